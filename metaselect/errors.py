@@ -1,0 +1,64 @@
+"""Every error that a user can cause, each with its exit code.
+
+    MetaSelectError
+      ConditionUnmet      1   it ran, but a condition does not hold (something stale, a dead training)
+      UsageError          2   the command line itself is wrong
+      DataError           3   the data set, or a file that came back, is bad or missing
+      ArtefactError       4   a file of the run is missing, stale, damaged or locked
+      ResourceError       5   out of memory or disk
+
+Only ``cli.main`` turns them into exit codes. A message names the value, the limit and the file; ``hint`` is
+the remedy, if possible as a command.
+"""
+
+
+class MetaSelectError(Exception):
+    """Base of all errors that are the user's to mend.
+
+    Attributes:
+        exit_code: what the process returns.
+        code: a stable word for programs, printed under ``--json``.
+        hint: the remedy, or an empty string.
+    """
+
+    exit_code = 70
+    code = "error"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConditionUnmet(MetaSelectError):
+    """The command did its work, but a condition that scripts rely on is not met."""
+
+    exit_code = 1
+    code = "condition_unmet"
+
+
+class UsageError(MetaSelectError):
+    """An option has a value that it cannot have."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class DataError(MetaSelectError):
+    """Input data is missing or bad; the message names file, row and id."""
+
+    exit_code = 3
+    code = "data"
+
+
+class ArtefactError(MetaSelectError):
+    """An artefact of the run is missing, stale, damaged or locked."""
+
+    exit_code = 4
+    code = "artefact"
+
+
+class ResourceError(MetaSelectError):
+    """Memory or disk is exhausted."""
+
+    exit_code = 5
+    code = "resource"

@@ -1,0 +1,248 @@
+"""One frozen dataclass per command: what its flags mean, what ``stage.json`` records, what keys freshness.
+
+None is `auto`: the stage replaces it by a value that its data decides, and records that value. Fields marked
+``bears_not`` are no part of the key: they never change a result, or they name a file or device whose content
+is an input of the key instead.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from metaselect.errors import UsageError
+from metaselect.records import Json
+
+
+def bears_not(default: Any) -> Any:
+    """A field that does not bear on the result."""
+    return field(default=default, metadata={"bears": False})
+
+
+def bearing(options: Any) -> dict[str, Json]:
+    """The result-bearing fields of an options dataclass, as JSON values."""
+    found: dict[str, Json] = {}
+    for spec in fields(options):
+        if spec.metadata.get("bears", True):
+            value = getattr(options, spec.name)
+            found[spec.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def require_range(name: str, value: float | None, low: float, high: float = float("inf")) -> None:
+    """Refuse a value outside [low, high]; None passes.
+
+    Raises:
+        UsageError: naming the flag, the value and the limits.
+    """
+    if value is not None and not low <= value <= high:
+        limits = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        raise UsageError(f"--{name} is {value:g}; it must be {limits}.", f"Choose a value {limits}.")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read a data set, the same for training and test data.
+
+    Attributes:
+        id_column: None: ``sample_id``, else ``id``, else ids are hashes.
+        label_column: the given label.
+        image_column: path relative to the manifest, bytes, or {bytes, path}.
+        feature_columns: a glob over numeric columns, or None for the list column ``features``.
+        on_bad_sample: "stop" or "skip".
+    """
+
+    id_column: str | None = None
+    label_column: str = "label"
+    image_column: str = "image"
+    feature_columns: str | None = None
+    on_bad_sample: str = "stop"
+
+
+@dataclass(frozen=True)
+class IngestOptions(ReadOptions):
+    """`ingest`.
+
+    Attributes:
+        image_size: pixels, height and width alike; None: the images' own where they agree.
+        limit: a seeded subset of this many samples.
+    """
+
+    image_size: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    force: bool = bears_not(False)
+
+    def __post_init__(self) -> None:
+        require_range("image-size", self.image_size, 4, 4096)
+        require_range("limit", self.limit, 1)
+
+
+@dataclass(frozen=True)
+class CorruptOptions(ReadOptions):
+    """`corrupt`; see ``data.corruption`` for what each kind of noise does."""
+
+    noise: str = "none"
+    rate: float = 0.0
+    imbalance: float = 1.0
+    background: str | None = None
+    mapping: str | None = None
+    labels: Path | None = bears_not(None)
+    labels_column: str | None = None
+    seed: int = 0
+    force: bool = bears_not(False)
+
+    def __post_init__(self) -> None:
+        require_range("rate", self.rate, 0, 1)
+        require_range("imbalance", self.imbalance, 1)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What `warmup` and `reweight` share; None is auto.
+
+    Attributes:
+        lr: per step, the largest of the schedule.
+        weight_decay: L2 factor.
+        schedule: "cosine", "step" or "constant".
+        device: "auto", "cpu", "cuda" or "mps"; the kind found is part of the key, this word is not.
+    """
+
+    model: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str = "cosine"
+    augment: bool | None = None
+    amp: bool | None = None
+    seed: int = 0
+    device: str = bears_not("auto")
+    force: bool = bears_not(False)
+
+    def __post_init__(self) -> None:
+        require_range("epochs", self.epochs, 1)
+        require_range("batch-size", self.batch_size, 1)
+        require_range("lr", self.lr, 0)
+        require_range("momentum", self.momentum, 0, 1)
+        require_range("weight-decay", self.weight_decay, 0)
+
+
+@dataclass(frozen=True)
+class WarmupOptions(TrainingOptions):
+    """`warmup`.
+
+    Attributes:
+        checkpoints: how many models of the history are kept, evenly spread, the last epoch among them.
+        weights: a safetensors file to start from.
+    """
+
+    checkpoints: int = 5
+    weights: Path | None = bears_not(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("checkpoints", self.checkpoints, 1)
+
+
+@dataclass(frozen=True)
+class SelectOptions:
+    """`select`.
+
+    Attributes:
+        budget: labels to buy in this round.
+        option: KEY=VALUE pairs for the method.
+        round: "next" opens a new round; None is the latest one.
+    """
+
+    budget: int | None = None
+    method: str = "rbc"
+    option: tuple[str, ...] = ()
+    seed: int = 0
+    round: str | None = bears_not(None)
+    device: str = bears_not("auto")
+    force: bool = bears_not(False)
+
+
+@dataclass(frozen=True)
+class ReweightOptions(TrainingOptions):
+    """`reweight`.
+
+    Attributes:
+        method: a name of the registry.
+        name: the folder below ``reweight/``; None: the method.
+        init: "warmup" (the checkpoint that warm-up's rule chose) or "scratch".
+        meta_batch_size: None: every bought sample, at most the batch size.
+        option: KEY=VALUE pairs for the method.
+    """
+
+    method: str = "direct"
+    name: str | None = bears_not(None)
+    init: str = "warmup"
+    meta_batch_size: int | None = None
+    option: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("meta-batch-size", self.meta_batch_size, 1)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(ReadOptions):
+    """`evaluate`.
+
+    Attributes:
+        name: the folder below ``evaluate/``; None: from the test set's file name.
+        k: how many of the lowest weights are judged; None: as many as there are wrong labels.
+    """
+
+    truth: Path | None = bears_not(None)
+    name: str | None = bears_not(None)
+    k: int | None = None
+    device: str = bears_not("auto")
+    force: bool = bears_not(False)
+
+    def __post_init__(self) -> None:
+        require_range("k", self.k, 1)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """`annotate export`.
+
+    Attributes:
+        output: a file, "-" for stdout, or None for the place below ``RUN/export``.
+        round: None is the latest one.
+        format: a name of ``annotation.formats``.
+        show_given: tell people the given label too.
+        images: write the images beside the form.
+        all: answered samples too.
+        force: replace a form that holds no answers.
+    """
+
+    output: str | None = bears_not(None)
+    round: int | None = None
+    format: str = "csv"
+    show_given: bool = False
+    images: bool = True
+    all: bool = False
+    force: bool = bears_not(False)
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """`annotate import` and, of these, `annotate simulate` takes ``round``.
+
+    Attributes:
+        round: None is all rounds.
+        outside_round: take labels of pool samples that were never selected.
+        annotator: who answered, where the file does not say.
+        require_complete: samples that are still without an answer make the exit code 1.
+        format: a name of ``annotation.formats``.
+    """
+
+    round: int | None = None
+    outside_round: bool = False
+    annotator: str = "annotator"
+    require_complete: bool = bears_not(False)
+    format: str = "csv"

@@ -1,0 +1,49 @@
+"""The words and symbols of the project, and the small records that its layers pass to each other.
+
+Symbols, the same in every docstring:
+
+    n  samples of the pool          b  budget, labels that may be bought
+    m  samples of the meta set      B  samples of a training batch
+    K  classes                      M  clusters
+    d  width of the penultimate layer
+    p  size of a gradient           T  checkpoints
+
+*pool*: the training set. *given label*: as the data came. *clean label*: from a person. *meta set*: samples
+with a bought label. *round*: one purchase. *vote*: one person's answer. *selector*: chooses samples.
+*re-weighter*: a training method.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Advance: TypeAlias = Callable[..., None]
+"""``advance(count, detail="")``: ``count`` more units are done; ``detail`` is shown beside the rate."""
+
+
+class Reporter(Protocol):
+    """Where a stage says what it is doing; all of it goes to stderr."""
+
+    def note(self, message: str) -> None:
+        """Say one sentence about normal work."""
+
+    def warn(self, message: str) -> None:
+        """Say one sentence that the user should act on."""
+
+    def track(self, total: int, what: str, unit: str, done: int = 0) -> AbstractContextManager[Advance]:
+        """Show progress over ``total`` units, ``done`` of them earlier, with rate and time left."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage hands back to the command line.
+
+    Attributes:
+        result: what ``--json`` prints beside ``ok`` and ``schema_version``.
+        unmet: a sentence when the stage ran but its result must not be trusted (exit code 1).
+    """
+
+    result: Mapping[str, Json] = field(default_factory=dict)
+    unmet: str = ""

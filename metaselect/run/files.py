@@ -1,0 +1,160 @@
+"""Writing a file so that it is there whole or not at all, and recognising it again later."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metaselect.errors import ArtefactError, DataError
+from metaselect.records import Json
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a file looked like when it was written.
+
+    Attributes:
+        sha256: hex digest of the bytes.
+        size: bytes.
+        mtime_ns: modification time, nanoseconds; only used to skip hashing.
+    """
+
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of the file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def stamp(path: Path) -> Stamp:
+    """The stamp of a file that was just written."""
+    status = path.stat()
+    return Stamp(sha256_file(path), status.st_size, status.st_mtime_ns)
+
+
+def matches(path: Path, expected: Stamp, *, thorough: bool = False) -> bool:
+    """Whether the file still has the stamped content; hashes it only if size or time says it may not.
+
+    Args:
+        path: the file.
+        expected: its stamp.
+        thorough: hash whatever size and time say.
+    """
+    status = path.stat()
+    if status.st_size != expected.size:
+        return False
+    if not thorough and status.st_mtime_ns == expected.mtime_ns:
+        return True
+    return sha256_file(path) == expected.sha256
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` make a temporary neighbour of ``path``, flush it to disk, and rename it.
+
+    A reader sees the old file or the new one, never half of one; on any error the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    if os.name == "nt":  # Windows cannot open folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, with the line ends that it has."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(text.encode())
+
+    write_atomically(path, write)
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write indented JSON atomically; NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """The parsed file.
+
+    Raises:
+        ArtefactError: missing or not JSON; ``remedy`` becomes the hint.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing.", remedy) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{path} is damaged: {error}.", remedy) from None
+
+
+def format_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV text; floats in the shortest form that reads back to the same number."""
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator="\r\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return "".join(lines)
+
+
+class _Lines(list[str]):
+    r"""Takes a csv writer's lines and ends them with \n; it quotes \r only if its line end has one."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file atomically."""
+    write_text(path, format_csv(header, rows))
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Header and rows of a UTF-8 CSV; a byte order mark and CRLF are accepted.
+
+    Raises:
+        DataError: not UTF-8, no header, or a row with more cells than the header.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            header = list(reader.fieldnames or [])
+            rows = list(reader)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.", "Check the path.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}).", "Save it as CSV UTF-8.") from None
+    except csv.Error as error:
+        raise DataError(f"{path} is not a CSV file: {error}.", "Save it as CSV UTF-8.") from None
+    if not header:
+        raise DataError(f"{path} is empty.", "The first line must name the columns.")
+    for number, row in enumerate(rows, start=2):
+        if None in row:
+            raise DataError(
+                f"{path}:{number} has more cells than the header.", "Quote cells that hold commas."
+            )
+    return header, [{key: value or "" for key, value in row.items()} for row in rows]

@@ -1,0 +1,198 @@
+"""What a run directory holds, from one table, and where."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from metaselect.errors import ArtefactError, UsageError
+from metaselect.run.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from metaselect.run.stage import Stage
+
+LAYOUT_VERSION = 1
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One kind of file in a run directory.
+
+    Attributes:
+        path: where, below the run; ``<...>`` stands for a name or number.
+        content: columns or meaning, for people.
+        writer: the command that makes it.
+        readers: the stages that depend on it.
+    """
+
+    path: str
+    content: str
+    writer: str
+    readers: tuple[str, ...] = ()
+
+
+ARTEFACTS: tuple[Artefact, ...] = (
+    Artefact("run.json", "layout version, task (images or features), data fingerprint", "ingest"),
+    Artefact(
+        "data/samples.parquet",
+        "index, sample_id, given_label, content_hash, source",
+        "ingest",
+        ("warmup", "select", "annotate", "reweight", "evaluate"),
+    ),
+    Artefact("data/classes.json", "class names; a position is a class number", "ingest", ("every stage",)),
+    Artefact("data/preprocess.json", "size, mode, mean, std", "ingest", ("warmup", "reweight", "evaluate")),
+    Artefact(
+        "data/pixels.npy", "uint8 (n, C, H, W); images only", "ingest", ("warmup", "select", "reweight")
+    ),
+    Artefact(
+        "data/features.npy", "float32 (n, d); features only", "ingest", ("warmup", "select", "reweight")
+    ),
+    Artefact("data/skipped.csv", "source, row, sample_id, reason; bad samples that were left out", "ingest"),
+    Artefact("data/duplicates.csv", "content_hash, sample_id; samples that share their content", "ingest"),
+    Artefact("warmup/history.csv", "one row an epoch: rate, loss, accuracy on given labels", "warmup"),
+    Artefact(
+        "warmup/checkpoints/epoch-<number>.safetensors",
+        "the model after that epoch",
+        "warmup",
+        ("select", "reweight", "evaluate"),
+    ),
+    Artefact(
+        "warmup/model.json",
+        "architecture, classes, preprocessing, the checkpoint to go on from",
+        "warmup",
+        ("select", "reweight", "evaluate"),
+    ),
+    Artefact(
+        "select/round-<number>/gradients-epoch-<number>.parquet",
+        "sample_id and the two factors of each gradient",
+        "select",
+    ),
+    Artefact(
+        "select/round-<number>/selected.csv",
+        "sample_id, rank, cluster, cluster_size, cluster_mass, similarity, control",
+        "select",
+        ("annotate",),
+    ),
+    Artefact(
+        "select/round-<number>/clusters.parquet",
+        "sample_id, cluster and similarity of every pool sample",
+        "select",
+    ),
+    Artefact(
+        "annotate/votes.csv",
+        "sample_id, clean_label, annotator, status, note, round, time; append only",
+        "annotate",
+    ),
+    Artefact(
+        "annotate/meta_set.csv",
+        "sample_id, clean_label (empty: unusable)",
+        "annotate",
+        ("reweight", "evaluate"),
+    ),
+    Artefact("reweight/<name>/history.csv", "one row an epoch", "reweight"),
+    Artefact("reweight/<name>/model.safetensors", "the robust model", "reweight", ("evaluate",)),
+    Artefact("reweight/<name>/model.json", "architecture, classes, preprocessing", "reweight", ("evaluate",)),
+    Artefact(
+        "reweight/<name>/weights.parquet",
+        "sample_id, given_label, weight, weight_kind, bought, predicted_label, predicted_prob, label_issue_rank",
+        "reweight",
+        ("evaluate",),
+    ),
+    Artefact("evaluate/<test>/metrics.json", "every number that evaluate knows", "evaluate"),
+    Artefact("evaluate/<test>/predictions.parquet", "sample_id, label, one column a model", "evaluate"),
+    Artefact("<stage>/stage.json", "options, seed, versions, device, time, memory, hashes", "every stage"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: Path | None) -> "Run":
+        """The run at ``root``; whether anything is there yet is the stages' question.
+
+        Raises:
+            UsageError: ``root`` is None or a file.
+        """
+        if root is None:
+            raise UsageError("No run directory was named.", "Give --run RUN, or set METASELECT_RUN.")
+        if root.is_file():
+            raise UsageError(f"--run {root} is a file.", "Name a folder, new or made by metaselect ingest.")
+        return cls(root)
+
+    def path(self, relative: str) -> Path:
+        """The absolute place of a path below the run."""
+        return self.root / relative
+
+    def stage(self, name: str) -> "Stage":
+        """A stage's folder: "data", "warmup", "select/round-1", "annotate", "reweight/<name>", ..."""
+        from metaselect.run.stage import Stage
+
+        return Stage(self, name)
+
+    @property
+    def exists(self) -> bool:
+        """Whether data was ever ingested here."""
+        return self.path("data/stage.json").is_file()
+
+    def info(self) -> dict[str, Any]:
+        """``run.json``.
+
+        Raises:
+            ArtefactError: no run here, or one of another layout version.
+        """
+        if not self.exists:
+            raise ArtefactError(
+                f"There is no run at {self.root}.", f"Make one: metaselect ingest DATA --run {self.root}"
+            )
+        info: dict[str, Any] = read_json(self.path("run.json"), f"metaselect ingest DATA --run {self.root}")
+        if info.get("layout_version") != LAYOUT_VERSION:
+            raise ArtefactError(
+                f"{self.path('run.json')} has layout version {info.get('layout_version')}, "
+                f"this program reads {LAYOUT_VERSION}.",
+                "Use the version of MetaSelect that made the run, or start a new run.",
+            )
+        return info
+
+    def write_info(self, task: str, fingerprint: str) -> None:
+        """Write ``run.json``."""
+        write_json(
+            self.path("run.json"),
+            {"layout_version": LAYOUT_VERSION, "task": task, "fingerprint": fingerprint},
+        )
+
+    def stage_names(self, kind: str) -> list[str]:
+        """Names of the finished stages of a kind ("select", "reweight", "evaluate"), in natural order."""
+        folder = self.path(kind)
+        if not folder.is_dir():
+            return []
+        names = [entry.name for entry in folder.iterdir() if (entry / "stage.json").is_file()]
+        return [f"{kind}/{name}" for name in sorted(names, key=lambda name: (len(name), name))]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other writing command out of this run.
+
+        Raises:
+            ArtefactError: another command holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock", is_singleton=True)  # so that stages may nest
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ArtefactError(
+                f"Another metaselect command is working in {self.root}.",
+                "Wait for it to end, then try again.",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()

@@ -1,0 +1,293 @@
+"""One stage's folder: is it current, was it damaged, what made it, and how it comes into being.
+
+A stage works in ``RUN/.work/<stage>`` and is moved to ``RUN/<stage>`` in one rename when it is complete, so a
+finished folder is never half written and old results stay until new ones are whole. The work folder of a
+killed command stays too; the same command finds its key there and goes on.
+"""
+
+import json
+import os
+import platform
+import resource
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from metaselect import __version__
+from metaselect.errors import ArtefactError
+from metaselect.records import Json, Reporter
+from metaselect.run.files import Stamp, matches, read_json, stamp, sync_folder, write_json
+from metaselect.run.layout import LAYOUT_VERSION, Run
+
+EXTERNAL = "external:"
+"""Prefix of an input that lies outside the run; its value is a fingerprint, and ``status`` cannot check it."""
+
+
+COMMANDS = {"data": "ingest DATA", "annotate": "annotate import FILE"}
+"""Commands that make a stage, where they are not called as it is."""
+
+
+@dataclass(frozen=True)
+class StageKey:
+    """What a stage's result follows from; two equal keys give the same bytes on the same machine.
+
+    Attributes:
+        options: resolved options that bear on the result.
+        inputs: path below the run (or ``external:name``) -> sha256.
+        device: "cpu", "cuda" or "mps"; empty where it makes no difference.
+    """
+
+    options: Mapping[str, Json]
+    inputs: Mapping[str, str]
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """``stage.json``: the key, the outputs' stamps, and circumstances that bear on nothing."""
+
+    key: StageKey
+    outputs: Mapping[str, Stamp]
+    details: Mapping[str, Any]
+
+
+@dataclass
+class Work:
+    """An unfinished stage: write everything below ``folder``; ``details`` go to ``stage.json``."""
+
+    folder: Path
+    resumed: bool
+    details: dict[str, Json] = field(default_factory=dict)
+
+
+def stage_of(relative: str) -> str:
+    """The stage that a path below the run belongs to: "select/round-1/selected.csv" -> "select/round-1"."""
+    parts = relative.split("/")
+    return "/".join(parts[:2]) if parts[0] in ("select", "reweight", "evaluate") else parts[0]
+
+
+class Stage:
+    """A stage of a run, done or not."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        self.run = run
+        self.name = name
+        self.folder = run.path(name)
+        self.work_folder = run.path(f".work/{name}")
+
+    @property
+    def redo(self) -> str:
+        """How to make this stage anew, as a hint."""
+        kind = self.name.split("/")[0]
+        if kind == "annotate":  # grows only; its next import mends what a crash left, and refuses the rest
+            return f"Import the last answers again: metaselect annotate import FILE --run {self.run.root}"
+        return f"Recompute it: metaselect {COMMANDS.get(kind, kind)} --force --run {self.run.root}"
+
+    def record(self) -> StageRecord | None:
+        """What ``stage.json`` says; None when the stage was never finished.
+
+        Raises:
+            ArtefactError: ``stage.json`` cannot be understood.
+        """
+        path = self.folder / "stage.json"
+        if not path.is_file():
+            return None
+        raw = read_json(path, self.redo)
+        try:
+            key = StageKey(raw["options"], raw["inputs"], raw["device"])
+            outputs = {name: Stamp(**value) for name, value in raw["outputs"].items()}
+            return StageRecord(key, outputs, raw["details"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ArtefactError(f"{path} is damaged: {error!r}.", self.redo) from None
+
+    def require(self) -> StageRecord:
+        """The record of a finished stage.
+
+        Raises:
+            ArtefactError: not done yet; the hint is the command that does it.
+        """
+        record = self.record()
+        if record is None:
+            kind = self.name.split("/")[0]
+            raise ArtefactError(
+                f"{self.folder} is not there: {self.name} has not been run.",
+                f"First run: metaselect {COMMANDS.get(kind, kind)} --run {self.run.root}",
+            )
+        return record
+
+    def check(self, *, thorough: bool = False) -> None:
+        """Make sure that every output still is what was written.
+
+        Raises:
+            ArtefactError: an output is missing or its bytes changed.
+        """
+        for name, expected in self.require().outputs.items():
+            self._check_output(name, expected, thorough=thorough)
+
+    def verified(self, relative: str) -> str:
+        """The sha256 of one of this stage's outputs, after making sure that it is undamaged."""
+        outputs = self.require().outputs
+        name = relative.removeprefix(f"{self.name}/")
+        if name not in outputs:
+            raise ArtefactError(f"{self.folder / 'stage.json'} knows no {name}.", self.redo)
+        self._check_output(name, outputs[name], thorough=False)
+        return outputs[name].sha256
+
+    def _check_output(self, name: str, expected: Stamp, *, thorough: bool) -> None:
+        path = self.folder / name
+        if not path.is_file():
+            raise ArtefactError(f"{path} is missing.", self.redo)
+        if not matches(path, expected, thorough=thorough):
+            raise ArtefactError(
+                f"{path} is damaged: its bytes are not those that {self.name} wrote.", self.redo
+            )
+
+    def is_current(self, key: StageKey, report: Reporter, *, force: bool) -> bool:
+        """Whether the stage was already done with this key.
+
+        Inputs that MetaSelect's own commands moved forward make it False, with a note. ``force`` makes it
+        False too.
+
+        Raises:
+            ArtefactError: an option or the device changed, outside data changed, or an output is damaged.
+        """
+        record = None if force else self.record()
+        if record is None:
+            return False
+        self.check()
+        changes = differences(record.key, key)
+        if changes:
+            raise ArtefactError(
+                f"{self.name} was run with other settings: {'; '.join(changes)}.",
+                "Add --force to recompute it, or use another --run.",
+            )
+        moved = moved_inputs(record.key.inputs, key.inputs)
+        if moved:
+            report.note(f"Recomputing {self.name}: {', '.join(moved)} changed since.")
+            return False
+        report.note(f"{self.name} is up to date.")
+        return True
+
+    @contextmanager
+    def working(self, key: StageKey, report: Reporter) -> Iterator[Work]:
+        """A folder to work in; when the block ends well, it becomes the stage's folder in one rename."""
+        self._settle_interrupted_swap()
+        folder = self.work_folder
+        resumed = self._same_key(key)
+        if folder.exists() and not resumed:
+            report.note(f"An interrupted {self.name} had other options or inputs; starting again.")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resumed:
+            write_json(folder / "key.json", _plain(key))
+        work = Work(folder, resumed)
+        started = time.monotonic()
+        yield work
+        for leftover in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
+        work.details["seconds"] = round(time.monotonic() - started, 3)
+        (folder / "key.json").unlink()
+        write_record(folder, key, work.details)
+        self._swap()
+
+    def _same_key(self, key: StageKey) -> bool:
+        path = self.work_folder / "key.json"
+        if not path.is_file():
+            return False
+        try:
+            return bool(json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(_plain(key))))
+        except json.JSONDecodeError:
+            return False
+
+    def _swap(self) -> None:
+        retired = self.work_folder.with_name(f"{self.work_folder.name}.old")
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        if self.folder.exists():
+            self.folder.rename(retired)
+        self.work_folder.rename(self.folder)
+        sync_folder(self.folder.parent)
+        shutil.rmtree(retired, ignore_errors=True)
+
+    def _settle_interrupted_swap(self) -> None:
+        """Finish the two renames of ``_swap`` when the process died between or before them."""
+        if (self.work_folder / "stage.json").is_file():
+            self._swap()
+
+
+def differences(old: StageKey, new: StageKey) -> list[str]:
+    """What differs in options, device and outside data, one phrase each: "epochs: 10 -> 20"."""
+    names = sorted(set(old.options) | set(new.options))
+    changed = [
+        f"{name}: {json.dumps(old.options.get(name))} -> {json.dumps(new.options.get(name))}"
+        for name in names
+        if old.options.get(name) != new.options.get(name)
+    ]
+    if old.device != new.device:
+        changed.append(f"device: {old.device} -> {new.device}")
+    for name in sorted(set(old.inputs) | set(new.inputs)):
+        if name.startswith(EXTERNAL) and old.inputs.get(name) != new.inputs.get(name):
+            changed.append(f"{name.removeprefix(EXTERNAL)} is other data")
+    return changed
+
+
+def moved_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Inputs within the run whose content is not what it was."""
+    return sorted(
+        name
+        for name in set(old) | set(new)
+        if not name.startswith(EXTERNAL) and old.get(name) != new.get(name)
+    )
+
+
+def inputs_of(run: Run, *relative: str) -> dict[str, str]:
+    """Hashes of the run's files that a stage reads, each checked against what its writer recorded."""
+    return {path: run.stage(stage_of(path)).verified(path) for path in relative}
+
+
+def write_record(folder: Path, key: StageKey, details: Mapping[str, Json]) -> None:
+    """Write ``stage.json`` with the stamps of every file below ``folder``."""
+    outputs: dict[str, Json] = {
+        path.relative_to(folder).as_posix(): asdict(stamp(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "stage.json"
+    }
+    circumstances = {**details, **_circumstances()}
+    write_json(
+        folder / "stage.json",
+        {"layout_version": LAYOUT_VERSION, **_plain(key), "outputs": outputs, "details": circumstances},
+    )
+
+
+def _plain(key: StageKey) -> dict[str, Json]:
+    return {"options": dict(key.options), "inputs": dict(key.inputs), "device": key.device}
+
+
+def _circumstances() -> dict[str, Json]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory: dict[str, Json] = {"process_mib": round(peak / (1024 if sys.platform == "linux" else 1024**2), 1)}
+    torch: Any = sys.modules.get("torch")  # never imported here: it costs a second
+    if torch is not None and torch.cuda.is_available():
+        memory["cuda_mib"] = round(torch.cuda.max_memory_allocated() / 1024**2, 1)
+    return {
+        "command": shlex.join(["metaselect", *sys.argv[1:]]),
+        "peak_memory": memory,
+        "threads": torch.get_num_threads() if torch is not None else os.cpu_count(),
+        "versions": {"metaselect": __version__, "python": platform.python_version(), **_library_versions()},
+    }
+
+
+def _library_versions() -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    for name in ("torch", "torchvision", "numpy", "pyarrow", "pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
