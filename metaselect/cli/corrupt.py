@@ -1,0 +1,131 @@
+"""`metaselect corrupt`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaselect.cli.console import Console, ProgressMode
+from metaselect.cli.shared import (
+    BadSample,
+    FeatureColumns,
+    IdColumn,
+    ImageColumn,
+    JsonOption,
+    LabelColumn,
+    OnBad,
+    ProgressOption,
+    SeedOption,
+    finish,
+)
+from metaselect.errors import UsageError
+from metaselect.options import CorruptOptions
+
+NOISE = "Noise"
+
+
+class NoiseKind(StrEnum):
+    """Values of --noise."""
+
+    none = "none"
+    uniform = "uniform"
+    adversarial = "adversarial"
+    flip = "flip"
+    flip2 = "flip2"
+    background = "background"
+    asymmetric = "asymmetric"
+    human = "human"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(corrupt)
+
+
+def corrupt(
+    data: Annotated[Path, typer.Argument(help="Clean data, of any form that ingest reads.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for train.parquet and truth.csv.")],
+    noise: Annotated[
+        NoiseKind | None,
+        typer.Option(
+            help="uniform: any other class. adversarial: one other class each, a permutation. "
+            "flip, flip2: one or two other classes each. background: one class swallows others. "
+            "asymmetric: pairs that look alike, the rate in each. human: see --labels.",
+            show_default="none",
+            rich_help_panel=NOISE,
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Share of the eligible labels that change.", rich_help_panel=NOISE)
+    ] = None,
+    mapping: Annotated[
+        str | None,
+        typer.Option(
+            "--map",
+            metavar="random|FILE",
+            help="adversarial: a seeded map, or a CSV from,to; asymmetric: a CSV from,to.",
+            show_default="the next class; CIFAR-10's pairs",
+            rich_help_panel=NOISE,
+        ),
+    ] = None,
+    background: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="The class that swallows.", rich_help_panel=NOISE)
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A CSV of labels that people gave, by id.", rich_help_panel=NOISE),
+    ] = None,
+    labels_column: Annotated[
+        str | None, typer.Option(help="Its column.", show_default="label", rich_help_panel=NOISE)
+    ] = None,
+    imbalance: Annotated[
+        float,
+        typer.Option(help="Largest class over smallest; cut before the noise.", rich_help_panel=NOISE),
+    ] = 1.0,
+    seed: SeedOption = 0,
+    id_column: IdColumn = None,
+    label_column: LabelColumn = "label",
+    image_column: ImageColumn = "image",
+    feature_columns: FeatureColumns = None,
+    on_bad_sample: BadSample = OnBad.stop,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
+    as_json: JsonOption = False,
+    progress: ProgressOption = ProgressMode.auto,
+) -> None:
+    """Make a noisy or long-tailed copy of DATA, with the truth beside it, for experiments.
+
+    Exactly round(rate x eligible) labels change. Example:
+
+        metaselect corrupt DATA -o noisy --noise uniform --rate 0.6
+    """
+    console = Console(progress, as_json=as_json)
+    kind = noise or (NoiseKind.human if labels is not None else NoiseKind.none)
+    if rate is None and kind not in (NoiseKind.none, NoiseKind.human):
+        raise UsageError(f"--noise {kind} needs --rate.", "Give --rate, from 0 to 1.")
+    options = CorruptOptions(
+        id_column=id_column,
+        label_column=label_column,
+        image_column=image_column,
+        feature_columns=feature_columns,
+        on_bad_sample=on_bad_sample,
+        noise=kind,
+        rate=rate or 0.0,
+        imbalance=imbalance,
+        background=background,
+        mapping=mapping,
+        labels=labels,
+        labels_column=labels_column,
+        seed=seed,
+        force=force,
+    )
+    from metaselect.stages.corrupt import corrupt as run_corrupt
+
+    outcome = run_corrupt(data, out, options, console)
+    result = outcome.result
+    console.line(
+        f"{out}: {result['n']} samples, {result['flipped']} labels changed "
+        f"(measured rate {result['measured_rate']:.4f})"
+    )
+    console.note(f"Next: metaselect warmup {out / 'train.parquet'} --run RUN")
+    finish(console, outcome)

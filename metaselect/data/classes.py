@@ -1,0 +1,73 @@
+"""Class names: their order, and where the data itself says what they are."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from metaselect.errors import DataError
+
+INTEGER = re.compile(r"-?[0-9]+")
+
+
+def order_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct names: as integers if all are integers, else by code point.
+
+    Raises:
+        DataError: two names are the same integer ("01" beside "1").
+    """
+    distinct = sorted(set(names))
+    check_integers(distinct)
+    if all(INTEGER.fullmatch(name) for name in distinct):
+        return tuple(sorted(distinct, key=int))
+    return tuple(distinct)
+
+
+def check_integers(names: Sequence[str]) -> None:
+    """Refuse two names that are one integer.
+
+    Raises:
+        DataError: naming both.
+    """
+    seen: dict[int, str] = {}
+    for name in names:
+        if INTEGER.fullmatch(name) and seen.setdefault(int(name), name) != name:
+            raise DataError(
+                f"The classes {seen[int(name)]!r} and {name!r} are the same number.",
+                "Write each class in one way only.",
+            )
+
+
+def declared_classes(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...]:
+    """The ClassLabel names that a Parquet schema holds for a column; empty where it holds none.
+
+    Raises:
+        DataError: a name stands there twice.
+    """
+    try:
+        info = json.loads((metadata or {})[b"huggingface"])
+        names = info["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    if not isinstance(names, list):
+        return ()
+    found = tuple(str(name) for name in names)
+    if len(set(found)) != len(found):
+        raise DataError(f"The ClassLabel names of column {column} are not distinct.", "Rename the classes.")
+    check_integers(found)
+    return found
+
+
+def class_metadata(column: str, classes: Sequence[str], others: Mapping[str, object]) -> dict[bytes, bytes]:
+    """The schema metadata from which ``declared_classes`` reads the names again."""
+    features = {**others, column: {"names": list(classes), "_type": "ClassLabel"}}
+    return {b"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False).encode()}
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """A question that names the closest of the known words, or the known words themselves."""
+    close = difflib.get_close_matches(name, known, n=3)
+    if close:
+        return f"did you mean {' or '.join(repr(word) for word in close)}?"
+    shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+    return f"there is {shown}"

@@ -1,0 +1,138 @@
+"""Decoding one image, recognising it again by its pixels, and bringing it to the size of all others."""
+
+import hashlib
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from metaselect.data.samples import Unusable
+
+GREY = "L"
+COLOUR = "RGB"
+# Named one by one: Pillow knows formats that start other programs (EPS) or read other files.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+GREY_MODES = frozenset(("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB as RGB
+ORIENTATION = 0x0112  # EXIF tag
+UPRIGHT = 1
+
+
+class Shape(NamedTuple):
+    """What the header of an image says.
+
+    Attributes:
+        size: (width, height) in pixels, as a viewer shows it.
+        grey: whether the image has no colour.
+    """
+
+    size: tuple[int, int]
+    grey: bool
+
+
+def probe(raw: bytes) -> Shape | Unusable:
+    """Size and mode from the header alone."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(raw), formats=FORMATS)
+            width, height = image.size
+            turned = "exif" in image.info and image.getexif().get(ORIENTATION, UPRIGHT) >= 5
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders that are fed arbitrary bytes raise anything
+        return _unreadable(error)
+    return Shape((height, width) if turned else (width, height), image.mode in GREY_MODES)
+
+
+def decode(raw: bytes) -> Image.Image | Unusable:
+    """The image upright, as L if it has no colour, else as RGB; transparent parts over white."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's size warning is below the limit checked here
+            image = Image.open(io.BytesIO(raw), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                return Unusable(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+            image.load()
+            if "exif" in image.info and image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
+                ImageOps.exif_transpose(image, in_place=True)
+            return _canonical(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders that are fed arbitrary bytes raise anything
+        return _unreadable(error)
+
+
+def content_hash(image: Image.Image) -> str:
+    """Hex digest over mode, size and pixels of a decoded image: the same for PNG and BMP of one picture."""
+    digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def to_pixels(image: Image.Image, size: tuple[int, int], mode: str) -> np.ndarray:
+    """(C, H, W) uint8: the shorter side resized (bilinear, antialiased), the centre cut out.
+
+    Args:
+        image: decoded, L or RGB.
+        size: (H, W).
+        mode: "L" or "RGB".
+    """
+    if image.mode != mode:
+        image = image.convert(mode)
+    height, width = size
+    if (image.width, image.height) != (width, height):
+        scale = max(width / image.width, height / image.height)
+        wide, high = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+        image = image.resize((wide, high), Image.Resampling.BILINEAR)
+        left, top = (wide - width) // 2, (high - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    pixels = np.asarray(image)
+    return pixels[None] if mode == GREY else pixels.transpose(2, 0, 1)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """(C, H, W) uint8 as a PNG file."""
+    stream = io.BytesIO()
+    picture = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    Image.fromarray(picture).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def format_of(raw: bytes) -> str:
+    """Pillow's name of the file format of a readable image."""
+    return str(Image.open(io.BytesIO(raw), formats=FORMATS).format)
+
+
+def _canonical(image: Image.Image) -> Image.Image:
+    if image.mode in (GREY, COLOUR) and "transparency" not in image.info:
+        return image
+    grey = image.mode in GREY_MODES
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _to_8_bits(image)
+    if "transparency" in image.info or "A" in image.mode or "a" in image.mode:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        image = Image.alpha_composite(white, layer)
+    return image.convert(GREY if grey else COLOUR)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits (which some decoders hand out in 32) by its upper byte; floats are taken as 0..255."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        if not np.isfinite(values).all():
+            raise ValueError("a pixel is NaN or infinite")
+        return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
+    return Image.fromarray((np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8))
+
+
+def _unreadable(error: Exception) -> Unusable:
+    if isinstance(error, Image.DecompressionBombError):
+        return Unusable(f"it has far more than {MAX_PIXELS} pixels")
+    if isinstance(error, UnidentifiedImageError):
+        return Unusable("it is not an image in a known format")
+    reason = " ".join(str(error).split()).rstrip(".") or error.__class__.__name__
+    return Unusable(f"the image cannot be decoded ({reason})")

@@ -1,0 +1,252 @@
+"""From a listing to the arrays of the run: decode in blocks, remember what is done, go on after a kill.
+
+The arrays are filled in reading order but at each sample's place in the order of ids, so that shards are read
+once from front to back. After every block the arrays are flushed and a small journal is replaced.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from metaselect.data.images import COLOUR, GREY, content_hash, decode, probe, to_pixels
+from metaselect.data.samples import BadSamples, Content, Unusable
+from metaselect.data.source import Listing
+from metaselect.data.store import FEATURES, IMAGES, array_file
+from metaselect.errors import DataError
+from metaselect.records import Reporter
+from metaselect.run.files import read_json, write_json
+
+BLOCK = 2048  # samples between two journals
+AUTO_LIMIT = 224  # pixels; larger images of mixed sizes are brought down to this
+JOURNAL = "resume.json"
+ARRAY = "resume-array.npy"
+HASHES = "resume-hashes.npy"
+HASH_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every sample is brought to.
+
+    Attributes:
+        task: "images" or "features".
+        size: (H, W); empty for features.
+        mode: "L" or "RGB"; empty for features.
+        width: d; 0 for images.
+    """
+
+    task: str
+    size: tuple[int, ...]
+    mode: str
+    width: int
+
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        if self.task == FEATURES:
+            return (self.width,)
+        return (1 if self.mode == GREY else 3, *self.size)
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Of the array."""
+        return np.float32 if self.task == FEATURES else np.uint8
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The samples in the order of ids, bad ones gone.
+
+    Attributes:
+        order: n positions in the listing.
+        content_hashes: n hex digests.
+        path: the array's file, (n, *shape).
+    """
+
+    order: list[int]
+    content_hashes: list[str]
+    path: Path
+
+
+@dataclass
+class Journal:
+    """How far a killed ingest came: positions below ``done`` are in the arrays or in ``bad``."""
+
+    target: Target
+    done: int = 0
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        """Replace the journal on disk."""
+        write_json(folder / JOURNAL, json.loads(json.dumps(asdict(self))))
+
+    @classmethod
+    def read(cls, folder: Path, count: int) -> "Journal | None":
+        """The journal, if it and arrays for ``count`` samples are there."""
+        if not all((folder / name).is_file() for name in (JOURNAL, ARRAY, HASHES)):
+            return None
+        raw = read_json(folder / JOURNAL, "Remove it.")
+        target = Target(**{**raw["target"], "size": tuple(raw["target"]["size"])})
+        journal = cls(target, raw["done"], [(position, reason) for position, reason in raw["bad"]])
+        shape = np.load(folder / ARRAY, mmap_mode="r").shape
+        return journal if shape == (count, *target.shape()) else None
+
+
+def choose_target(listing: Listing, size: int | None, report: Reporter) -> Target:
+    """What the samples of a pool are brought to, from their headers.
+
+    All images of one size keep it; else the median of the shorter sides, at most 224, square.
+    """
+    if listing.source.task == FEATURES:
+        return Target(FEATURES, (), "", listing.source.width())
+    sizes: dict[tuple[int, int], int] = {}
+    grey = True
+    with report.track(int(listing.keep.sum()), "Looking at images", "images") as advance:
+        for _, content in listing.source.contents(listing.keep):
+            shape = probe(content) if isinstance(content, bytes) else Unusable("")
+            if not isinstance(shape, Unusable):  # what cannot be used is reported where it is decoded
+                sizes[shape.size] = sizes.get(shape.size, 0) + 1
+                grey = grey and shape.grey
+            advance(1)
+    mode = GREY if grey else COLOUR
+    if size is not None:
+        return Target(IMAGES, (size, size), mode, 0)
+    if len(sizes) == 1:
+        ((width, height),) = sizes
+        return Target(IMAGES, (height, width), mode, 0)
+    side = min(_median_side(sizes), AUTO_LIMIT)
+    if sizes:
+        report.note(f"Images have {len(sizes)} sizes; all are brought to {side} x {side} (--image-size).")
+    return Target(IMAGES, (side, side), mode, 0)
+
+
+def _median_side(sizes: dict[tuple[int, int], int]) -> int:
+    """The lower median of the shorter sides; sizes count how often each occurs."""
+    sides: dict[int, int] = {}
+    for size, count in sizes.items():
+        sides[min(size)] = sides.get(min(size), 0) + count
+    half, seen = (sum(sides.values()) + 1) // 2, 0
+    for side in sorted(sides):
+        seen += sides[side]
+        if seen >= half:
+            return side
+    return 1  # no readable image at all: every sample is bad
+
+
+def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, report: Reporter) -> Arrays:
+    """Decode every kept sample into a memory-mapped array, ``pixels.npy`` or ``features.npy``.
+
+    Args:
+        listing: the samples; bad ones are no longer kept afterwards.
+        journal: fresh, or of a killed ingest with the same key.
+        folder: of the array; journal and unfinished arrays lie there until the end.
+        bad: what to do with samples that cannot be used.
+        report: progress.
+
+    Raises:
+        DataError: a sample cannot be used and the policy is to stop, or none is left.
+    """
+    order = listing.order()
+    rank = np.full(len(listing.rows), -1, dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    array = _array(folder / ARRAY, (len(order), *journal.target.shape()), journal.target.dtype, journal.done)
+    hashes = _array(folder / HASHES, (len(order), HASH_BYTES), np.uint8, journal.done)
+    earlier = int(listing.keep[: journal.done].sum())
+    with report.track(len(order), "Ingesting", "samples", done=earlier) as advance:
+        for count, (position, content) in enumerate(listing.source.contents(listing.keep, journal.done), 1):
+            sample = prepare(content, journal.target)
+            if isinstance(sample, Unusable):
+                bad.add(listing.bad(position, sample.reason))
+                journal.bad.append((position, sample.reason))
+            else:
+                array[rank[position]], hashes[rank[position]] = sample
+            journal.done = position + 1
+            advance(1)
+            if count % BLOCK == 0:
+                array.flush()
+                hashes.flush()
+                journal.write(folder)
+    array.flush()
+    digests = [bytes(row).hex() for row in hashes]
+    del array, hashes
+    lost = {int(rank[position]) for position, _ in journal.bad}
+    listing.keep[[position for position, _ in journal.bad]] = False
+    if len(lost) == len(order):
+        raise DataError("No sample is left that can be used.", "Look at the data.")
+    (folder / JOURNAL).unlink(missing_ok=True)
+    final = folder / Path(array_file(journal.target.task)).name
+    _finish(folder / ARRAY, final, lost)
+    (folder / HASHES).unlink()
+    kept = [place for place in range(len(order)) if place not in lost]
+    return Arrays([order[place] for place in kept], [digests[place] for place in kept], final)
+
+
+def restore_bad(listing: Listing, journal: Journal, bad: BadSamples) -> None:
+    """Hand the bad samples that a killed ingest had met to the list of this one."""
+    for position, reason in journal.bad:
+        bad.add(listing.bad(position, reason))
+
+
+def prepare(content: Content, target: Target) -> tuple[np.ndarray, np.ndarray] | Unusable:
+    """The sample as it is stored, and its content hash, (32,) uint8."""
+    sample = decode(content) if isinstance(content, bytes) else content
+    if isinstance(sample, Unusable):
+        return sample
+    digest = np.frombuffer(_digest(sample), dtype=np.uint8)
+    if isinstance(sample, np.ndarray):
+        return sample, digest
+    height, width = target.size
+    return to_pixels(sample, (height, width), target.mode), digest
+
+
+def hash_contents(listing: Listing, bad: BadSamples, report: Reporter) -> tuple[list[int], list[str]]:
+    """(positions in the order of ids, content hashes) without storing anything, to compare data sets."""
+    found: dict[int, str] = {}
+    with report.track(int(listing.keep.sum()), "Comparing", "samples") as advance:
+        for position, content in listing.source.contents(listing.keep):
+            sample = decode(content) if isinstance(content, bytes) else content
+            if isinstance(sample, Unusable):
+                bad.add(listing.bad(position, sample.reason))
+            else:
+                found[position] = _digest(sample).hex()
+            advance(1)
+    order = [position for position in listing.order() if position in found]
+    return order, [found[position] for position in order]
+
+
+def _digest(sample: Image.Image | np.ndarray) -> bytes:
+    if isinstance(sample, np.ndarray):
+        return hashlib.sha256(sample.astype("<f4").tobytes()).digest()
+    return bytes.fromhex(content_hash(sample))
+
+
+def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], done: int) -> np.memmap:
+    if done:
+        return np.lib.format.open_memmap(path, mode="r+")
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        # A full disk must be an error now and not a signal in the middle of writing to mapped memory.
+        with path.open("rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _finish(unfinished: Path, final: Path, lost: set[int]) -> None:
+    """Move the array to its name, without the rows that stayed empty."""
+    if not lost:
+        unfinished.replace(final)
+        return
+    array = np.load(unfinished, mmap_mode="r")
+    kept = [place for place in range(len(array)) if place not in lost]
+    shorter = np.lib.format.open_memmap(
+        final, mode="w+", dtype=array.dtype, shape=(len(kept), *array.shape[1:])
+    )
+    for start in range(0, len(kept), BLOCK):
+        shorter[start : start + BLOCK] = array[kept[start : start + BLOCK]]
+    shorter.flush()
+    del array, shorter
+    unfinished.unlink()

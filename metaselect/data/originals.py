@@ -1,0 +1,122 @@
+"""Images of single samples as files for people: the original bytes where they still are what was ingested."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from metaselect.data.images import content_hash, decode, encode_png, format_of
+from metaselect.data.samples import BadSamples, Unusable
+from metaselect.data.source import list_samples, open_source
+from metaselect.data.store import IMAGES, array_file
+from metaselect.errors import DataError
+from metaselect.options import ReadOptions
+from metaselect.run import Run
+from metaselect.run.files import write_atomically
+
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # by Windows
+
+
+def write_originals(run: Run, sample_ids: Sequence[str], folder: Path) -> dict[str, str]:
+    """Write the images of some samples as ``<sample_id>.<ext>``.
+
+    Args:
+        run: an ingested run.
+        sample_ids: of the pool.
+        folder: made if it is missing; files of the same name are replaced.
+
+    Returns:
+        sample_id -> file name; empty where the samples are features.
+    """
+    if run.info()["task"] != IMAGES or not sample_ids:
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    stems = file_stems(sample_ids)
+    places, hashes = _held(run)
+    found = _originals(run, {sample_id: hashes[sample_id] for sample_id in sample_ids})
+    pixels = np.load(run.path(array_file(IMAGES)), mmap_mode="r", allow_pickle=False)
+    names = {}
+    for sample_id in sample_ids:
+        suffix, raw = found.get(sample_id) or (".png", encode_png(pixels[places[sample_id]]))
+        names[sample_id] = stems[sample_id] + suffix
+        _write(folder / names[sample_id], raw)
+    return names
+
+
+def file_stems(sample_ids: Sequence[str]) -> dict[str, str]:
+    """sample_id -> file name without extension, distinct even where case does not count."""
+    stems = {sample_id: file_stem(sample_id) for sample_id in sample_ids}
+    bearers: dict[str, int] = {}
+    for stem in stems.values():
+        bearers[stem.casefold()] = bearers.get(stem.casefold(), 0) + 1
+    return {
+        sample_id: stem if bearers[stem.casefold()] == 1 else _hashed(sample_id)
+        for sample_id, stem in stems.items()
+    }
+
+
+def file_stem(sample_id: str) -> str:
+    """The sample_id if every system takes it as a file name, else "s" and 16 hex digits of its sha256."""
+    if SAFE.fullmatch(sample_id) and not RESERVED.fullmatch(sample_id):
+        return sample_id
+    return _hashed(sample_id)
+
+
+def _hashed(sample_id: str) -> str:
+    return f"s{hashlib.sha256(sample_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def _held(run: Run) -> tuple[dict[str, int], dict[str, str]]:
+    """sample_id -> index, and sample_id -> content hash."""
+    table = pq.read_table(run.path("data/samples.parquet"), columns=["sample_id", "content_hash"])
+    ids = table["sample_id"].to_pylist()
+    return {name: place for place, name in enumerate(ids)}, dict(
+        zip(ids, table["content_hash"].to_pylist(), strict=True)
+    )
+
+
+def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
+    """sample_id -> (suffix, bytes) of those whose source is there and still has the content hash."""
+    record = run.stage("data").require()
+    known = {spec.name for spec in fields(ReadOptions)}
+    read = {name: value for name, value in record.key.options.items() if name in known}
+    options = ReadOptions(**read)  # type: ignore[arg-type]
+    found: dict[str, tuple[str, bytes]] = {}
+    try:
+        source = open_source(Path(record.details["root"]), options)
+        listing = list_samples(source, BadSamples("skip"))
+        keep = listing.keep & np.array([name in wanted for name in listing.sample_ids])
+        for position, content in source.contents(keep):
+            sample_id = listing.sample_ids[position]
+            if isinstance(content, bytes):
+                original = _unchanged(content, wanted[sample_id])
+                if original is not None:
+                    found[sample_id] = original
+    except (DataError, OSError):
+        return found  # the data moved or changed since: the stored pixels serve
+    return found
+
+
+def _unchanged(raw: bytes, expected: str) -> tuple[str, bytes] | None:
+    """(suffix, bytes) if the image still has the content hash; formats that few programs know become PNG."""
+    image = decode(raw)
+    if isinstance(image, Unusable) or content_hash(image) != expected:
+        return None
+    suffix = SUFFIXES.get(format_of(raw))
+    if suffix is not None:
+        return suffix, raw
+    pixels = np.asarray(image)
+    return ".png", encode_png(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def _write(path: Path, raw: bytes) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(raw)
+
+    write_atomically(path, write)

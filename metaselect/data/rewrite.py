@@ -1,0 +1,98 @@
+"""Writing a data set anew, sorted by sample_id, with contents as they are; memory stays small."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metaselect.data.classes import class_metadata
+from metaselect.data.samples import BadSamples, Unusable
+from metaselect.data.source import Listing
+from metaselect.data.store import IMAGES
+from metaselect.records import Json, Reporter
+
+GROUP_ROWS = 1024
+GROUP_BYTES = 32 << 20
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+OTHERS: Mapping[str, Mapping[str, object]] = {
+    "sample_id": {"dtype": "string", "_type": "Value"},
+    "image": {"_type": "Image"},
+    "features": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
+}
+
+
+class Spool:
+    """Contents in one file in reading order, so that they can be taken out in any other order.
+
+    Attributes:
+        offsets: (N,) int64, where each content starts.
+        lengths: (N,) int64, bytes; -1 where there is none.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self.path = path
+        self.offsets = np.zeros(count, dtype=np.int64)
+        self.lengths = np.full(count, -1, dtype=np.int64)
+
+    def fill(self, listing: Listing, bad: BadSamples, report: Reporter) -> None:
+        """Copy every kept content; unusable ones are handed to ``bad`` and no longer kept."""
+        with (
+            report.track(int(listing.keep.sum()), "Reading", "samples") as advance,
+            self.path.open("wb") as stream,
+        ):
+            for position, content in listing.source.contents(listing.keep):
+                advance(1)
+                if isinstance(content, Unusable):
+                    bad.add(listing.bad(position, content.reason))
+                    listing.keep[position] = False
+                    continue
+                raw = content if isinstance(content, bytes) else content.astype("<f4").tobytes()
+                self.offsets[position] = stream.tell()
+                self.lengths[position] = stream.write(raw)
+
+    def read(self, positions: Sequence[int]) -> Iterator[bytes]:
+        """The contents at ``positions``, in that order."""
+        with self.path.open("rb") as stream:
+            for position in positions:
+                stream.seek(int(self.offsets[position]))
+                yield stream.read(int(self.lengths[position]))
+
+
+def write_dataset(
+    path: Path,
+    listing: Listing,
+    spool: Spool,
+    *,
+    positions: Sequence[int],
+    labels: np.ndarray,
+    note: Mapping[str, Json],
+) -> None:
+    """Write a Parquet file of sample_id, image or features, and label with its ClassLabel names.
+
+    Args:
+        path: the file.
+        listing: where ids and classes come from.
+        spool: where contents come from.
+        positions: n samples in the order of rows.
+        labels: (n,) int64, positions in the classes.
+        note: kept in the schema's metadata under ``metaselect``.
+    """
+    content = "image" if listing.source.task == IMAGES else "features"
+    kind = IMAGE_TYPE if content == "image" else pa.list_(pa.float32())
+    schema = pa.schema([("sample_id", pa.string()), (content, kind), ("label", pa.int64())])
+    others = {name: OTHERS[name] for name in ("sample_id", content)}
+    metadata = class_metadata("label", listing.classes, others)
+    schema = schema.with_metadata({**metadata, b"metaselect": json.dumps(dict(note)).encode()})
+    with pq.ParquetWriter(path, schema) as writer:
+        start, held, cells = 0, 0, []
+        for number, raw in enumerate(spool.read(positions), start=1):
+            cells.append({"bytes": raw, "path": None} if content == "image" else np.frombuffer(raw, "<f4"))
+            held += len(raw)
+            if number == len(positions) or len(cells) == GROUP_ROWS or held >= GROUP_BYTES:
+                ids = [listing.sample_ids[position] for position in positions[start:number]]
+                columns = [pa.array(ids), pa.array(cells, kind), pa.array(labels[start:number])]
+                writer.write_table(pa.table(columns, schema=schema))
+                start, held, cells = number, 0, []

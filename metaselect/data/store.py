@@ -1,0 +1,125 @@
+"""The pool (or a test set) as the training code sees it: numbered samples over memory-mapped arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from metaselect.errors import ArtefactError
+from metaselect.records import Json
+from metaselect.run import Run
+from metaselect.run.files import read_json, write_json
+
+IMAGES = "images"
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How raw samples became the stored arrays, and how a model wants them.
+
+    Attributes:
+        task: "images" or "features".
+        size: (height, width) in pixels; empty for features.
+        mode: "L" or "RGB"; empty for features.
+        mean: per channel, of pixels scaled to [0, 1], or per feature; subtracted before a model sees them.
+        std: per channel or feature, the same units; divided by. Never 0.
+    """
+
+    task: str
+    size: tuple[int, ...]
+    mode: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def write(self, path: Path) -> None:
+        """Write ``preprocess.json``."""
+        write_json(path, self.as_json())
+
+    def as_json(self) -> dict[str, Json]:
+        """The fields as JSON values."""
+        return {
+            "task": self.task,
+            "size": list(self.size),
+            "mode": self.mode,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> "Preprocess":
+        """Read ``preprocess.json``."""
+        raw = read_json(path, "Ingest the data again with --force.")
+        return cls(raw["task"], tuple(raw["size"]), raw["mode"], tuple(raw["mean"]), tuple(raw["std"]))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Numbered samples; position i is `index` i, ordered by sample_id.
+
+    Attributes:
+        sample_ids: n unique strings, sorted by code point.
+        labels: (n,) int64, positions in ``classes``: given labels of a pool, true ones of a test set.
+        classes: K names.
+        inputs: uint8 (n, C, H, W) or float32 (n, d), memory-mapped.
+        preprocess: what a model needs to know of the inputs.
+    """
+
+    sample_ids: Sequence[str]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    inputs: np.ndarray
+    preprocess: Preprocess
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+DATA_FILES = ("data/samples.parquet", "data/classes.json", "data/preprocess.json")
+
+
+def array_file(task: str) -> str:
+    """The path, below the run, of the array that holds the samples."""
+    return "data/pixels.npy" if task == IMAGES else "data/features.npy"
+
+
+def data_inputs(run: Run) -> tuple[str, ...]:
+    """Every file of ``data/`` that a training stage depends on."""
+    return (*DATA_FILES, array_file(run.info()["task"]))
+
+
+def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+    """Sample ids, given labels (n,) int64 and class names: all that torch-free stages need."""
+    run.info()
+    table = pq.read_table(run.path("data/samples.parquet"), columns=["sample_id", "given_label"])
+    classes = tuple(read_json(run.path("data/classes.json"), "Ingest the data again with --force."))
+    positions = {name: position for position, name in enumerate(classes)}
+    names = table["given_label"].to_pylist()
+    labels = np.fromiter((positions[name] for name in names), dtype=np.int64, count=len(names))
+    return table["sample_id"].to_pylist(), labels, classes
+
+
+def load_pool(run: Run) -> Dataset:
+    """The pool of a run.
+
+    Raises:
+        ArtefactError: no run, or arrays that do not fit the sample list.
+    """
+    sample_ids, labels, classes = load_ids(run)
+    preprocess = Preprocess.read(run.path("data/preprocess.json"))
+    path = run.path(array_file(preprocess.task))
+    try:
+        # Copy on write: torch warns about arrays that it may not write to, and nothing here ever does.
+        inputs = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtefactError(
+            f"{path} cannot be read: {error}.", "Ingest the data again with --force."
+        ) from None
+    if len(inputs) != len(sample_ids):
+        raise ArtefactError(
+            f"{path} holds {len(inputs)} samples, samples.parquet {len(sample_ids)}.",
+            "Ingest the data again with --force.",
+        )
+    return Dataset(sample_ids, labels, classes, inputs, preprocess)

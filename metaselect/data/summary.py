@@ -1,0 +1,65 @@
+"""What is worth knowing of a whole data set: which data it is, mean and deviation, contents that repeat."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+BLOCK = 2048  # samples held at a time
+
+
+def fingerprint(classes: Sequence[str], samples: Iterable[tuple[str, str, str]]) -> str:
+    """Hex digest that says which data this is.
+
+    Args:
+        classes: names in order.
+        samples: (sample_id, given_label, content_hash), sorted by sample_id.
+    """
+    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+    for sample in samples:
+        digest.update(b"\n" + json.dumps(sample).encode())
+    return digest.hexdigest()
+
+
+def statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of each channel of pixels / 255, or of each feature; a std of 0 is given as 1.
+
+    Args:
+        array: (n, C, H, W) uint8 or (n, d) float32, read in blocks.
+    """
+    if array.dtype == np.uint8:
+        return _pixel_statistics(array)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(array), BLOCK)]
+    mean = sum(array[block].astype(np.float64).sum(axis=0) for block in blocks) / len(array)
+    squares = sum(((array[block].astype(np.float64) - mean) ** 2).sum(axis=0) for block in blocks)
+    deviation = np.sqrt(squares / len(array))
+    # A constant whose mean is rounded has a deviation that is not quite 0.
+    constant = np.ptp(np.stack([array.min(axis=0), array.max(axis=0)]), axis=0) == 0
+    return tuple(np.asarray(mean).tolist()), tuple(np.where(constant, 1.0, deviation).tolist())
+
+
+def _pixel_statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """By sums of integers, which are exact, so that a constant channel has a deviation of exactly 0."""
+    channels = array.shape[1]
+    values, squares = [0] * channels, [0] * channels
+    levels = np.arange(256, dtype=np.int64)
+    for start in range(0, len(array), BLOCK):
+        block = array[start : start + BLOCK]
+        for channel in range(channels):
+            counts = np.bincount(block[:, channel].reshape(-1), minlength=256)
+            values[channel] += int(counts @ levels)
+            squares[channel] += int(counts @ levels**2)
+    count = array.size // channels
+    mean = tuple(value / count / 255 for value in values)
+    spread = [count * square - value * value for value, square in zip(values, squares, strict=True)]
+    return mean, tuple((number**0.5 / count / 255) or 1.0 for number in spread)
+
+
+def duplicates(sample_ids: Sequence[str], content_hashes: Sequence[str]) -> list[tuple[str, str]]:
+    """(content_hash, sample_id) of every sample that is not the only one of its content, sorted."""
+    bearers: dict[str, list[str]] = {}
+    for sample_id, content in zip(sample_ids, content_hashes, strict=True):
+        bearers.setdefault(content, []).append(sample_id)
+    repeated = (content for content in sorted(bearers) if len(bearers[content]) > 1)
+    return [(content, sample_id) for content in repeated for sample_id in sorted(bearers[content])]

@@ -1,0 +1,232 @@
+"""`ingest`: DATA becomes the ``data/`` stage of a run, in the same bytes whatever its form and order."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metaselect.data.ingest import Arrays, Journal, choose_target, fill, hash_contents, restore_bad
+from metaselect.data.samples import BadSample, BadSamples
+from metaselect.data.signature import dataset_signature
+from metaselect.data.source import Listing, list_samples, open_source
+from metaselect.data.store import Preprocess
+from metaselect.data.summary import duplicates, fingerprint, statistics
+from metaselect.errors import ArtefactError, DataError, UsageError
+from metaselect.options import IngestOptions, bearing
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.run import Run
+from metaselect.run.files import read_json, write_csv, write_json
+from metaselect.run.stage import EXTERNAL, StageKey, StageRecord, Work, differences
+
+DATA_INPUT = f"{EXTERNAL}DATA"
+
+
+def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter) -> Outcome:
+    """Bring DATA into the run, or find that it is there already.
+
+    Args:
+        data: of any form; None is enough where the run already holds data.
+        run: the run directory.
+        options: how to read it.
+        report: notes and progress.
+
+    Raises:
+        UsageError: no DATA and no run.
+        DataError: the data is bad.
+        ArtefactError: the run holds other data, or was made with other options.
+    """
+    if data is None:
+        if not run.exists:
+            raise UsageError(f"There is no data in {run.root} yet.", "Name DATA.")
+        run.stage("data").check()
+        return Outcome(_result(run))
+    with run.lock():
+        record = None if options.force else run.stage("data").record()
+        if record is None:
+            _make(data, run, options, report)
+        else:
+            _check_options(run, record, options)
+            _check_same(data, run, record, options, report)
+            report.note(f"{run.path('data')} is up to date.")
+    return Outcome(_result(run))
+
+
+def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) -> None:
+    """Make sure that the run holds this data, as the run itself read it.
+
+    Args:
+        data: of any form.
+        run: an existing run.
+        options: only what differs from the defaults is compared with the run's own options.
+        report: progress, where the contents must be compared.
+
+    Raises:
+        ArtefactError: it is other data, or an option was given that is not the run's.
+    """
+    record = run.stage("data").require()
+    recorded = _recorded_options(record)
+    default = IngestOptions()
+    given = {
+        name: getattr(options, name)
+        for name in bearing(options)
+        if getattr(options, name) != getattr(default, name)
+    }
+    with run.lock():
+        _check_options(run, record, replace(recorded, **given))
+        _check_same(data, run, record, recorded, report)
+
+
+def _key(options: IngestOptions, signature: str) -> StageKey:
+    # The seed chooses among samples only where there is a limit.
+    seeded = options if options.limit is not None else replace(options, seed=0)
+    return StageKey(bearing(seeded), {DATA_INPUT: signature})
+
+
+def _recorded_options(record: StageRecord) -> IngestOptions:
+    known = {spec.name for spec in fields(IngestOptions)}
+    return IngestOptions(**{name: value for name, value in record.key.options.items() if name in known})  # type: ignore[arg-type]
+
+
+def _check_options(run: Run, record: StageRecord, options: IngestOptions) -> None:
+    wanted = StageKey(_key(options, "").options, record.key.inputs)  # so that only options can differ
+    changes = differences(record.key, wanted)
+    if changes:
+        raise ArtefactError(
+            f"{run.path('data')} was ingested with other settings: {'; '.join(changes)}.",
+            "Add --force to ingest anew, or use another --run.",
+        )
+
+
+def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOptions, report: Reporter) -> None:
+    """Compare DATA with the run's: names, sizes and times first, contents only if those differ."""
+    run.stage("data").check()
+    signature = dataset_signature(data, options)
+    if signature == record.key.inputs.get(DATA_INPUT):
+        return
+    report.note(f"{data} is not the file that was ingested, or was touched; comparing the contents.")
+    bad = BadSamples(options.on_bad_sample)
+    listing = list_samples(open_source(data, options), bad).limited(options.limit, options.seed)
+    order, content_hashes = hash_contents(listing, bad, report)
+    found, held = _fingerprint(listing, order, content_hashes), run.info()["fingerprint"]
+    if found != held:
+        raise ArtefactError(
+            f"{run.root} holds other data (fingerprint {held[:12]}) than {data} ({found[:12]}).",
+            "Use another --run, or replace the data: metaselect ingest --force.",
+        )
+    _remember(run, data, signature)
+
+
+def _remember(run: Run, data: Path, signature: str) -> None:
+    """Note where the same data lies now, so that next time a glance is enough; nothing hashes this file."""
+    path = run.path("data/stage.json")
+    raw = read_json(path, run.stage("data").redo)
+    raw["inputs"][DATA_INPUT] = signature
+    raw["details"]["root"] = str(data.resolve())
+    write_json(path, raw)
+
+
+def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> None:
+    bad = BadSamples(options.on_bad_sample)
+    source = open_source(data, options)
+    listing = list_samples(source, bad)
+    for remark in source.remarks:
+        report.warn(remark)
+    if not listing.keep.any():
+        raise DataError(f"{data} holds no sample that can be used.", "Look at the list of bad samples.")
+    if len(listing.classes) < 2:
+        raise DataError(
+            f"{data} has only the class {listing.classes[0]!r}; there must be at least 2.",
+            "Check --label-column.",
+        )
+    listing = listing.limited(options.limit, options.seed)
+    key = _key(options, dataset_signature(data, options))
+    with run.stage("data").working(key, report) as work:
+        _build(run, listing, work, options, bad, report)
+        work.details["root"] = str(data.resolve())
+
+
+def _build(
+    run: Run, listing: Listing, work: Work, options: IngestOptions, bad: BadSamples, report: Reporter
+) -> None:
+    """Write every file of the stage below ``work.folder``, and ``run.json``."""
+    journal = Journal.read(work.folder, int(listing.keep.sum())) if work.resumed else None
+    if journal is None:
+        journal = Journal(choose_target(listing, options.image_size, report))
+    else:
+        done = int(listing.keep[: journal.done].sum())
+        report.note(f"Going on at sample {done + 1} of {int(listing.keep.sum())}.")
+        restore_bad(listing, journal, bad)
+    target = journal.target
+    arrays = fill(listing, journal, work.folder, bad, report)
+    write_samples(work.folder / "samples.parquet", listing, arrays)
+    write_json(work.folder / "classes.json", list(listing.classes))
+    mean, std = statistics(np.load(arrays.path, mmap_mode="r"))
+    Preprocess(target.task, target.size, target.mode, mean, std).write(work.folder / "preprocess.json")
+    repeated = duplicates([listing.sample_ids[position] for position in arrays.order], arrays.content_hashes)
+    _write_lists(run, work, bad.found, repeated, report)
+    _warn_of_empty(listing, arrays.order, report)
+    run.write_info(target.task, _fingerprint(listing, arrays.order, arrays.content_hashes))
+
+
+def write_samples(path: Path, listing: Listing, arrays: Arrays) -> None:
+    """Write ``samples.parquet``; ``source`` is the image's path relative to the data, or empty."""
+    order = arrays.order
+    names = [listing.classes[listing.labels[position]] for position in order]
+    columns = {
+        "index": pa.array(range(len(order)), pa.int64()),
+        "sample_id": pa.array([listing.sample_ids[position] for position in order], pa.string()),
+        "given_label": pa.array(names, pa.string()),
+        "content_hash": pa.array(arrays.content_hashes, pa.string()),
+        "source": pa.array([listing.paths[position] for position in order], pa.string()),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def _write_lists(
+    run: Run, work: Work, bad: Sequence[BadSample], repeated: Sequence[tuple[str, str]], report: Reporter
+) -> None:
+    """Write ``skipped.csv`` and ``duplicates.csv`` where there is something to list."""
+    work.details["skipped"], work.details["duplicates"] = len(bad), len(repeated)
+    if bad:
+        rows = [(entry.source, entry.row or "", entry.sample_id, entry.reason) for entry in bad]
+        write_csv(work.folder / "skipped.csv", ("source", "row", "sample_id", "reason"), rows)
+        report.warn(f"{len(bad)} bad samples were left out: {run.path('data/skipped.csv')}")
+    if repeated:
+        write_csv(work.folder / "duplicates.csv", ("content_hash", "sample_id"), repeated)
+        report.warn(
+            f"{len(repeated)} samples share their content with another: {run.path('data/duplicates.csv')}"
+        )
+
+
+def _warn_of_empty(listing: Listing, order: Sequence[int], report: Reporter) -> None:
+    counts = np.bincount(listing.labels[list(order)], minlength=len(listing.classes))
+    empty = [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]
+    if empty:
+        report.warn(f"{len(empty)} of {len(listing.classes)} classes have no sample: {', '.join(empty)}.")
+
+
+def _fingerprint(listing: Listing, order: Sequence[int], content_hashes: Sequence[str]) -> str:
+    samples = (
+        (listing.sample_ids[position], listing.classes[listing.labels[position]], content)
+        for position, content in zip(order, content_hashes, strict=True)
+    )
+    return fingerprint(listing.classes, samples)
+
+
+def _result(run: Run) -> dict[str, Json]:
+    """What ``--json`` prints, from the finished files."""
+    info = run.info()
+    details = run.stage("data").require().details
+    preprocess = Preprocess.read(run.path("data/preprocess.json"))
+    return {
+        "n": pq.read_metadata(run.path("data/samples.parquet")).num_rows,
+        "classes": read_json(run.path("data/classes.json"), "Ingest the data again with --force."),
+        "task": preprocess.task,
+        "image_size": list(preprocess.size) or None,
+        "fingerprint": info["fingerprint"],
+        "skipped": details["skipped"],
+        "duplicates": details["duplicates"],
+    }
