@@ -1,0 +1,144 @@
+"""The canonical form: one CSV row per sample, filled in with a spreadsheet or a script."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import TextIO
+
+from metaselect.annotation.formats import Answer, Item
+from metaselect.errors import DataError
+from metaselect.run.files import format_csv
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that starts so
+GUARDED = (*FORMULA, "'")
+WORKED_IN = ("clean_label", "status", "note")
+# (id, label): ours, Cleanlab Studio's, and the long tables of crowd-kit and cleanlab. A bare `label` counts
+# only beside `task`: elsewhere it is the given label, and that is no answer.
+SHAPES = (("sample_id", "clean_label"), ("id", "clean_label"), ("task", "label"))
+REMEDY = "Save it as CSV UTF-8 with the columns sample_id and clean_label."
+
+
+class CsvFormat:
+    """Comma-separated values with a header, as `annotate export` writes them and spreadsheets return them."""
+
+    file_name = "labels.csv"
+
+    def write(self, items: Sequence[Item], *, show_given: bool) -> str:
+        """The form as text; cells that a spreadsheet would run as a formula get an apostrophe."""
+        given = ("given_label",) if show_given else ()
+        rows = (
+            (
+                item.batch_id,
+                guard(item.sample_id),
+                guard(item.image),
+                *((guard(item.given_label),) if show_given else ()),
+                item.rank,
+                item.cluster,
+                item.cluster_size,
+                *("", "", "", ""),
+            )
+            for item in items
+        )
+        header = ("batch_id", "sample_id", "image", *given, "rank", "cluster", "cluster_size")
+        return format_csv((*header, "clean_label", "annotator", "status", "note"), rows)
+
+    def read(self, content: bytes, name: str) -> list[Answer]:
+        """What a file says; a byte order mark, CRLF, other columns, other orders, ; and tab are accepted.
+
+        Raises:
+            DataError: not UTF-8, not CSV, or without the columns that say which sample has which label.
+        """
+        try:
+            return list(_answers(_text(content), name))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name} is not UTF-8 text ({error.reason}).", REMEDY) from None
+        except csv.Error as error:
+            raise DataError(f"{name} is not a CSV file: {error}.", REMEDY) from None
+
+    def holds_answers(self, content: bytes) -> bool:
+        """Whether any row has a label, a status or a note; True also when that cannot be told."""
+        try:
+            rows = csv.DictReader(_text(content))
+            return any((row.get(column) or "").strip() for row in rows for column in WORKED_IN)
+        except (csv.Error, UnicodeDecodeError):
+            return True
+
+    def spellings(self, text: str) -> Iterator[str]:
+        """The cell without its guard, then without surrounding space, then as it stands."""
+        yield unguard(text)
+        trimmed = text.strip()
+        yield unguard(trimmed)
+        yield text  # a script may have written the id or name as it is in the run
+        yield trimmed
+
+
+def guard(cell: str) -> str:
+    """The cell with an apostrophe before anything that a spreadsheet would run; ``unguard`` undoes it."""
+    return f"'{cell}" if cell.startswith(GUARDED) else cell
+
+
+def unguard(cell: str) -> str:
+    """The cell without the apostrophe of ``guard``; other apostrophes stay."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(GUARDED) else cell
+
+
+def read_truth(content: bytes, name: str) -> dict[str, str]:
+    """True labels by id from a CSV with `sample_id` (or `id`) and `clean_label`; other columns are ignored.
+
+    Raises:
+        DataError: as ``CsvFormat.read``, or an id with two labels.
+    """
+    found: dict[str, str] = {}
+    for answer in CsvFormat().read(content, name):
+        if found.setdefault(answer.sample_id, answer.clean_label) != answer.clean_label:
+            raise DataError(
+                f"{name}:{answer.row}: {answer.sample_id} has two labels, {found[answer.sample_id]!r} and "
+                f"{answer.clean_label!r}.",
+                "A truth file names each sample once.",
+            )
+    return found
+
+
+def _text(content: bytes) -> TextIO:
+    return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+
+
+def _answers(text: TextIO, name: str) -> Iterator[Answer]:
+    # Spreadsheets write ; or tabs in many languages.
+    first = text.readline()
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+    text.seek(0)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    header = [cell.strip().lower() for cell in next(reader, [])]
+    pick = itemgetter(*_columns(header, name))
+    same: dict[str, str] = {}  # a million rows hold few different labels and names
+    width = len(header)
+    for row, cells in enumerate(reader, start=2):
+        if len(cells) > width and any(cells[width:]):
+            raise DataError(f"{name}:{row} has more cells than the header.", "Quote cells that hold commas.")
+        cells += [""] * (width + 1 - len(cells))  # the last one, blank, stands for columns that are not there
+        sample_id, label, annotator, status, note, batch_id = pick(cells)
+        if sample_id.strip():
+            label, annotator = same.setdefault(label, label), same.setdefault(annotator, annotator)
+            batch_id = same.setdefault(batch_id, batch_id)
+            yield Answer(row, sample_id, label, annotator.strip(), status.strip(), note.strip(), batch_id)
+        elif label.strip() or status.strip():
+            raise DataError(
+                f"{name}:{row} has an answer but no sample_id.", "Fill in the id, or delete the row."
+            )
+
+
+def _columns(header: Sequence[str], name: str) -> tuple[int, ...]:
+    """Positions of id, label, annotator, status, note and batch; -1 (a blank cell) for one that is absent."""
+    if not any(header):
+        raise DataError(f"{name} is empty.", "The first line must name the columns.")
+    for column in ("sample_id", "id", "clean_label", "annotator", "status"):
+        if header.count(column) > 1:
+            raise DataError(f"{name} has the column {column} {header.count(column)} times.", REMEDY)
+    for key, label in SHAPES:
+        if key in header and (label in header or "status" in header):
+            annotator = "worker" if key == "task" and "worker" in header else "annotator"
+            wanted = (key, label, annotator, "status", "note", "batch_id")
+            return tuple(header.index(column) if column in header else -1 for column in wanted)
+    raise DataError(f"{name} has no columns sample_id and clean_label; it has {', '.join(header)}.", REMEDY)

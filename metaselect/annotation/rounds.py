@@ -1,0 +1,122 @@
+"""Purchases: what was selected in each round, what of it went out to people, and what came back."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
+
+from metaselect.annotation import ledger
+from metaselect.annotation.consensus import BOUGHT, Verdict
+from metaselect.errors import ArtefactError, UsageError
+from metaselect.run import Run
+
+
+class Selected(NamedTuple):
+    """One sample of a round, as ``selected.csv`` spells it."""
+
+    sample_id: str
+    rank: str
+    cluster: str
+    cluster_size: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """One purchase.
+
+    Attributes:
+        number: from 1.
+        batch_id: a name that changes when the choice does.
+        samples: by sample_id, in the order of their rank.
+    """
+
+    number: int
+    batch_id: str
+    samples: Mapping[str, Selected]
+
+    def open_ids(self, verdicts: Mapping[str, Verdict]) -> list[str]:
+        """Samples that nobody has answered since they were selected here, by rank."""
+        return [sample_id for sample_id in self.samples if not self._is_answered(verdicts.get(sample_id))]
+
+    def _is_answered(self, verdict: Verdict | None) -> bool:
+        # A sample that was skipped in an earlier round and selected again is asked for again.
+        return verdict is not None and (verdict.status in BOUGHT or verdict.round >= self.number)
+
+
+def rounds(run: Run) -> list[Round]:
+    """Every round of the run, the earliest first.
+
+    Raises:
+        ArtefactError: a ``selected.csv`` is damaged.
+    """
+    return [_read(run, name) for name in run.stage_names("select")]
+
+
+def wanted_rounds(run: Run, number: int | None) -> list[Round]:
+    """Every round, or only the one with that number.
+
+    Raises:
+        UsageError: there is no such round.
+    """
+    found = rounds(run)
+    if number is None:
+        return found
+    chosen = [each for each in found if each.number == number]
+    if not chosen:
+        numbers = ", ".join(str(each.number) for each in found) or "none"
+        raise UsageError(f"There is no round {number}.", f"Rounds of {run.root}: {numbers}.")
+    return chosen
+
+
+def one_round(run: Run, number: int | None) -> Round:
+    """The round with that number, or the latest one.
+
+    Raises:
+        ArtefactError: nothing was selected yet.
+        UsageError: there is no such round.
+    """
+    found = wanted_rounds(run, number)
+    if not found:
+        raise nothing_selected(run)
+    return found[-1]
+
+
+def nothing_selected(run: Run) -> ArtefactError:
+    """The error of a run without a round."""
+    return ArtefactError(
+        f"No samples have been selected in {run.root}.",
+        f"First run: metaselect select --budget 50 --run {run.root}",
+    )
+
+
+def round_is_closed(run: Run, round_number: int) -> bool:
+    """Whether the round went out to people or has votes, so that its choice must stay.
+
+    Raises:
+        ArtefactError: the vote file is damaged.
+    """
+    book = ledger.read(run)
+    return round_number in book.exported or any(vote.round == round_number for vote in book.votes)
+
+
+def bought_ids(run: Run) -> dict[str, str]:
+    """Samples that need not be bought again -> "done", "bad_sample" or "tied", ordered by sample_id.
+
+    Raises:
+        ArtefactError: the vote file is damaged.
+    """
+    found = ledger.read(run).verdicts
+    return {sample_id: verdict.status for sample_id, verdict in found.items() if verdict.status in BOUGHT}
+
+
+def _read(run: Run, name: str) -> Round:
+    digest = run.stage(name).verified(f"{name}/selected.csv")
+    number = int(name.rpartition("-")[2])
+    with run.path(f"{name}/selected.csv").open(encoding="utf-8", newline="") as stream:
+        reader = csv.reader(stream)
+        header = next(reader)
+        pick = itemgetter(*(header.index(column) for column in Selected._fields))
+        rows = [Selected._make(pick(cells)) for cells in reader]
+    rows.sort(key=lambda row: int(row.rank))
+    return Round(number, f"b{number:02d}-{digest[:8]}", {row.sample_id: row for row in rows})

@@ -1,0 +1,159 @@
+"""Counts of what came back, as people and programs read them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from metaselect.annotation.consensus import TIED, Verdict
+from metaselect.annotation.ledger import Ledger
+from metaselect.annotation.reconcile import Reconciliation
+from metaselect.annotation.rounds import Round
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
+from metaselect.records import Json
+
+SHOWN = 5  # names in a message
+
+
+def import_result(
+    book: Ledger, found: Reconciliation, chosen: Sequence[Round], *, new_votes: int
+) -> dict[str, Json]:
+    """What `annotate import --json` prints.
+
+    Args:
+        book: with the new votes in it.
+        found: what became of the file's rows.
+        chosen: the rounds that the import was about.
+        new_votes: how many of the accepted answers were not known before.
+
+    Returns:
+        Counts of answers (matched to conflicting), of ids (unknown, not_selected) and of samples (missing:
+        selected and still without an answer; tied; bought: with a clean label, in the whole run), and lists.
+    """
+    missing = {sample_id for each in chosen for sample_id in each.open_ids(book.verdicts)}
+    selected = {sample_id for each in chosen for sample_id in each.samples}
+    conflicts: list[Json] = [
+        {"sample_id": sample_id, "annotator": annotator} for sample_id, annotator in sorted(found.conflicting)
+    ]
+    return {
+        **found.counts(),
+        "missing": len(missing),
+        "tied": sum(
+            verdict.status == TIED for sample_id, verdict in book.verdicts.items() if sample_id in selected
+        ),
+        "new_votes": new_votes,
+        "bought": _with_status(book.verdicts, DONE),
+        "conflicts": conflicts,
+        "unknown_ids": list(sorted(found.unknown)),
+        "not_selected_ids": list(sorted(found.not_selected)),
+    }
+
+
+def troubles(found: Reconciliation, result: Mapping[str, Json], name: str) -> Iterator[str]:
+    """One sentence for each thing about a file that somebody should look at."""
+    if found.conflicting:
+        pairs = [f"{sample_id} by {annotator}" for sample_id, annotator in sorted(found.conflicting)]
+        yield f"{name} answers twice and differently: {some(pairs)}. Neither answer was taken."
+    if found.unknown:
+        yield f"Ids that are not in the pool: {some(sorted(found.unknown))}."
+    if found.not_selected:
+        listed = some(sorted(found.not_selected))
+        yield f"Not selected, so not taken: {listed}. --outside-round takes them."
+    if not found.accepted and not found.conflicting:
+        yield f"{name} holds no answer yet."
+    if result["tied"]:
+        yield f"Samples with as many votes for one answer as for another: {result['tied']}."
+
+
+class RoundProgress(NamedTuple):
+    """How far a round is, in samples; answered to missing add up to selected.
+
+    Attributes:
+        round: its number.
+        selected: all of it.
+        answered: with a clean label.
+        skipped: nobody wanted to answer.
+        unsure: nobody could answer.
+        unusable: bad samples.
+        conflicts: as many votes for one answer as for another.
+        missing: nobody answered yet.
+        exported: whether a form was made.
+    """
+
+    round: int
+    selected: int
+    answered: int
+    skipped: int
+    unsure: int
+    unusable: int
+    conflicts: int
+    missing: int
+    exported: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `annotate status` shows.
+
+    Attributes:
+        rounds: the earliest first.
+        bought: samples with a clean label.
+        unusable: samples that were found bad.
+        outside_round: samples with votes that belong to no round.
+        annotators: answers of each status by annotator.
+    """
+
+    rounds: Sequence[RoundProgress]
+    bought: int
+    unusable: int
+    outside_round: int
+    annotators: Mapping[str, Mapping[str, int]]
+
+    def as_json(self) -> dict[str, Json]:
+        """The fields as JSON values."""
+        return {
+            "rounds": [each._asdict() for each in self.rounds],
+            "bought": self.bought,
+            "unusable": self.unusable,
+            "outside_round": self.outside_round,
+            "annotators": {name: dict(counts) for name, counts in self.annotators.items()},
+        }
+
+
+def progress(book: Ledger, rounds: Sequence[Round]) -> Progress:
+    """How far every round is, and who did how much."""
+    annotators: dict[str, dict[str, int]] = {}
+    for vote in book.latest.values():
+        annotators.setdefault(vote.annotator, dict.fromkeys(STATUSES, 0))[vote.status] += 1
+    return Progress(
+        [_round_progress(each, book) for each in rounds],
+        _with_status(book.verdicts, DONE),
+        _with_status(book.verdicts, BAD_SAMPLE),
+        len({vote.sample_id for vote in book.latest.values() if vote.round == 0}),
+        {name: annotators[name] for name in sorted(annotators)},
+    )
+
+
+def _round_progress(each: Round, book: Ledger) -> RoundProgress:
+    missing = set(each.open_ids(book.verdicts))
+    found = [book.verdicts[sample_id].status for sample_id in each.samples if sample_id not in missing]
+    return RoundProgress(
+        round=each.number,
+        selected=len(each.samples),
+        answered=found.count(DONE),
+        skipped=found.count(SKIP),
+        unsure=found.count(UNSURE),
+        unusable=found.count(BAD_SAMPLE),
+        conflicts=found.count(TIED),
+        missing=len(missing),
+        exported=each.number in book.exported,
+    )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
+    return sum(verdict.status == wanted for verdict in verdicts.values())

@@ -1,0 +1,149 @@
+"""The vote file: everything that people ever answered, one row each, only ever added to."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
+from pathlib import Path
+from typing import NamedTuple
+
+from metaselect.errors import ArtefactError
+from metaselect.run.files import format_csv, sync_folder
+
+DONE = "done"
+SKIP = "skip"
+UNSURE = "unsure"
+BAD_SAMPLE = "bad_sample"
+STATUSES = (DONE, SKIP, UNSURE, BAD_SAMPLE)
+
+
+class Vote(NamedTuple):
+    """One person's answer for one sample; the fields are the columns of ``votes.csv``.
+
+    Attributes:
+        sample_id: a pool sample.
+        clean_label: a class name; may be empty unless ``status`` is done.
+        annotator: who answered.
+        status: "done", "skip", "unsure" or "bad_sample".
+        note: free text.
+        round: the purchase it belongs to; 0 for a label of a sample that was not selected.
+        time: when it was imported, ISO 8601, UTC.
+    """
+
+    sample_id: str
+    clean_label: str
+    annotator: str
+    status: str
+    note: str
+    round: int
+    time: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Of two votes with the same key the later one counts."""
+        return self.sample_id, self.annotator
+
+    def repeats(self, earlier: "Vote | None") -> bool:
+        """Whether an earlier vote says the same, whenever that was."""
+        return earlier is not None and self[:-1] == earlier[:-1]
+
+
+def read_votes(path: Path) -> tuple[list[Vote], int]:
+    """The votes, oldest first, and the byte at which the last whole one ends; a torn last line is ignored.
+
+    Raises:
+        ArtefactError: a row that no vote can be made of, other than the last.
+    """
+    votes: list[Vote] = []
+    end = 0
+    if not path.is_file():
+        return votes, end
+    shared: dict[str, str] = {}  # a million votes hold few different labels, names and times
+    with path.open("rb") as stream:
+        for number, (cells, end_of_row) in enumerate(_whole_rows(stream), start=1):
+            if number > 1:
+                votes.append(_vote(cells, f"{path}:{number}", shared))
+            elif tuple(cells) != Vote._fields:
+                raise _damaged(f"{path}:1", "the header is not that of a vote file")
+            end = end_of_row
+    return votes, end
+
+
+def append_votes(path: Path, votes: Iterable[Vote], end: int) -> None:
+    """Add votes behind byte ``end``, cutting off a torn line there, and flush all to disk once."""
+    text = format_csv(Vote._fields, votes)
+    if end:
+        text = text.split("\n", 1)[1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as stream:
+        stream.truncate(end)
+        stream.write(text.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+    sync_folder(path.parent)
+
+
+def _whole_rows(stream: BufferedReader) -> Iterator[tuple[list[str], int]]:
+    """Each complete row and the byte after it; ends before a torn last one."""
+    lines = _Lines(stream)
+    reader = csv.reader(lines, strict=True)
+    try:
+        for cells in reader:
+            torn = not lines.whole or len(cells) != len(Vote._fields)
+            if torn and not stream.peek(1):
+                return
+            yield cells, lines.position
+    except csv.Error:
+        if stream.read(1):
+            raise _damaged(stream.name, f"byte {lines.position} is not in a row of CSV") from None
+        # else the tear is within quotes
+
+
+class _Lines:
+    """The lines of a file as text, with a count of the bytes so far.
+
+    Attributes:
+        position: the byte after the last line.
+        whole: whether that line ends with a line end.
+    """
+
+    def __init__(self, stream: BufferedReader) -> None:
+        self.stream = stream
+        self.position = 0
+        self.whole = True
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self.stream.readline()
+        if not line:
+            raise StopIteration
+        self.position += len(line)
+        self.whole = line.endswith(b"\n")
+        return line.decode("utf-8", "replace")  # half a character can only be in a torn line
+
+
+def _vote(cells: Sequence[str], where: str, shared: dict[str, str]) -> Vote:
+    if len(cells) != len(Vote._fields):
+        raise _damaged(where, f"it has {len(cells)} cells, a vote has {len(Vote._fields)}")
+    sample_id, label, annotator, status, note, number, time = cells
+    if status not in STATUSES or not number.isdecimal():
+        raise _damaged(where, f"no vote has status {status!r} and round {number!r}")
+    same = shared.setdefault
+    return Vote(
+        sample_id,
+        same(label, label),
+        same(annotator, annotator),
+        same(status, status),
+        same(note, note),
+        int(number),
+        same(time, time),
+    )
+
+
+def _damaged(where: str, why: str) -> ArtefactError:
+    return ArtefactError(
+        f"{where} is damaged: {why}.",
+        "Restore votes.csv from a copy, or move the folder annotate away and import the answers again.",
+    )

@@ -1,0 +1,190 @@
+"""`metaselect annotate`: labels go out to people and come back."""
+
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from metaselect.annotation.formats import FORMATS
+from metaselect.cli.console import Console
+from metaselect.cli.shared import JsonOption, RunOption, finish
+from metaselect.errors import UsageError
+from metaselect.options import ExportOptions, ImportOptions
+from metaselect.records import Json
+from metaselect.run import Run
+
+Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]  # mypy wants the names spelt out
+CSV = Format("csv")
+
+RoundOption = Annotated[int | None, typer.Option("--round", metavar="K", min=1, help="Only this round.")]
+LatestRound = Annotated[
+    int | None,
+    typer.Option("--round", metavar="K", min=1, help="The round.", show_default="the latest"),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="The exchange format.")]
+
+COUNTS = {
+    "matched": "answers with a label",
+    "skipped": "answers: skip",
+    "unsure": "answers: unsure",
+    "unusable": "answers: bad_sample",
+    "conflicting": "answered twice and differently, not taken",
+    "not_selected": "ids of the pool, not selected, not taken",
+    "unknown": "ids not in the pool",
+    "missing": "selected samples still without an answer",
+    "tied": "samples with tied votes",
+    "new_votes": "new votes",
+    "bought": "labels bought so far",
+}
+group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Labels out to people, and back.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `annotate` and its sub-commands to the program."""
+    app.add_typer(group, name="annotate")
+
+
+@group.command("export")
+def export(
+    run: RunOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A file, a folder, or - for stdout.",
+            show_default="RUN/export/round-K/labels.csv",
+        ),
+    ] = None,
+    round_number: LatestRound = None,
+    form: FormatOption = CSV,
+    show_given: Annotated[
+        bool, typer.Option("--show-given", help="Show the given label too (it sways people).")
+    ] = False,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Write images beside the form.")
+    ] = True,
+    everything: Annotated[bool, typer.Option("--all", help="Answered samples too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a form, unless it holds answers.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a form with the selected samples, for people to fill in.
+
+    People fill in clean_label (a class name), or status: skip, unsure or bad_sample.
+
+        metaselect annotate export --run RUN
+
+        metaselect annotate export --run RUN -o for-anna.csv --show-given
+    """  # fmt: skip
+    from metaselect.stages import annotate as stage
+
+    if as_json and output == "-":
+        raise UsageError("--json and -o - both want stdout.", "Name a file with -o.")
+    console = Console(as_json=as_json)
+    options = ExportOptions(
+        output=output,
+        round=round_number,
+        format=form.value,
+        show_given=show_given,
+        images=images,
+        all=everything,
+        force=force,
+    )
+    made = stage.export(Run.at(run), options, console)
+    if output == "-":
+        sys.stdout.buffer.write(made.text.encode())  # as a file: UTF-8 and \n everywhere
+        sys.stdout.buffer.flush()
+    elif made.path is not None:
+        console.line(str(made.path))
+    console.result(made.as_json())
+
+
+@group.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file with answers, or - for stdin.")],
+    run: RunOption = None,
+    round_number: RoundOption = None,
+    outside_round: Annotated[
+        bool, typer.Option("--outside-round", help="Take labels of samples that were not selected.")
+    ] = False,
+    annotator: Annotated[
+        str, typer.Option(help="Who answered, where the file does not say.")
+    ] = ImportOptions.annotator,
+    require_complete: Annotated[
+        bool, typer.Option("--require-complete", help="Exit 1 while answers are missing.")
+    ] = False,
+    form: FormatOption = CSV,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the answers of a filled-in form; again is harmless, in parts is fine.
+
+    Answers find their sample by sample_id. A later file supersedes an earlier answer of the same annotator.
+
+        metaselect annotate import RUN/export/round-1/labels.csv --run RUN
+
+        metaselect annotate import - --run RUN --annotator anna --require-complete < answers.csv
+    """
+    from metaselect.stages import annotate as stage
+
+    console = Console(as_json=as_json)
+    options = ImportOptions(
+        round=round_number,
+        outside_round=outside_round,
+        annotator=annotator,
+        require_complete=require_complete,
+        format=form.value,
+    )
+    outcome = stage.import_file(Run.at(run), file, options, console)
+    _show_counts(console, outcome.result)
+    finish(console, outcome)
+
+
+@group.command("simulate")
+def simulate(
+    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="A CSV with sample_id and clean_label.")],
+    run: RunOption = None,
+    round_number: LatestRound = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a round from a truth file, as annotator "simulated" (for experiments).
+
+    metaselect annotate simulate OUT/truth.csv --run RUN
+
+    metaselect annotate simulate OUT/truth.csv --run RUN --round 1
+    """
+    from metaselect.stages import annotate as stage
+
+    console = Console(as_json=as_json)
+    outcome = stage.simulate(Run.at(run), truth, ImportOptions(round=round_number), console)
+    _show_counts(console, outcome.result)
+    finish(console, outcome)
+
+
+@group.command("status")
+def status(run: RunOption = None, as_json: JsonOption = False) -> None:
+    """Show how far each round is; changes nothing.
+
+    metaselect annotate status --run RUN
+
+    metaselect annotate status --run RUN --json
+    """
+    from metaselect.annotation.summary import RoundProgress
+    from metaselect.annotation.votes import STATUSES
+    from metaselect.stages import annotate as stage
+
+    console = Console(as_json=as_json)
+    progress = stage.status(Run.at(run))
+    console.table(RoundProgress._fields, [[str(value) for value in each] for each in progress.rounds])
+    if progress.annotators:
+        people = [[name, *map(str, counts.values())] for name, counts in progress.annotators.items()]
+        console.table(("annotator", *STATUSES), people)
+    console.line(f"{progress.bought} labels bought, {progress.unusable} samples unusable.")
+    console.result(progress.as_json())
+
+
+def _show_counts(console: Console, result: Mapping[str, Json]) -> None:
+    rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
+    console.table(("reconciliation", "count"), rows)

@@ -1,0 +1,109 @@
+"""A run with data and selected rounds, written by hand, for tests of what people do with it."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from metaselect.cli.main import main
+from metaselect.run import Run
+from metaselect.run.files import write_csv, write_json
+from metaselect.run.stage import StageKey, write_record
+
+CLASSES = ("cat", "dog", "owl")
+SELECTED = ("sample_id", "rank", "cluster", "cluster_size", "cluster_mass", "similarity", "control")
+
+
+def make_run(
+    root: Path,
+    ids: Sequence[str] = tuple(f"s{number}" for number in range(10)),
+    classes: Sequence[str] = CLASSES,
+) -> Run:
+    """A run of features whose given labels go through the classes in turn."""
+    run = Run(root)
+    ids = sorted(ids)
+    folder = run.path("data")
+    folder.mkdir(parents=True)
+    table = {
+        "index": list(range(len(ids))),
+        "sample_id": ids,
+        "given_label": [classes[index % len(classes)] for index in range(len(ids))],
+        "content_hash": [f"{index:064x}" for index in range(len(ids))],
+        "source": ["" for _ in ids],
+    }
+    pq.write_table(pa.table(table), folder / "samples.parquet")
+    write_json(folder / "classes.json", list(classes))
+    preprocess = {"task": "features", "size": [], "mode": "", "mean": [0.0], "std": [1.0]}
+    write_json(folder / "preprocess.json", preprocess)
+    run.write_info("features", "0" * 64)
+    write_record(folder, StageKey({}, {}), {})
+    return run
+
+
+def add_round(run: Run, number: int, ids: Sequence[str]) -> None:
+    """A finished round that selected these, the first one with rank 1."""
+    folder = run.path(f"select/round-{number}")
+    folder.mkdir(parents=True)
+    rows = [(sample_id, rank, 0, len(ids), 1.0, 0.5, 0) for rank, sample_id in enumerate(ids, start=1)]
+    write_csv(folder / "selected.csv", SELECTED, rows)
+    write_record(folder, StageKey({}, {}), {})
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    """The rows of a CSV text."""
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    return rows_of(path.read_bytes().decode())
+
+
+def votes_of(run: Run) -> list[tuple[str, str, str, str]]:
+    """(sample_id, clean_label, annotator, status) of every vote, oldest first."""
+    columns = ("sample_id", "clean_label", "annotator", "status")
+    return [
+        (row[columns[0]], row[columns[1]], row[columns[2]], row[columns[3]])
+        for row in csv_rows(run.path("annotate/votes.csv"))
+    ]
+
+
+def meta_set(run: Run) -> dict[str, str]:
+    """The consensus, by sample_id."""
+    return {row["sample_id"]: row["clean_label"] for row in csv_rows(run.path("annotate/meta_set.csv"))}
+
+
+def call(run: Run, *words: str) -> int:
+    """The exit code of a sub-command of annotate."""
+    return main(["annotate", *words, "--run", str(run.root)])
+
+
+def answers(run: Run, text: str, name: str = "answers.csv") -> str:
+    """A file with that text, beside the run."""
+    path = run.root.parent / name
+    path.write_text(text)
+    return str(path)
+
+
+def result(run: Run, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, object]:
+    """The JSON object that a sub-command prints."""
+    capsys.readouterr()
+    assert call(run, *words, "--json") == code
+    printed: dict[str, object] = json.loads(capsys.readouterr().out)
+    assert printed["schema_version"] == 1
+    assert printed["ok"] is (code == 0)
+    return printed
+
+
+def error(run: Run, capsys: pytest.CaptureFixture[str], *words: str, code: int) -> str:
+    """What a failing sub-command says on stderr; it must print nothing else."""
+    capsys.readouterr()
+    assert call(run, *words) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
