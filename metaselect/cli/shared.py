@@ -1,0 +1,148 @@
+"""Options that several commands share, each defined once, and the one place where errors become exit codes."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaselect.cli.console import Console, ProgressMode
+from metaselect.records import Outcome
+from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS
+
+INPUT = "Input"
+TRAINING = "Training"
+OUTPUT = "Output"
+
+SelectMethod = StrEnum("SelectMethod", {name: name for name in SELECTORS})  # type: ignore[misc]
+ReweightMethod = StrEnum("ReweightMethod", {name: name for name in REWEIGHTERS})  # type: ignore[misc]
+
+
+class Device(StrEnum):
+    """Values of --device."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Schedule(StrEnum):
+    """Values of --schedule."""
+
+    cosine = "cosine"
+    step = "step"
+    constant = "constant"
+
+
+class Init(StrEnum):
+    """Values of --init."""
+
+    warmup = "warmup"
+    scratch = "scratch"
+
+
+class OnBad(StrEnum):
+    """Values of --on-bad-sample."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+RunOption = Annotated[
+    Path | None, typer.Option("--run", envvar="METASELECT_RUN", help="The run directory.", metavar="RUN")
+]
+SeedOption = Annotated[int, typer.Option(help="One seed; every random stream derives from it.", min=0)]
+ForceOption = Annotated[bool, typer.Option("--force", help="Recompute although it is done or was changed.")]
+DeviceOption = Annotated[
+    Device, typer.Option(help="auto: CUDA where there is a GPU, else CPU.", rich_help_panel=TRAINING)
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Set a field of the method; repeatable."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)
+]
+ProgressOption = Annotated[
+    ProgressMode, typer.Option(help="How progress shows on stderr.", rich_help_panel=OUTPUT)
+]
+IdColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of unique ids.", show_default="sample_id, else id", rich_help_panel=INPUT),
+]
+LabelColumn = Annotated[str, typer.Option(help="Column of labels.", rich_help_panel=INPUT)]
+ImageColumn = Annotated[str, typer.Option(help="Column of paths or bytes.", rich_help_panel=INPUT)]
+FeatureColumns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Glob over numeric columns, e.g. 'x*'.",
+        show_default="the list column `features`",
+        rich_help_panel=INPUT,
+    ),
+]
+BadSample = Annotated[
+    OnBad, typer.Option(help="skip: leave bad samples out, with a list.", rich_help_panel=INPUT)
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{', '.join(MODELS)}, a torchvision name such as resnet18, or package.module:factory.",
+        show_default="auto (by task and image size)",
+        rich_help_panel=TRAINING,
+    ),
+]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option(help="Passes over the pool.", show_default="auto (by size)", rich_help_panel=TRAINING),
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(help="Samples a step.", show_default="auto (by size)", rich_help_panel=TRAINING),
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option(help="Learning rate, the largest of the schedule.", show_default="auto (0.05)",
+                 rich_help_panel=TRAINING),
+]  # fmt: skip
+MomentumOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Nesterov where above 0.",
+        show_default="auto (warmup 0.9, reweight 0)",
+        rich_help_panel=TRAINING,
+    ),
+]
+DecayOption = Annotated[
+    float | None, typer.Option(help="L2 factor.", show_default="auto (0.0005)", rich_help_panel=TRAINING)
+]
+ScheduleOption = Annotated[
+    Schedule, typer.Option(help="How the rate falls; step: / 10 at 1/2 and 3/4.", rich_help_panel=TRAINING)
+]
+AugmentOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--augment/--no-augment",
+        help="Random crop and flip.",
+        show_default="auto (colour images of 32 px and more)",
+        rich_help_panel=TRAINING,
+    ),
+]
+AmpOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--amp/--no-amp",
+        help="bfloat16 autocast.",
+        show_default="auto (on CUDA)",
+        rich_help_panel=TRAINING,
+    ),
+]
+
+
+def finish(console: Console, outcome: Outcome) -> None:
+    """Print the JSON result and leave with the right code."""
+    console.result(outcome.result, ok=not outcome.unmet)
+    if outcome.unmet:
+        console.warn(outcome.unmet)
+        raise typer.Exit(1)

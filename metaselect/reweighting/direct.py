@@ -1,0 +1,75 @@
+"""Direct meta re-weighting: one persistent weight per training sample, moved by the meta gradient.
+
+Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Eq. 2-4. Weights start uniform in [0, 1) and are clipped
+to [0, 1] as in the authors' experiments; the virtual step is the real optimiser's, state included.
+Differs: ``step`` is the factor on s_i per visit (eta alpha / n of Eq. 3 in one number), so that it does not depend
+on the batch size; as in Eq. 3 it falls with the learning rate.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from metaselect.errors import UsageError
+from metaselect.gradients import Batch, Forward
+from metaselect.reweighting import Start, State, StepWeights
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Hyper-parameters.
+
+    Attributes:
+        step: change of a weight per visit and unit of s_i, at the largest rate; above 0.
+    """
+
+    step: float = 1.0
+    meta: ClassVar[bool] = True
+    weight_kind: ClassVar[str] = "persistent"
+
+    def __post_init__(self) -> None:
+        if not self.step > 0:
+            raise UsageError(f"--option step={self.step:g} must be above 0.", "The default is 1.0.")
+
+    def begin(self, start: Start) -> "DirectRun":
+        """W drawn from U[0, 1)."""
+        weights = torch.rand(start.n, generator=start.generator).to(start.device)
+        return DirectRun(weights, self.step / start.lr)
+
+
+def move_weights(weights: torch.Tensor, s: torch.Tensor, step: float) -> torch.Tensor:
+    """Eq. 3, clipped: (B,) new weights in [0, 1] from old ones and s (B,)."""
+    return (weights + step * s).clamp(0, 1)
+
+
+class DirectRun:
+    """W (n,), and the step per unit of learning rate."""
+
+    def __init__(self, weights: torch.Tensor, step_per_rate: float) -> None:
+        self.weights, self.step_per_rate = weights, step_per_rate
+
+    def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
+        """Eq. 2 (virtual step), Eq. 3 (weights), and the weights of Eq. 4's real step."""
+        old = self.weights[ids]
+        ahead = forward.virtual(old / len(old))  # Eq. 2
+        s = forward.jvp(forward.meta_grad(meta_batch, ahead))
+        new = move_weights(old, s.to(old.dtype), self.step_per_rate * lr)  # Eq. 3
+        self.weights[ids] = new
+        return StepWeights(new / len(new))  # Eq. 4
+
+    def epoch_end(self, epoch: int) -> None:
+        """Nothing to do."""
+
+    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
+        """W itself."""
+        del losses
+        return self.weights
+
+    def state_dict(self) -> State:
+        """W."""
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state: State) -> None:
+        """W."""
+        self.weights = state["weights"].to(self.weights.device)

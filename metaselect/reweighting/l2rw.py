@@ -1,0 +1,75 @@
+"""Learning to reweight: weights made anew for every batch from one meta gradient.
+
+Source: Ren, Zeng, Yang, Urtasun 2018 (arXiv:1803.09050), Algorithm 1 and Eq. 4-9.
+Differs: nothing in the arithmetic. At epsilon = 0 the virtual step is theta itself and the rate cancels in Eq. 9, so
+no virtual step is taken. Where every weight of a batch is 0, the step is left to momentum and weight decay, as in
+the authors' code; the share of such batches is logged.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from metaselect.gradients import Batch, Forward
+from metaselect.reweighting import Start, State, StepWeights
+
+AVERAGED_EPOCHS = 3  # a weight that is made anew each visit is reported as a mean over visits
+
+
+@dataclass(frozen=True)
+class L2RW:
+    """No hyper-parameters: the rate cancels in the normalisation."""
+
+    meta: ClassVar[bool] = True
+    weight_kind: ClassVar[str] = "mean of last visits"
+
+    def begin(self, start: Start) -> "L2RWRun":
+        """Nothing seen yet."""
+        return L2RWRun(torch.zeros(AVERAGED_EPOCHS, start.n, device=start.device))
+
+
+def rectify_and_normalise(u: torch.Tensor) -> torch.Tensor:
+    """Eq. 8 and 9: negative entries become 0, the rest sum to 1; all 0 where no entry is positive.
+
+    Args:
+        u: (B,), minus the meta gradient, in any positive unit.
+    """
+    rectified = u.clamp(min=0)
+    total = rectified.sum()
+    return rectified / torch.where(total == 0, torch.ones_like(total), total)
+
+
+class L2RWRun:
+    """The weights used in the last epochs, (3, n), row ``epoch mod 3``."""
+
+    def __init__(self, used: torch.Tensor) -> None:
+        self.used = used
+        self.epoch = 0
+
+    def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
+        """Algorithm 1, lines 4-10."""
+        del lr
+        weights = rectify_and_normalise(forward.jvp(forward.meta_grad(meta_batch)))
+        self.used[self.epoch % AVERAGED_EPOCHS, ids] = (
+            (weights * len(weights)).clamp(max=1).to(self.used.dtype)
+        )
+        return StepWeights(weights)
+
+    def epoch_end(self, epoch: int) -> None:
+        """The next epoch writes the next row."""
+        self.epoch = epoch
+
+    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
+        """The mean over the last 3 epochs of min(1, B w_i)."""
+        del losses
+        return self.used[: max(min(self.epoch, AVERAGED_EPOCHS), 1)].mean(0)
+
+    def state_dict(self) -> State:
+        """The table and the epoch."""
+        return {"used": self.used, "epoch": torch.tensor(self.epoch)}
+
+    def load_state_dict(self, state: State) -> None:
+        """The table and the epoch."""
+        self.used = state["used"].to(self.used.device)
+        self.epoch = int(state["epoch"])

@@ -1,0 +1,72 @@
+"""Rows that are sums of outer products, never held as such.
+
+Row j is the concatenation over T checkpoints of ``left_t[j] (x) right_t[j]`` (K_t x d_t numbers each). Memory is
+n (K + d) T; a block of rows is formed in a cache-sized buffer when a product needs it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+BLOCK_NUMBERS = 2**20  # of the buffer, 4 MiB in float32: it must stay in a core's cache
+
+
+class FactoredRows:
+    """Unit rows u_j = x_j / ||x_j|| of factored features, and their norms.
+
+    Args:
+        left: T tensors (n, K_t).
+        right: T tensors (n, d_t).
+
+    Attributes:
+        norms: (n,) norms of x_j, after each checkpoint was scaled to mean norm 1.
+        width: D, numbers in a row.
+    """
+
+    def __init__(self, left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> None:
+        self.right = tuple(right)
+        block_norms = [a.norm(dim=1) * x.norm(dim=1) for a, x in zip(left, right, strict=True)]
+        # No checkpoint may outweigh the others by the size of its features alone.
+        scales = [1 / norms.mean().clamp(min=torch.finfo(norms.dtype).tiny) for norms in block_norms]
+        squares = torch.stack([(n * scale) ** 2 for n, scale in zip(block_norms, scales, strict=True)])
+        self.norms = squares.sum(0).sqrt()
+        inverse = torch.where(self.norms > 0, 1 / self.norms.clamp(min=1e-30), 0.0)[:, None]
+        self.left = tuple(a * (scale * inverse) for a, scale in zip(left, scales, strict=True))
+        self.width = sum(a.shape[1] * x.shape[1] for a, x in zip(left, right, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.norms)
+
+    def subset(self, ids: torch.Tensor) -> "FactoredRows":
+        """The rows at ``ids``, with their norms as they are."""
+        rows = object.__new__(FactoredRows)
+        rows.left, rows.right = tuple(a[ids] for a in self.left), tuple(x[ids] for x in self.right)
+        rows.norms, rows.width = self.norms[ids], self.width
+        return rows
+
+    def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """``(rows, u)`` with u (b, D) dense, valid until the next block."""
+        count = max(BLOCK_NUMBERS // self.width, 1)
+        buffer = self.norms.new_empty(min(count, len(self)), self.width)
+        for start in range(0, len(self), count):
+            rows = slice(start, min(start + count, len(self)))
+            block = buffer[: rows.stop - rows.start]
+            at = 0
+            for a, x in zip(self.left, self.right, strict=True):
+                size = a.shape[1] * x.shape[1]
+                target = block[:, at : at + size].view(len(block), a.shape[1], x.shape[1])
+                torch.mul(a[rows, :, None], x[rows, None, :], out=target)
+                at += size
+            yield rows, block
+
+    def inner(self, index: int) -> torch.Tensor:
+        """(n,) inner products <u_j, u_index>, from the factors: sum_t (a_j . a)(x_j . x)."""
+        products = [(a @ a[index]) * (x @ x[index]) for a, x in zip(self.left, self.right, strict=True)]
+        return torch.stack(products).sum(0)
+
+    def dense(self, ids: torch.Tensor) -> torch.Tensor:
+        """(len(ids), D) the rows themselves; for few rows only."""
+        parts = [
+            (a[ids, :, None] * x[ids, None, :]).flatten(1) for a, x in zip(self.left, self.right, strict=True)
+        ]
+        return torch.cat(parts, 1)

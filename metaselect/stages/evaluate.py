@@ -1,0 +1,225 @@
+"""evaluate: what the labels were worth, for the warm-up model and every re-weighted one."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from metaselect.annotation.csv_format import read_truth
+from metaselect.batches import Batches
+from metaselect.data.signature import dataset_signature
+from metaselect.data.store import Dataset, data_inputs, load_pool
+from metaselect.data.testset import read_test_set
+from metaselect.devices import choose_device
+from metaselect.errors import DataError
+from metaselect.metrics import classification, cleanness_auc, precision_of_lowest
+from metaselect.models import build_model
+from metaselect.options import EvaluateOptions, bearing
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.run import Run
+from metaselect.run.files import read_json, sha256_file, write_atomically, write_json
+from metaselect.run.stage import EXTERNAL, StageKey, Work, inputs_of
+from metaselect.stages.reweight import checked_name
+from metaselect.stages.select import warmup_model
+from metaselect.stages.warmup import checkpoint_file, load_weights
+from metaselect.training import pool_pass
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to judge.
+
+    Attributes:
+        name: "warmup" or the name of a re-weighting.
+        weights: of the model, below the run.
+        description: its ``model.json``, below the run.
+        table: its ``weights.parquet``, below the run; empty for the warm-up.
+    """
+
+    name: str
+    weights: str
+    description: str
+    table: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Everything that is read."""
+        return tuple(path for path in (self.weights, self.description, self.table) if path)
+
+
+def evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) -> Outcome:
+    """Judge every model of the run on a test set, and with a truth file the weights.
+
+    Raises:
+        DataError: the test set or the truth file is bad.
+        ArtefactError: no model yet, or a damaged one.
+    """
+    with run.lock():
+        return _evaluate(test, run, options, report)
+
+
+def candidates(run: Run) -> list[Candidate]:
+    """The warm-up's last epoch and every finished re-weighting."""
+    last = warmup_model(run).checkpoints[-1]
+    found = [Candidate("warmup", f"warmup/{checkpoint_file(last)}", "warmup/model.json")]
+    for stage in run.stage_names("reweight"):
+        name = stage.partition("/")[2]
+        found.append(
+            Candidate(name, f"{stage}/model.safetensors", f"{stage}/model.json", f"{stage}/weights.parquet")
+        )
+    return found
+
+
+def test_name(test: Path) -> str:
+    """A folder name from a path: "data/my test.parquet" -> "my-test"."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", test.resolve().stem).strip("-") or "test"
+
+
+def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) -> Outcome:
+    run.info()
+    name = checked_name(options.name or test_name(test))
+    if not test.exists():
+        raise DataError(f"{test} does not exist.", "Name a test set of any form that ingest takes.")
+    judged = candidates(run)
+    files = [*data_inputs(run), *(path for candidate in judged for path in candidate.files)]
+    inputs = {**inputs_of(run, *files), f"{EXTERNAL}TEST": dataset_signature(test)}
+    if options.truth is not None:
+        if not options.truth.is_file():
+            raise DataError(f"{options.truth} does not exist.", "Name a CSV with sample_id and clean_label.")
+        inputs[f"{EXTERNAL}truth"] = sha256_file(options.truth)
+    device = choose_device(options.device, report)
+    stage = run.stage(f"evaluate/{name}")
+    key = StageKey(bearing(options), inputs, device.type)
+    if not stage.is_current(key, report, force=options.force):
+        with stage.working(key, report) as work:
+            _judge(test, run, options, judged, device, work, report)
+    metrics = read_json(run.path(f"evaluate/{name}/metrics.json"), stage.redo)
+    return Outcome({"run": str(run.root), "test": name, **metrics})
+
+
+def _judge(
+    test: Path,
+    run: Run,
+    options: EvaluateOptions,
+    judged: list[Candidate],
+    device: torch.device,
+    work: Work,
+    report: Reporter,
+) -> None:
+    pool = load_pool(run)
+    scratch = work.folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    samples, hashes = read_test_set(test, options, pool, scratch, report)
+    _warn_of_pool_images(run, hashes, report)
+    columns: dict[str, Any] = {
+        "sample_id": pa.array(samples.sample_ids, pa.string()),
+        "label": _names(pool, samples.labels),
+    }
+    metrics: dict[str, Json] = {"test_samples": len(samples), "classes": list(pool.classes)}
+    reweighted: dict[str, Json] = {}
+    truth = None if options.truth is None else _true_labels(options.truth, pool)
+    for candidate in judged:
+        predicted = _predict(run, candidate, samples, device)
+        columns[f"predicted_{candidate.name}"] = _names(pool, predicted)
+        found = _scores(samples.labels, predicted, pool)
+        if candidate.table:
+            found |= _judge_weights(run, candidate, pool, truth, options.k)
+            reweighted[candidate.name] = found
+        else:
+            metrics["warmup"] = found
+    metrics["reweight"] = reweighted
+    if truth is not None:
+        metrics["noise"] = {"measured_rate": float((truth != pool.labels).mean()), "samples": len(pool)}
+    del samples
+    for path in scratch.iterdir():
+        path.unlink()
+    scratch.rmdir()
+    write_atomically(
+        work.folder / "predictions.parquet", lambda path: pq.write_table(pa.table(columns), path)
+    )
+    write_json(work.folder / "metrics.json", metrics)
+
+
+def _predict(run: Run, candidate: Candidate, samples: Dataset, device: torch.device) -> np.ndarray:
+    """(n,) int64 classes that a model gives to the test set."""
+    described = read_json(run.path(candidate.description), "Run the stage again with --force.")
+    shape = samples.inputs.shape[1:]
+    model = build_model(described["architecture"], shape, len(samples.classes), seed=0)
+    load_weights(model, run.path(candidate.weights))
+    batches = Batches(
+        samples.inputs,
+        samples.labels,
+        samples.preprocess,
+        device=device,
+        channels=described["input_channels"],
+    )
+    view = pool_pass(model.to(device), batches, torch.arange(len(samples)), amp=False)
+    return view.predicted.cpu().numpy()
+
+
+def _scores(labels: np.ndarray, predicted: np.ndarray, pool: Dataset) -> dict[str, Json]:
+    found = classification(labels, predicted, len(pool.classes))
+    return {
+        "test_accuracy": found.accuracy,
+        "macro_f1": found.macro_f1,
+        "per_class_accuracy": dict(zip(pool.classes, found.per_class_accuracy, strict=True)),
+        "confusion": [list(row) for row in found.confusion],
+    }
+
+
+def _judge_weights(
+    run: Run, candidate: Candidate, pool: Dataset, truth: np.ndarray | None, k: int | None
+) -> dict[str, Json]:
+    """How well the weights tell wrong labels from right ones; bought and unusable samples are left out."""
+    if truth is None:
+        return {"weight_auc": None}
+    table = pq.read_table(run.path(candidate.table), columns=["weight", "weight_kind", "bought"])
+    learnt = ~table["bought"].to_numpy() & (np.array(table["weight_kind"].to_pylist()) != "unusable")
+    weights = table["weight"].to_numpy()[learnt].astype(np.float64)
+    clean = (pool.labels == truth)[learnt]
+    count = min(int((~clean).sum()) if k is None else k, len(clean))
+    return {
+        "weight_auc": cleanness_auc(weights, clean),
+        "lowest_k": count,
+        "precision_of_lowest_k": precision_of_lowest(weights, clean, count),
+    }
+
+
+def _true_labels(path: Path, pool: Dataset) -> np.ndarray:
+    """(n,) int64 true classes of the pool.
+
+    Raises:
+        DataError: a sample is not in the truth file, or its label is no class.
+    """
+    truth: Mapping[str, str] = read_truth(path.read_bytes(), str(path))
+    missing = [sample_id for sample_id in pool.sample_ids if sample_id not in truth]
+    if missing:
+        raise DataError(
+            f"{path} has no clean_label for {len(missing)} of {len(pool)} samples, e.g. {missing[0]}.",
+            "Use the truth file of the data set that was ingested.",
+        )
+    position = {name: index for index, name in enumerate(pool.classes)}
+    strange = sorted({truth[sample_id] for sample_id in pool.sample_ids} - set(position))
+    if strange:
+        raise DataError(
+            f"{path} holds the label {strange[0]!r}, which is no class of the run.",
+            f"The classes are {', '.join(pool.classes[:20])}.",
+        )
+    return np.array([position[truth[sample_id]] for sample_id in pool.sample_ids], np.int64)
+
+
+def _warn_of_pool_images(run: Run, hashes: list[str], report: Reporter) -> None:
+    known = set(pq.read_table(run.path("data/samples.parquet"), columns=["content_hash"])[0].to_pylist())
+    shared = sum(digest in known for digest in hashes)
+    if shared:
+        report.warn(f"{shared} of {len(hashes)} test samples are in the pool too: the figures flatter.")
+
+
+def _names(pool: Dataset, positions: np.ndarray) -> pa.Array:
+    return pa.array(np.array(pool.classes, dtype=object)[positions].tolist(), pa.string())

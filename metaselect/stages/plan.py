@@ -1,0 +1,101 @@
+"""From the training options as given to the numbers that a run uses: every `auto` rule stands here."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from metaselect.data.store import Dataset
+from metaselect.models import auto_model
+from metaselect.options import ReweightOptions, TrainingOptions, WarmupOptions
+from metaselect.records import Json
+from metaselect.training import Plan
+
+WARMUP_STEPS = 1600  # enough to learn the classes, too few to learn the noise by heart
+WARMUP_EPOCHS = (4, 20)
+REWEIGHT_STEPS = 2500  # below this it is the number of steps, not the method, that fails
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model's name and its plan, with no `auto` left."""
+
+    model: str
+    plan: Plan
+
+    def as_options(self, options: TrainingOptions) -> dict[str, Json]:
+        """The result-bearing options of the stage, `auto` replaced by what it came to."""
+        from metaselect.options import bearing
+
+        found = bearing(options)
+        for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp"):
+            found[name] = getattr(self.plan, name)
+        return {**found, "model": self.model}
+
+
+def _pick(given: float | None, auto: float) -> float:
+    return auto if given is None else given
+
+
+def _common(options: TrainingOptions, pool: Dataset, device: torch.device) -> tuple[str, bool, bool]:
+    shape = pool.inputs.shape[1:]
+    model = options.model or auto_model(shape)
+    colour = len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= 32
+    augment = colour if options.augment is None else options.augment
+    amp = device.type == "cuda" if options.amp is None else options.amp
+    return model, augment, amp
+
+
+def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: torch.device) -> Resolved:
+    """Warm-up: momentum 0.9 at 0.05, about 1,600 steps within 4 to 20 epochs.
+
+    Args:
+        options: as given.
+        pool: the data.
+        trained: samples that are trained on (the pool less what is held out).
+        device: where.
+    """
+    model, augment, amp = _common(options, pool, device)
+    batch_size = options.batch_size or (128 if len(pool) >= 10_000 else 64)
+    low, high = WARMUP_EPOCHS
+    epochs = options.epochs or min(max(math.ceil(WARMUP_STEPS * batch_size / trained), low), high)
+    plan = Plan(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=_pick(options.lr, 0.05),
+        momentum=_pick(options.momentum, 0.9),
+        weight_decay=_pick(options.weight_decay, 5e-4),
+        schedule=options.schedule,
+        augment=augment,
+        amp=amp,
+        seed=options.seed,
+    )
+    return Resolved(model, plan)
+
+
+def resolve_reweight(
+    options: ReweightOptions, pool: Dataset, trained: int, model: str, device: torch.device
+) -> Resolved:
+    """Re-weighting: plain SGD at 0.05 (momentum has killed l2rw), at least about 2,500 steps.
+
+    Args:
+        options: as given.
+        pool: the data.
+        trained: samples that are trained on.
+        model: the warm-up's, which is what `auto` means here.
+        device: where.
+    """
+    _, augment, amp = _common(options, pool, device)
+    batch_size = options.batch_size or (128 if len(pool) >= 10_000 else 32)
+    plan = Plan(
+        epochs=options.epochs or math.ceil(REWEIGHT_STEPS * batch_size / trained),
+        batch_size=batch_size,
+        lr=_pick(options.lr, 0.05),
+        momentum=_pick(options.momentum, 0.0),
+        weight_decay=_pick(options.weight_decay, 5e-4),
+        schedule=options.schedule,
+        augment=augment,
+        amp=amp,
+        seed=options.seed,
+    )
+    return Resolved(options.model or model, plan)

@@ -1,0 +1,343 @@
+"""reweight: a robust model and a weight for every training sample, from the bought labels."""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from metaselect.batches import Batches
+from metaselect.data.store import Dataset, data_inputs, load_pool
+from metaselect.devices import choose_device
+from metaselect.errors import ArtefactError, UsageError
+from metaselect.models import build_model, input_channels
+from metaselect.options import ReweightOptions
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.registry import REWEIGHTERS, configure, settings
+from metaselect.reweighting import Hook, MetaReweighter, MetaRun, Start
+from metaselect.run import Run
+from metaselect.run.files import read_csv, write_atomically, write_csv, write_json
+from metaselect.run.stage import StageKey, Work, inputs_of
+from metaselect.stages.plan import Resolved, resolve_reweight
+from metaselect.stages.select import WarmupModel, warmup_model
+from metaselect.stages.warmup import checkpoint_file, load_weights, model_description
+from metaselect.streams import generator
+from metaselect.training import (
+    PoolPass,
+    Trainee,
+    load_state,
+    make_trainee,
+    pool_pass,
+    save_model,
+    save_state,
+    train,
+)
+
+DEAD_ZERO_SHARE = 0.2  # of batches with all-zero weights
+META_SET = "annotate/meta_set.csv"
+
+
+class ReweightRow(NamedTuple):
+    """One row of ``reweight/<name>/history.csv``; the last two are on the bought samples, in eval mode."""
+
+    epoch: int
+    lr: float
+    loss: float
+    accuracy: float
+    mean_weight: float
+    zero_batches: float
+    bought_loss: float | None
+    bought_accuracy: float | None
+
+
+class MetaSet(NamedTuple):
+    """The bought labels.
+
+    Attributes:
+        bought: (m,) int64, sorted pool indices.
+        labels: (m,) int64, their clean labels.
+        unusable: sorted pool indices that an annotator set aside.
+    """
+
+    bought: np.ndarray
+    labels: np.ndarray
+    unusable: np.ndarray
+
+
+class Setting(NamedTuple):
+    """What a run of ``reweight`` works with, resolved."""
+
+    pool: Dataset
+    meta_set: MetaSet
+    method: Any  # a hook or the hyper-parameters of a meta re-weighter
+    resolved: Resolved
+    meta_batch_size: int
+    start: WarmupModel | None
+    device: torch.device
+    run: Run
+
+
+def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
+    """Train with one method; the folder is ``reweight/<name>``.
+
+    Raises:
+        ArtefactError: no warm-up to start from, or no bought labels for a meta re-weighter.
+        UsageError: options that do not fit together.
+    """
+    with run.lock():
+        return _reweight(run, options, report)
+
+
+def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
+    run.info()
+    name = checked_name(options.name or options.method)
+    setting = _resolve(run, options, report)
+    key = StageKey(
+        {
+            **setting.resolved.as_options(options),
+            "option": settings(setting.method),
+            "meta_batch_size": setting.meta_batch_size,
+        },
+        _inputs(run, setting),
+        setting.device.type,
+    )
+    stage = run.stage(f"reweight/{name}")
+    if not stage.is_current(key, report, force=options.force):
+        with stage.working(key, report) as work:
+            _train(setting, name, work, report)
+    result = stage.require().details["result"]
+    return Outcome({"run": str(run.root), "name": name, **result}, unmet=result["dead"] or "")
+
+
+def checked_name(name: str) -> str:
+    """The name, if it is fit for a folder.
+
+    Raises:
+        UsageError: anything but letters, digits, ``.``, ``_`` and ``-``, or a leading dot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise UsageError(
+            f"--name {name!r} is not fit for a folder.", "Use letters, digits, '.', '_' and '-'."
+        )
+    return name
+
+
+def load_meta_set(run: Run, pool: Dataset) -> MetaSet:
+    """The consensus of the votes; empty when nothing was bought yet."""
+    if not run.path(META_SET).is_file():
+        none = np.empty(0, np.int64)
+        return MetaSet(none, none, none)
+    index = {sample_id: position for position, sample_id in enumerate(pool.sample_ids)}
+    position_of = {name: position for position, name in enumerate(pool.classes)}
+    rows = read_csv(run.path(META_SET))[1]
+    pairs = sorted((index[row["sample_id"]], row["clean_label"]) for row in rows)
+    good = [(where, position_of[label]) for where, label in pairs if label]
+    bought = np.array([where for where, _ in good], np.int64)
+    labels = np.array([label for _, label in good], np.int64)
+    return MetaSet(bought, labels, np.array([where for where, label in pairs if not label], np.int64))
+
+
+def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
+    method = configure(REWEIGHTERS[options.method], options.option)
+    pool = load_pool(run)
+    meta_set = load_meta_set(run, pool)
+    if method.meta and not len(meta_set.bought):
+        raise ArtefactError(
+            f"{options.method} learns from bought labels, and {run.root} has none.",
+            f"First: metaselect annotate export, then annotate import FILE --run {run.root}",
+        )
+    start = _start(run, options)
+    device = choose_device(options.device, report)
+    model = start.architecture if start else (options.model or _any_model(run, pool))
+    trained = len(_train_ids(pool, meta_set, meta=method.meta))
+    if trained < 1:
+        raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
+    resolved = resolve_reweight(options, pool, trained, model, device)
+    wanted = options.meta_batch_size or resolved.plan.batch_size
+    size = min(wanted, len(meta_set.bought)) if method.meta else 0
+    return Setting(pool, meta_set, method, resolved, size, start, device, run)
+
+
+def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:
+    """The warm-up to start from; None for --init scratch."""
+    if options.init == "scratch":
+        return None
+    start = warmup_model(run)
+    if options.model not in (None, start.architecture):
+        raise UsageError(
+            f"--model {options.model} cannot start from the warm-up's {start.architecture}.",
+            "Leave --model out, or add --init scratch.",
+        )
+    return start
+
+
+def _any_model(run: Run, pool: Dataset) -> str:
+    """The warm-up's model if there was one, else the default for the data."""
+    from metaselect.models import auto_model
+
+    if run.stage("warmup").record() is not None:
+        return warmup_model(run).architecture
+    return auto_model(pool.inputs.shape[1:])
+
+
+def _inputs(run: Run, setting: Setting) -> dict[str, str]:
+    files = list(data_inputs(run))
+    if run.path(META_SET).is_file():
+        files.append(META_SET)
+    if setting.start is not None:
+        files += ["warmup/model.json", f"warmup/{checkpoint_file(setting.start.start_epoch)}"]
+    return inputs_of(run, *files)
+
+
+def _train_ids(pool: Dataset, meta_set: MetaSet, *, meta: bool) -> torch.Tensor:
+    """Bought samples leave the noisy pool of meta methods; unusable ones leave every pool."""
+    mask = np.ones(len(pool), bool)
+    mask[meta_set.unusable] = False
+    if meta:
+        mask[meta_set.bought] = False
+    return torch.from_numpy(mask.nonzero()[0])
+
+
+def _train(setting: Setting, name: str, work: Work, report: Reporter) -> None:
+    pool, plan = setting.pool, setting.resolved.plan
+    bought = torch.from_numpy(setting.meta_set.bought)
+    labels = pool.labels.copy()
+    labels[setting.meta_set.bought] = setting.meta_set.labels
+    shape = pool.inputs.shape[1:]
+    model = _start_model(setting).to(setting.device)
+    channels = input_channels(setting.resolved.model, shape)
+    batches = Batches(pool.inputs, labels, pool.preprocess, device=setting.device, channels=channels)
+    before = _on_bought(model, batches, bought, amp=plan.amp)
+    method: Hook | MetaRun = setting.method
+    if setting.method.meta:
+        hyper: MetaReweighter = setting.method
+        stream = generator(plan.seed, "reweight", "method")
+        method = hyper.begin(Start(len(pool), plan.epochs, plan.lr, stream, setting.device))
+    trainee = make_trainee(model, plan, method)
+    history = [ReweightRow(**row) for row in load_state(trainee, work.folder / "resume.safetensors")]
+    if history:
+        report.note(f"Going on with epoch {trainee.epoch + 1} of {plan.epochs}.")
+    epochs = train(
+        trainee,
+        batches,
+        plan,
+        ids=_train_ids(pool, setting.meta_set, meta=setting.method.meta),
+        bought=bought,
+        meta_batch_size=setting.meta_batch_size,
+        report=report,
+        what=f"reweight {name}",
+    )
+    for log in epochs:
+        seen = _on_bought(trainee.model, batches, bought, amp=plan.amp)
+        history.append(ReweightRow(*log, *seen))
+        save_state(trainee, history, work.folder / "resume.safetensors")
+    _finish(setting, trainee, history, before[1], work)
+
+
+def _start_model(setting: Setting) -> nn.Module:
+    pool, plan = setting.pool, setting.resolved.plan
+    model = build_model(setting.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=plan.seed)
+    if setting.start is not None:
+        load_weights(model, setting.run.path(f"warmup/{checkpoint_file(setting.start.start_epoch)}"))
+    return model
+
+
+def _on_bought(
+    model: nn.Module, batches: Batches, bought: torch.Tensor, *, amp: bool
+) -> tuple[float | None, float | None]:
+    """Mean loss and accuracy on the bought samples; None where there are none."""
+    if not len(bought):
+        return None, None
+    seen = pool_pass(model, batches, bought, amp=amp)
+    return float(seen.losses.double().mean()), seen.accuracy
+
+
+def _finish(
+    setting: Setting,
+    trainee: Trainee,
+    history: list[ReweightRow],
+    accuracy_before: float | None,
+    work: Work,
+) -> None:
+    pool, plan = setting.pool, setting.resolved.plan
+    channels = input_channels(setting.resolved.model, pool.inputs.shape[1:])
+    given = Batches(pool.inputs, pool.labels, pool.preprocess, device=setting.device, channels=channels)
+    view = pool_pass(trainee.model, given, torch.arange(len(pool)), amp=plan.amp)
+    weights = trainee.method.pool_weights(view.losses).float().cpu().numpy().clip(0, 1)
+    write_csv(work.folder / "history.csv", ReweightRow._fields, history)
+    save_model(trainee.model, work.folder / "model.safetensors")
+    write_json(work.folder / "model.json", model_description(setting.resolved.model, pool))
+    table = weights_table(pool, setting.meta_set, weights, setting.method.weight_kind, view)
+    write_atomically(work.folder / "weights.parquet", lambda path: pq.write_table(table, path))
+    (work.folder / "resume.safetensors").unlink(missing_ok=True)
+    dead = ""
+    if setting.method.meta:
+        dead = cause_of_death(history, accuracy_before, view.predicted)
+    result: dict[str, Json] = {
+        "model": setting.resolved.model,
+        "epochs": plan.epochs,
+        "bought": len(setting.meta_set.bought),
+        "bought_accuracy": history[-1].bought_accuracy,
+        "zero_batches": sum(row.zero_batches for row in history) / len(history),
+        "dead": dead,
+    }
+    work.details["result"] = result
+
+
+def cause_of_death(history: list[ReweightRow], before: float | None, predicted: torch.Tensor) -> str:
+    """Why a run must not be trusted, as a sentence; empty when it is alive.
+
+    Args:
+        history: of the run.
+        before: accuracy on the bought samples of the model that it started from.
+        predicted: (n,) classes that the final model gives to the pool.
+    """
+    zero = sum(row.zero_batches for row in history) / len(history)
+    after = history[-1].bought_accuracy
+    remedy = "Try a smaller --lr, --momentum 0, or --init warmup."
+    if zero >= DEAD_ZERO_SHARE:
+        return f"The run is dead: in {zero:.0%} of the batches every weight was 0. {remedy}"
+    if len(torch.unique(predicted)) == 1:
+        return f"The run is dead: the model gives one class to every sample. {remedy}"
+    if before is not None and after is not None and after < before:
+        return (
+            f"The run is dead: it got {after:.0%} of the bought labels right, less than the model that it "
+            f"started from ({before:.0%}). {remedy}"
+        )
+    return ""
+
+
+def weights_table(
+    pool: Dataset, meta_set: MetaSet, weights: np.ndarray, weight_kind: str, view: PoolPass
+) -> pa.Table:
+    """``weights.parquet``: one row a sample.
+
+    ``label_issue_rank`` is 1 for the sample whose given label is trusted least (lowest weight, then lowest
+    probability of the given label); it is null for bought and unusable samples.
+    """
+    n = len(pool)
+    classes = np.array(pool.classes, dtype=object)
+    bought, unusable = np.zeros(n, bool), np.zeros(n, bool)
+    bought[meta_set.bought], unusable[meta_set.unusable] = True, True
+    weights = np.where(bought, 1.0, np.where(unusable, 0.0, weights)).astype(np.float32)
+    open_ids = (~(bought | unusable)).nonzero()[0]
+    label_prob = view.label_prob.cpu().numpy()
+    order = open_ids[np.lexsort((open_ids, label_prob[open_ids], weights[open_ids]))]
+    ranks = np.zeros(n, np.int64)
+    ranks[order] = np.arange(1, len(order) + 1)
+    kinds = np.where(bought, "bought", np.where(unusable, "unusable", weight_kind))
+    return pa.table(
+        {
+            "sample_id": pa.array(pool.sample_ids, pa.string()),
+            "given_label": pa.array(classes[pool.labels].tolist(), pa.string()),
+            "weight": pa.array(weights, pa.float32()),
+            "weight_kind": pa.array(kinds.tolist(), pa.string()),
+            "bought": pa.array(bought, pa.bool_()),
+            "predicted_label": pa.array(classes[view.predicted.cpu().numpy()].tolist(), pa.string()),
+            "predicted_prob": pa.array(view.confidence.float().cpu().numpy(), pa.float32()),
+            "label_issue_rank": pa.array(ranks, pa.int64(), mask=bought | unusable),
+        }
+    )

@@ -1,0 +1,150 @@
+"""status and verify: what is done, what is stale and why, and what comes next. No torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from metaselect.annotation.rounds import bought_ids, round_is_closed
+from metaselect.errors import ArtefactError
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.run import Run
+from metaselect.run.stage import EXTERNAL, moved_inputs, stage_of
+
+DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
+
+
+class State(NamedTuple):
+    """One stage: ``state`` is done, stale, damaged, missing or interrupted; ``why`` is empty when done."""
+
+    stage: str
+    state: str
+    why: str
+
+
+def status(run: Run, report: Reporter) -> Outcome:
+    """Every stage's state and the next command; unmet when something is stale or damaged."""
+    del report
+    run.info()
+    states = [_state(run, name, thorough=False) for name in stages_of(run)]
+    bad = [state for state in states if state.state in (STALE, DAMAGED)]
+    listed: list[Json] = [state._asdict() for state in states]
+    return Outcome(
+        {
+            "run": str(run.root),
+            "stages": listed,
+            "bought": len(bought_ids(run)),
+            "next": next_command(run, states),
+        },
+        unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
+    )
+
+
+def verify(run: Run, report: Reporter) -> Outcome:
+    """Hash every artefact; the first damage is an error only after all were looked at.
+
+    Raises:
+        ArtefactError: naming every file whose bytes changed.
+    """
+    run.info()
+    damaged: list[str] = []
+    checked = 0
+    for name in stages_of(run):
+        stage = run.stage(name)
+        record = stage.record()
+        if record is None:
+            continue
+        try:
+            stage.check(thorough=True)
+        except ArtefactError as error:
+            damaged.append(str(error))
+        checked += len(record.outputs)
+    if damaged:
+        raise ArtefactError(
+            " ".join(damaged), "Recompute what is named with --force, or restore it from a copy."
+        )
+    del report
+    return Outcome({"run": str(run.root), "artefacts": checked})
+
+
+def stages_of(run: Run) -> list[str]:
+    """Names of the stages to show: the fixed ones and every round, re-weighting and evaluation that is there."""
+    several = {kind: run.stage_names(kind) for kind in ("select", "reweight", "evaluate")}
+    names = ["data", "warmup", *(several["select"] or ["select/round-1"])]
+    names += ["annotate", *several["reweight"], *several["evaluate"]]
+    interrupted = [_name_of(run, key.parent) for key in sorted(run.path(".work").rglob("key.json"))]
+    return names + [name for name in interrupted if name not in names]
+
+
+def _name_of(run: Run, work: Path) -> str:
+    return work.relative_to(run.path(".work")).as_posix()
+
+
+def _state(run: Run, name: str, *, thorough: bool) -> State:
+    stage = run.stage(name)
+    unfinished = (run.path(f".work/{name}") / "key.json").is_file()
+    try:
+        record = stage.record()
+        if record is None:
+            if unfinished:
+                return State(name, INTERRUPTED, "the same command goes on where it stopped")
+            return State(name, MISSING, "")
+        stage.check(thorough=thorough)
+        kind, _, rest = name.partition("/")
+        if kind == "select" and round_is_closed(run, int(rest.rpartition("-")[2])):
+            return State(name, DONE, "closed: exported or answered")
+        now = {path: _hash_now(run, path) for path in record.key.inputs if not path.startswith(EXTERNAL)}
+        then = {path: digest for path, digest in record.key.inputs.items() if path in now}
+        moved = moved_inputs(then, now) + (_unjudged(run, record.key.inputs) if kind == "evaluate" else [])
+        if kind == "reweight" and "annotate/meta_set.csv" not in record.key.inputs and _has_meta_set(run):
+            moved.append("annotate/meta_set.csv")
+    except ArtefactError as error:
+        return State(name, DAMAGED, str(error))
+    return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
+
+
+def _hash_now(run: Run, path: str) -> str:
+    """The recorded hash of an input, or a word where its stage is gone."""
+    stage = run.stage(stage_of(path))
+    return stage.verified(path) if stage.record() is not None else "gone"
+
+
+def _has_meta_set(run: Run) -> bool:
+    return run.path("annotate/meta_set.csv").is_file()
+
+
+def _unjudged(run: Run, inputs: Mapping[str, str]) -> list[str]:
+    """Re-weightings that an evaluation has not seen."""
+    return [name for name in run.stage_names("reweight") if f"{name}/model.json" not in inputs]
+
+
+def next_command(run: Run, states: list[State]) -> str:
+    """The command that brings the run forward; empty when there is nothing to do."""
+    at = f"--run {run.root}"
+    by_name = {state.stage: state for state in states}
+    for state in states:
+        if state.state in (STALE, INTERRUPTED, DAMAGED) and state.stage != "annotate":
+            return _command_for(run, state, at)
+    if by_name["warmup"].state == MISSING:
+        return f"metaselect warmup {at}"
+    rounds = run.stage_names("select")
+    if not rounds:
+        return f"metaselect select --budget 50 {at}"
+    if not round_is_closed(run, int(rounds[-1].rpartition("-")[2])):
+        return f"metaselect annotate export {at}"
+    if not bought_ids(run):
+        return f"metaselect annotate import FILE {at}"
+    if not run.stage_names("reweight"):
+        return f"metaselect reweight {at}"
+    if not run.stage_names("evaluate"):
+        return f"metaselect evaluate TEST {at}"
+    return ""
+
+
+def _command_for(run: Run, state: State, at: str) -> str:
+    """The command that made the stage, so that its options stay; an unfinished stage has none on record."""
+    record = run.stage(state.stage).record() if state.state != DAMAGED else None
+    if record is not None and record.details.get("command"):
+        return str(record.details["command"])
+    kind = state.stage.partition("/")[0]
+    command = {"data": "ingest DATA", "evaluate": "evaluate TEST"}.get(kind, kind)
+    return f"metaselect {command} {at}{' --force' if state.state == DAMAGED else ''}"

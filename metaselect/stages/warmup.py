@@ -1,0 +1,204 @@
+"""warmup: plain training on the given labels, keeping a history of models.
+
+A tenth of the pool is held out. Nobody needs a clean label for that: the checkpoint with the smallest cross-entropy
+on the held-out *given* labels has learnt what the labels have in common and not yet the wrong ones by heart, and
+`reweight` starts from it.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from metaselect.batches import Batches
+from metaselect.data.store import Dataset, data_inputs, load_pool
+from metaselect.devices import choose_device
+from metaselect.errors import DataError, UsageError
+from metaselect.models import build_model, input_channels
+from metaselect.options import IngestOptions, WarmupOptions
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.reweighting.uniform import Uniform
+from metaselect.run import Run
+from metaselect.run.files import sha256_file, write_csv, write_json
+from metaselect.run.stage import EXTERNAL, StageKey, Work, inputs_of
+from metaselect.stages.ingest import ingest, same_data
+from metaselect.stages.plan import Resolved, resolve_warmup
+from metaselect.streams import generator
+from metaselect.training import (
+    EpochLog,
+    Trainee,
+    load_state,
+    make_trainee,
+    pool_pass,
+    save_model,
+    save_state,
+    train,
+)
+
+HELD_OUT = 0.1  # of the pool
+
+
+class WarmupRow(NamedTuple):
+    """One row of ``warmup/history.csv``; losses are cross-entropy with given labels."""
+
+    epoch: int
+    lr: float
+    loss: float
+    accuracy: float
+    held_out_loss: float
+    held_out_accuracy: float
+
+
+def warmup(
+    data: Path | None, run: Run, options: WarmupOptions, reading: IngestOptions, report: Reporter
+) -> Outcome:
+    """Train on the given labels and keep checkpoints.
+
+    Args:
+        data: ingested first if the run is new; else it must be the run's data. None: the run's data.
+        run: the run.
+        options: training options.
+        reading: how to read ``data`` if it is new.
+        report: where to say what happens.
+    """
+    if data is not None and run.exists:
+        same_data(data, run, reading, report)
+    elif data is not None:
+        ingest(data, run, reading, report)
+    with run.lock():
+        return _warmup(run, options, report)
+
+
+def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
+    run.info()
+    inputs = inputs_of(run, *data_inputs(run))
+    if options.weights is not None:
+        if not options.weights.is_file():
+            raise UsageError(f"--weights {options.weights} does not exist.", "Name a safetensors file.")
+        inputs[f"{EXTERNAL}weights"] = sha256_file(options.weights)
+    pool = load_pool(run)
+    device = choose_device(options.device, report)
+    train_ids, held_out = split_held_out(len(pool), options.seed)
+    resolved = resolve_warmup(options, pool, len(train_ids), device)
+    stage = run.stage("warmup")
+    key = StageKey(resolved.as_options(options), inputs, device.type)
+    if not stage.is_current(key, report, force=options.force):
+        with stage.working(key, report) as work:
+            _train(pool, resolved, options, train_ids, held_out, device, work, report)
+    details = stage.require().details
+    return Outcome({"run": str(run.root), **details["result"]})
+
+
+def split_held_out(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sorted indices to train on, and of the tenth that is held out (at least 1)."""
+    order = torch.randperm(n, generator=generator(seed, "held out"))
+    count = max(round(HELD_OUT * n), 1)
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def checkpoint_epochs(epochs: int, count: int) -> list[int]:
+    """Evenly spread epochs (from 1), the last one among them: (20, 5) -> 4, 8, 12, 16, 20."""
+    return sorted({max(round(epochs * part / count), 1) for part in range(1, count + 1)})
+
+
+def checkpoint_file(epoch: int) -> str:
+    """The place of a checkpoint below ``warmup/``."""
+    return f"checkpoints/epoch-{epoch:04d}.safetensors"
+
+
+def _train(
+    pool: Dataset,
+    resolved: Resolved,
+    options: WarmupOptions,
+    train_ids: torch.Tensor,
+    held_out: torch.Tensor,
+    device: torch.device,
+    work: Work,
+    report: Reporter,
+) -> None:
+    plan, shape = resolved.plan, pool.inputs.shape[1:]
+    model = build_model(resolved.model, shape, len(pool.classes), seed=plan.seed)
+    if options.weights is not None:
+        load_weights(model, options.weights)
+    channels = input_channels(resolved.model, shape)
+    batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=device, channels=channels)
+    trainee = make_trainee(model.to(device), plan, Uniform())
+    history = [WarmupRow(**row) for row in load_state(trainee, work.folder / "resume.safetensors")]
+    if history:
+        report.note(f"Going on with epoch {trainee.epoch + 1} of {plan.epochs}.")
+    keep = checkpoint_epochs(plan.epochs, options.checkpoints)
+    nobody = torch.empty(0, dtype=torch.int64)
+    epochs = train(
+        trainee,
+        batches,
+        plan,
+        ids=train_ids,
+        bought=nobody,
+        meta_batch_size=0,
+        report=report,
+        what="warmup",
+    )
+    for log in epochs:
+        history.append(_row(log, trainee, batches, held_out, amp=plan.amp))
+        if log.epoch in keep:
+            save_model(trainee.model, work.folder / checkpoint_file(log.epoch))
+        save_state(trainee, history, work.folder / "resume.safetensors")
+    _finish(work, pool, resolved, history, keep)
+
+
+def _row(
+    log: EpochLog, trainee: Trainee, batches: Batches, held_out: torch.Tensor, *, amp: bool
+) -> WarmupRow:
+    seen = pool_pass(trainee.model, batches, held_out, amp=amp)
+    return WarmupRow(
+        log.epoch, log.lr, log.loss, log.accuracy, float(seen.losses.double().mean()), seen.accuracy
+    )
+
+
+def _finish(work: Work, pool: Dataset, resolved: Resolved, history: list[WarmupRow], keep: list[int]) -> None:
+    start = min((row for row in history if row.epoch in keep), key=lambda row: row.held_out_loss)
+    write_csv(work.folder / "history.csv", WarmupRow._fields, history)
+    checkpoints: list[Json] = list(keep)
+    description = model_description(resolved.model, pool)
+    write_json(
+        work.folder / "model.json",
+        {**description, "checkpoints": checkpoints, "start_epoch": start.epoch},
+    )
+    (work.folder / "resume.safetensors").unlink(missing_ok=True)
+    work.details["result"] = {
+        "model": resolved.model,
+        "epochs": resolved.plan.epochs,
+        "checkpoints": checkpoints,
+        "start_epoch": start.epoch,
+        "accuracy_on_given_labels": history[-1].accuracy,
+        "held_out_accuracy_on_given_labels": history[-1].held_out_accuracy,
+    }
+
+
+def model_description(model: str, pool: Dataset) -> dict[str, Json]:
+    """What somebody needs to load the model without MetaSelect."""
+    return {
+        "architecture": model,
+        "input_shape": list(pool.inputs.shape[1:]),
+        "input_channels": input_channels(model, pool.inputs.shape[1:]),
+        "classes": list(pool.classes),
+        "preprocess": pool.preprocess.as_json(),
+    }
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put a safetensors file into a model.
+
+    Raises:
+        DataError: not safetensors, or tensors that are not the model's.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{path} does not fit the model: {reason}", "Give weights of the same --model."
+        ) from None

@@ -1,0 +1,31 @@
+"""Random streams by name: one seed fans out to independent generators, and nothing global is ever drawn from."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive(seed: int, *names: str | int) -> int:
+    """A 63-bit seed for the stream that ``names`` name; equal names give equal streams."""
+    text = "/".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The named generator, at its start."""
+    return torch.Generator(device).manual_seed(derive(seed, *names))
+
+
+@contextmanager
+def seeded_globals(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's global generators for code that knows no other (layer initialisation, dropout).
+
+    Their states are put back at the end, so nothing outside the block is touched.
+    """
+    device = torch.device(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

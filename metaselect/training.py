@@ -1,0 +1,290 @@
+"""THE training loop: warm-up, the control and every re-weighter run through it."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from metaselect.batches import Batches
+from metaselect.errors import ConditionUnmet
+from metaselect.gradients import FEW_DISTINCT, Batch, Forward, full_precision
+from metaselect.records import Reporter
+from metaselect.reweighting import Hook, MetaRun
+from metaselect.run.files import write_atomically
+from metaselect.streams import derive, generator
+
+EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Resolved training options.
+
+    Attributes:
+        lr: largest rate, per step.
+        schedule: "cosine" (to 0), "step" (a tenth at 1/2 and again at 3/4) or "constant".
+        augment: random crop and flip.
+        amp: bfloat16 autocast.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: str
+    augment: bool
+    amp: bool
+    seed: int
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The rate of step ``step`` (from 0) of ``steps``; never 0 before the end."""
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
+        if self.schedule == "step":
+            return self.lr * 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
+        return self.lr
+
+
+class EpochLog(NamedTuple):
+    """One row of ``history.csv``.
+
+    Attributes:
+        epoch: from 1.
+        lr: the rate of its last step.
+        loss: mean over samples of the loss that was minimised, weights included.
+        accuracy: share of training samples predicted as labelled, as seen while training.
+        mean_weight: mean of B w_i.
+        zero_batches: share of batches in which every weight was 0.
+    """
+
+    epoch: int
+    lr: float
+    loss: float
+    accuracy: float
+    mean_weight: float
+    zero_batches: float
+
+
+@dataclass
+class Trainee:
+    """Everything that training changes; saved and restored whole.
+
+    Attributes:
+        model: on the device.
+        optimiser: SGD over all its parameters.
+        method: a hook, or a meta re-weighter's run.
+        epoch: epochs done.
+    """
+
+    model: nn.Module
+    optimiser: torch.optim.SGD
+    method: Hook | MetaRun
+    epoch: int = 0
+
+
+def make_trainee(model: nn.Module, plan: Plan, method: Hook | MetaRun) -> Trainee:
+    """A trainee before its first epoch; Nesterov wherever there is momentum."""
+    optimiser = torch.optim.SGD(
+        model.parameters(),
+        lr=plan.lr,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        nesterov=plan.momentum > 0,
+    )
+    return Trainee(model, optimiser, method)
+
+
+def train(
+    trainee: Trainee,
+    batches: Batches,
+    plan: Plan,
+    *,
+    ids: torch.Tensor,
+    bought: torch.Tensor,
+    meta_batch_size: int,
+    report: Reporter,
+    what: str,
+) -> Iterator[EpochLog]:
+    """Train epoch by epoch, yielding after each, until ``plan.epochs`` are done.
+
+    Every random stream is named by the epoch, so an epoch is the same whether or not the process was killed
+    before it.
+
+    Args:
+        trainee: changed in place; may have epochs behind it.
+        batches: the pool, with bought labels in place.
+        plan: resolved options.
+        ids: (n',) int64 on the CPU, the samples to train on.
+        bought: (m,) int64 on the CPU, the samples with bought labels.
+        meta_batch_size: at most m.
+        report: shows progress.
+        what: a word for the progress line.
+
+    Raises:
+        ConditionUnmet: the loss is not finite any more.
+    """
+    device, seed = batches.device, plan.seed
+    steps = math.ceil(len(ids) / plan.batch_size)
+    step = _Step(trainee, batches, plan, bought, meta_batch_size)
+    with report.track(plan.epochs * len(ids), what, "samples", trainee.epoch * len(ids)) as advance:
+        for epoch in range(trainee.epoch + 1, plan.epochs + 1):
+            trainee.model.train()
+            order = torch.randperm(len(ids), generator=generator(seed, "order", epoch))
+            meta_order = generator(seed, "meta", epoch)
+            noise = generator(seed, "augment", epoch, device=device) if plan.augment else None
+            sums = torch.zeros(4, dtype=torch.float64, device=device)
+            # Equal parts rather than a small last batch, which BatchNorm could not bear.
+            parts = ids[order].tensor_split(steps)
+            for number, (part, batch) in enumerate(batches.stream(parts, noise), (epoch - 1) * steps):
+                lr = plan.lr_at(number, plan.epochs * steps)
+                sums += step.take(part, batch, lr, number, meta_order, noise)
+                advance(len(part))
+            loss, hits, weight, zero_batches = sums.tolist()
+            if not math.isfinite(loss):
+                raise ConditionUnmet(
+                    f"{what} diverged in epoch {epoch}: the loss is not finite.",
+                    f"Use a smaller --lr (it was {plan.lr:g}).",
+                )
+            trainee.epoch = epoch
+            if step.meta is not None:
+                step.meta.epoch_end(epoch)
+            n = len(ids)
+            yield EpochLog(epoch, lr, loss / n, hits / n, weight / n, zero_batches / steps)
+
+
+class _Step:
+    """One step of the loop: weights from the method, loss, backward, optimiser."""
+
+    def __init__(
+        self, trainee: Trainee, batches: Batches, plan: Plan, bought: torch.Tensor, meta_batch_size: int
+    ) -> None:
+        self.trainee, self.batches, self.plan = trainee, batches, plan
+        self.meta = trainee.method if isinstance(trainee.method, MetaRun) else None
+        self.bought, self.meta_batch_size = bought, meta_batch_size
+        self.is_bought = torch.zeros(len(batches), dtype=torch.bool, device=batches.device)
+        self.is_bought[bought.to(batches.device)] = True
+
+    def take(
+        self,
+        ids: torch.Tensor,
+        batch: Batch,
+        lr: float,
+        number: int,
+        meta_order: torch.Generator,
+        noise: torch.Generator | None,
+    ) -> torch.Tensor:
+        """Take step ``number`` (from 0); returns (4,) sums: loss, hits, weight, whether all weights were 0."""
+        optimiser, count = self.trainee.optimiser, len(ids)
+        optimiser.param_groups[0]["lr"] = lr
+        forward = Forward(
+            self.trainee.model,
+            optimiser,
+            batch,
+            seed=derive(self.plan.seed, "dropout", number),
+            autocast=self.plan.amp,
+            few_distinct=len(self.bought) < FEW_DISTINCT,
+        )
+        on_device = ids.to(self.batches.device)
+        if self.meta is not None:
+            shuffled = torch.randperm(len(self.bought), generator=meta_order)
+            meta_batch = self.batches.get(self.bought[shuffled[: self.meta_batch_size]], noise)
+            weights = self.meta.step(forward, meta_batch, on_device, lr).weights
+            losses = forward.losses
+        else:
+            hook = cast(Hook, self.trainee.method)
+            weights = torch.full((count,), 1 / count, device=self.batches.device)
+            losses = hook.loss(forward.logits, batch.labels, on_device, self.is_bought[on_device])
+        optimiser.zero_grad()
+        loss = (weights * losses).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        hits = (forward.logits.detach().argmax(1) == batch.labels).sum()
+        return torch.stack([loss.detach() * count, hits, weights.sum() * count, (weights == 0).all()])
+
+
+class PoolPass(NamedTuple):
+    """The model's view of samples, in their order.
+
+    Attributes:
+        losses: (n',) cross-entropy with the labels.
+        predicted: (n',) int64, the most probable class.
+        confidence: (n',) its probability.
+        label_prob: (n',) the probability of the label.
+    """
+
+    losses: torch.Tensor
+    predicted: torch.Tensor
+    confidence: torch.Tensor
+    label_prob: torch.Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples whose most probable class is the label, decided by index on ties."""
+        return float((self.confidence == self.label_prob).double().mean())
+
+
+def pool_pass(model: nn.Module, batches: Batches, ids: torch.Tensor, *, amp: bool) -> PoolPass:
+    """Run the model in eval mode, without augmentation, over ``ids`` ((n',) int64 on the CPU)."""
+    model.eval()
+    parts: list[PoolPass] = []
+    with torch.no_grad(), torch.autocast(batches.device.type, torch.bfloat16, enabled=amp):
+        for _, batch in batches.stream(torch.split(ids, EVALUATION_BATCH)):
+            log_probs = F.log_softmax(full_precision(model(batch.inputs)), 1)
+            losses = F.nll_loss(log_probs, batch.labels, reduction="none")
+            confidence, predicted = log_probs.max(1)
+            parts.append(PoolPass(losses, predicted, confidence.exp(), (-losses).exp()))
+    return PoolPass(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """Write the model's parameters and buffers as safetensors, on the CPU, atomically."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+
+
+def save_state(trainee: Trainee, history: Sequence[Any], path: Path) -> None:
+    """Write everything a resumed run needs, atomically; ``history`` holds NamedTuples of numbers. No pickle."""
+    tensors = {f"model.{name}": value for name, value in trainee.model.state_dict().items()}
+    for name, parameter in trainee.model.named_parameters():
+        buffer = trainee.optimiser.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer
+    if isinstance(trainee.method, MetaRun):
+        tensors.update({f"method.{name}": value for name, value in trainee.method.state_dict().items()})
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    metadata = {"epoch": str(trainee.epoch), "history": json.dumps([row._asdict() for row in history])}
+    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=metadata))
+
+
+def load_state(trainee: Trainee, path: Path) -> list[dict[str, Any]]:
+    """Put a saved state into a fresh trainee; returns the rows of its history, none where there is no state."""
+    if not path.is_file():
+        return []
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: Mapping[str, str] = file.metadata()
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:
+        return []  # it is replaced whole, so this is foreign; starting again loses only time
+    trainee.model.load_state_dict(_below(tensors, "model."))
+    parameters = dict(trainee.model.named_parameters())
+    for name, buffer in _below(tensors, "momentum.").items():
+        trainee.optimiser.state[parameters[name]] = {"momentum_buffer": buffer.to(parameters[name].device)}
+    if isinstance(trainee.method, MetaRun):
+        trainee.method.load_state_dict(_below(tensors, "method."))
+    trainee.epoch = int(metadata["epoch"])
+    rows: list[dict[str, Any]] = json.loads(metadata["history"])
+    return rows
+
+
+def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
