@@ -1,0 +1,168 @@
+"""Small data sets in every form, and ways to run commands on them."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from metaselect.data.classes import class_metadata
+from metaselect.data.rewrite import IMAGE_TYPE
+from metaselect.data.samples import BadSamples, Unusable
+from metaselect.data.source import Listing, list_samples, open_source
+from metaselect.errors import DataError
+from metaselect.options import IngestOptions, ReadOptions
+from metaselect.run import Run
+from metaselect.stages.ingest import ingest
+
+CLASSES = ("cat", "dog", "owl")
+
+
+@dataclass
+class Listener:
+    """A Reporter that keeps what it hears."""
+
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    tracked: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    @contextmanager
+    def track(self, total: int, what: str, unit: str, done: int = 0) -> Any:
+        del unit
+        self.tracked.append((what, done, total))
+        yield lambda count, detail="": None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One sample: path, label and encoded bytes."""
+
+    path: str
+    label: str
+    raw: bytes
+
+
+def encode(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def pictures(count: int = 12, classes: Sequence[str] = CLASSES, side: int = 6) -> list[Picture]:
+    """Grey noise, each another; labels in turn."""
+    noise = np.random.default_rng(7).integers(0, 256, (count, side, side), dtype=np.uint8)
+    labels = [classes[number % len(classes)] for number in range(count)]
+    return [
+        Picture(f"{label}/p{number:03d}.png", label, encode(noise[number]))
+        for number, label in enumerate(labels)
+    ]
+
+
+def write_images(folder: Path, samples: Sequence[Picture]) -> Path:
+    for sample in samples:
+        path = folder / sample.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample.raw)
+    return folder
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+    return path
+
+
+def write_struct(
+    path: Path,
+    samples: Sequence[Picture],
+    *,
+    ids: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    with_path: bool = True,
+    group: int = 5,
+) -> Path:
+    """A Parquet manifest with bytes inside; ``names`` makes a ClassLabel of the label."""
+    table: dict[str, Any] = {"sample_id": list(ids)} if ids is not None else {}
+    table["image"] = pa.array(
+        [{"bytes": sample.raw, "path": sample.path if with_path else None} for sample in samples], IMAGE_TYPE
+    )
+    labels = [sample.label for sample in samples]
+    table["label"] = [names.index(label) for label in labels] if names else labels
+    made = pa.table(table)
+    if names:
+        made = made.replace_schema_metadata(class_metadata("label", names, {}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(made, path, row_group_size=group)
+    return path
+
+
+def stage_bytes(folder: Path, *, leave: Sequence[str] = ("stage.json",)) -> dict[str, bytes]:
+    """File name -> bytes of a stage folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name not in leave}
+
+
+def metaselect(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The real command line."""
+    environment = {name: value for name, value in os.environ.items() if name != "METASELECT_RUN"}
+    command = [sys.executable, "-m", "metaselect", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def json_of(done: subprocess.CompletedProcess[str]) -> Any:
+    return json.loads(done.stdout)
+
+
+def listed(path: Path, policy: str = "stop", **options: object) -> Listing:
+    return list_samples(open_source(path, ReadOptions(**options)), BadSamples(policy))
+
+
+def refused(path: Path, **options: object) -> str:
+    """The message with which listing and reading the data is refused."""
+
+    def read_all() -> None:
+        listing = listed(path, **options)
+        for position, content in listing.source.contents(listing.keep):
+            if isinstance(content, Unusable):
+                BadSamples("stop").add(listing.bad(position, content.reason))
+
+    with pytest.raises(DataError) as caught:
+        read_all()
+    assert caught.value.hint
+    return str(caught.value)
+
+
+def made(data: Path, root: Path, ears: Listener | None = None, **options: object) -> Run:
+    run = Run(root)
+    ingest(data, run, IngestOptions(**options), ears or Listener())
+    return run
+
+
+def samples_table(run: Run) -> list[dict[str, object]]:
+    return pq.read_table(run.path("data/samples.parquet")).to_pylist()
+
+
+def ids_of(count: int) -> list[str]:
+    return [f"i{number:03d}" for number in range(count)]
+
+
+def stream_of(raw: bytes) -> io.BytesIO:
+    return io.BytesIO(raw)

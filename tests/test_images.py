@@ -1,0 +1,117 @@
+"""Decoding images of all kinds, and the size and mode that a pool gets."""
+
+import numpy as np
+import pytest
+from data_makers import CLASSES, Picture, encode, made, pictures, samples_table, stream_of, write_images
+from PIL import Image
+
+from metaselect.data.images import content_hash, decode, probe, to_pixels
+from metaselect.data.samples import Unusable
+from metaselect.data.store import load_pool
+from metaselect.run import Run
+
+NOISE = np.random.default_rng(11)
+
+
+def colour(height: int, width: int) -> np.ndarray:
+    return NOISE.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_content_hash_is_of_pixels_and_not_of_the_file():
+    pixels = colour(5, 7)
+    hashes = {content_hash(decode(encode(pixels, kind))) for kind in ("PNG", "BMP", "PPM", "TIFF")}
+    assert len(hashes) == 1
+    assert hashes != {content_hash(decode(encode(pixels.transpose(1, 0, 2))))}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_exif_orientation_turns_the_image(kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    options = {"exif": exif, "lossless": True} if kind == "WEBP" else {"exif": exif, "quality": 100}
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 250
+    raw = encode(pixels, kind, **(options if kind != "PNG" else {"exif": exif}))
+    shape = probe(raw)
+    assert not isinstance(shape, Unusable)
+    assert shape.size == (8, 16)
+    turned = np.asarray(decode(raw))
+    assert turned.shape == (16, 8, 3)
+    assert turned[:7].min() > 200
+    assert turned[9:].max() < 50
+
+
+def test_modes_become_grey_or_colour():
+    wide = NOISE.integers(0, 65536, (3, 4), dtype=np.uint16)
+    np.testing.assert_array_equal(np.asarray(decode(encode(wide))), wide >> 8)
+    clear = np.zeros((2, 2, 4), np.uint8)
+    clear[0, 0] = (10, 20, 30, 255)
+    over_white = decode(encode(clear))
+    assert over_white.mode == "RGB"
+    assert np.asarray(over_white).tolist() == [[[10, 20, 30], [255] * 3], [[255] * 3, [255] * 3]]
+    grey_alpha = decode(encode(np.array([[[40, 255], [40, 0]]], np.uint8)))
+    assert (grey_alpha.mode, np.asarray(grey_alpha).tolist()) == ("L", [[40, 255]])
+    palette = Image.fromarray(colour(4, 4)).quantize(8)
+    assert decode(encode(np.asarray(palette.convert("RGB")))).mode == "RGB"
+    stream = stream_of(b"")
+    palette.save(stream, format="PNG")
+    np.testing.assert_array_equal(np.asarray(decode(stream.getvalue())), np.asarray(palette.convert("RGB")))
+    bilevel = stream_of(b"")
+    Image.new("1", (3, 2), 1).save(bilevel, format="PNG")
+    assert np.asarray(decode(bilevel.getvalue())).tolist() == [[255] * 3] * 2
+
+
+def test_resizing_takes_the_shorter_side_and_the_centre():
+    image = Image.fromarray(np.tile(np.arange(0, 240, 20, dtype=np.uint8), (4, 1)))  # 12 wide, 4 high
+    pixels = to_pixels(image, (4, 4), "L")
+    np.testing.assert_array_equal(pixels[0], np.asarray(image)[:, 4:8])
+    smaller = to_pixels(image, (2, 2), "RGB")
+    expected = image.resize((6, 2), Image.Resampling.BILINEAR).crop((2, 0, 4, 2))
+    np.testing.assert_array_equal(smaller, np.stack([np.asarray(expected)] * 3))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size", "expected"),
+    [
+        ([(5, 7), (5, 7)], None, [5, 7]),
+        ([(5, 7), (8, 6), (9, 9)], None, [6, 6]),
+        ([(300, 400), (500, 260), (240, 900)], None, [224, 224]),
+        ([(5, 7), (5, 7)], 4, [4, 4]),
+    ],
+)
+def test_the_size_is_that_of_all_or_the_median_of_the_shorter_sides(tmp_path, sizes, size, expected):
+    labels = [CLASSES[number % 2] for number in range(len(sizes))]
+    samples = [
+        Picture(f"{label}/{number}.png", label, encode(colour(*shape)))
+        for number, (label, shape) in enumerate(zip(labels, sizes, strict=True))
+    ]
+    run = made(write_images(tmp_path / "d", samples), tmp_path / "r", image_size=size)
+    assert list(load_pool(run).inputs.shape) == [len(sizes), 3, *expected]
+
+
+@pytest.mark.parametrize(("last", "mode"), [(None, "L"), (colour(6, 6), "RGB")])
+def test_the_pool_is_grey_only_if_every_image_is(tmp_path, last, mode):
+    samples = pictures(4)
+    if last is not None:
+        samples[3] = Picture(samples[3].path, samples[3].label, encode(last))
+    pool = load_pool(made(write_images(tmp_path / "d", samples), tmp_path / "r"))
+    assert pool.preprocess.mode == mode
+    sources = [row["source"] for row in samples_table(Run(tmp_path / "r"))]
+    first = sources.index(samples[0].path)
+    grey = np.asarray(decode(samples[0].raw))
+    for channel in pool.inputs[first]:
+        np.testing.assert_array_equal(channel, grey)
+
+
+def test_too_many_pixels_and_formats_that_run_programs_are_refused(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("metaselect.data.images.MAX_PIXELS", 20)
+        assert decode(encode(colour(5, 5))) == Unusable("it has 5 x 5 pixels, more than 20")
+    bomb = encode(np.zeros((1, 1), np.uint8)).replace(b"\0\0\0\1\0\0\0\1", b"\0\1\0\0\0\1\0\0")
+    found = decode(bomb)
+    assert isinstance(found, Unusable)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+    assert decode(eps) == Unusable("it is not an image in a known format")
+    cut = decode(encode(colour(30, 30), "JPEG")[:-40])
+    assert isinstance(cut, Unusable)
+    assert "truncated" in cut.reason
