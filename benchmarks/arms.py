@@ -1,0 +1,70 @@
+"""What the accuracy benchmarks share: the command line as a subprocess, and the table of results."""
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def metaselect(*words: object) -> tuple[dict, float]:
+    """The JSON result of a command and its wall seconds; a dead training (exit 1) is a result too."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "metaselect", *map(str, words), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+    return json.loads(done.stdout), time.monotonic() - started
+
+
+def buy(run: Path, truth: Path, *, sham: bool = False) -> None:
+    """Answer the round's form from the truth file, or, for the sham, with the labels as given."""
+    if not sham:
+        metaselect("annotate", "simulate", truth, "--run", run)
+        return
+    form = run.parent / f"{run.name}-sham.csv"
+    metaselect("annotate", "export", "--run", run, "--show-given", "--no-images", "-o", form)
+    with form.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    with form.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0].keys())
+        writer.writeheader()
+        writer.writerows({**row, "clean_label": row["given_label"]} for row in rows)
+    metaselect("annotate", "import", form, "--run", run)
+
+
+def row(arm: str, seed: int, found: dict, seconds: float) -> dict:
+    """One result, printed as soon as it is known."""
+    result = {
+        "arm": arm,
+        "seed": seed,
+        "accuracy": found["test_accuracy"],
+        "auc": found.get("weight_auc"),
+        "seconds": round(seconds, 1),
+    }
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def table(rows: list[dict], paper: dict[str, str]) -> str:
+    """A Markdown table: every seed, mean and spread (sample standard deviation), beside the paper's figures."""
+    columns = ("arm", "accuracy % (each seed)", "mean", "spread", "weight AUC", "s a run, at most", "paper")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for arm in dict.fromkeys(each["arm"] for each in rows):
+        mine = [each for each in rows if each["arm"] == arm]
+        values = [100 * each["accuracy"] for each in mine]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        aucs = [each["auc"] for each in mine if each["auc"] is not None]
+        cells = (
+            arm,
+            ", ".join(f"{value:.1f}" for value in values),
+            f"{statistics.mean(values):.1f}",
+            f"{spread:.1f}",
+            f"{statistics.mean(aucs):.3f}" if aucs else "-",
+            f"{max(each['seconds'] for each in mine):.0f}",
+            paper.get(arm, "-"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
