@@ -25,7 +25,6 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from metaselect.models import last_linear
 from metaselect.streams import seeded_globals
@@ -87,6 +86,7 @@ class Forward:
     ``losses``, ``logits`` and ``hidden`` come from the one pass that moves BatchNorm's running statistics and
     that the step is taken from; it is run when first asked for, so that a method that does not need it before
     its weights are known never holds its graph beside the meta pass. Dropout draws the same mask in all passes.
+    Parameters that are frozen, or that no output depends on, stay as they are.
 
     Args:
         model: in train mode.
@@ -110,7 +110,7 @@ class Forward:
     ) -> None:
         self.model, self.optimiser, self.batch = model, optimiser, batch
         self.seed, self.autocast, self.few_distinct = seed, autocast, few_distinct
-        self.params: Params = dict(model.named_parameters())
+        self.params: Params = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     @cached_property
     def _pass(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,11 +147,16 @@ class Forward:
             weights: (B,), factors of the loss *sum*.
         """
         loss = (weights * self.losses).sum()
-        gradients = torch.autograd.grad(loss, list(self.params.values()), retain_graph=True)
+        gradients = torch.autograd.grad(
+            loss, list(self.params.values()), retain_graph=True, allow_unused=True
+        )
         group = self.optimiser.param_groups[0]
         ahead: Params = {}
         with torch.no_grad():
             for (name, value), gradient in zip(self.params.items(), gradients, strict=True):
+                if gradient is None:  # unused, which torch's SGD passes over
+                    ahead[name] = value.detach()
+                    continue
                 step = gradient.add(value, alpha=group["weight_decay"])
                 if group["momentum"]:
                     buffer = self.optimiser.state.get(value, {}).get("momentum_buffer")
@@ -177,7 +182,8 @@ class Forward:
         with frozen_statistics(self.model, use_running=self.few_distinct), self._circumstances():
             logits = functional_call(self.model, at, (meta_batch.inputs,))
         loss = F.cross_entropy(full_precision(logits), meta_batch.labels)
-        return dict(zip(at, torch.autograd.grad(loss, list(at.values())), strict=True))
+        gradients = torch.autograd.grad(loss, list(at.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(at, gradients, strict=True))
 
     def jvp(self, v: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """s: (B,), the derivative of each sample's loss along v, at theta, by dual numbers."""
@@ -199,11 +205,10 @@ class Forward:
 
     @contextmanager
     def _circumstances(self) -> Iterator[None]:
-        """Autocast and, only where a layer drops out (it costs time), the seed of this step's masks."""
+        """Autocast, and the seed of this step's masks, since a model may draw from the global generators anywhere."""
         device = self.batch.inputs.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-            if any(isinstance(layer, _DropoutNd) and layer.training for layer in self.model.modules()):
-                with seeded_globals(self.seed, device):
-                    yield
-            else:
-                yield
+        with (
+            torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
+            seeded_globals(self.seed, device),
+        ):
+            yield

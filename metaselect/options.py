@@ -6,6 +6,7 @@ is an input of the key instead.
 """
 
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def require_range(name: str, value: float | None, low: float, high: float = floa
     Raises:
         UsageError: naming the flag, the value and the limits.
     """
-    if value is not None and not low <= value <= high:
+    if value is not None and not (low <= value <= high and isfinite(value)):
         limits = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
         raise UsageError(f"--{name} is {value:g}; it must be {limits}.", f"Choose a value {limits}.")
 

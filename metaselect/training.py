@@ -247,7 +247,8 @@ def pool_pass(model: nn.Module, batches: Batches, ids: torch.Tensor, *, amp: boo
 
 def save_model(model: nn.Module, path: Path) -> None:
     """Write the model's parameters and buffers as safetensors, on the CPU, atomically."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # Cloned, because safetensors refuses layers that share a tensor.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary))
 
 

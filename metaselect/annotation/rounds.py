@@ -86,7 +86,7 @@ def nothing_selected(run: Run) -> ArtefactError:
     """The error of a run without a round."""
     return ArtefactError(
         f"No samples have been selected in {run.root}.",
-        f"First run: metaselect select --budget 50 --run {run.root}",
+        f"First run: metaselect select --budget 50 {run.flag}",
     )
 
 

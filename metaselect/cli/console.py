@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from io import StringIO
 from typing import TextIO
 
 from metaselect.errors import MetaSelectError
@@ -14,7 +15,7 @@ from metaselect.records import Advance, Json
 from metaselect.run.layout import SCHEMA_VERSION
 
 PLAIN_SECONDS = 30.0  # between two progress lines where nobody watches a terminal
-BAR_SECONDS = 0.2
+SECONDS = {"bar": 0.2, "json": 1.0}  # where somebody, or a program, does
 
 
 class ProgressMode(StrEnum):
@@ -51,13 +52,13 @@ class Console:
 
     def warn(self, message: str) -> None:
         """One sentence on stderr that stands out."""
-        self._say(f"{self._paint('Warning:', '33')} {message}")
+        self._say(message, self._paint("Warning: ", "33"))
 
     def error(self, error: MetaSelectError) -> None:
         """The sentence and the remedy on stderr; under --json also the object on stdout."""
-        self._say(f"{self._paint('Error:', '31')} {error}")
+        self._say(str(error), self._paint("Error: ", "31"))
         if error.hint:
-            self._say(f"  {error.hint}")
+            self._say(error.hint, "  ")
         if self.as_json:
             failure: Json = {"code": error.code, "message": str(error), "hint": error.hint}
             print_json({"ok": False, "schema_version": SCHEMA_VERSION, "error": failure})
@@ -75,18 +76,21 @@ class Console:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(title=title or None, title_justify="left")
+        table = Table(title=escape(printable(title)) or None, title_justify="left")
         for position, name in enumerate(header):
             table.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
-        plain = not colour_wanted(sys.stdout)
-        RichConsole(file=sys.stdout, no_color=plain, width=None if sys.stdout.isatty() else 120).print(table)
+            table.add_row(*(escape(printable(cell)) for cell in row))
+        width, colour = None if sys.stdout.isatty() else 120, colour_wanted(sys.stdout)
+        # By way of a text: Rich itself would leave with 1 when the reader has gone.
+        drawn = StringIO()
+        RichConsole(file=drawn, width=width, no_color=not colour, force_terminal=colour).print(table)
+        print(drawn.getvalue(), end="")
 
     def line(self, text: str) -> None:
         """One line of the result on stdout; nothing under --json."""
         if not self.as_json:
-            print(text)
+            print(printable(text))
 
     @contextmanager
     def track(self, total: int, what: str, unit: str, done: int = 0) -> Iterator[Advance]:
@@ -97,8 +101,8 @@ class Console:
         finally:
             meter.close()
 
-    def _say(self, message: str) -> None:
-        print(printable(message), file=sys.stderr, flush=True)
+    def _say(self, message: str, label: str = "") -> None:
+        write_stderr(f"{label}{printable(message)}\n")
 
     def _paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour else text
@@ -106,10 +110,16 @@ class Console:
 
 def printable(text: str) -> str:
     """The text with control characters made visible: names from a data set must not drive a terminal."""
-    return "".join(
-        character if character.isprintable() or character in "\n\x1b" else repr(character)[1:-1]
-        for character in text
-    )
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def write_stderr(text: str) -> None:
+    """Write to stderr; when its reader has gone, go on in silence, for the work is worth more than the notes."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def print_json(value: Mapping[str, Json]) -> None:
@@ -131,8 +141,7 @@ class _Meter:
     def advance(self, count: int, detail: str = "") -> None:
         self.done += count
         self.detail = detail or self.detail
-        interval = BAR_SECONDS if self.console.progress is ProgressMode.bar else PLAIN_SECONDS
-        if time.monotonic() - self.shown >= interval:
+        if time.monotonic() - self.shown >= SECONDS.get(self.console.progress, PLAIN_SECONDS):
             self.show()
 
     def show(self) -> None:
@@ -145,7 +154,7 @@ class _Meter:
             return
         if mode is ProgressMode.json:
             state = {"what": self.what, "done": self.done, "total": self.total, "rate": round(rate, 2)}
-            print(json.dumps({**state, "detail": self.detail}), file=sys.stderr, flush=True)
+            write_stderr(json.dumps({**state, "detail": self.detail}) + "\n")
             return
         text = (
             f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:,.0f} {self.unit}/s, "
@@ -153,15 +162,15 @@ class _Meter:
         )
         if mode is ProgressMode.bar:
             filled = int(20 * self.done / max(self.total, 1))
-            sys.stderr.write(f"\r\x1b[K{'#' * filled}{'.' * (20 - filled)} {text}")
-            sys.stderr.flush()
+            write_stderr(f"\r\x1b[K{'#' * filled}{'.' * (20 - filled)} {printable(text)}")
         else:
             self.console.note(text)
 
     def close(self) -> None:
         if self.console.progress is ProgressMode.bar and self.shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            write_stderr("\r\x1b[K")
+        elif self.console.progress is ProgressMode.json:
+            self.show()  # a program hears how far it came, however short the work was
 
 
 def _duration(seconds: float) -> str:

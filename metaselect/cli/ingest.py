@@ -83,7 +83,7 @@ def ingest(
 
     outcome = run_ingest(data, place, options, console)
     console.line(_summary(place, outcome.result))
-    console.note(f"Next: metaselect warmup --run {place.root}")
+    console.note(f"Next: metaselect warmup {place.flag}")
     finish(console, outcome)
 
 

@@ -17,6 +17,9 @@ def log_traceback(given: Sequence[str]) -> Path | None:
     if not root or not Path(root).is_dir():
         return None
     path = Path(root) / "log.txt"
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(f"metaselect {' '.join(given)}\n{traceback.format_exc()}\n")
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(f"metaselect {' '.join(given)}\n{traceback.format_exc()}\n")
+    except OSError:
+        return None
     return path

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -107,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         return 0
+    except SystemExit as left:  # shell completion; or Rich, when the reader of its help has gone
+        return int(left.code or 0) if "_METASELECT_COMPLETE" in os.environ else 0
     except Exception as error:
         known = _resource(error)
         if known:
@@ -124,20 +127,24 @@ def _fail(console: Console, error: MetaSelectError) -> int:
 def _usage(error: Any) -> UsageError:
     context = getattr(error, "ctx", None)
     hint = f"See {context.command_path} --help" if context is not None else "See metaselect --help"
-    return UsageError(error.format_message(), hint)
+    return UsageError(error.format_message() or "No command was named.", hint)
 
 
 def _resource(error: Exception) -> ResourceError | None:
     """The error as one of memory or disk, if that is what it is."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        name = f" while writing {error.filename}" if error.filename else ""
-        return ResourceError(f"The disk is full{name}.", "Make room; the same command then goes on.")
     text = str(error)
+    # safetensors raises an error of its own for what the system says.
+    found = re.search(r"\(os error (\d+)\)", text)
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    name = getattr(error, "filename", None)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f" while writing {name}" if name else ""
+        return ResourceError(f"The disk is full{where}.", "Make room; the same command then goes on.")
     # torch raises a RuntimeError for the CPU, a subclass of it for CUDA; neither can be imported here.
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return ResourceError("Out of memory.", "Use a smaller --batch-size; the same command then goes on.")
-    if isinstance(error, OSError) and error.errno == errno.EACCES:
-        return ResourceError(f"No permission for {error.filename}.", "Check the folder's owner and mode.")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ResourceError(f"No permission for {name}.", "Check the folder's owner and mode.")
     return None
 
 

@@ -118,5 +118,5 @@ def reweight(
         f"{place.path('reweight')}/{result['name']}: {result['model']}, {result['epochs']} epochs, "
         f"{result['bought']} bought labels{learnt}"
     )
-    console.note(f"Next: metaselect evaluate TEST --run {place.root}")
+    console.note(f"Next: metaselect evaluate TEST {place.flag}")
     finish(console, outcome)

@@ -68,5 +68,5 @@ def select(
     console.line(
         f"{place.path(str(result['folder']))}/selected.csv: {result['selected']} samples chosen by {method}"
     )
-    console.note(f"Next: metaselect annotate export --run {place.root}")
+    console.note(f"Next: metaselect annotate export {place.flag}")
     finish(console, outcome)

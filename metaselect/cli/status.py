@@ -31,7 +31,7 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
     console.table(
         ("stage", "state", "why"),
         [(row["stage"], row["state"], row["why"]) for row in result["stages"]],
-        title=f"{place.root}: {result['bought']} labels bought",
+        title=f"{place.root}: {'?' if result['bought'] is None else result['bought']} labels bought",
     )
     if result["next"]:
         console.line(f"Next: {result['next']}")

@@ -131,5 +131,5 @@ def warmup(
         f"{result['accuracy_on_given_labels']:.1%} of the given labels learnt "
         f"({result['held_out_accuracy_on_given_labels']:.1%} of those held out)"
     )
-    console.note(f"Next: metaselect select --budget 50 --run {place.root}")
+    console.note(f"Next: metaselect select --budget 50 {place.flag}")
     finish(console, outcome)

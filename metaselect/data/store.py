@@ -11,6 +11,7 @@ from metaselect.errors import ArtefactError
 from metaselect.records import Json
 from metaselect.run import Run
 from metaselect.run.files import read_json, write_json
+from metaselect.run.stage import inputs_of
 
 IMAGES = "images"
 FEATURES = "features"
@@ -77,7 +78,8 @@ class Dataset:
         return len(self.labels)
 
 
-DATA_FILES = ("data/samples.parquet", "data/classes.json", "data/preprocess.json")
+ID_FILES = ("data/samples.parquet", "data/classes.json")
+DATA_FILES = (*ID_FILES, "data/preprocess.json")
 
 
 def array_file(task: str) -> str:
@@ -91,8 +93,13 @@ def data_inputs(run: Run) -> tuple[str, ...]:
 
 
 def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Sample ids, given labels (n,) int64 and class names: all that torch-free stages need."""
+    """Sample ids, given labels (n,) int64 and class names: all that torch-free stages need.
+
+    Raises:
+        ArtefactError: no run, or a damaged file.
+    """
     run.info()
+    inputs_of(run, *ID_FILES)
     table = pq.read_table(run.path("data/samples.parquet"), columns=["sample_id", "given_label"])
     classes = tuple(read_json(run.path("data/classes.json"), "Ingest the data again with --force."))
     positions = {name: position for position, name in enumerate(classes)}
@@ -105,8 +112,9 @@ def load_pool(run: Run) -> Dataset:
     """The pool of a run.
 
     Raises:
-        ArtefactError: no run, or arrays that do not fit the sample list.
+        ArtefactError: no run, a damaged file, or arrays that do not fit the sample list.
     """
+    inputs_of(run, *data_inputs(run))
     sample_ids, labels, classes = load_ids(run)
     preprocess = Preprocess.read(run.path("data/preprocess.json"))
     path = run.path(array_file(preprocess.task))

@@ -6,6 +6,7 @@ Differs: ``step`` is the factor on s_i per visit (eta alpha / n of Eq. 3 in one 
 on the batch size; as in Eq. 3 it falls with the learning rate.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,8 +30,10 @@ class Direct:
     weight_kind: ClassVar[str] = "persistent"
 
     def __post_init__(self) -> None:
-        if not self.step > 0:
-            raise UsageError(f"--option step={self.step:g} must be above 0.", "The default is 1.0.")
+        if not 0 < self.step < math.inf:
+            raise UsageError(
+                f"--option step={self.step:g} must be above 0 and finite.", "The default is 1.0."
+            )
 
     def begin(self, start: Start) -> "DirectRun":
         """W drawn from U[0, 1)."""

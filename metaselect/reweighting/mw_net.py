@@ -6,6 +6,7 @@ Differs: the virtual step is the real optimiser's (theirs: plain gradient); with
 weight decay they are the same.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,11 +36,11 @@ class MetaWeightNet:
     weight_kind: ClassVar[str] = "weight net"
 
     def __post_init__(self) -> None:
-        if self.hidden < 1 or not self.net_lr > 0 or self.net_weight_decay < 0:
+        if self.hidden < 1 or not 0 < self.net_lr < math.inf or not 0 <= self.net_weight_decay < math.inf:
             raise UsageError(
                 f"--option hidden={self.hidden}, net_lr={self.net_lr:g} or "
                 f"net_weight_decay={self.net_weight_decay:g} is out of range.",
-                "hidden is at least 1, net_lr above 0, net_weight_decay at least 0.",
+                "hidden is at least 1, net_lr above 0, net_weight_decay at least 0; all are finite.",
             )
 
     def begin(self, start: Start) -> "MetaWeightNetRun":

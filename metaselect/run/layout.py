@@ -1,5 +1,6 @@
 """What a run directory holds, from one table, and where."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
     ),
     Artefact("data/skipped.csv", "source, row, sample_id, reason; bad samples that were left out", "ingest"),
     Artefact("data/duplicates.csv", "content_hash, sample_id; samples that share their content", "ingest"),
-    Artefact("warmup/history.csv", "one row an epoch: rate, loss, accuracy on given labels", "warmup"),
+    Artefact("warmup/history.csv", "epoch, lr, loss, accuracy, held_out_loss, held_out_accuracy", "warmup"),
     Artefact(
         "warmup/checkpoints/epoch-<number>.safetensors",
         "the model after that epoch",
@@ -68,7 +69,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
     ),
     Artefact(
         "select/round-<number>/gradients-epoch-<number>.parquet",
-        "sample_id and the two factors of each gradient",
+        "sample_id, probs, hidden (the two factors of each gradient)",
         "select",
     ),
     Artefact(
@@ -79,7 +80,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
     ),
     Artefact(
         "select/round-<number>/clusters.parquet",
-        "sample_id, cluster and similarity of every pool sample",
+        "sample_id, cluster, similarity, rank (of every pool sample)",
         "select",
     ),
     Artefact(
@@ -93,7 +94,12 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "annotate",
         ("reweight", "evaluate"),
     ),
-    Artefact("reweight/<name>/history.csv", "one row an epoch", "reweight"),
+    Artefact("annotate/exports.csv", "round, batch_id, format", "annotate"),
+    Artefact(
+        "reweight/<name>/history.csv",
+        "epoch, lr, loss, accuracy, mean_weight, zero_batches, bought_loss, bought_accuracy",
+        "reweight",
+    ),
     Artefact("reweight/<name>/model.safetensors", "the robust model", "reweight", ("evaluate",)),
     Artefact("reweight/<name>/model.json", "architecture, classes, preprocessing", "reweight", ("evaluate",)),
     Artefact(
@@ -103,7 +109,16 @@ ARTEFACTS: tuple[Artefact, ...] = (
         ("evaluate",),
     ),
     Artefact("evaluate/<test>/metrics.json", "every number that evaluate knows", "evaluate"),
-    Artefact("evaluate/<test>/predictions.parquet", "sample_id, label, one column a model", "evaluate"),
+    Artefact(
+        "evaluate/<test>/predictions.parquet",
+        "sample_id, label, predicted_<model> (one a model)",
+        "evaluate",
+    ),
+    Artefact(
+        "evaluate/<test>/skipped.csv",
+        "source, row, sample_id, reason; bad samples that were left out",
+        "evaluate",
+    ),
     Artefact("<stage>/stage.json", "options, seed, versions, device, time, memory, hashes", "every stage"),
 )
 
@@ -119,13 +134,22 @@ class Run:
         """The run at ``root``; whether anything is there yet is the stages' question.
 
         Raises:
-            UsageError: ``root`` is None or a file.
+            UsageError: ``root`` is None, a file, or nothing that could be a folder.
         """
         if root is None:
             raise UsageError("No run directory was named.", "Give --run RUN, or set METASELECT_RUN.")
-        if root.is_file():
+        try:
+            is_file = root.is_file()
+        except OSError as error:  # such as a name that is too long
+            raise UsageError(f"--run {root}: {error.strerror}.", "Name another folder.") from None
+        if is_file:
             raise UsageError(f"--run {root} is a file.", "Name a folder, new or made by metaselect ingest.")
         return cls(root)
+
+    @property
+    def flag(self) -> str:
+        """``--run`` as a command in a message gives it, fit to be pasted into a shell."""
+        return f"--run {shlex.quote(str(self.root))}"
 
     def path(self, relative: str) -> Path:
         """The absolute place of a path below the run."""
@@ -150,9 +174,12 @@ class Run:
         """
         if not self.exists:
             raise ArtefactError(
-                f"There is no run at {self.root}.", f"Make one: metaselect ingest DATA --run {self.root}"
+                f"There is no run at {self.root}.", f"Make one: metaselect ingest DATA {self.flag}"
             )
-        info: dict[str, Any] = read_json(self.path("run.json"), f"metaselect ingest DATA --run {self.root}")
+        remedy = f"Make it anew: metaselect ingest DATA --force {self.flag}"
+        info: dict[str, Any] = read_json(self.path("run.json"), remedy)
+        if not isinstance(info, dict) or not {"layout_version", "task", "fingerprint"} <= info.keys():
+            raise ArtefactError(f"{self.path('run.json')} is damaged: it lacks a key.", remedy)
         if info.get("layout_version") != LAYOUT_VERSION:
             raise ArtefactError(
                 f"{self.path('run.json')} has layout version {info.get('layout_version')}, "
@@ -182,8 +209,12 @@ class Run:
 
         Raises:
             ArtefactError: another command holds it.
+            UsageError: there can be no folder at that place.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except (NotADirectoryError, FileExistsError, FileNotFoundError) as error:
+            raise UsageError(f"{self.flag}: {error.strerror}.", "Name another folder.") from None
         lock = FileLock(self.root / ".lock", is_singleton=True)  # so that stages may nest
         try:
             lock.acquire(timeout=0)

@@ -6,23 +6,18 @@ killed command stays too; the same command finds its key there and goes on.
 """
 
 import json
-import os
-import platform
-import resource
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from metaselect import __version__
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Reporter
+from metaselect.run.circumstances import circumstances
 from metaselect.run.files import Stamp, matches, read_json, stamp, sync_folder, write_json
 from metaselect.run.layout import LAYOUT_VERSION, Run
 
@@ -30,8 +25,11 @@ EXTERNAL = "external:"
 """Prefix of an input that lies outside the run; its value is a fingerprint, and ``status`` cannot check it."""
 
 
-COMMANDS = {"data": "ingest DATA", "annotate": "annotate import FILE"}
+COMMANDS = {"data": "ingest DATA", "annotate": "annotate import FILE", "evaluate": "evaluate TEST"}
 """Commands that make a stage, where they are not called as it is."""
+
+PASSING_FLAGS = {"--json": 0, "--force": 0, "--progress": 1, "--run": 1}
+"""Flags of a recorded command that are not repeated, and how many words follow each."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,23 @@ class Stage:
         """How to make this stage anew, as a hint."""
         kind = self.name.split("/")[0]
         if kind == "annotate":  # grows only; its next import mends what a crash left, and refuses the rest
-            return f"Import the last answers again: metaselect annotate import FILE --run {self.run.root}"
-        return f"Recompute it: metaselect {COMMANDS.get(kind, kind)} --force --run {self.run.root}"
+            return f"Import the last answers again: metaselect annotate import FILE {self.run.flag}"
+        closed = (
+            " (a round that was exported or answered: restore it from a copy)" if kind == "select" else ""
+        )
+        return f"Recompute it: {self.command('--force')}{closed}"
+
+    def command(self, *flags: str) -> str:
+        """The command that makes this stage here: with its own options where they are on record."""
+        kind = self.name.split("/")[0]
+        made = ["metaselect", *COMMANDS.get(kind, kind).split()]
+        try:
+            raw = json.loads((self.folder / "stage.json").read_text(encoding="utf-8"))
+            words = shlex.split(raw["details"]["command"])
+            made = _without_passing(words) if words[1] == made[1] else made
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            pass  # never finished, or damaged: only the kind is known
+        return f"{shlex.join([*made, *flags])} {self.run.flag}"
 
     def record(self) -> StageRecord | None:
         """What ``stage.json`` says; None when the stage was never finished.
@@ -118,7 +131,7 @@ class Stage:
             kind = self.name.split("/")[0]
             raise ArtefactError(
                 f"{self.folder} is not there: {self.name} has not been run.",
-                f"First run: metaselect {COMMANDS.get(kind, kind)} --run {self.run.root}",
+                f"First run: metaselect {COMMANDS.get(kind, kind)} {self.run.flag}",
             )
         return record
 
@@ -182,7 +195,8 @@ class Stage:
         folder = self.work_folder
         resumed = self._same_key(key)
         if folder.exists() and not resumed:
-            report.note(f"An interrupted {self.name} had other options or inputs; starting again.")
+            if (folder / "key.json").is_file():
+                report.note(f"An interrupted {self.name} had other options or inputs; starting again.")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not resumed:
@@ -219,6 +233,19 @@ class Stage:
         """Finish the two renames of ``_swap`` when the process died between or before them."""
         if (self.work_folder / "stage.json").is_file():
             self._swap()
+
+
+def _without_passing(words: list[str]) -> list[str]:
+    """The words of a command less the flags that hold for one call, or one place, only."""
+    kept, left = [], iter(words)
+    for word in left:
+        flag, equals, _ = word.partition("=")
+        if flag not in PASSING_FLAGS:
+            kept.append(word)
+        elif not equals:
+            for _ in range(PASSING_FLAGS[flag]):
+                next(left, None)
+    return kept
 
 
 def differences(old: StageKey, new: StageKey) -> list[str]:
@@ -258,36 +285,16 @@ def write_record(folder: Path, key: StageKey, details: Mapping[str, Json]) -> No
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "stage.json"
     }
-    circumstances = {**details, **_circumstances()}
     write_json(
         folder / "stage.json",
-        {"layout_version": LAYOUT_VERSION, **_plain(key), "outputs": outputs, "details": circumstances},
+        {
+            "layout_version": LAYOUT_VERSION,
+            **_plain(key),
+            "outputs": outputs,
+            "details": {**details, **circumstances()},
+        },
     )
 
 
 def _plain(key: StageKey) -> dict[str, Json]:
     return {"options": dict(key.options), "inputs": dict(key.inputs), "device": key.device}
-
-
-def _circumstances() -> dict[str, Json]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory: dict[str, Json] = {"process_mib": round(peak / (1024 if sys.platform == "linux" else 1024**2), 1)}
-    torch: Any = sys.modules.get("torch")  # never imported here: it costs a second
-    if torch is not None and torch.cuda.is_available():
-        memory["cuda_mib"] = round(torch.cuda.max_memory_allocated() / 1024**2, 1)
-    return {
-        "command": shlex.join(["metaselect", *sys.argv[1:]]),
-        "peak_memory": memory,
-        "threads": torch.get_num_threads() if torch is not None else os.cpu_count(),
-        "versions": {"metaselect": __version__, "python": platform.python_version(), **_library_versions()},
-    }
-
-
-def _library_versions() -> dict[str, Json]:
-    found: dict[str, Json] = {}
-    for name in ("torch", "torchvision", "numpy", "pyarrow", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found

@@ -27,7 +27,7 @@ class FactoredRows:
         self.right = tuple(right)
         block_norms = [a.norm(dim=1) * x.norm(dim=1) for a, x in zip(left, right, strict=True)]
         # No checkpoint may outweigh the others by the size of its features alone.
-        scales = [1 / norms.mean().clamp(min=torch.finfo(norms.dtype).tiny) for norms in block_norms]
+        scales = [torch.where(norms.mean() > 0, 1 / norms.mean(), 0.0) for norms in block_norms]
         squares = torch.stack([(n * scale) ** 2 for n, scale in zip(block_norms, scales, strict=True)])
         self.norms = squares.sum(0).sqrt()
         inverse = torch.where(self.norms > 0, 1 / self.norms.clamp(min=1e-30), 0.0)[:, None]

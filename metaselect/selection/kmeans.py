@@ -3,7 +3,8 @@
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Eq. 9 and 10, Theorem 1.
 Differs: the start is farthest-first on unit vectors (raw norms would choose the outliers), members are averaged with
 the sign of their inner product (the objective takes its absolute value), an empty cluster is seeded anew at the sample
-that is served worst, and the first iteration that does not raise the objective is dropped, so it never falls.
+that is served worst, and the first iteration that does not raise the objective is dropped, so it never falls; the
+seeds themselves do not count, having the norm 1 of no cluster.
 """
 
 from typing import NamedTuple
@@ -53,9 +54,11 @@ def kmeans(
         clusters: M, at most n.
         weighted: Eq. 10: the centroid's norm (its tightness) weighs the similarity. False is RBC-K.
         first: index of the first seed.
-        iterations: at most.
+        iterations: at most, after the one that turns the seeds into centroids.
     """
-    centroids = rows.dense(farthest_first(rows, clusters, first))
+    seeds = rows.dense(farthest_first(rows, clusters, first))
+    # Seeds have norm 1, which the means of Eq. 10 have not: their objective would beat that of any clustering.
+    centroids = _updated(rows, _lloyd_pass(rows, seeds), weighted=weighted)
     kept: _Pass | None = None
     kept_centroids = centroids
     objective: list[float] = []
@@ -66,11 +69,8 @@ def kmeans(
             break
         kept, kept_centroids = found, centroids
         objective.append(found.objective)
-        sizes = torch.bincount(found.assignment, minlength=clusters)
-        non_empty.append(int((sizes > 0).sum()))
-        centroids = _reseed(rows, found, sizes)
-        if not weighted:
-            centroids = centroids / centroids.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        non_empty.append(len(torch.unique(found.assignment)))
+        centroids = _updated(rows, found, weighted=weighted)
     assert kept is not None
     norms = kept_centroids.norm(dim=1).clamp(min=1e-30)
     cosine = (kept.best / norms[kept.assignment]).clamp(0, 1)
@@ -106,18 +106,17 @@ def _lloyd_pass(rows: FactoredRows, centroids: torch.Tensor) -> _Pass:
         # A product with the one-hot assignment, because index_add is not deterministic on a GPU.
         member = torch.zeros_like(scores).scatter_(1, chosen[:, None], (sign * omega[where])[:, None])
         sums.addmm_(member.T, block)
-    mass = torch.zeros(count, device=omega.device).index_put_((assignment,), omega, accumulate=True)
+    mass = omega.new_zeros(count).index_put_((assignment,), omega, accumulate=True)
     means = sums / mass.clamp(min=1e-30)[:, None]
     total = omega.double().sum().clamp(min=1e-300)
     return _Pass(assignment, best, ratio, means, float((omega.double() * best.double()).sum() / total))
 
 
-def _reseed(rows: FactoredRows, found: _Pass, sizes: torch.Tensor) -> torch.Tensor:
-    """The new centroids; an empty cluster moves to the row that its centroid serves worst."""
-    empty = (sizes == 0).nonzero()[:, 0]
-    if not len(empty):
-        return found.means
-    served_worst = torch.sort(found.best, stable=True).indices[: len(empty)]
-    centroids = found.means.clone()
-    centroids[empty] = rows.dense(served_worst)
-    return centroids
+def _updated(rows: FactoredRows, found: _Pass, *, weighted: bool) -> torch.Tensor:
+    """(M, D) the new centroids; an empty cluster moves to the row that is served worst."""
+    centroids = found.means
+    empty = (torch.bincount(found.assignment, minlength=len(centroids)) == 0).nonzero()[:, 0]
+    if len(empty):
+        served_worst = torch.sort(found.best, stable=True).indices[: len(empty)]
+        centroids = centroids.index_copy(0, empty, rows.dense(served_worst))
+    return centroids if weighted else centroids / centroids.norm(dim=1, keepdim=True).clamp(min=1e-30)

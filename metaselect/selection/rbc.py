@@ -50,7 +50,7 @@ class RBC:
     """
 
     features: str = "product"
-    starts: int = 1
+    starts: int = 3
     iterations: int = 100
     checkpoints: ClassVar[str] = "all"
     weighted: ClassVar[bool] = True
@@ -83,7 +83,7 @@ class RBC:
             for _ in range(self.starts)
         ]
         best = max(runs, key=lambda run: run.objective[-1])
-        mass = torch.zeros(budget, device=pool.norms.device)
+        mass = pool.norms.new_zeros(budget)
         mass.index_put_((best.assignment,), pool.norms, accumulate=True)
         mass /= mass.sum().clamp(min=1e-30)
         cluster = torch.full((len(rows),), -1, dtype=torch.int64)

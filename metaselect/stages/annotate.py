@@ -1,6 +1,7 @@
 """The `annotate` stage: labels go out to people and come back. Never imports torch."""
 
 import gc
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,8 +89,8 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
         if path is not None:
             write_form(path, text, form, force=options.force)
         ledger.add_export(run, book, chosen.number, chosen.batch_id, options.format)
-    where = path or "FILE"
-    report.note(f"Fill in clean_label, then: metaselect annotate import {where} --run {run.root}")
+    where = shlex.quote(str(path)) if path is not None else "FILE"
+    report.note(f"Fill in clean_label, then: metaselect annotate import {where} {run.flag}")
     return Export(path, text, chosen.batch_id, chosen.number, len(ids), len(images))
 
 
@@ -228,10 +229,10 @@ def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
     if result["missing"]:
         report.note(
             f"{result['missing']} samples are without an answer. "
-            f"For a form with only these: metaselect annotate export -o FILE --run {run.root}"
+            f"For a form with only these: metaselect annotate export -o FILE {run.flag}"
         )
     if result["bought"]:
-        report.note(f"Next: metaselect reweight --run {run.root}")
+        report.note(f"Next: metaselect reweight {run.flag}")
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """evaluate: what the labels were worth, for the warm-up model and every re-weighted one."""
 
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,20 +17,23 @@ from metaselect.annotation.csv_format import read_truth
 from metaselect.batches import Batches
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Dataset, data_inputs, load_pool
-from metaselect.data.testset import read_test_set
+from metaselect.data.summary import fingerprint
+from metaselect.data.testset import SKIPPED, read_test_set
 from metaselect.devices import choose_device
 from metaselect.errors import DataError
 from metaselect.metrics import classification, cleanness_auc, precision_of_lowest
 from metaselect.models import build_model
 from metaselect.options import EvaluateOptions, bearing
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run import Run
+from metaselect.run import Run, Stage
 from metaselect.run.files import read_json, sha256_file, write_atomically, write_json
 from metaselect.run.stage import EXTERNAL, StageKey, Work, inputs_of
 from metaselect.stages.reweight import checked_name
 from metaselect.stages.select import warmup_model
 from metaselect.stages.warmup import checkpoint_file, load_weights
 from metaselect.training import pool_pass
+
+TEST_INPUT = f"{EXTERNAL}TEST"
 
 
 @dataclass(frozen=True)
@@ -88,19 +93,38 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
         raise DataError(f"{test} does not exist.", "Name a test set of any form that ingest takes.")
     judged = candidates(run)
     files = [*data_inputs(run), *(path for candidate in judged for path in candidate.files)]
-    inputs = {**inputs_of(run, *files), f"{EXTERNAL}TEST": dataset_signature(test)}
+    stage = run.stage(f"evaluate/{name}")
+    inputs = {**inputs_of(run, *files), TEST_INPUT: _signature(test, run, stage, options, report)}
     if options.truth is not None:
         if not options.truth.is_file():
             raise DataError(f"{options.truth} does not exist.", "Name a CSV with sample_id and clean_label.")
         inputs[f"{EXTERNAL}truth"] = sha256_file(options.truth)
     device = choose_device(options.device, report)
-    stage = run.stage(f"evaluate/{name}")
     key = StageKey(bearing(options), inputs, device.type)
     if not stage.is_current(key, report, force=options.force):
         with stage.working(key, report) as work:
             _judge(test, run, options, judged, device, work, report)
     metrics = read_json(run.path(f"evaluate/{name}/metrics.json"), stage.redo)
     return Outcome({"run": str(run.root), "test": name, **metrics})
+
+
+def _signature(test: Path, run: Run, stage: Stage, options: EvaluateOptions, report: Reporter) -> str:
+    """The test set's signature; the recorded one where only names or times differ from what was judged."""
+    signature = dataset_signature(test, options)
+    record = None if options.force else stage.record()
+    recorded = signature if record is None else record.key.inputs.get(TEST_INPUT, signature)
+    if record is None or recorded == signature:
+        return signature
+    report.note(f"{test} is not the file that was judged, or was touched; comparing the contents.")
+    with TemporaryDirectory() as scratch:
+        samples, hashes = read_test_set(test, options, load_pool(run), Path(scratch), report)
+    return recorded if _content(samples, hashes) == record.details.get("test_content") else signature
+
+
+def _content(samples: Dataset, hashes: list[str]) -> str:
+    """Hex digest over ids, labels and contents of a test set."""
+    names = [samples.classes[label] for label in samples.labels.tolist()]
+    return fingerprint(samples.classes, zip(samples.sample_ids, names, hashes, strict=True))
 
 
 def _judge(
@@ -114,8 +138,9 @@ def _judge(
 ) -> None:
     pool = load_pool(run)
     scratch = work.folder / "scratch"
-    scratch.mkdir(exist_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed command
     samples, hashes = read_test_set(test, options, pool, scratch, report)
+    work.details["test_content"] = _content(samples, hashes)
     _warn_of_pool_images(run, hashes, report)
     columns: dict[str, Any] = {
         "sample_id": pa.array(samples.sample_ids, pa.string()),
@@ -137,9 +162,9 @@ def _judge(
     if truth is not None:
         metrics["noise"] = {"measured_rate": float((truth != pool.labels).mean()), "samples": len(pool)}
     del samples
-    for path in scratch.iterdir():
-        path.unlink()
-    scratch.rmdir()
+    if (scratch / SKIPPED).is_file():
+        (scratch / SKIPPED).replace(work.folder / SKIPPED)
+    shutil.rmtree(scratch)
     write_atomically(
         work.folder / "predictions.parquet", lambda path: pq.write_table(pa.table(columns), path)
     )

@@ -4,7 +4,6 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import nn
@@ -19,14 +18,15 @@ from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import REWEIGHTERS, configure, settings
 from metaselect.reweighting import Hook, MetaReweighter, MetaRun, Start
 from metaselect.run import Run
-from metaselect.run.files import read_csv, write_atomically, write_csv, write_json
+from metaselect.run.files import write_atomically, write_csv, write_json
 from metaselect.run.stage import StageKey, Work, inputs_of
+from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start, on_bought
+from metaselect.stages.meta_set import META_SET, MetaSet, load_meta_set, weights_table
 from metaselect.stages.plan import Resolved, resolve_reweight
 from metaselect.stages.select import WarmupModel, warmup_model
 from metaselect.stages.warmup import checkpoint_file, load_weights, model_description
 from metaselect.streams import generator
 from metaselect.training import (
-    PoolPass,
     Trainee,
     load_state,
     make_trainee,
@@ -36,12 +36,9 @@ from metaselect.training import (
     train,
 )
 
-DEAD_ZERO_SHARE = 0.2  # of batches with all-zero weights
-META_SET = "annotate/meta_set.csv"
-
 
 class ReweightRow(NamedTuple):
-    """One row of ``reweight/<name>/history.csv``; the last two are on the bought samples, in eval mode."""
+    """One row of ``reweight/<name>/history.csv``; the last two are on the bought samples, NaN without any."""
 
     epoch: int
     lr: float
@@ -49,22 +46,8 @@ class ReweightRow(NamedTuple):
     accuracy: float
     mean_weight: float
     zero_batches: float
-    bought_loss: float | None
-    bought_accuracy: float | None
-
-
-class MetaSet(NamedTuple):
-    """The bought labels.
-
-    Attributes:
-        bought: (m,) int64, sorted pool indices.
-        labels: (m,) int64, their clean labels.
-        unusable: sorted pool indices that an annotator set aside.
-    """
-
-    bought: np.ndarray
-    labels: np.ndarray
-    unusable: np.ndarray
+    bought_loss: float
+    bought_accuracy: float
 
 
 class Setting(NamedTuple):
@@ -125,21 +108,6 @@ def checked_name(name: str) -> str:
     return name
 
 
-def load_meta_set(run: Run, pool: Dataset) -> MetaSet:
-    """The consensus of the votes; empty when nothing was bought yet."""
-    if not run.path(META_SET).is_file():
-        none = np.empty(0, np.int64)
-        return MetaSet(none, none, none)
-    index = {sample_id: position for position, sample_id in enumerate(pool.sample_ids)}
-    position_of = {name: position for position, name in enumerate(pool.classes)}
-    rows = read_csv(run.path(META_SET))[1]
-    pairs = sorted((index[row["sample_id"]], row["clean_label"]) for row in rows)
-    good = [(where, position_of[label]) for where, label in pairs if label]
-    bought = np.array([where for where, _ in good], np.int64)
-    labels = np.array([label for _, label in good], np.int64)
-    return MetaSet(bought, labels, np.array([where for where, label in pairs if not label], np.int64))
-
-
 def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
     method = configure(REWEIGHTERS[options.method], options.option)
     pool = load_pool(run)
@@ -147,7 +115,7 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
     if method.meta and not len(meta_set.bought):
         raise ArtefactError(
             f"{options.method} learns from bought labels, and {run.root} has none.",
-            f"First: metaselect annotate export, then annotate import FILE --run {run.root}",
+            f"First: metaselect annotate export, then annotate import FILE {run.flag}",
         )
     start = _start(run, options)
     device = choose_device(options.device, report)
@@ -210,7 +178,7 @@ def _train(setting: Setting, name: str, work: Work, report: Reporter) -> None:
     model = _start_model(setting).to(setting.device)
     channels = input_channels(setting.resolved.model, shape)
     batches = Batches(pool.inputs, labels, pool.preprocess, device=setting.device, channels=channels)
-    before = _on_bought(model, batches, bought, amp=plan.amp)
+    before = judge_start(model, batches, bought, amp=plan.amp)
     method: Hook | MetaRun = setting.method
     if setting.method.meta:
         hyper: MetaReweighter = setting.method
@@ -231,10 +199,10 @@ def _train(setting: Setting, name: str, work: Work, report: Reporter) -> None:
         what=f"reweight {name}",
     )
     for log in epochs:
-        seen = _on_bought(trainee.model, batches, bought, amp=plan.amp)
+        seen = on_bought(trainee.model, batches, bought, amp=plan.amp)
         history.append(ReweightRow(*log, *seen))
         save_state(trainee, history, work.folder / "resume.safetensors")
-    _finish(setting, trainee, history, before[1], work)
+    _finish(setting, trainee, history, before, work)
 
 
 def _start_model(setting: Setting) -> nn.Module:
@@ -245,21 +213,11 @@ def _start_model(setting: Setting) -> nn.Module:
     return model
 
 
-def _on_bought(
-    model: nn.Module, batches: Batches, bought: torch.Tensor, *, amp: bool
-) -> tuple[float | None, float | None]:
-    """Mean loss and accuracy on the bought samples; None where there are none."""
-    if not len(bought):
-        return None, None
-    seen = pool_pass(model, batches, bought, amp=amp)
-    return float(seen.losses.double().mean()), seen.accuracy
-
-
 def _finish(
     setting: Setting,
     trainee: Trainee,
     history: list[ReweightRow],
-    accuracy_before: float | None,
+    before: StartView,
     work: Work,
 ) -> None:
     pool, plan = setting.pool, setting.resolved.plan
@@ -273,71 +231,15 @@ def _finish(
     table = weights_table(pool, setting.meta_set, weights, setting.method.weight_kind, view)
     write_atomically(work.folder / "weights.parquet", lambda path: pq.write_table(table, path))
     (work.folder / "resume.safetensors").unlink(missing_ok=True)
-    dead = ""
-    if setting.method.meta:
-        dead = cause_of_death(history, accuracy_before, view.predicted)
+    zero_batches = sum(row.zero_batches for row in history) / len(history)
+    after = OnBought(history[-1].bought_loss, history[-1].bought_accuracy)
+    dead = cause_of_death(zero_batches, before, after, view.predicted) if setting.method.meta else ""
     result: dict[str, Json] = {
         "model": setting.resolved.model,
         "epochs": plan.epochs,
         "bought": len(setting.meta_set.bought),
-        "bought_accuracy": history[-1].bought_accuracy,
-        "zero_batches": sum(row.zero_batches for row in history) / len(history),
+        "bought_accuracy": after.accuracy if len(setting.meta_set.bought) else None,
+        "zero_batches": zero_batches,
         "dead": dead,
     }
     work.details["result"] = result
-
-
-def cause_of_death(history: list[ReweightRow], before: float | None, predicted: torch.Tensor) -> str:
-    """Why a run must not be trusted, as a sentence; empty when it is alive.
-
-    Args:
-        history: of the run.
-        before: accuracy on the bought samples of the model that it started from.
-        predicted: (n,) classes that the final model gives to the pool.
-    """
-    zero = sum(row.zero_batches for row in history) / len(history)
-    after = history[-1].bought_accuracy
-    remedy = "Try a smaller --lr, --momentum 0, or --init warmup."
-    if zero >= DEAD_ZERO_SHARE:
-        return f"The run is dead: in {zero:.0%} of the batches every weight was 0. {remedy}"
-    if len(torch.unique(predicted)) == 1:
-        return f"The run is dead: the model gives one class to every sample. {remedy}"
-    if before is not None and after is not None and after < before:
-        return (
-            f"The run is dead: it got {after:.0%} of the bought labels right, less than the model that it "
-            f"started from ({before:.0%}). {remedy}"
-        )
-    return ""
-
-
-def weights_table(
-    pool: Dataset, meta_set: MetaSet, weights: np.ndarray, weight_kind: str, view: PoolPass
-) -> pa.Table:
-    """``weights.parquet``: one row a sample.
-
-    ``label_issue_rank`` is 1 for the sample whose given label is trusted least (lowest weight, then lowest
-    probability of the given label); it is null for bought and unusable samples.
-    """
-    n = len(pool)
-    classes = np.array(pool.classes, dtype=object)
-    bought, unusable = np.zeros(n, bool), np.zeros(n, bool)
-    bought[meta_set.bought], unusable[meta_set.unusable] = True, True
-    weights = np.where(bought, 1.0, np.where(unusable, 0.0, weights)).astype(np.float32)
-    open_ids = (~(bought | unusable)).nonzero()[0]
-    label_prob = view.label_prob.cpu().numpy()
-    order = open_ids[np.lexsort((open_ids, label_prob[open_ids], weights[open_ids]))]
-    ranks = np.zeros(n, np.int64)
-    ranks[order] = np.arange(1, len(order) + 1)
-    kinds = np.where(bought, "bought", np.where(unusable, "unusable", weight_kind))
-    return pa.table(
-        {
-            "sample_id": pa.array(pool.sample_ids, pa.string()),
-            "given_label": pa.array(classes[pool.labels].tolist(), pa.string()),
-            "weight": pa.array(weights, pa.float32()),
-            "weight_kind": pa.array(kinds.tolist(), pa.string()),
-            "bought": pa.array(bought, pa.bool_()),
-            "predicted_label": pa.array(classes[view.predicted.cpu().numpy()].tolist(), pa.string()),
-            "predicted_prob": pa.array(view.confidence.float().cpu().numpy(), pa.float32()),
-            "label_issue_rank": pa.array(ranks, pa.int64(), mask=bought | unusable),
-        }
-    )

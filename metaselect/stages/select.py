@@ -1,5 +1,6 @@
 """select: which samples are worth a label, in rounds."""
 
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from metaselect.records import Outcome, Reporter
 from metaselect.registry import SELECTORS, configure, settings
 from metaselect.run import Run, Stage
 from metaselect.run.files import read_csv, read_json, write_atomically, write_csv
-from metaselect.run.stage import StageKey, Work, inputs_of
+from metaselect.run.stage import StageKey, StageRecord, Work, inputs_of
 from metaselect.selection import Choice, PoolFeatures, Selector
 from metaselect.stages.warmup import checkpoint_file, load_weights
 from metaselect.streams import generator
@@ -73,8 +74,9 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     number = _round_number(run, options)
     stage = run.stage(f"select/round-{number}")
     pool = load_pool(run)
-    taken = _taken(run, number, pool)
-    budget = _checked_budget(options.budget, len(pool), len(taken), stage)
+    record = _known(stage, force=options.force)
+    taken = _taken(run, number, pool, again=record is not None and round_is_closed(run, number))
+    budget = _checked_budget(options.budget, len(pool), len(taken), record)
     epochs = _epochs_wanted(run, method)
     device = choose_device(options.device, report) if epochs else torch.device("cpu")
     key = StageKey(
@@ -82,11 +84,15 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
         _inputs(run, number, epochs),
         device.type if epochs else "",
     )
-    if not _stays(run, stage, number, key, report, force=options.force):
+    if not _stays(run, stage, record, key, report, force=options.force):
         with stage.working(key, report) as work:
+            started = time.monotonic()
             features = _features(run, pool, epochs, device, work, report)
+            featured = time.monotonic()
             stream = generator(options.seed, "select", options.method, number)
             choice = method.choose(features, budget, taken, stream)
+            work.details["seconds_features"] = round(featured - started, 3)
+            work.details["seconds_choice"] = round(time.monotonic() - featured, 3)
             _write(work, pool, choice, budget)
     details = stage.require().details
     return Outcome({"run": str(run.root), "folder": stage.name, **details["result"]})
@@ -105,28 +111,44 @@ def _round_number(run: Run, options: SelectOptions) -> int:
     if latest == 1:
         raise UsageError(
             "Round 1 is still open: it was neither exported nor answered.",
-            f"First: metaselect annotate export --run {run.root}",
+            f"First: metaselect annotate export {run.flag}",
         )
     return latest  # the same command once more
 
 
-def _taken(run: Run, number: int, pool: Dataset) -> torch.Tensor:
+def _taken(run: Run, number: int, pool: Dataset, *, again: bool) -> torch.Tensor:
     """(m,) sorted indices that must not be chosen: selected in earlier rounds, or bought in any way."""
     taken = set(bought_ids(run))
     for earlier in range(1, number):
-        path = run.path(f"select/round-{earlier}/selected.csv")
-        taken.update(row["sample_id"] for row in read_csv(path)[1])
-    if number > 0 and run.stage(f"select/round-{number}").record() is not None:
+        taken.update(_selected_ids(run, earlier))
+    if again:
         # This very round's own answers must not shut out its samples when it is checked again.
-        path = run.path(f"select/round-{number}/selected.csv")
-        taken.difference_update(row["sample_id"] for row in read_csv(path)[1])
+        taken.difference_update(_selected_ids(run, number))
     return torch.tensor(
         [index for index, sample_id in enumerate(pool.sample_ids) if sample_id in taken], dtype=torch.int64
     )
 
 
-def _checked_budget(budget: int | None, n: int, taken: int, stage: Stage) -> int:
-    record = stage.record()
+def _selected_ids(run: Run, number: int) -> list[str]:
+    path = f"select/round-{number}/selected.csv"
+    run.stage(f"select/round-{number}").verified(path)
+    return [row["sample_id"] for row in read_csv(run.path(path))[1]]
+
+
+def _known(stage: Stage, *, force: bool) -> StageRecord | None:
+    """The stage's record; ``force`` makes anew what is damaged, so that it is as if it were not there."""
+    try:
+        record = stage.record()
+        if record is not None:
+            stage.check()
+    except ArtefactError:
+        if not force:
+            raise
+        return None
+    return record
+
+
+def _checked_budget(budget: int | None, n: int, taken: int, record: StageRecord | None) -> int:
     if budget is None and record is not None:
         budget = int(str(record.key.options["budget"]))
     if budget is None:
@@ -159,17 +181,18 @@ def _inputs(run: Run, number: int, epochs: tuple[int, ...]) -> dict[str, str]:
     return inputs_of(run, *files)
 
 
-def _stays(run: Run, stage: Stage, number: int, key: StageKey, report: Reporter, *, force: bool) -> bool:
+def _stays(
+    run: Run, stage: Stage, record: StageRecord | None, key: StageKey, report: Reporter, *, force: bool
+) -> bool:
     """Whether the round is there already; a round that went out to people can only stay."""
-    record = stage.record()
-    if record is None or not round_is_closed(run, number):
+    number = int(str(key.options["round"]))
+    if not round_is_closed(run, number):
         return stage.is_current(key, report, force=force)
-    if force or dict(record.key.options) != dict(key.options):
+    if force or record is None or dict(record.key.options) != dict(key.options):
         raise ArtefactError(
             f"Round {number} is closed: it was exported or has answers, which cost money.",
             "Open the next one with --round next --budget B, or use a copy of the run for another method.",
         )
-    stage.check()
     report.note(f"Round {number} is closed and stays as it is.")
     return True
 

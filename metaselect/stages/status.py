@@ -27,12 +27,13 @@ def status(run: Run, report: Reporter) -> Outcome:
     run.info()
     states = [_state(run, name, thorough=False) for name in stages_of(run)]
     bad = [state for state in states if state.state in (STALE, DAMAGED)]
+    votes_damaged = any(state.stage == "annotate" for state in bad)
     listed: list[Json] = [state._asdict() for state in states]
     return Outcome(
         {
             "run": str(run.root),
             "stages": listed,
-            "bought": len(bought_ids(run)),
+            "bought": None if votes_damaged else len(bought_ids(run)),
             "next": next_command(run, states),
         },
         unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
@@ -90,7 +91,7 @@ def _state(run: Run, name: str, *, thorough: bool) -> State:
             return State(name, MISSING, "")
         stage.check(thorough=thorough)
         kind, _, rest = name.partition("/")
-        if kind == "select" and round_is_closed(run, int(rest.rpartition("-")[2])):
+        if kind == "select" and _is_closed(run, int(rest.rpartition("-")[2])):
             return State(name, DONE, "closed: exported or answered")
         now = {path: _hash_now(run, path) for path in record.key.inputs if not path.startswith(EXTERNAL)}
         then = {path: digest for path, digest in record.key.inputs.items() if path in now}
@@ -100,6 +101,14 @@ def _state(run: Run, name: str, *, thorough: bool) -> State:
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
     return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
+
+
+def _is_closed(run: Run, number: int) -> bool:
+    """As ``round_is_closed``; where damaged votes do not say (their own line does), nothing may move the round."""
+    try:
+        return round_is_closed(run, number)
+    except ArtefactError:
+        return True
 
 
 def _hash_now(run: Run, path: str) -> str:
@@ -119,11 +128,13 @@ def _unjudged(run: Run, inputs: Mapping[str, str]) -> list[str]:
 
 def next_command(run: Run, states: list[State]) -> str:
     """The command that brings the run forward; empty when there is nothing to do."""
-    at = f"--run {run.root}"
+    at = run.flag
     by_name = {state.stage: state for state in states}
     for state in states:
         if state.state in (STALE, INTERRUPTED, DAMAGED) and state.stage != "annotate":
-            return _command_for(run, state, at)
+            return run.stage(state.stage).command(*(["--force"] if state.state == DAMAGED else []))
+    if by_name["annotate"].state == DAMAGED:
+        return ""  # no command brings answers back; its line says what is wrong
     if by_name["warmup"].state == MISSING:
         return f"metaselect warmup {at}"
     rounds = run.stage_names("select")
@@ -138,13 +149,3 @@ def next_command(run: Run, states: list[State]) -> str:
     if not run.stage_names("evaluate"):
         return f"metaselect evaluate TEST {at}"
     return ""
-
-
-def _command_for(run: Run, state: State, at: str) -> str:
-    """The command that made the stage, so that its options stay; an unfinished stage has none on record."""
-    record = run.stage(state.stage).record() if state.state != DAMAGED else None
-    if record is not None and record.details.get("command"):
-        return str(record.details["command"])
-    kind = state.stage.partition("/")[0]
-    command = {"data": "ingest DATA", "evaluate": "evaluate TEST"}.get(kind, kind)
-    return f"metaselect {command} {at}{' --force' if state.state == DAMAGED else ''}"
