@@ -120,6 +120,7 @@ class TrainingOptions:
     seed: int = 0
     device: str = bears_not("auto")
     force: bool = bears_not(False)
+    dry_run: bool = bears_not(False)
 
     def __post_init__(self) -> None:
         require_range("epochs", self.epochs, 1)
@@ -163,6 +164,7 @@ class SelectOptions:
     round: str | None = bears_not(None)
     device: str = bears_not("auto")
     force: bool = bears_not(False)
+    dry_run: bool = bears_not(False)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,9 @@ class Console:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(title=escape(printable(title)) or None, title_justify="left")
+        if title:
+            self.line(title)  # Rich would wrap it to the table's width, and it may hold a path
+        table = Table()
         for position, name in enumerate(header):
             table.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
         for row in rows:

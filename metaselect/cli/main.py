@@ -11,16 +11,31 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from metaselect import __version__
 from metaselect.cli.console import Console
 from metaselect.errors import MetaSelectError, ResourceError, UsageError
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
 # Typer carries its own copy of Click, so this is the only name of its base of all usage errors.
 USAGE_BASE: type[Exception] = typer.BadParameter.__mro__[2]
 
+ORDER = ("ingest", "warmup", "select", "annotate", "reweight", "evaluate", "status", "verify", "corrupt")
+
+
+class InOrder(TyperGroup):
+    """Lists the commands in the order of the work."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, as ``ORDER`` has them."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
     name="metaselect",
+    cls=InOrder,
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode="markdown",
@@ -94,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command: Any = typer.main.get_command(app)
         code = command.main(given, prog_name="metaselect", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt
+            raise KeyboardInterrupt
         return int(code or 0)
     except MetaSelectError as error:
         return _fail(console, error)
@@ -101,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(console, _usage(error))
     except (KeyboardInterrupt, typer.Abort):
         console.note("Interrupted. The same command goes on where it stopped.")
-        return 130
+        return INTERRUPTED
     except Terminated:
         console.note("Terminated. The same command goes on where it stopped.")
         return 143

@@ -13,6 +13,7 @@ from metaselect.cli.shared import (
     DecayOption,
     Device,
     DeviceOption,
+    DryRunOption,
     EpochsOption,
     ForceOption,
     Init,
@@ -28,6 +29,7 @@ from metaselect.cli.shared import (
     ScheduleOption,
     SeedOption,
     finish,
+    show_plan,
 )
 from metaselect.options import ReweightOptions
 from metaselect.run import Run
@@ -72,6 +74,7 @@ def reweight(
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
@@ -101,6 +104,7 @@ def reweight(
         seed=seed,
         device=device,
         force=force,
+        dry_run=dry_run,
         method=method,
         name=name,
         init=init,
@@ -111,6 +115,9 @@ def reweight(
     from metaselect.stages.reweight import reweight as run_reweight
 
     outcome = run_reweight(place, options, console)
+    if "needs" in outcome.result:
+        show_plan(console, outcome)
+        return
     result = outcome.result
     right = result["bought_accuracy"]
     learnt = f", {right:.0%} of the bought labels right" if isinstance(right, float) else ""

@@ -8,6 +8,7 @@ from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.shared import (
     Device,
     DeviceOption,
+    DryRunOption,
     ForceOption,
     JsonOption,
     MethodOption,
@@ -16,6 +17,7 @@ from metaselect.cli.shared import (
     SeedOption,
     SelectMethod,
     finish,
+    show_plan,
 )
 from metaselect.options import SelectOptions
 from metaselect.run import Run
@@ -35,9 +37,16 @@ def select(
         Literal["next"] | None,
         typer.Option("--round", help="Open a new round.", show_default="the latest, or the first"),
     ] = None,
+    discard_round: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", min=1, help="Put the latest round and its answers aside, and do nothing else."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
@@ -49,6 +58,8 @@ def select(
         metaselect select --run RUN --budget 20 --method rbc --option starts=3
 
         metaselect select --run RUN --budget 10 --round next
+
+        metaselect select --run RUN --discard-round 2
     """
     console = Console(progress, as_json=as_json)
     options = SelectOptions(
@@ -59,11 +70,20 @@ def select(
         seed=seed,
         device=device,
         force=force,
+        dry_run=dry_run,
     )
     place = Run.at(run)
+    if discard_round is not None:
+        from metaselect.stages.discard import discard_round as run_discard
+
+        finish(console, run_discard(place, discard_round, console))
+        return
     from metaselect.stages.select import select as run_select
 
     outcome = run_select(place, options, console)
+    if "needs" in outcome.result:
+        show_plan(console, outcome)
+        return
     result = outcome.result
     console.line(
         f"{place.path(str(result['folder']))}/selected.csv: {result['selected']} samples chosen by {method}"

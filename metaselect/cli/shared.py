@@ -54,6 +54,10 @@ RunOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="One seed; every random stream derives from it.", min=0)]
 ForceOption = Annotated[bool, typer.Option("--force", help="Recompute although it is done or was changed.")]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check everything, say what would be done and needed, write nothing."),
+]
 DeviceOption = Annotated[
     Device, typer.Option(help="auto: CUDA where there is a GPU, else CPU.", rich_help_panel=TRAINING)
 ]
@@ -138,6 +142,15 @@ AmpOption = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+
+
+def show_plan(console: Console, outcome: Outcome) -> None:
+    """What --dry-run found, for people, and the end of the command."""
+    for part in ("options", "needs"):
+        found = outcome.result[part]
+        assert isinstance(found, dict)
+        console.table((part, "value"), [(name, str(value)) for name, value in found.items()])
+    finish(console, outcome)
 
 
 def finish(console: Console, outcome: Outcome) -> None:

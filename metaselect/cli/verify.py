@@ -1,9 +1,12 @@
 """`metaselect verify`."""
 
+from typing import Annotated
+
 import typer
 
 from metaselect.cli.console import Console
 from metaselect.cli.shared import JsonOption, RunOption, finish
+from metaselect.records import Outcome
 from metaselect.run import Run
 
 
@@ -12,13 +15,19 @@ def register(app: typer.Typer) -> None:
     app.command()(verify)
 
 
-def verify(run: RunOption = None, as_json: JsonOption = False) -> None:
+def verify(
+    run: RunOption = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Also run every stage again in a copy, and compare.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Hash every artefact of the run and compare with what its stage wrote.
 
     Examples:
         metaselect verify --run RUN
 
-        metaselect verify --run RUN --json
+        metaselect verify --run RUN --rerun
     """
     console = Console(as_json=as_json)
     place = Run.at(run)
@@ -26,4 +35,12 @@ def verify(run: RunOption = None, as_json: JsonOption = False) -> None:
 
     outcome = run_verify(place, console)
     console.line(f"{outcome.result['artefacts']} artefacts are as they were written.")
+    if rerun:
+        from metaselect.stages.rerun import rerun as run_again
+
+        again = run_again(place, console)
+        recomputed = again.result["recomputed"]
+        assert isinstance(recomputed, list)
+        console.line(f"{len(recomputed)} stages give the same bytes when they are run again.")
+        outcome = Outcome({**outcome.result, **again.result})
     finish(console, outcome)

@@ -16,6 +16,7 @@ from metaselect.cli.shared import (
     DecayOption,
     Device,
     DeviceOption,
+    DryRunOption,
     EpochsOption,
     FeatureColumns,
     ForceOption,
@@ -33,6 +34,7 @@ from metaselect.cli.shared import (
     ScheduleOption,
     SeedOption,
     finish,
+    show_plan,
 )
 from metaselect.options import IngestOptions, WarmupOptions
 from metaselect.run import Run
@@ -83,6 +85,7 @@ def warmup(
     feature_columns: FeatureColumns = None,
     on_bad_sample: BadSample = OnBad.stop,
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
@@ -110,6 +113,7 @@ def warmup(
         seed=seed,
         device=device,
         force=force,
+        dry_run=dry_run,
         checkpoints=checkpoints,
         weights=weights,
     )
@@ -125,6 +129,9 @@ def warmup(
     from metaselect.stages.warmup import warmup as run_warmup
 
     outcome = run_warmup(data, place, options, reading, console)
+    if "needs" in outcome.result:
+        show_plan(console, outcome)
+        return
     result = outcome.result
     console.line(
         f"{place.path('warmup')}: {result['model']}, {result['epochs']} epochs, "

@@ -44,7 +44,7 @@ def build_model(name: str, shape: Sequence[int], classes: int, *, seed: int) -> 
     """
     with seeded_globals(derive(seed, "init", name)):
         if name in MODELS:
-            model: nn.Module = load(MODELS[name])(shape, classes)
+            model = _own(name, shape, classes)
         elif ":" in name:
             model = _from_factory(name, shape, classes)
         else:
@@ -65,11 +65,18 @@ def last_linear(model: nn.Module) -> nn.Linear:
     return found[-1]
 
 
+def _own(name: str, shape: Sequence[int], classes: int) -> nn.Module:
+    if name != "mlp":
+        _need_images(name, shape)
+    model: nn.Module = load(MODELS[name])(shape, classes)
+    return model
+
+
 def _from_factory(name: str, shape: Sequence[int], classes: int) -> nn.Module:
     module, _, attribute = name.partition(":")
     try:
         factory: Any = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(f"--model {name} cannot be imported: {error}.", "Is it on PYTHONPATH?") from None
     model = factory(tuple(shape), classes)
     if not isinstance(model, nn.Module):
@@ -86,8 +93,7 @@ def _from_zoo(name: str, shape: Sequence[int], classes: int) -> nn.Module:
     )
     if not name.startswith(ZOO_FAMILIES):
         raise UsageError(f"--model {name} is not known.", known)
-    if len(shape) != 3:
-        raise UsageError(f"--model {name} needs images, and this pool holds feature vectors.", "Use mlp.")
+    _need_images(name, shape)
     from torchvision.models import get_model  # costs 1.5 s, so only when one is named
 
     try:
@@ -95,6 +101,11 @@ def _from_zoo(name: str, shape: Sequence[int], classes: int) -> nn.Module:
     except ValueError:
         raise UsageError(f"torchvision has no model {name}.", known) from None
     return model
+
+
+def _need_images(name: str, shape: Sequence[int]) -> None:
+    if len(shape) != 3:
+        raise UsageError(f"--model {name} needs images, and this pool holds feature vectors.", "Use mlp.")
 
 
 def _check(model: nn.Module, name: str, shape: Sequence[int], classes: int) -> None:

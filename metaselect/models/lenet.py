@@ -9,6 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from metaselect.errors import UsageError
+
+SMALLEST = 16  # pixels a side; below, nothing is left after the second pooling
+
 
 class LeNet(nn.Module):
     """Convolutions 6 and 16 (5x5), linear layers 120, 84 and K; d = 84.
@@ -21,6 +25,11 @@ class LeNet(nn.Module):
     def __init__(self, shape: Sequence[int], classes: int) -> None:
         super().__init__()
         channels, height, width = shape
+        if min(height, width) < SMALLEST:
+            raise UsageError(
+                f"--model lenet needs images of at least {SMALLEST} pixels, not {height}x{width}.",
+                "Use convnet, or a larger --image-size at ingest.",
+            )
         sides = [((size - 4) // 2 - 4) // 2 for size in (height, width)]
         self.features = nn.Sequential(
             nn.Conv2d(channels, 6, 5),

@@ -204,13 +204,18 @@ class Run:
         return [f"{kind}/{name}" for name in sorted(names, key=lambda name: (len(name), name))]
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, new: bool = False) -> Iterator[None]:
         """Keep every other writing command out of this run.
 
+        Args:
+            new: make the folder where there is none; else a mistyped --run leaves nothing behind.
+
         Raises:
-            ArtefactError: another command holds it.
+            ArtefactError: another command holds it, or there is no run.
             UsageError: there can be no folder at that place.
         """
+        if not new:
+            self.info()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except (NotADirectoryError, FileExistsError, FileNotFoundError) as error:

@@ -6,7 +6,6 @@ killed command stays too; the same command finds its key there and goes on.
 """
 
 import json
-import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Reporter
-from metaselect.run.circumstances import circumstances
+from metaselect.run.circumstances import circumstances, recorded_command, repeatable
 from metaselect.run.files import Stamp, matches, read_json, stamp, sync_folder, write_json
 from metaselect.run.layout import LAYOUT_VERSION, Run
 
@@ -27,9 +26,6 @@ EXTERNAL = "external:"
 
 COMMANDS = {"data": "ingest DATA", "annotate": "annotate import FILE", "evaluate": "evaluate TEST"}
 """Commands that make a stage, where they are not called as it is."""
-
-PASSING_FLAGS = {"--json": 0, "--force": 0, "--progress": 1, "--run": 1}
-"""Flags of a recorded command that are not repeated, and how many words follow each."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +90,16 @@ class Stage:
     def command(self, *flags: str) -> str:
         """The command that makes this stage here: with its own options where they are on record."""
         kind = self.name.split("/")[0]
-        made = ["metaselect", *COMMANDS.get(kind, kind).split()]
-        try:
-            raw = json.loads((self.folder / "stage.json").read_text(encoding="utf-8"))
-            words = shlex.split(raw["details"]["command"])
-            made = _without_passing(words) if words[1] == made[1] else made
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            pass  # never finished, or damaged: only the kind is known
-        return f"{shlex.join([*made, *flags])} {self.run.flag}"
+        command = f"metaselect {COMMANDS.get(kind, kind)}"
+        for path in (self.folder / "stage.json", self.work_folder / "key.json"):
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))["details"]["command"]
+                if found.split()[1] == command.split()[1]:
+                    command = repeatable(found)
+                    break
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                continue  # not there, or damaged: only the kind is known
+        return " ".join([command, *flags, self.run.flag])
 
     def record(self) -> StageRecord | None:
         """What ``stage.json`` says; None when the stage was never finished.
@@ -171,6 +169,7 @@ class Stage:
         Raises:
             ArtefactError: an option or the device changed, outside data changed, or an output is damaged.
         """
+        self._settle_interrupted_swap()
         record = None if force else self.record()
         if record is None:
             return False
@@ -191,7 +190,6 @@ class Stage:
     @contextmanager
     def working(self, key: StageKey, report: Reporter) -> Iterator[Work]:
         """A folder to work in; when the block ends well, it becomes the stage's folder in one rename."""
-        self._settle_interrupted_swap()
         folder = self.work_folder
         resumed = self._same_key(key)
         if folder.exists() and not resumed:
@@ -200,14 +198,13 @@ class Stage:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not resumed:
-            write_json(folder / "key.json", _plain(key))
+            write_json(folder / "key.json", {**_plain(key), "details": {"command": recorded_command()}})
         work = Work(folder, resumed)
         started = time.monotonic()
         yield work
         for leftover in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink()
         work.details["seconds"] = round(time.monotonic() - started, 3)
-        (folder / "key.json").unlink()
         write_record(folder, key, work.details)
         self._swap()
 
@@ -216,12 +213,16 @@ class Stage:
         if not path.is_file():
             return False
         try:
-            return bool(json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(_plain(key))))
+            found = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError:
             return False
+        plain: dict[str, Any] = json.loads(json.dumps(_plain(key)))
+        return all(found.get(name) == value for name, value in plain.items())
 
     def _swap(self) -> None:
         retired = self.work_folder.with_name(f"{self.work_folder.name}.old")
+        (self.work_folder / "key.json").unlink(missing_ok=True)
+        shutil.rmtree(retired, ignore_errors=True)  # of a process that died behind the second rename
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self.folder.exists():
             self.folder.rename(retired)
@@ -230,22 +231,9 @@ class Stage:
         shutil.rmtree(retired, ignore_errors=True)
 
     def _settle_interrupted_swap(self) -> None:
-        """Finish the two renames of ``_swap`` when the process died between or before them."""
+        """Finish what a process that died in ``_swap`` had begun: its work is complete."""
         if (self.work_folder / "stage.json").is_file():
             self._swap()
-
-
-def _without_passing(words: list[str]) -> list[str]:
-    """The words of a command less the flags that hold for one call, or one place, only."""
-    kept, left = [], iter(words)
-    for word in left:
-        flag, equals, _ = word.partition("=")
-        if flag not in PASSING_FLAGS:
-            kept.append(word)
-        elif not equals:
-            for _ in range(PASSING_FLAGS[flag]):
-                next(left, None)
-    return kept
 
 
 def differences(old: StageKey, new: StageKey) -> list[str]:
@@ -283,7 +271,7 @@ def write_record(folder: Path, key: StageKey, details: Mapping[str, Json]) -> No
     outputs: dict[str, Json] = {
         path.relative_to(folder).as_posix(): asdict(stamp(path))
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "stage.json"
+        if path.is_file() and path.name not in ("stage.json", "key.json")
     }
     write_json(
         folder / "stage.json",

@@ -88,7 +88,7 @@ def test_name(test: Path) -> str:
 
 def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) -> Outcome:
     run.info()
-    name = checked_name(options.name or test_name(test))
+    name = checked_name(test_name(test) if options.name is None else options.name)
     if not test.exists():
         raise DataError(f"{test} does not exist.", "Name a test set of any form that ingest takes.")
     judged = candidates(run)

@@ -43,7 +43,7 @@ def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter
             raise UsageError(f"There is no data in {run.root} yet.", "Name DATA.")
         run.stage("data").check()
         return Outcome(_result(run))
-    with run.lock():
+    with run.lock(new=True):
         record = None if options.force else run.stage("data").record()
         if record is None:
             _make(data, run, options, report)

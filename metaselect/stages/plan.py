@@ -4,11 +4,14 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from metaselect.data.store import Dataset
 from metaselect.models import auto_model
 from metaselect.options import ReweightOptions, TrainingOptions, WarmupOptions
-from metaselect.records import Json
+from metaselect.records import Json, Outcome
+from metaselect.run import Stage
+from metaselect.run.stage import StageKey
 from metaselect.training import Plan
 
 WARMUP_STEPS = 1600  # enough to learn the classes, too few to learn the noise by heart
@@ -31,6 +34,33 @@ class Resolved:
         for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp"):
             found[name] = getattr(self.plan, name)
         return {**found, "model": self.model}
+
+
+MIB = 2**20
+
+
+def dry_run(stage: Stage, key: StageKey, needs: dict[str, Json]) -> Outcome:
+    """What a stage would do, for --dry-run; nothing was written.
+
+    Args:
+        stage: that would run.
+        key: its resolved options and inputs.
+        needs: sizes, in MiB.
+    """
+    return Outcome(
+        {"run": str(stage.run.root), "stage": stage.name, "options": dict(key.options), "needs": needs}
+    )
+
+
+def training_needs(model: nn.Module, pool: Dataset, copies: int) -> dict[str, Json]:
+    """Sizes of a training: the pool's raw samples, the parameters, and the disk for ``copies`` of them."""
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    return {
+        "samples": len(pool),
+        "pool_mib": round(pool.inputs.nbytes / MIB, 1),
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "disk_mib": round(copies * size / MIB, 1),
+    }
 
 
 def _pick(given: float | None, auto: float) -> float:

@@ -22,9 +22,9 @@ from metaselect.run.files import write_atomically, write_csv, write_json
 from metaselect.run.stage import StageKey, Work, inputs_of
 from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start, on_bought
 from metaselect.stages.meta_set import META_SET, MetaSet, load_meta_set, weights_table
-from metaselect.stages.plan import Resolved, resolve_reweight
+from metaselect.stages.plan import Resolved, dry_run, resolve_reweight, training_needs
 from metaselect.stages.select import WarmupModel, warmup_model
-from metaselect.stages.warmup import checkpoint_file, load_weights, model_description
+from metaselect.stages.warmup import RESUME_COPIES, checkpoint_file, load_weights, model_description
 from metaselect.streams import generator
 from metaselect.training import (
     Trainee,
@@ -76,7 +76,7 @@ def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
 
 def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     run.info()
-    name = checked_name(options.name or options.method)
+    name = checked_name(options.method if options.name is None else options.name)
     setting = _resolve(run, options, report)
     key = StageKey(
         {
@@ -89,6 +89,8 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     )
     stage = run.stage(f"reweight/{name}")
     if not stage.is_current(key, report, force=options.force):
+        if options.dry_run:
+            return dry_run(stage, key, training_needs(_start_model(setting), setting.pool, 1 + RESUME_COPIES))
         with stage.working(key, report) as work:
             _train(setting, name, work, report)
     result = stage.require().details["result"]

@@ -14,14 +14,15 @@ from metaselect.data.store import Dataset, data_inputs, load_pool
 from metaselect.devices import choose_device
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.features import Factors, last_layer_factors, read_factors, write_factors
-from metaselect.models import build_model
+from metaselect.models import build_model, last_linear
 from metaselect.options import SelectOptions, bearing
-from metaselect.records import Outcome, Reporter
+from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import SELECTORS, configure, settings
 from metaselect.run import Run, Stage
 from metaselect.run.files import read_csv, read_json, write_atomically, write_csv
 from metaselect.run.stage import StageKey, StageRecord, Work, inputs_of
 from metaselect.selection import Choice, PoolFeatures, Selector
+from metaselect.stages.plan import MIB, dry_run
 from metaselect.stages.warmup import checkpoint_file, load_weights
 from metaselect.streams import generator
 
@@ -85,6 +86,8 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
         device.type if epochs else "",
     )
     if not _stays(run, stage, record, key, report, force=options.force):
+        if options.dry_run:
+            return dry_run(stage, key, _needs(run, pool, epochs))
         with stage.working(key, report) as work:
             started = time.monotonic()
             features = _features(run, pool, epochs, device, work, report)
@@ -96,6 +99,19 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
             _write(work, pool, choice, budget)
     details = stage.require().details
     return Outcome({"run": str(run.root), "folder": stage.name, **details["result"]})
+
+
+def _needs(run: Run, pool: Dataset, epochs: tuple[int, ...]) -> dict[str, Json]:
+    """Sizes of the factors, which are what grows with the pool: T (K + d) floats a sample, in memory and on disk."""
+    found: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
+    if epochs:
+        described = warmup_model(run)
+        model = build_model(described.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
+        last = last_linear(model)
+        found["factors_mib"] = round(
+            4 * len(pool) * len(epochs) * (last.in_features + last.out_features) / MIB, 1
+        )
+    return found
 
 
 def _round_number(run: Run, options: SelectOptions) -> int:

@@ -112,9 +112,11 @@ def _is_closed(run: Run, number: int) -> bool:
 
 
 def _hash_now(run: Run, path: str) -> str:
-    """The recorded hash of an input, or a word where its stage is gone."""
+    """The recorded hash of an input, or a word where its stage is gone or makes no such file any more."""
     stage = run.stage(stage_of(path))
-    return stage.verified(path) if stage.record() is not None else "gone"
+    record = stage.record()
+    made = record is not None and path.removeprefix(f"{stage.name}/") in record.outputs
+    return stage.verified(path) if made else "gone"
 
 
 def _has_meta_set(run: Run) -> bool:

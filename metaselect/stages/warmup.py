@@ -25,7 +25,7 @@ from metaselect.run import Run
 from metaselect.run.files import sha256_file, write_csv, write_json
 from metaselect.run.stage import EXTERNAL, StageKey, Work, inputs_of
 from metaselect.stages.ingest import ingest, same_data
-from metaselect.stages.plan import Resolved, resolve_warmup
+from metaselect.stages.plan import Resolved, dry_run, resolve_warmup, training_needs
 from metaselect.streams import generator
 from metaselect.training import (
     EpochLog,
@@ -39,6 +39,7 @@ from metaselect.training import (
 )
 
 HELD_OUT = 0.1  # of the pool
+RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written
 
 
 class WarmupRow(NamedTuple):
@@ -66,6 +67,10 @@ def warmup(
     """
     if data is not None and run.exists:
         same_data(data, run, reading, report)
+    elif data is not None and options.dry_run:
+        raise UsageError(
+            "--dry-run needs data that was ingested.", f"First: metaselect ingest {data} --run {run.root}"
+        )
     elif data is not None:
         ingest(data, run, reading, report)
     with run.lock():
@@ -86,6 +91,10 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     stage = run.stage("warmup")
     key = StageKey(resolved.as_options(options), inputs, device.type)
     if not stage.is_current(key, report, force=options.force):
+        if options.dry_run:
+            model = build_model(resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=0)
+            copies = len(checkpoint_epochs(resolved.plan.epochs, options.checkpoints)) + RESUME_COPIES
+            return dry_run(stage, key, training_needs(model, pool, copies))
         with stage.working(key, report) as work:
             _train(pool, resolved, options, train_ids, held_out, device, work, report)
     details = stage.require().details

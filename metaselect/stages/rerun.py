@@ -1,0 +1,73 @@
+"""verify --rerun: every stage again, from its own inputs, in a copy; the bytes must be the same."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from metaselect.errors import ConditionUnmet
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.run import Run, Stage
+from metaselect.run.files import sha256_file
+
+FIRST_ROUND = "select/round-1"
+
+
+def rerun(run: Run, report: Reporter) -> Outcome:
+    """Run the recorded command of each finished stage in a temporary copy, and compare every artefact.
+
+    ``data/`` (its source is not in the run), ``annotate/`` (it is what people answered) and rounds after the first
+    (what they saw of the answers is not on record) are taken as they are.
+
+    Raises:
+        ConditionUnmet: a stage fails, or gives other bytes, naming the files.
+    """
+    compared: list[Json] = []
+    with TemporaryDirectory(prefix="metaselect-verify-") as scratch:
+        copy = Run.at(Path(scratch) / "run")
+        shutil.copytree(run.path("data"), copy.path("data"))
+        shutil.copy2(run.path("run.json"), copy.path("run.json"))
+        names = [
+            "warmup",
+            FIRST_ROUND,
+            "annotate",
+            *run.stage_names("reweight"),
+            *run.stage_names("evaluate"),
+        ]
+        for name in names:
+            stage = run.stage(name)
+            if stage.record() is None:
+                continue
+            if name != "annotate":
+                report.note(f"Running {name} again.")
+                _again(stage, copy)
+                compared.append(name)
+            # Each stage is judged from the run's own inputs, not from what the copy came to.
+            shutil.rmtree(copy.path(name), ignore_errors=True)
+            shutil.copytree(stage.folder, copy.path(name))
+    return Outcome({"run": str(run.root), "recomputed": compared})
+
+
+def _again(stage: Stage, copy: Run) -> None:
+    record = stage.require()
+    words = shlex.split(stage.command())[1:-2]  # less the program's name and --run RUN
+    command = [sys.executable, "-m", "metaselect", *words, "--run", str(copy.root)]
+    # The promise of equal bytes is for an equal number of threads.
+    environment = os.environ | {"OMP_NUM_THREADS": str(record.details["threads"])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    folder = copy.path(stage.name)
+    if not (folder / "stage.json").is_file():
+        raise ConditionUnmet(f"{stage.name} could not be run again: {done.stderr.strip()[-500:]}")
+    differing = [
+        name
+        for name, expected in record.outputs.items()
+        if not (folder / name).is_file() or sha256_file(folder / name) != expected.sha256
+    ]
+    if differing:
+        raise ConditionUnmet(
+            f"{stage.name} gives other bytes when it is run again: {', '.join(differing)}.",
+            "Was it made on another machine, or with other versions? stage.json says which.",
+        )

@@ -1,0 +1,32 @@
+"""What tests start from: of the numerical core, and (from ``command_line``) finished runs."""
+
+import command_line
+import numpy as np
+import pytest
+import torch
+from data_makers import Listener
+
+from metaselect.batches import Batches
+from metaselect.data.store import IMAGES, Preprocess
+
+torch.set_num_threads(1)
+
+finished_once, finished = command_line.finished_once, command_line.finished
+warm, bought = command_line.warm, command_line.bought
+
+
+@pytest.fixture
+def reporter() -> Listener:
+    """A Reporter that keeps what it hears."""
+    return Listener()
+
+
+@pytest.fixture
+def tiny_batches() -> Batches:
+    """24 grey images of 8x8 in 3 classes, each class brightest in rows of its own; labels in turn."""
+    labels = np.arange(24) % 3
+    pixels = np.random.default_rng(11).integers(0, 60, (24, 1, 8, 8), dtype=np.uint8)
+    for pixel, label in zip(pixels, labels, strict=True):
+        pixel[0, 2 * label : 2 * label + 3] += 150
+    preprocess = Preprocess(IMAGES, (8, 8), "L", (0.3,), (0.25,))
+    return Batches(pixels, labels, preprocess, device=torch.device("cpu"), channels=1)

@@ -1,0 +1,90 @@
+"""Metrics against their definitions, counted out."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaselect.metrics import classification, cleanness_auc, precision_of_lowest
+
+samples = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=8)
+
+
+def columns(pairs: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (with ties) and whether the label is clean."""
+    weights, clean = zip(*pairs, strict=True)
+    return np.array(weights) / 4, np.array(clean)
+
+
+@given(samples)
+def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> None:
+    weights, clean = columns(pairs)
+    wins = [
+        1.0 if right > wrong else 0.5 if right == wrong else 0.0
+        for right in weights[clean]
+        for wrong in weights[~clean]
+    ]
+    found = cleanness_auc(weights, clean)
+    if not wins or len(set(weights)) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(sum(wins) / len(wins))
+
+
+@pytest.mark.parametrize(
+    ("weights", "clean"),
+    [([0.1, 0.9], [True, True]), ([0.1, 0.9], [False, False]), ([0.5, 0.5, 0.5], [True, False, True])],
+)
+def test_auc_without_meaning_is_none(weights: list[float], clean: list[bool]) -> None:
+    assert cleanness_auc(np.array(weights), np.array(clean)) is None
+
+
+def test_auc_does_not_depend_on_the_scale_of_the_weights() -> None:
+    draw = np.random.default_rng(1)
+    weights, clean = draw.random(50), draw.random(50) < 0.6
+    found = cleanness_auc(weights, clean)
+    assert found == cleanness_auc(weights**3 / 7, clean)
+    assert found == pytest.approx(1 - cleanness_auc(-weights, clean))
+
+
+@given(samples, st.data())
+def test_precision_is_the_mean_over_all_ways_to_break_ties(
+    pairs: list[tuple[int, bool]], data: st.DataObject
+) -> None:
+    weights, clean = columns(pairs[:6])
+    n = len(weights)
+    k = data.draw(st.integers(1, n))
+    found = [
+        np.mean([not clean[i] for i in order[:k]])
+        for order in itertools.permutations(range(n))
+        if all(weights[a] <= weights[b] for a, b in itertools.pairwise(order))
+    ]
+    assert precision_of_lowest(weights, clean, k) == pytest.approx(np.mean(found))
+
+
+def test_precision_by_hand() -> None:
+    weights, clean = np.array([0.1, 0.2, 0.2, 0.2, 0.9]), np.array([False, True, False, False, True])
+    assert precision_of_lowest(weights, clean, 0) is None
+    assert precision_of_lowest(weights, clean, 1) == 1
+    assert precision_of_lowest(weights, clean, 2) == pytest.approx((1 + 2 / 3) / 2)
+    assert precision_of_lowest(weights, clean, 4) == 3 / 4
+    assert precision_of_lowest(weights, clean, 5) == 3 / 5
+
+
+def test_classification_by_hand() -> None:
+    labels, predicted = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, 2, 3])
+    found = classification(labels, predicted, 4)
+    assert found.accuracy == 4 / 6
+    assert found.per_class_accuracy == [2 / 3, 1 / 2, None, 1.0]
+    assert found.confusion == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    # F1 of class 0: 2*2/(3+2), of class 1: 2*1/(2+2), of class 3: 1; class 2 does not occur.
+    assert found.macro_f1 == pytest.approx((4 / 5 + 1 / 2 + 1) / 3)
+
+
+def test_classification_of_one_class_by_a_constant_model() -> None:
+    right = classification(np.zeros(4, np.int64), np.zeros(4, np.int64), 2)
+    assert (right.accuracy, right.macro_f1, right.per_class_accuracy) == (1, 1, [1, None])
+    wrong = classification(np.zeros(4, np.int64), np.ones(4, np.int64), 2)
+    assert (wrong.accuracy, wrong.macro_f1, wrong.per_class_accuracy) == (0, 0, [0, None])

@@ -1,0 +1,59 @@
+"""verify --rerun recomputes and compares; select --discard-round puts aside and loses nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import flip_byte, metaselect, tree
+
+from metaselect.run.files import sha256_file
+
+
+@pytest.mark.slow
+def test_rerun_gives_the_same_bytes_and_writes_nothing(finished: Path) -> None:
+    before = tree(finished)
+    done = metaselect("verify", "--rerun", "--json", run=finished)
+    assert set(done.json["recomputed"]) == {
+        "warmup",
+        "select/round-1",
+        "reweight/direct",
+        "reweight/uniform",
+        "evaluate/test",
+    }
+    assert tree(finished) == before
+
+
+@pytest.mark.slow
+def test_rerun_finds_a_result_that_its_inputs_do_not_give(finished: Path) -> None:
+    """A damaged file whose record was forged passes the hashes, but not the recomputation."""
+    path = finished / "select/round-1/selected.csv"
+    flip_byte(path)
+    record_path = finished / "select/round-1/stage.json"
+    record = json.loads(record_path.read_text())
+    record["outputs"]["selected.csv"]["sha256"] = sha256_file(path)
+    record_path.write_text(json.dumps(record))
+    metaselect("verify", run=finished)
+    done = metaselect("verify", "--rerun", run=finished, code=1)
+    assert "select/round-1 gives other bytes" in done.err
+    assert "selected.csv" in done.err
+
+
+def test_discarded_round_is_put_aside_with_its_votes(finished: Path) -> None:
+    votes = (finished / "annotate/votes.csv").read_bytes()
+    chosen = (finished / "select/round-1/selected.csv").read_bytes()
+    done = metaselect("select", "--discard-round", 1, "--json", run=finished)
+    assert done.json["votes"] == 20
+    aside = finished / "discarded/round-1"
+    assert (aside / "votes.csv").read_bytes() == votes
+    assert (aside / "select/selected.csv").read_bytes() == chosen
+    assert not (finished / "select/round-1").exists()
+    assert metaselect("status", "--json", run=finished, code=1).json["bought"] == 0
+    again = metaselect("select", "--budget", 5, "--method", "random", "--json", run=finished)
+    assert again.json["selected"] == 5
+
+
+def test_only_the_latest_round_can_be_discarded(finished: Path) -> None:
+    before = tree(finished)
+    done = metaselect("select", "--discard-round", 2, run=finished, code=2)
+    assert "the latest is 1" in done.err
+    assert tree(finished) == before
