@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metaselect.selection import factored
 from metaselect.selection.factored import FactoredRows
-from metaselect.selection.kmeans import TOLERANCE, _lloyd_pass, _updated, farthest_first, kmeans
+from metaselect.selection.kmeans import TOLERANCE, _lloyd_pass, _reseeded, farthest_first, kmeans
 
 WIDTHS = ((3, 4), (2, 5))  # (K, d) of two checkpoints
 
@@ -106,26 +106,29 @@ def test_a_row_of_zeros_stays_zero() -> None:
 
 
 def numpy_pass(
-    unit: np.ndarray, omega: np.ndarray, centroids: np.ndarray
+    unit: np.ndarray, omega: np.ndarray, centroids: np.ndarray, *, weighted: bool = True
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Assignment, sign-aligned weighted means and objective of one pass, row by row."""
-    assignment = np.empty(len(unit), np.int64)
-    sums, mass, objective = np.zeros_like(centroids), np.zeros(len(centroids)), 0.0
+    """Assignment, sign-aligned new centroids and the objective at them, row by row."""
+    assignment, signs = np.empty(len(unit), np.int64), np.empty(len(unit))
+    sums, mass = np.zeros_like(centroids), np.zeros(len(centroids))
     for j, row in enumerate(unit):
-        scores = [float(row @ centroid) for centroid in centroids]
-        i = int(np.argmax(np.abs(scores)))
-        assignment[j] = i
-        sums[i] += omega[j] * (1 if scores[i] >= 0 else -1) * row
+        scores = np.array([float(row @ centroid) for centroid in centroids])
+        # The nearest centroid to the row or its opposite: ||s u - C||^2 = 1 - 2 s <u, C> + ||C||^2.
+        i = int(np.argmin(1 - 2 * np.abs(scores) + (centroids**2).sum(1)))
+        assignment[j], signs[j] = i, 1 if scores[i] >= 0 else -1
+        sums[i] += omega[j] * signs[j] * row
         mass[i] += omega[j]
-        objective += omega[j] * abs(scores[i])
-    means = np.stack([s / m if m else s for s, m in zip(sums, mass, strict=True)])
-    return assignment, means, objective / omega.sum()
+    scale = mass if weighted else np.linalg.norm(sums, axis=1)
+    new = np.stack([s / m if m else s for s, m in zip(sums, scale, strict=True)])
+    attained = sum(omega[j] * signs[j] * float(row @ new[assignment[j]]) for j, row in enumerate(unit))
+    return assignment, new, attained / omega.sum()
 
 
 @pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("block_numbers", [50, 2**20])
 def test_a_pass_equals_its_dense_twin(
-    signed: bool, block_numbers: int, monkeypatch: pytest.MonkeyPatch
+    signed: bool, weighted: bool, block_numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(factored, "BLOCK_NUMBERS", block_numbers)
     left, right = random_factors(40, 5, signed=signed)
@@ -133,16 +136,16 @@ def test_a_pass_equals_its_dense_twin(
     unit, omega = dense_twin(left, right)
     centroids = rows.dense(torch.tensor([3, 8, 20, 33]))
     for _ in range(3):
-        found = _lloyd_pass(rows, centroids)
-        assignment, means, objective = numpy_pass(unit, omega, centroids.numpy())
+        found = _lloyd_pass(rows, centroids, weighted=weighted)
+        assignment, new, objective = numpy_pass(unit, omega, centroids.numpy(), weighted=weighted)
         assert found.assignment.tolist() == assignment.tolist()
-        np.testing.assert_allclose(found.means, means, rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(found.centroids, new, rtol=1e-10, atol=1e-13)
         assert found.objective == pytest.approx(objective, rel=1e-12)
-        assert (found.means.norm(dim=1) <= 1 + 1e-12).all()
+        assert (found.centroids.norm(dim=1) <= 1 + 1e-12).all()
         scores = unit @ centroids.numpy().T
         ratio = np.abs(scores.sum(1)) / np.abs(scores).sum(1)
         np.testing.assert_allclose(found.ratio, ratio, rtol=1e-9)
-        centroids = found.means
+        centroids = found.centroids
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -152,26 +155,20 @@ def test_kmeans_equals_lloyd_written_out(weighted: bool, signed: bool) -> None:
     rows = FactoredRows(left, right)
     unit, omega = dense_twin(left, right)
 
-    def means_of(centroids: np.ndarray) -> np.ndarray:
-        assignment, means, _ = numpy_pass(unit, omega, centroids)
+    new, history = unit[farthest_first(rows, 4, 7)], []
+    while len(history) < 2 or history[-1] > history[-2] * (1 + TOLERANCE):
+        centroids = new
+        assignment, new, objective = numpy_pass(unit, omega, centroids, weighted=weighted)
         assert len(set(assignment)) == len(centroids)  # so that seeding anew plays no part
-        return means if weighted else means / np.linalg.norm(means, axis=1, keepdims=True)
-
-    centroids = means_of(unit[farthest_first(rows, 4, 7)])
-    history: list[float] = []
-    while True:
-        assignment, _, objective = numpy_pass(unit, omega, centroids)
-        if history and objective <= history[-1] * (1 + TOLERANCE):
-            break
         history.append(objective)
-        kept, norms = assignment, np.linalg.norm(centroids, axis=1)
-        best = np.abs(unit @ centroids.T).max(1)
-        centroids = means_of(centroids)
     found = kmeans(rows, 4, weighted=weighted, first=7)
     assert found.objective == pytest.approx(history)
-    assert len(history) > 1
-    assert found.assignment.tolist() == kept.tolist()
-    np.testing.assert_allclose(found.cosine, best / norms[kept], rtol=1e-9)
+    assert len(history) > 2
+    assert found.assignment.tolist() == assignment.tolist()
+    scores = np.abs(unit @ centroids.T)[np.arange(60), assignment]
+    np.testing.assert_allclose(
+        found.cosine, scores / np.linalg.norm(centroids[assignment], axis=1), rtol=1e-9
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -180,7 +177,7 @@ def test_objective_never_falls(n: int, clusters: int, seed: int, signed: bool, w
     clusters = min(clusters, n)
     found = kmeans(random_rows(n, seed, signed=signed), clusters, weighted=weighted, first=seed % n)
     assert found.objective
-    assert list(found.objective) == sorted(found.objective)
+    assert all(b >= a * (1 - 1e-12) for a, b in itertools.pairwise(found.objective))
     assert found.objective[-1] <= 1 + 1e-12
     assert len(found.non_empty) == len(found.objective)
     assert found.non_empty[-1] == len(set(found.assignment.tolist()))
@@ -265,13 +262,13 @@ def test_an_empty_cluster_moves_to_the_row_that_is_served_worst() -> None:
     rows = as_one(raw / np.linalg.norm(raw, axis=1)[:, None], np.ones(9))
     unit = rows.dense(torch.arange(9))
     seeds = unit[[0, 1, 0, 0]]  # the last two win no row from the first
-    found = _lloyd_pass(rows, seeds)
+    found = _lloyd_pass(rows, seeds, weighted=True)
     assert set(found.assignment.tolist()) == {0, 1}
-    centroids = _updated(rows, found, weighted=True)
+    centroids = _reseeded(rows, found)
     served = torch.sort((unit @ seeds.T).abs().max(1).values).indices[:2]
     assert torch.equal(centroids[2:], unit[served])
-    assert torch.equal(centroids[:2], found.means[:2])
-    assert set(_lloyd_pass(rows, centroids).assignment.tolist()) >= {0, 1, 2}
+    assert torch.equal(centroids[:2], found.centroids[:2])
+    assert set(_lloyd_pass(rows, centroids, weighted=True).assignment.tolist()) >= {0, 1, 2}
 
 
 def test_duplicates_of_few_rows_leave_clusters_empty_but_finite() -> None:
@@ -297,19 +294,27 @@ def test_seeds_do_not_stand_in_for_clusters() -> None:
 def test_theorem_ratio_has_a_closed_form_on_orthogonal_centroids() -> None:
     """With C = I, u = (a, -b): the ratio is |a - b| / (a + b)."""
     rows = as_one(np.array([[1.0, 0], [0, 1], [0.6, -0.8], [0.8, 0.6]]), np.ones(4))
-    found = _lloyd_pass(rows, torch.eye(2, dtype=torch.float64))
+    found = _lloyd_pass(rows, torch.eye(2, dtype=torch.float64), weighted=True)
     np.testing.assert_allclose(found.ratio, [1, 1, 0.2 / 1.4, 1], rtol=1e-12)
 
 
-def test_weighting_by_tightness_prefers_the_tight_centroid() -> None:
-    """Between a loose and a tight centroid at equal angles, Eq. 10 takes the tight one; the cosine alone, the first."""
+def test_norms_of_centroids_count_only_where_they_are_means() -> None:
+    """At equal angles the nearer of a loose and a tight mean wins; of unit centroids, the first."""
     rows = as_one(np.array([[1.0, 1.0]]) / np.sqrt(2), np.ones(1))
-    centroids = torch.tensor([[0.5, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    assert _lloyd_pass(rows, centroids).assignment.tolist() == [1]
+    centroids = torch.tensor([[0.4, 0.0], [0.0, 0.8]], dtype=torch.float64)
+    found = _lloyd_pass(rows, centroids, weighted=True)
+    assert found.assignment.tolist() == [1]
+    np.testing.assert_allclose(found.centroids[1], np.array([1, 1]) / np.sqrt(2), rtol=1e-12)
     unit = centroids / centroids.norm(dim=1, keepdim=True)
-    assert _lloyd_pass(rows, unit).assignment.tolist() == [0]
-    found = _lloyd_pass(rows, centroids)
-    np.testing.assert_allclose(_updated(rows, found, weighted=False).norm(dim=1), 1, rtol=1e-12)
+    assert _lloyd_pass(rows, unit, weighted=False).assignment.tolist() == [0]
+
+
+def test_weighted_centroids_are_means_and_the_others_have_norm_one() -> None:
+    rows = as_one(np.eye(2), np.array([3.0, 1.0]))
+    centroids = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    np.testing.assert_allclose(_lloyd_pass(rows, centroids, weighted=True).centroids, [[0.75, 0.25]])
+    expected = np.array([[3, 1]]) / np.sqrt(10)
+    np.testing.assert_allclose(_lloyd_pass(rows, centroids, weighted=False).centroids, expected)
 
 
 def test_iterations_are_limited() -> None:

@@ -1,6 +1,7 @@
 """verify --rerun recomputes and compares; select --discard-round puts aside and loses nothing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,26 @@ def test_only_the_latest_round_can_be_discarded(finished: Path) -> None:
     done = metaselect("select", "--discard-round", 2, run=finished, code=2)
     assert "the latest is 1" in done.err
     assert tree(finished) == before
+
+
+@pytest.mark.parametrize("died", ["before the renames", "between them"])
+def test_stage_that_died_while_it_was_put_in_place_is_finished_by_the_next_command(
+    finished: Path, died: str
+) -> None:
+    expected = tree(finished)
+    work = finished / ".work/select/round-1"
+    work.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(finished / "select/round-1", work)
+    shutil.rmtree(finished / "annotate")  # so that the round is open
+    if died == "before the renames":
+        (work / "key.json").write_text("{}")
+    else:
+        (finished / "select/round-1").rename(work.with_name("round-1.old"))
+    done = metaselect("select", "--budget", 20, run=finished)
+    assert "up to date" in done.err
+    assert tree(finished / "select") == {
+        name.removeprefix("select/"): content
+        for name, content in expected.items()
+        if name.startswith("select/")
+    }
+    assert not list((finished / ".work").rglob("*.json"))

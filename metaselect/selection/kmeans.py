@@ -3,8 +3,9 @@
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Eq. 9 and 10, Theorem 1.
 Differs: the start is farthest-first on unit vectors (raw norms would choose the outliers), members are averaged with
 the sign of their inner product (the objective takes its absolute value), an empty cluster is seeded anew at the sample
-that is served worst, and the first iteration that does not raise the objective is dropped, so it never falls; the
-seeds themselves do not count, having the norm 1 of no cluster.
+that is served worst, and a sample goes to the cluster of largest |<u_j, C_i>| - ||C_i||^2 / 2 instead of largest
+|<u_j, C_i>|. With means as centroids that is the step which never lowers the objective; the plain one gives samples
+to whatever cluster is tight, and on MNIST left half of the clusters with a handful of outliers each.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import torch
 
 from metaselect.selection.factored import FactoredRows
 
-TOLERANCE = 1e-5  # relative rise of the objective below which an iteration is not worth its pass
+TOLERANCE = 1e-4  # relative rise of the objective below which an iteration is the last
 
 
 class Clusters(NamedTuple):
@@ -22,7 +23,8 @@ class Clusters(NamedTuple):
     Attributes:
         assignment: (n,) int64 in [0, M).
         cosine: (n,) in [0, 1], absolute cosine of each row with its centroid.
-        objective: after each iteration, sum_j omega_j max_i |<u_j, C_i>| / sum_j omega_j; never falls.
+        objective: after each iteration, sum_j omega_j |<u_j, C_i>| / sum_j omega_j with i the cluster of j and C_i
+            its new centroid; never falls.
         non_empty: clusters with members, after each iteration.
         theorem_ratio: (n,) |sum_i <u_j, C_i>| / sum_i |<u_j, C_i>|, Theorem 1's (D - 1) / (D + 1) per sample.
     """
@@ -35,46 +37,42 @@ class Clusters(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """One pass over the rows: their assignment to the old centroids, and the means that it leads to."""
+    """One pass over the rows: their assignment to the old centroids, and the new ones that it leads to."""
 
     assignment: torch.Tensor
-    best: torch.Tensor  # (n,) |<u_j, C_i>| of the assigned centroid
+    best: torch.Tensor  # (n,) |<u_j, C_i>| of the assigned old centroid
     ratio: torch.Tensor
-    means: torch.Tensor  # (M, D), zero where a cluster is empty
-    objective: float
+    centroids: torch.Tensor  # (M, D), zero where a cluster is empty
+    objective: float  # at the new centroids
 
 
 def kmeans(
     rows: FactoredRows, clusters: int, *, weighted: bool, first: int, iterations: int = 100
 ) -> Clusters:
-    """Cluster unit rows by |<u_j, C_i>| (weighted) or by |cos(u_j, C_i)|.
+    """Cluster unit rows by the objective of Eq. 10, or by the absolute cosine alone.
 
     Args:
         rows: n rows.
         clusters: M, at most n.
-        weighted: Eq. 10: the centroid's norm (its tightness) weighs the similarity. False is RBC-K.
+        weighted: Eq. 10: centroids are means, whose norm (the cluster's tightness) weighs the similarity. False is
+            RBC-K: centroids have norm 1.
         first: index of the first seed.
-        iterations: at most, after the one that turns the seeds into centroids.
+        iterations: at most.
     """
-    seeds = rows.dense(farthest_first(rows, clusters, first))
-    # Seeds have norm 1, which the means of Eq. 10 have not: their objective would beat that of any clustering.
-    centroids = _updated(rows, _lloyd_pass(rows, seeds), weighted=weighted)
-    kept: _Pass | None = None
-    kept_centroids = centroids
+    new = rows.dense(farthest_first(rows, clusters, first))
     objective: list[float] = []
     non_empty: list[int] = []
     for _ in range(iterations):
-        found = _lloyd_pass(rows, centroids)
-        if kept is not None and found.objective <= kept.objective * (1 + TOLERANCE):
-            break
-        kept, kept_centroids = found, centroids
+        centroids = new
+        found = _lloyd_pass(rows, centroids, weighted=weighted)
         objective.append(found.objective)
         non_empty.append(len(torch.unique(found.assignment)))
-        centroids = _updated(rows, found, weighted=weighted)
-    assert kept is not None
-    norms = kept_centroids.norm(dim=1).clamp(min=1e-30)
-    cosine = (kept.best / norms[kept.assignment]).clamp(0, 1)
-    return Clusters(kept.assignment, cosine, tuple(objective), tuple(non_empty), kept.ratio)
+        if len(objective) > 1 and objective[-1] <= objective[-2] * (1 + TOLERANCE):
+            break
+        new = _reseeded(rows, found)
+    norms = centroids.norm(dim=1).clamp(min=1e-30)
+    cosine = (found.best / norms[found.assignment]).clamp(0, 1)
+    return Clusters(found.assignment, cosine, tuple(objective), tuple(non_empty), found.ratio)
 
 
 def farthest_first(rows: FactoredRows, count: int, first: int) -> torch.Tensor:
@@ -90,33 +88,34 @@ def farthest_first(rows: FactoredRows, count: int, first: int) -> torch.Tensor:
     return torch.tensor(chosen, device=rows.norms.device)
 
 
-def _lloyd_pass(rows: FactoredRows, centroids: torch.Tensor) -> _Pass:
+def _lloyd_pass(rows: FactoredRows, centroids: torch.Tensor, *, weighted: bool) -> _Pass:
     n, count = len(rows), len(centroids)
     omega = rows.norms
     assignment = torch.empty(n, dtype=torch.int64, device=omega.device)
     best, ratio = torch.empty_like(omega), torch.empty_like(omega)
     sums = torch.zeros_like(centroids)
+    half_square = (centroids * centroids).sum(1) / 2
     for where, block in rows.blocks():
         scores = block @ centroids.T  # (b, M)
         size = scores.abs()
-        best[where], assignment[where] = size.max(1)
+        chosen = (size - half_square).max(1).indices[:, None]
+        assignment[where], best[where] = chosen[:, 0], size.gather(1, chosen)[:, 0]
         ratio[where] = scores.sum(1).abs() / size.sum(1).clamp(min=1e-30)
-        chosen = assignment[where]
-        sign = torch.where(scores.gather(1, chosen[:, None])[:, 0] < 0, -1.0, 1.0)
+        sign = torch.where(scores.gather(1, chosen) < 0, -1.0, 1.0).to(omega.dtype)
         # A product with the one-hot assignment, because index_add is not deterministic on a GPU.
-        member = torch.zeros_like(scores).scatter_(1, chosen[:, None], (sign * omega[where])[:, None])
+        member = torch.zeros_like(scores).scatter_(1, chosen, sign * omega[where, None])
         sums.addmm_(member.T, block)
     mass = omega.new_zeros(count).index_put_((assignment,), omega, accumulate=True)
-    means = sums / mass.clamp(min=1e-30)[:, None]
-    total = omega.double().sum().clamp(min=1e-300)
-    return _Pass(assignment, best, ratio, means, float((omega.double() * best.double()).sum() / total))
+    scale = mass if weighted else sums.norm(dim=1)
+    new = sums / scale.clamp(min=1e-30)[:, None]
+    attained = (sums.double() * new.double()).sum() / omega.double().sum().clamp(min=1e-300)
+    return _Pass(assignment, best, ratio, new, float(attained))
 
 
-def _updated(rows: FactoredRows, found: _Pass, *, weighted: bool) -> torch.Tensor:
+def _reseeded(rows: FactoredRows, found: _Pass) -> torch.Tensor:
     """(M, D) the new centroids; an empty cluster moves to the row that is served worst."""
-    centroids = found.means
-    empty = (torch.bincount(found.assignment, minlength=len(centroids)) == 0).nonzero()[:, 0]
-    if len(empty):
-        served_worst = torch.sort(found.best, stable=True).indices[: len(empty)]
-        centroids = centroids.index_copy(0, empty, rows.dense(served_worst))
-    return centroids if weighted else centroids / centroids.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    empty = (torch.bincount(found.assignment, minlength=len(found.centroids)) == 0).nonzero()[:, 0]
+    if not len(empty):
+        return found.centroids
+    served_worst = torch.sort(found.best, stable=True).indices[: len(empty)]
+    return found.centroids.index_copy(0, empty, rows.dense(served_worst))
