@@ -125,7 +125,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         require_range("epochs", self.epochs, 1)
         require_range("batch-size", self.batch_size, 1)
-        require_range("lr", self.lr, 0)
+        require_range("lr", self.lr, 1e-8)
         require_range("momentum", self.momentum, 0, 1)
         require_range("weight-decay", self.weight_decay, 0)
 

@@ -8,14 +8,16 @@ from torch import nn
 
 from metaselect.data.store import Dataset
 from metaselect.models import auto_model
-from metaselect.options import ReweightOptions, TrainingOptions, WarmupOptions
+from metaselect.options import ReweightOptions, TrainingOptions, WarmupOptions, bearing
 from metaselect.records import Json, Outcome
 from metaselect.run import Stage
 from metaselect.run.stage import StageKey
 from metaselect.training import Plan
 
+MIB = 2**20
 WARMUP_STEPS = 1600  # enough to learn the classes, too few to learn the noise by heart
 WARMUP_EPOCHS = (4, 20)
+LARGE_POOL, LARGE_BATCH = 10_000, 128
 REWEIGHT_STEPS = 2500  # below this it is the number of steps, not the method, that fails
 
 
@@ -28,15 +30,10 @@ class Resolved:
 
     def as_options(self, options: TrainingOptions) -> dict[str, Json]:
         """The result-bearing options of the stage, `auto` replaced by what it came to."""
-        from metaselect.options import bearing
-
         found = bearing(options)
         for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp"):
             found[name] = getattr(self.plan, name)
         return {**found, "model": self.model}
-
-
-MIB = 2**20
 
 
 def dry_run(stage: Stage, key: StageKey, needs: dict[str, Json]) -> Outcome:
@@ -63,19 +60,6 @@ def training_needs(model: nn.Module, pool: Dataset, copies: int) -> dict[str, Js
     }
 
 
-def _pick(given: float | None, auto: float) -> float:
-    return auto if given is None else given
-
-
-def _common(options: TrainingOptions, pool: Dataset, device: torch.device) -> tuple[str, bool, bool]:
-    shape = pool.inputs.shape[1:]
-    model = options.model or auto_model(shape)
-    colour = len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= 32
-    augment = colour if options.augment is None else options.augment
-    amp = device.type == "cuda" if options.amp is None else options.amp
-    return model, augment, amp
-
-
 def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: torch.device) -> Resolved:
     """Warm-up: momentum 0.9 at 0.05, about 1,600 steps within 4 to 20 epochs.
 
@@ -85,22 +69,11 @@ def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: 
         trained: samples that are trained on (the pool less what is held out).
         device: where.
     """
-    model, augment, amp = _common(options, pool, device)
-    batch_size = options.batch_size or (128 if len(pool) >= 10_000 else 64)
+    model = options.model or auto_model(pool.inputs.shape[1:])
+    batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 64)
     low, high = WARMUP_EPOCHS
-    epochs = options.epochs or min(max(math.ceil(WARMUP_STEPS * batch_size / trained), low), high)
-    plan = Plan(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=_pick(options.lr, 0.05),
-        momentum=_pick(options.momentum, 0.9),
-        weight_decay=_pick(options.weight_decay, 5e-4),
-        schedule=options.schedule,
-        augment=augment,
-        amp=amp,
-        seed=options.seed,
-    )
-    return Resolved(model, plan)
+    epochs = min(max(math.ceil(WARMUP_STEPS * batch_size / trained), low), high)
+    return _resolved(options, pool, device, model, batch_size=batch_size, epochs=epochs, momentum=0.9)
 
 
 def resolve_reweight(
@@ -112,20 +85,41 @@ def resolve_reweight(
         options: as given.
         pool: the data.
         trained: samples that are trained on.
-        model: the warm-up's, which is what `auto` means here.
+        model: what `auto` means here: the warm-up's.
         device: where.
     """
-    _, augment, amp = _common(options, pool, device)
-    batch_size = options.batch_size or (128 if len(pool) >= 10_000 else 32)
+    batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 32)
+    epochs = math.ceil(REWEIGHT_STEPS * batch_size / trained)
+    model = options.model or model
+    return _resolved(options, pool, device, model, batch_size=batch_size, epochs=epochs, momentum=0.0)
+
+
+def _resolved(
+    options: TrainingOptions,
+    pool: Dataset,
+    device: torch.device,
+    model: str,
+    *,
+    batch_size: int,
+    epochs: int,
+    momentum: float,
+) -> Resolved:
+    """The plan: what was given, else these defaults and those that both stages share."""
+    shape = pool.inputs.shape[1:]
+    colour = len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= 32
     plan = Plan(
-        epochs=options.epochs or math.ceil(REWEIGHT_STEPS * batch_size / trained),
+        epochs=options.epochs or epochs,
         batch_size=batch_size,
-        lr=_pick(options.lr, 0.05),
-        momentum=_pick(options.momentum, 0.0),
-        weight_decay=_pick(options.weight_decay, 5e-4),
+        lr=_given(options.lr, 0.05),
+        momentum=_given(options.momentum, momentum),
+        weight_decay=_given(options.weight_decay, 5e-4),
         schedule=options.schedule,
-        augment=augment,
-        amp=amp,
+        augment=colour if options.augment is None else options.augment,
+        amp=device.type == "cuda" if options.amp is None else options.amp,
         seed=options.seed,
     )
-    return Resolved(options.model or model, plan)
+    return Resolved(model, plan)
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value
