@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 
 import numpy as np
 import torch
@@ -51,6 +52,12 @@ class Batches:
         # One multiply-add: (x / scale - mean) / std.
         self.factor = (1 / (scale * std)).to(device)
         self.offset = (-mean / std).to(device)
+
+    def relabelled(self, labels: np.ndarray) -> "Batches":
+        """The same samples with other labels ((n,) int64); the samples are shared, not copied."""
+        other = copy(self)
+        other.labels = torch.from_numpy(labels).to(self.device)
+        return other
 
     def __len__(self) -> int:
         return len(self.labels)

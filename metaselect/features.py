@@ -30,9 +30,7 @@ class Factors(NamedTuple):
     hidden: torch.Tensor
 
 
-def last_layer_factors(
-    model: nn.Module, batches: Batches, report: Reporter, what: str, *, amp: bool = False
-) -> Factors:
+def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, what: str) -> Factors:
     """Run the model in eval mode, without augmentation, over the whole pool.
 
     Source: Wu et al. 2023 (arXiv:2302.04418), Eq. 11 and 12. Only forward passes are needed, and labels play no
@@ -43,7 +41,6 @@ def last_layer_factors(
         batches: n samples.
         report: shows progress.
         what: a word for the progress line.
-        amp: bfloat16 autocast.
     """
     model.eval()
     caught: list[torch.Tensor] = []
@@ -53,7 +50,6 @@ def last_layer_factors(
     try:
         with (
             torch.no_grad(),
-            torch.autocast(batches.device.type, torch.bfloat16, enabled=amp),
             report.track(len(batches), what, "samples") as advance,
         ):
             for ids, batch in batches.stream(chunks):

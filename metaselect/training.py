@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from metaselect.batches import Batches
 from metaselect.errors import ConditionUnmet
-from metaselect.gradients import FEW_DISTINCT, Batch, Forward, full_precision
+from metaselect.gradients import FEW_DISTINCT, Batch, Forward
 from metaselect.records import Reporter
 from metaselect.reweighting import Hook, MetaRun
 from metaselect.run.files import write_atomically
@@ -76,14 +76,7 @@ class EpochLog(NamedTuple):
 
 @dataclass
 class Trainee:
-    """Everything that training changes; saved and restored whole.
-
-    Attributes:
-        model: on the device.
-        optimiser: SGD over all its parameters.
-        method: a hook, or a meta re-weighter's run.
-        epoch: epochs done.
-    """
+    """Everything that training changes, saved and restored whole; ``epoch`` counts those that are done."""
 
     model: nn.Module
     optimiser: torch.optim.SGD
@@ -141,7 +134,9 @@ def train(
             order = torch.randperm(len(ids), generator=generator(seed, "order", epoch))
             meta_order = generator(seed, "meta", epoch)
             noise = generator(seed, "augment", epoch, device=device) if plan.augment else None
-            sums = torch.zeros(4, dtype=torch.float64, device=device)
+            # Apple's GPUs know no float64.
+            wide = torch.float32 if device.type == "mps" else torch.float64
+            sums = torch.zeros(4, dtype=wide, device=device)
             # Equal parts rather than a small last batch, which BatchNorm could not bear.
             parts = ids[order].tensor_split(steps)
             for number, (part, batch) in enumerate(batches.stream(parts, noise), (epoch - 1) * steps):
@@ -191,7 +186,7 @@ class _Step:
             batch,
             seed=derive(self.plan.seed, "dropout", number),
             autocast=self.plan.amp,
-            few_distinct=len(self.bought) < FEW_DISTINCT,
+            few_distinct=min(len(self.bought), self.meta_batch_size) < FEW_DISTINCT,
         )
         on_device = ids.to(self.batches.device)
         if self.meta is not None:
@@ -219,30 +214,47 @@ class PoolPass(NamedTuple):
         predicted: (n',) int64, the most probable class.
         confidence: (n',) its probability.
         label_prob: (n',) the probability of the label.
+        hits: (n',) bool, the most probable class is the label; ties go to the lowest class.
     """
 
     losses: torch.Tensor
     predicted: torch.Tensor
     confidence: torch.Tensor
     label_prob: torch.Tensor
+    hits: torch.Tensor
 
     @property
     def accuracy(self) -> float:
-        """Share of samples whose most probable class is the label, decided by index on ties."""
-        return float((self.confidence == self.label_prob).double().mean())
+        """Share of hits."""
+        return int(self.hits.sum()) / len(self.hits)
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss, summed in float64 on the CPU, which every device can."""
+        return float(self.losses.cpu().double().mean())
 
 
-def pool_pass(model: nn.Module, batches: Batches, ids: torch.Tensor, *, amp: bool) -> PoolPass:
-    """Run the model in eval mode, without augmentation, over ``ids`` ((n',) int64 on the CPU)."""
+def pool_pass(model: nn.Module, batches: Batches, ids: torch.Tensor) -> PoolPass:
+    """Run the model over ``ids`` ((n',) int64 on the CPU): eval mode, no augmentation, no autocast.
+
+    Raises:
+        ConditionUnmet: the model's values are not finite.
+    """
     model.eval()
     parts: list[PoolPass] = []
-    with torch.no_grad(), torch.autocast(batches.device.type, torch.bfloat16, enabled=amp):
+    with torch.no_grad():
         for _, batch in batches.stream(torch.split(ids, EVALUATION_BATCH)):
-            log_probs = F.log_softmax(full_precision(model(batch.inputs)), 1)
+            log_probs = F.log_softmax(model(batch.inputs), 1)
             losses = F.nll_loss(log_probs, batch.labels, reduction="none")
             confidence, predicted = log_probs.max(1)
-            parts.append(PoolPass(losses, predicted, confidence.exp(), (-losses).exp()))
-    return PoolPass(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            hits = predicted == batch.labels
+            parts.append(PoolPass(losses, predicted, confidence.exp(), (-losses).exp(), hits))
+    seen = PoolPass(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    if not torch.isfinite(seen.losses).all():
+        raise ConditionUnmet(
+            "The training diverged: the model's losses are not finite.", "Use a smaller --lr."
+        )
+    return seen
 
 
 def save_model(model: nn.Module, path: Path) -> None:

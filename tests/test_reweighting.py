@@ -80,7 +80,7 @@ def final_weights(
             what=name,
         )
     )
-    view = pool_pass(trainee.model, given or batches, torch.arange(n), amp=False)
+    view = pool_pass(trainee.model, given or batches, torch.arange(n))
     return trainee.method.pool_weights(view.losses), history
 
 

@@ -334,12 +334,12 @@ def test_a_start_is_judged_by_its_bought_samples_and_by_the_classes_that_it_give
     model = fresh("uniform", plan()).model
     with torch.no_grad():
         logits = model.eval()(tiny_batches.get(BOUGHT).inputs)
-    (loss, accuracy), constant = judge_start(model, tiny_batches, BOUGHT, amp=False)
+    (loss, accuracy), constant = judge_start(model, tiny_batches, BOUGHT)
     assert loss == pytest.approx(float(F.cross_entropy(logits, BOUGHT % 3)))
     assert accuracy == float((logits.argmax(1) == BOUGHT % 3).double().mean())
     assert not constant
     nn.init.zeros_(model.layers[-1].weight)
-    (loss, accuracy), constant = judge_start(model, tiny_batches, BOUGHT[:0], amp=False)
+    (loss, accuracy), constant = judge_start(model, tiny_batches, BOUGHT[:0])
     assert math.isnan(loss)
     assert math.isnan(accuracy)
     assert constant
@@ -404,7 +404,7 @@ def test_pool_pass_by_hand_and_without_a_trace(tiny_batches: Batches) -> None:
     model = fresh("uniform", plan()).model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     ids = torch.tensor([5, 2, 2, 20])
-    view = pool_pass(model, tiny_batches, ids, amp=False)
+    view = pool_pass(model, tiny_batches, ids)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
         probs = model.eval()(tiny_batches.get(ids).inputs).softmax(1)

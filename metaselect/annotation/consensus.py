@@ -12,7 +12,7 @@ from metaselect.run.files import format_csv
 
 TIED = "tied"
 BOUGHT = (DONE, BAD_SAMPLE, TIED)
-"""What was paid for and answered; `skip` and `unsure` samples stay in the pool and may be selected again."""
+"""What was paid for and answered; `skip` and `unsure` samples stay in the noisy pool."""
 META_SET_HEADER = ("sample_id", "clean_label")
 
 

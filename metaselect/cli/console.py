@@ -126,7 +126,7 @@ def write_stderr(text: str) -> None:
 
 def print_json(value: Mapping[str, Json]) -> None:
     """One JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    print(json.dumps(value, allow_nan=False), flush=True)
 
 
 class _Meter:

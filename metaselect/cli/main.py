@@ -159,7 +159,9 @@ def _resource(error: Exception) -> ResourceError | None:
         return ResourceError(f"The disk is full{where}.", "Make room; the same command then goes on.")
     # torch raises a RuntimeError for the CPU, a subclass of it for CUDA; neither can be imported here.
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return ResourceError("Out of memory.", "Use a smaller --batch-size; the same command then goes on.")
+        return ResourceError(
+            "Out of memory.", "Close other programs; for warmup and reweight, try a smaller --batch-size."
+        )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ResourceError(f"No permission for {name}.", "Check the folder's owner and mode.")
     return None

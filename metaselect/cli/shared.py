@@ -56,7 +56,7 @@ SeedOption = Annotated[int, typer.Option(help="One seed; every random stream der
 ForceOption = Annotated[bool, typer.Option("--force", help="Recompute although it is done or was changed.")]
 DryRunOption = Annotated[
     bool,
-    typer.Option("--dry-run", help="Check everything, say what would be done and needed, write nothing."),
+    typer.Option("--dry-run", help="Check everything, say what would be done and needed, compute nothing."),
 ]
 DeviceOption = Annotated[
     Device, typer.Option(help="auto: CUDA where there is a GPU, else CPU.", rich_help_panel=TRAINING)

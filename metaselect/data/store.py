@@ -89,7 +89,8 @@ def array_file(task: str) -> str:
 
 def data_inputs(run: Run) -> tuple[str, ...]:
     """Every file of ``data/`` that a training stage depends on."""
-    return (*DATA_FILES, array_file(run.info()["task"]))
+    run.info()
+    return (*DATA_FILES, array_file(Preprocess.read(run.path("data/preprocess.json")).task))
 
 
 def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:

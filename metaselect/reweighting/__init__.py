@@ -15,15 +15,9 @@ State: TypeAlias = dict[str, torch.Tensor]
 
 
 class StepWeights(NamedTuple):
-    """What the real step minimises: ``sum_i weights_i f_i``.
-
-    Attributes:
-        weights: (B,), factors of the loss sum (so 1/B each is plain training).
-        targets: (B, K) soft labels instead of the given ones, or None.
-    """
+    """What the real step minimises: ``sum_i weights_i f_i``; ``weights`` (B,) is 1/B each in plain training."""
 
     weights: torch.Tensor
-    targets: torch.Tensor | None = None
 
 
 class Start(NamedTuple):

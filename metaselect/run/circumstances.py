@@ -11,7 +11,7 @@ from typing import Any
 from metaselect import __version__
 from metaselect.records import Json
 
-PASSING_FLAGS = {"--json": 0, "--force": 0, "--progress": 1, "--run": 1}
+PASSING_FLAGS = {"--debug": 0, "--json": 0, "--force": 0, "--progress": 1, "--run": 1}
 """Flags that hold for one call, or one place, only, and how many words follow each."""
 
 
@@ -46,6 +46,7 @@ def circumstances() -> dict[str, Json]:
         memory["cuda_mib"] = round(torch.cuda.max_memory_allocated() / 1024**2, 1)
     return {
         "command": recorded_command(),
+        "working_folder": os.getcwd(),
         "peak_memory": memory,
         "threads": torch.get_num_threads() if torch is not None else os.cpu_count(),
         "versions": {"metaselect": __version__, "python": platform.python_version(), **_library_versions()},

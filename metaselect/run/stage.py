@@ -8,7 +8,7 @@ killed command stays too; the same command finds its key there and goes on.
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,9 @@ from metaselect.run.files import Stamp, matches, read_json, stamp, sync_folder, 
 from metaselect.run.layout import LAYOUT_VERSION, Run
 
 EXTERNAL = "external:"
-"""Prefix of an input that lies outside the run; its value is a fingerprint, and ``status`` cannot check it."""
+"""Prefix of an input that lies outside the run and must not change; its value is a fingerprint."""
+GIVEN = "given:"
+"""Prefix of a file outside the run that may change, or come later: the stage is then recomputed."""
 
 
 COMMANDS = {"data": "ingest DATA", "annotate": "annotate import FILE", "evaluate": "evaluate TEST"}
@@ -36,11 +38,13 @@ class StageKey:
         options: resolved options that bear on the result.
         inputs: path below the run (or ``external:name``) -> sha256.
         device: "cpu", "cuda" or "mps"; empty where it makes no difference.
+        auto: names of options that were left to a rule; what it comes to may change with the inputs.
     """
 
     options: Mapping[str, Json]
     inputs: Mapping[str, str]
     device: str = ""
+    auto: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,9 @@ class Stage:
         command = f"metaselect {COMMANDS.get(kind, kind)}"
         for path in (self.folder / "stage.json", self.work_folder / "key.json"):
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))["details"]["command"]
+                found = repeatable(json.loads(path.read_text(encoding="utf-8"))["details"]["command"])
                 if found.split()[1] == command.split()[1]:
-                    command = repeatable(found)
+                    command = found
                     break
             except (OSError, ValueError, LookupError, TypeError, AttributeError):
                 continue  # not there, or damaged: only the kind is known
@@ -112,7 +116,7 @@ class Stage:
             return None
         raw = read_json(path, self.redo)
         try:
-            key = StageKey(raw["options"], raw["inputs"], raw["device"])
+            key = StageKey(raw["options"], raw["inputs"], raw["device"], tuple(raw["auto"]))
             outputs = {name: Stamp(**value) for name, value in raw["outputs"].items()}
             return StageRecord(key, outputs, raw["details"])
         except (KeyError, TypeError, AttributeError) as error:
@@ -151,6 +155,14 @@ class Stage:
         self._check_output(name, outputs[name], thorough=False)
         return outputs[name].sha256
 
+    def moved(self) -> list[str]:
+        """Inputs within the run that are no longer what this stage, if it is done, was made from."""
+        record = self.record()
+        if record is None:
+            return []
+        then = {p: digest for p, digest in record.key.inputs.items() if not p.startswith((EXTERNAL, GIVEN))}
+        return moved_inputs(then, {path: _hash_now(self.run, path) for path in then})
+
     def _check_output(self, name: str, expected: Stamp, *, thorough: bool) -> None:
         path = self.folder / name
         if not path.is_file():
@@ -174,13 +186,15 @@ class Stage:
         if record is None:
             return False
         self.check()
-        changes = differences(record.key, key)
+        moved = moved_inputs(record.key.inputs, key.inputs)
+        followed = set(record.key.auto) & set(key.auto) if moved else set()
+        changes = differences(record.key, key, ignore=followed)
         if changes:
+            elsewhere = "--name or --run" if self.name.startswith(("reweight/", "evaluate/")) else "--run"
             raise ArtefactError(
                 f"{self.name} was run with other settings: {'; '.join(changes)}.",
-                "Add --force to recompute it, or use another --run.",
+                f"Add --force to recompute it, or use another {elsewhere}.",
             )
-        moved = moved_inputs(record.key.inputs, key.inputs)
         if moved:
             report.note(f"Recomputing {self.name}: {', '.join(moved)} changed since.")
             return False
@@ -236,9 +250,9 @@ class Stage:
             self._swap()
 
 
-def differences(old: StageKey, new: StageKey) -> list[str]:
+def differences(old: StageKey, new: StageKey, *, ignore: Collection[str] = ()) -> list[str]:
     """What differs in options, device and outside data, one phrase each: "epochs: 10 -> 20"."""
-    names = sorted(set(old.options) | set(new.options))
+    names = sorted((set(old.options) | set(new.options)) - set(ignore))
     changed = [
         f"{name}: {json.dumps(old.options.get(name))} -> {json.dumps(new.options.get(name))}"
         for name in names
@@ -261,8 +275,32 @@ def moved_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     )
 
 
-def inputs_of(run: Run, *relative: str) -> dict[str, str]:
-    """Hashes of the run's files that a stage reads, each checked against what its writer recorded."""
+def _hash_now(run: Run, path: str) -> str:
+    """The recorded hash of an input, or a word where its stage is gone or makes no such file any more."""
+    stage = run.stage(stage_of(path))
+    record = stage.record()
+    made = record is not None and path.removeprefix(f"{stage.name}/") in record.outputs
+    return stage.verified(path) if made else "gone"
+
+
+def inputs_of(run: Run, *relative: str, stale_ok: bool = False) -> dict[str, str]:
+    """Hashes of the run's files that a stage reads.
+
+    Args:
+        run: the run.
+        relative: paths below it.
+        stale_ok: take what a stale stage wrote.
+
+    Raises:
+        ArtefactError: one is missing or damaged, or the stage that wrote it is stale itself.
+    """
+    for name in sorted({stage_of(path) for path in relative}):
+        moved = [] if stale_ok else run.stage(name).moved()
+        if moved:
+            raise ArtefactError(
+                f"{name} is stale: {', '.join(moved)} changed since.",
+                f"First run: {run.stage(name).command()}",
+            )
     return {path: run.stage(stage_of(path)).verified(path) for path in relative}
 
 
@@ -285,4 +323,9 @@ def write_record(folder: Path, key: StageKey, details: Mapping[str, Json]) -> No
 
 
 def _plain(key: StageKey) -> dict[str, Json]:
-    return {"options": dict(key.options), "inputs": dict(key.inputs), "device": key.device}
+    return {
+        "options": dict(key.options),
+        "auto": list(key.auto),
+        "inputs": dict(key.inputs),
+        "device": key.device,
+    }

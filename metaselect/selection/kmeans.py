@@ -108,8 +108,10 @@ def _lloyd_pass(rows: FactoredRows, centroids: torch.Tensor, *, weighted: bool) 
     mass = omega.new_zeros(count).index_put_((assignment,), omega, accumulate=True)
     scale = mass if weighted else sums.norm(dim=1)
     new = sums / scale.clamp(min=1e-30)[:, None]
-    attained = (sums.double() * new.double()).sum() / omega.double().sum().clamp(min=1e-300)
-    return _Pass(assignment, best, ratio, new, float(attained))
+    attained = float((sums * new).sum(1).cpu().double().sum()) / max(
+        float(omega.cpu().double().sum()), 1e-300
+    )
+    return _Pass(assignment, best, ratio, new, attained)
 
 
 def _reseeded(rows: FactoredRows, found: _Pass) -> torch.Tensor:

@@ -121,7 +121,9 @@ def far_from_bought(rows: FactoredRows, budget: int, bought: torch.Tensor) -> to
     """Indices of the candidates: after a first round, the half that is farther from every bought sample."""
     if not len(bought):
         return torch.arange(len(rows), device=rows.norms.device)
-    nearest = torch.stack([rows.inner(int(index)).abs() for index in bought]).amax(0)
+    nearest = torch.zeros_like(rows.norms)
+    for index in bought.tolist():
+        torch.maximum(nearest, rows.inner(index).abs(), out=nearest)
     count = max((len(rows) - len(bought)) // 2, budget)
     return lowest(nearest, count, bought).sort().values
 

@@ -32,19 +32,19 @@ class StartView(NamedTuple):
     constant: bool
 
 
-def on_bought(model: nn.Module, batches: Batches, bought: torch.Tensor, *, amp: bool) -> OnBought:
+def on_bought(model: nn.Module, batches: Batches, bought: torch.Tensor) -> OnBought:
     """Judge a model on the bought samples ((m,) int64 on the CPU)."""
     if not len(bought):
         return OnBought(float("nan"), float("nan"))
-    seen = pool_pass(model, batches, bought, amp=amp)
-    return OnBought(float(seen.losses.double().mean()), seen.accuracy)
+    seen = pool_pass(model, batches, bought)
+    return OnBought(seen.mean_loss, seen.accuracy)
 
 
-def judge_start(model: nn.Module, batches: Batches, bought: torch.Tensor, *, amp: bool) -> StartView:
+def judge_start(model: nn.Module, batches: Batches, bought: torch.Tensor) -> StartView:
     """Look at a model before it is trained."""
     some = torch.arange(0, len(batches), max(len(batches) // CONSTANT_SAMPLE, 1))
-    predicted = pool_pass(model, batches, some, amp=amp).predicted
-    return StartView(on_bought(model, batches, bought, amp=amp), len(torch.unique(predicted)) == 1)
+    predicted = pool_pass(model, batches, some).predicted
+    return StartView(on_bought(model, batches, bought), len(torch.unique(predicted)) == 1)
 
 
 def cause_of_death(zero_batches: float, before: StartView, after: OnBought, predicted: torch.Tensor) -> str:

@@ -39,7 +39,7 @@ def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) ->
         raise UsageError(f"-o {out} is where the data itself lies.", "Name another folder.")
     bad = BadSamples(options.on_bad_sample)
     listing = list_samples(open_source(data, options), bad)
-    work = out / ".work"
+    work = out / ".corrupt-work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:

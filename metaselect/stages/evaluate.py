@@ -27,7 +27,7 @@ from metaselect.options import EvaluateOptions, bearing
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run, Stage
 from metaselect.run.files import read_json, sha256_file, write_atomically, write_json
-from metaselect.run.stage import EXTERNAL, StageKey, Work, inputs_of
+from metaselect.run.stage import EXTERNAL, GIVEN, StageKey, Work, inputs_of
 from metaselect.stages.reweight import checked_name
 from metaselect.stages.select import warmup_model
 from metaselect.stages.warmup import checkpoint_file, load_weights
@@ -94,11 +94,21 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     judged = candidates(run)
     files = [*data_inputs(run), *(path for candidate in judged for path in candidate.files)]
     stage = run.stage(f"evaluate/{name}")
-    inputs = {**inputs_of(run, *files), TEST_INPUT: _signature(test, run, stage, options, report)}
+    for stale in (f"reweight/{each.name}" for each in judged if each.table):
+        moved = run.stage(stale).moved()
+        if moved:
+            again = run.stage(stale).command()
+            report.warn(
+                f"{stale} is judged as it is, but stale: {', '.join(moved)} changed since. Run: {again}"
+            )
+    inputs = {
+        **inputs_of(run, *files, stale_ok=True),
+        TEST_INPUT: _signature(test, run, stage, options, report),
+    }
     if options.truth is not None:
         if not options.truth.is_file():
             raise DataError(f"{options.truth} does not exist.", "Name a CSV with sample_id and clean_label.")
-        inputs[f"{EXTERNAL}truth"] = sha256_file(options.truth)
+        inputs[f"{GIVEN}truth"] = sha256_file(options.truth)
     device = choose_device(options.device, report)
     key = StageKey(bearing(options), inputs, device.type)
     if not stage.is_current(key, report, force=options.force):
@@ -184,7 +194,7 @@ def _predict(run: Run, candidate: Candidate, samples: Dataset, device: torch.dev
         device=device,
         channels=described["input_channels"],
     )
-    view = pool_pass(model.to(device), batches, torch.arange(len(samples)), amp=False)
+    view = pool_pass(model.to(device), batches, torch.arange(len(samples)))
     return view.predicted.cpu().numpy()
 
 

@@ -103,6 +103,7 @@ def _check_options(run: Run, record: StageRecord, options: IngestOptions) -> Non
 def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOptions, report: Reporter) -> None:
     """Compare DATA with the run's: names, sizes and times first, contents only if those differ."""
     run.stage("data").check()
+    _publish(run)
     signature = dataset_signature(data, options)
     if signature == record.key.inputs.get(DATA_INPUT):
         return
@@ -110,7 +111,7 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
     bad = BadSamples(options.on_bad_sample)
     listing = list_samples(open_source(data, options), bad).limited(options.limit, options.seed)
     order, content_hashes = hash_contents(listing, bad, report)
-    found, held = _fingerprint(listing, order, content_hashes), run.info()["fingerprint"]
+    found, held = _fingerprint(listing, order, content_hashes), record.details["fingerprint"]
     if found != held:
         raise ArtefactError(
             f"{run.root} holds other data (fingerprint {held[:12]}) than {data} ({found[:12]}).",
@@ -146,12 +147,13 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
     with run.stage("data").working(key, report) as work:
         _build(run, listing, work, options, bad, report)
         work.details["root"] = str(data.resolve())
+    _publish(run)
 
 
 def _build(
     run: Run, listing: Listing, work: Work, options: IngestOptions, bad: BadSamples, report: Reporter
 ) -> None:
-    """Write every file of the stage below ``work.folder``, and ``run.json``."""
+    """Write every file of the stage below ``work.folder``."""
     journal = Journal.read(work.folder, int(listing.keep.sum())) if work.resumed else None
     if journal is None:
         journal = Journal(choose_target(listing, options.image_size, report))
@@ -168,7 +170,14 @@ def _build(
     repeated = duplicates([listing.sample_ids[position] for position in arrays.order], arrays.content_hashes)
     _write_lists(run, work, bad.found, repeated, report)
     _warn_of_empty(listing, arrays.order, report)
-    run.write_info(target.task, _fingerprint(listing, arrays.order, arrays.content_hashes))
+    work.details["task"] = target.task
+    work.details["fingerprint"] = _fingerprint(listing, arrays.order, arrays.content_hashes)
+
+
+def _publish(run: Run) -> None:
+    """Write ``run.json`` from the record that came with the data; a command that died before it left an old one."""
+    details = run.stage("data").require().details
+    run.write_info(details["task"], details["fingerprint"])
 
 
 def write_samples(path: Path, listing: Listing, arrays: Arrays) -> None:

@@ -17,6 +17,7 @@ from metaselect.training import Plan
 MIB = 2**20
 WARMUP_STEPS = 1600  # enough to learn the classes, too few to learn the noise by heart
 WARMUP_EPOCHS = (4, 20)
+PLANNED = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp")
 LARGE_POOL, LARGE_BATCH = 10_000, 128
 REWEIGHT_STEPS = 2500  # below this it is the number of steps, not the method, that fails
 
@@ -28,10 +29,14 @@ class Resolved:
     model: str
     plan: Plan
 
+    def auto(self, options: TrainingOptions) -> tuple[str, ...]:
+        """Names of the options that were left to a rule."""
+        return tuple(name for name in (*PLANNED, "model") if getattr(options, name) is None)
+
     def as_options(self, options: TrainingOptions) -> dict[str, Json]:
         """The result-bearing options of the stage, `auto` replaced by what it came to."""
         found = bearing(options)
-        for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp"):
+        for name in PLANNED:
             found[name] = getattr(self.plan, name)
         return {**found, "model": self.model}
 

@@ -13,6 +13,7 @@ from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run, Stage
 from metaselect.run.files import sha256_file
 
+META_SET = "annotate/meta_set.csv"
 FIRST_ROUND = "select/round-1"
 
 
@@ -39,9 +40,17 @@ def rerun(run: Run, report: Reporter) -> Outcome:
         ]
         for name in names:
             stage = run.stage(name)
-            if stage.record() is None:
+            record = stage.record()
+            if record is None:
                 continue
-            if name != "annotate":
+            if stage.moved():
+                raise ConditionUnmet(
+                    f"{name} is stale: {', '.join(stage.moved())} changed since.",
+                    f"First run: {stage.command()}",
+                )
+            if name == FIRST_ROUND and META_SET in record.key.inputs:
+                report.note(f"{name} was chosen beside labels that were there before; it is taken as it is.")
+            elif name != "annotate":
                 report.note(f"Running {name} again.")
                 _again(stage, copy)
                 compared.append(name)
@@ -54,17 +63,27 @@ def rerun(run: Run, report: Reporter) -> Outcome:
 def _again(stage: Stage, copy: Run) -> None:
     record = stage.require()
     words = shlex.split(stage.command())[1:-2]  # less the program's name and --run RUN
-    command = [sys.executable, "-m", "metaselect", *words, "--run", str(copy.root)]
+    if words[0] == "warmup" and len(words) > 1 and not words[1].startswith("-"):
+        del words[1]  # DATA, which the run holds
+    command = [sys.executable, "-m", "metaselect", *words, "--run", str(copy.root.resolve())]
     # The promise of equal bytes is for an equal number of threads.
     environment = os.environ | {"OMP_NUM_THREADS": str(record.details["threads"])}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    folder = copy.path(stage.name)
-    if not (folder / "stage.json").is_file():
+    folder = Path(record.details["working_folder"])  # relative paths start there
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=folder if folder.is_dir() else None,
+    )
+    made = copy.path(stage.name)
+    if not (made / "stage.json").is_file():
         raise ConditionUnmet(f"{stage.name} could not be run again: {done.stderr.strip()[-500:]}")
     differing = [
         name
         for name, expected in record.outputs.items()
-        if not (folder / name).is_file() or sha256_file(folder / name) != expected.sha256
+        if not (made / name).is_file() or sha256_file(made / name) != expected.sha256
     ]
     if differing:
         raise ConditionUnmet(

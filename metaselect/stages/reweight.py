@@ -86,6 +86,7 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
         },
         _inputs(run, setting),
         setting.device.type,
+        (*setting.resolved.auto(options), *([] if options.meta_batch_size else ["meta_batch_size"])),
     )
     stage = run.stage(f"reweight/{name}")
     if not stage.is_current(key, report, force=options.force):
@@ -103,7 +104,8 @@ def checked_name(name: str) -> str:
     Raises:
         UsageError: anything but letters, digits, ``.``, ``_`` and ``-``, or a leading dot.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+    taken = name == "warmup" or name.endswith(".old")  # the warm-up's own name, and what a rename leaves
+    if taken or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise UsageError(
             f"--name {name!r} is not fit for a folder.", "Use letters, digits, '.', '_' and '-'."
         )
@@ -180,7 +182,7 @@ def _train(setting: Setting, name: str, work: Work, report: Reporter) -> None:
     model = _start_model(setting).to(setting.device)
     channels = input_channels(setting.resolved.model, shape)
     batches = Batches(pool.inputs, labels, pool.preprocess, device=setting.device, channels=channels)
-    before = judge_start(model, batches, bought, amp=plan.amp)
+    before = judge_start(model, batches, bought)
     method: Hook | MetaRun = setting.method
     if setting.method.meta:
         hyper: MetaReweighter = setting.method
@@ -201,10 +203,10 @@ def _train(setting: Setting, name: str, work: Work, report: Reporter) -> None:
         what=f"reweight {name}",
     )
     for log in epochs:
-        seen = on_bought(trainee.model, batches, bought, amp=plan.amp)
+        seen = on_bought(trainee.model, batches, bought)
         history.append(ReweightRow(*log, *seen))
         save_state(trainee, history, work.folder / "resume.safetensors")
-    _finish(setting, trainee, history, before, work)
+    _finish(setting, trainee, batches, history, before, work)
 
 
 def _start_model(setting: Setting) -> nn.Module:
@@ -218,14 +220,13 @@ def _start_model(setting: Setting) -> nn.Module:
 def _finish(
     setting: Setting,
     trainee: Trainee,
+    batches: Batches,
     history: list[ReweightRow],
     before: StartView,
     work: Work,
 ) -> None:
     pool, plan = setting.pool, setting.resolved.plan
-    channels = input_channels(setting.resolved.model, pool.inputs.shape[1:])
-    given = Batches(pool.inputs, pool.labels, pool.preprocess, device=setting.device, channels=channels)
-    view = pool_pass(trainee.model, given, torch.arange(len(pool)), amp=plan.amp)
+    view = pool_pass(trainee.model, batches.relabelled(pool.labels), torch.arange(len(pool)))
     weights = trainee.method.pool_weights(view.losses).float().cpu().numpy().clip(0, 1)
     write_csv(work.folder / "history.csv", ReweightRow._fields, history)
     save_model(trainee.model, work.folder / "model.safetensors")

@@ -192,7 +192,7 @@ def _inputs(run: Run, number: int, epochs: tuple[int, ...]) -> dict[str, str]:
     else:
         files = [*data_inputs(run), "warmup/model.json"]
         files += [f"warmup/{checkpoint_file(epoch)}" for epoch in epochs]
-    if number > 1:
+    if run.path("annotate/meta_set.csv").is_file():  # what was bought must not be chosen again
         files.append("annotate/meta_set.csv")
     return inputs_of(run, *files)
 
@@ -257,7 +257,7 @@ def _write(work: Work, pool: Dataset, choice: Choice, budget: int) -> None:
     ranked = choice.ranked.tolist()
     assert len(set(ranked)) == len(ranked) == budget
     ranks = {index: rank for rank, index in enumerate(ranked, start=1)}
-    sizes = torch.bincount(choice.cluster.clamp(min=0), minlength=max(len(choice.mass), 1)).tolist()
+    sizes = torch.bincount(choice.cluster[choice.cluster >= 0], minlength=max(len(choice.mass), 1)).tolist()
     clustered = len(choice.mass) > 0
     cluster, similarity = choice.cluster.tolist(), choice.similarity.tolist()
     rows = [

@@ -8,7 +8,6 @@ from metaselect.annotation.rounds import bought_ids, round_is_closed
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
-from metaselect.run.stage import EXTERNAL, moved_inputs, stage_of
 
 DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
 
@@ -25,7 +24,7 @@ def status(run: Run, report: Reporter) -> Outcome:
     """Every stage's state and the next command; unmet when something is stale or damaged."""
     del report
     run.info()
-    states = [_state(run, name, thorough=False) for name in stages_of(run)]
+    states = [_state(run, name) for name in stages_of(run)]
     bad = [state for state in states if state.state in (STALE, DAMAGED)]
     votes_damaged = any(state.stage == "annotate" for state in bad)
     listed: list[Json] = [state._asdict() for state in states]
@@ -80,7 +79,7 @@ def _name_of(run: Run, work: Path) -> str:
     return work.relative_to(run.path(".work")).as_posix()
 
 
-def _state(run: Run, name: str, *, thorough: bool) -> State:
+def _state(run: Run, name: str) -> State:
     stage = run.stage(name)
     unfinished = (run.path(f".work/{name}") / "key.json").is_file()
     try:
@@ -89,14 +88,16 @@ def _state(run: Run, name: str, *, thorough: bool) -> State:
             if unfinished:
                 return State(name, INTERRUPTED, "the same command goes on where it stopped")
             return State(name, MISSING, "")
-        stage.check(thorough=thorough)
+        stage.check()
         kind, _, rest = name.partition("/")
         if kind == "select" and _is_closed(run, int(rest.rpartition("-")[2])):
             return State(name, DONE, "closed: exported or answered")
-        now = {path: _hash_now(run, path) for path in record.key.inputs if not path.startswith(EXTERNAL)}
-        then = {path: digest for path, digest in record.key.inputs.items() if path in now}
-        moved = moved_inputs(then, now) + (_unjudged(run, record.key.inputs) if kind == "evaluate" else [])
-        if kind == "reweight" and "annotate/meta_set.csv" not in record.key.inputs and _has_meta_set(run):
+        moved = stage.moved() + (_unjudged(run, record.key.inputs) if kind == "evaluate" else [])
+        if (
+            kind in ("select", "reweight")
+            and "annotate/meta_set.csv" not in record.key.inputs
+            and _has_meta_set(run)
+        ):
             moved.append("annotate/meta_set.csv")
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
@@ -109,14 +110,6 @@ def _is_closed(run: Run, number: int) -> bool:
         return round_is_closed(run, number)
     except ArtefactError:
         return True
-
-
-def _hash_now(run: Run, path: str) -> str:
-    """The recorded hash of an input, or a word where its stage is gone or makes no such file any more."""
-    stage = run.stage(stage_of(path))
-    record = stage.record()
-    made = record is not None and path.removeprefix(f"{stage.name}/") in record.outputs
-    return stage.verified(path) if made else "gone"
 
 
 def _has_meta_set(run: Run) -> bool:

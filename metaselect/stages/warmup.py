@@ -89,7 +89,7 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     train_ids, held_out = split_held_out(len(pool), options.seed)
     resolved = resolve_warmup(options, pool, len(train_ids), device)
     stage = run.stage("warmup")
-    key = StageKey(resolved.as_options(options), inputs, device.type)
+    key = StageKey(resolved.as_options(options), inputs, device.type, resolved.auto(options))
     if not stage.is_current(key, report, force=options.force):
         if options.dry_run:
             model = build_model(resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=0)
@@ -151,20 +151,16 @@ def _train(
         what="warmup",
     )
     for log in epochs:
-        history.append(_row(log, trainee, batches, held_out, amp=plan.amp))
+        history.append(_row(log, trainee, batches, held_out))
         if log.epoch in keep:
             save_model(trainee.model, work.folder / checkpoint_file(log.epoch))
         save_state(trainee, history, work.folder / "resume.safetensors")
     _finish(work, pool, resolved, history, keep)
 
 
-def _row(
-    log: EpochLog, trainee: Trainee, batches: Batches, held_out: torch.Tensor, *, amp: bool
-) -> WarmupRow:
-    seen = pool_pass(trainee.model, batches, held_out, amp=amp)
-    return WarmupRow(
-        log.epoch, log.lr, log.loss, log.accuracy, float(seen.losses.double().mean()), seen.accuracy
-    )
+def _row(log: EpochLog, trainee: Trainee, batches: Batches, held_out: torch.Tensor) -> WarmupRow:
+    seen = pool_pass(trainee.model, batches, held_out)
+    return WarmupRow(log.epoch, log.lr, log.loss, log.accuracy, seen.mean_loss, seen.accuracy)
 
 
 def _finish(work: Work, pool: Dataset, resolved: Resolved, history: list[WarmupRow], keep: list[int]) -> None:
