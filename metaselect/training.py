@@ -1,15 +1,11 @@
 """THE training loop: warm-up, the control and every re-weighter run through it."""
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,7 +14,6 @@ from metaselect.errors import ConditionUnmet
 from metaselect.gradients import FEW_DISTINCT, Batch, Forward
 from metaselect.records import Reporter
 from metaselect.reweighting import Hook, MetaRun
-from metaselect.run.files import write_atomically
 from metaselect.streams import derive, generator
 
 EVALUATION_BATCH = 1000
@@ -255,49 +250,3 @@ def pool_pass(model: nn.Module, batches: Batches, ids: torch.Tensor) -> PoolPass
             "The training diverged: the model's losses are not finite.", "Use a smaller --lr."
         )
     return seen
-
-
-def save_model(model: nn.Module, path: Path) -> None:
-    """Write the model's parameters and buffers as safetensors, on the CPU, atomically."""
-    # Cloned, because safetensors refuses layers that share a tensor.
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary))
-
-
-def save_state(trainee: Trainee, history: Sequence[Any], path: Path) -> None:
-    """Write everything a resumed run needs, atomically; ``history`` holds NamedTuples of numbers. No pickle."""
-    tensors = {f"model.{name}": value for name, value in trainee.model.state_dict().items()}
-    for name, parameter in trainee.model.named_parameters():
-        buffer = trainee.optimiser.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer
-    if isinstance(trainee.method, MetaRun):
-        tensors.update({f"method.{name}": value for name, value in trainee.method.state_dict().items()})
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    metadata = {"epoch": str(trainee.epoch), "history": json.dumps([row._asdict() for row in history])}
-    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=metadata))
-
-
-def load_state(trainee: Trainee, path: Path) -> list[dict[str, Any]]:
-    """Put a saved state into a fresh trainee; returns the rows of its history, none where there is no state."""
-    if not path.is_file():
-        return []
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata()
-            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError:
-        return []  # it is replaced whole, so this is foreign; starting again loses only time
-    trainee.model.load_state_dict(_below(tensors, "model."))
-    parameters = dict(trainee.model.named_parameters())
-    for name, buffer in _below(tensors, "momentum.").items():
-        trainee.optimiser.state[parameters[name]] = {"momentum_buffer": buffer.to(parameters[name].device)}
-    if isinstance(trainee.method, MetaRun):
-        trainee.method.load_state_dict(_below(tensors, "method."))
-    trainee.epoch = int(metadata["epoch"])
-    rows: list[dict[str, Any]] = json.loads(metadata["history"])
-    return rows
-
-
-def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -13,7 +13,8 @@ import pytest
 from metaselect.cli.main import main
 from metaselect.run import Run
 from metaselect.run.files import write_csv, write_json
-from metaselect.run.stage import StageKey, write_record
+from metaselect.run.key import StageKey
+from metaselect.run.stage import write_record
 
 CLASSES = ("cat", "dog", "owl")
 SELECTED = ("sample_id", "rank", "cluster", "cluster_size", "cluster_mass", "similarity", "control")

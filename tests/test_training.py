@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaselect.batches import Batches, random_crop_flip
+from metaselect.checkpoint import load_state, save_model, save_state
 from metaselect.data.store import FEATURES, IMAGES, Preprocess
 from metaselect.errors import ConditionUnmet
 from metaselect.gradients import Batch, Forward
@@ -25,17 +26,7 @@ from metaselect.reweighting import MetaRun, Start, State, StepWeights
 from metaselect.reweighting.uniform import Uniform
 from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start
 from metaselect.streams import derive, generator
-from metaselect.training import (
-    EpochLog,
-    Plan,
-    Trainee,
-    load_state,
-    make_trainee,
-    pool_pass,
-    save_model,
-    save_state,
-    train,
-)
+from metaselect.training import EpochLog, Plan, Trainee, make_trainee, pool_pass, train
 
 BOUGHT = torch.arange(0, 24, 2)
 CPU = torch.device("cpu")

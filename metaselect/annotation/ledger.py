@@ -17,7 +17,8 @@ from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.run import Run, StageRecord
 from metaselect.run.files import Stamp, format_csv, matches, write_text
-from metaselect.run.stage import StageKey, inputs_of, write_record
+from metaselect.run.key import StageKey
+from metaselect.run.stage import inputs_of, write_record
 
 STAGE = "annotate"
 VOTES = "votes.csv"

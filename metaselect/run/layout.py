@@ -1,5 +1,6 @@
 """What a run directory holds, from one table, and where."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from metaselect.errors import ArtefactError, UsageError
+from metaselect.records import Json
 from metaselect.run.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -189,11 +191,19 @@ class Run:
         return info
 
     def write_info(self, task: str, fingerprint: str) -> None:
-        """Write ``run.json``."""
-        write_json(
-            self.path("run.json"),
-            {"layout_version": LAYOUT_VERSION, "task": task, "fingerprint": fingerprint},
-        )
+        """Write ``run.json``, unless it says so already."""
+        path = self.path("run.json")
+        info: dict[str, Json] = {
+            "layout_version": LAYOUT_VERSION,
+            "task": task,
+            "fingerprint": fingerprint,
+        }
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = None
+        if known != info:
+            write_json(path, info)
 
     def stage_names(self, kind: str) -> list[str]:
         """Names of the finished stages of a kind ("select", "reweight", "evaluate"), in natural order."""

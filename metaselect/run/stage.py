@@ -8,7 +8,7 @@ killed command stays too; the same command finds its key there and goes on.
 import json
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,33 +18,11 @@ from metaselect.errors import ArtefactError
 from metaselect.records import Json, Reporter
 from metaselect.run.circumstances import circumstances, recorded_command, repeatable
 from metaselect.run.files import Stamp, matches, read_json, stamp, sync_folder, write_json
+from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, moved_inputs, plain
 from metaselect.run.layout import LAYOUT_VERSION, Run
-
-EXTERNAL = "external:"
-"""Prefix of an input that lies outside the run and must not change; its value is a fingerprint."""
-GIVEN = "given:"
-"""Prefix of a file outside the run that may change, or come later: the stage is then recomputed."""
-
 
 COMMANDS = {"data": "ingest DATA", "annotate": "annotate import FILE", "evaluate": "evaluate TEST"}
 """Commands that make a stage, where they are not called as it is."""
-
-
-@dataclass(frozen=True)
-class StageKey:
-    """What a stage's result follows from; two equal keys give the same bytes on the same machine.
-
-    Attributes:
-        options: resolved options that bear on the result.
-        inputs: path below the run (or ``external:name``) -> sha256.
-        device: "cpu", "cuda" or "mps"; empty where it makes no difference.
-        auto: names of options that were left to a rule; what it comes to may change with the inputs.
-    """
-
-    options: Mapping[str, Json]
-    inputs: Mapping[str, str]
-    device: str = ""
-    auto: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,7 +190,7 @@ class Stage:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not resumed:
-            write_json(folder / "key.json", {**_plain(key), "details": {"command": recorded_command()}})
+            write_json(folder / "key.json", {**plain(key), "details": {"command": recorded_command()}})
         work = Work(folder, resumed)
         started = time.monotonic()
         yield work
@@ -230,8 +208,8 @@ class Stage:
             found = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError:
             return False
-        plain: dict[str, Any] = json.loads(json.dumps(_plain(key)))
-        return all(found.get(name) == value for name, value in plain.items())
+        wanted: dict[str, Any] = json.loads(json.dumps(plain(key)))
+        return all(found.get(name) == value for name, value in wanted.items())
 
     def _swap(self) -> None:
         retired = self.work_folder.with_name(f"{self.work_folder.name}.old")
@@ -248,31 +226,6 @@ class Stage:
         """Finish what a process that died in ``_swap`` had begun: its work is complete."""
         if (self.work_folder / "stage.json").is_file():
             self._swap()
-
-
-def differences(old: StageKey, new: StageKey, *, ignore: Collection[str] = ()) -> list[str]:
-    """What differs in options, device and outside data, one phrase each: "epochs: 10 -> 20"."""
-    names = sorted((set(old.options) | set(new.options)) - set(ignore))
-    changed = [
-        f"{name}: {json.dumps(old.options.get(name))} -> {json.dumps(new.options.get(name))}"
-        for name in names
-        if old.options.get(name) != new.options.get(name)
-    ]
-    if old.device != new.device:
-        changed.append(f"device: {old.device} -> {new.device}")
-    for name in sorted(set(old.inputs) | set(new.inputs)):
-        if name.startswith(EXTERNAL) and old.inputs.get(name) != new.inputs.get(name):
-            changed.append(f"{name.removeprefix(EXTERNAL)} is other data")
-    return changed
-
-
-def moved_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Inputs within the run whose content is not what it was."""
-    return sorted(
-        name
-        for name in set(old) | set(new)
-        if not name.startswith(EXTERNAL) and old.get(name) != new.get(name)
-    )
 
 
 def _hash_now(run: Run, path: str) -> str:
@@ -315,17 +268,8 @@ def write_record(folder: Path, key: StageKey, details: Mapping[str, Json]) -> No
         folder / "stage.json",
         {
             "layout_version": LAYOUT_VERSION,
-            **_plain(key),
+            **plain(key),
             "outputs": outputs,
             "details": {**details, **circumstances()},
         },
     )
-
-
-def _plain(key: StageKey) -> dict[str, Json]:
-    return {
-        "options": dict(key.options),
-        "auto": list(key.auto),
-        "inputs": dict(key.inputs),
-        "device": key.device,
-    }

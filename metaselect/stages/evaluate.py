@@ -27,7 +27,8 @@ from metaselect.options import EvaluateOptions, bearing
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run, Stage
 from metaselect.run.files import read_json, sha256_file, write_atomically, write_json
-from metaselect.run.stage import EXTERNAL, GIVEN, StageKey, Work, inputs_of
+from metaselect.run.key import EXTERNAL, GIVEN, StageKey
+from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.reweight import checked_name
 from metaselect.stages.select import warmup_model
 from metaselect.stages.warmup import checkpoint_file, load_weights

@@ -19,7 +19,8 @@ from metaselect.options import IngestOptions, bearing
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
 from metaselect.run.files import read_json, write_csv, write_json
-from metaselect.run.stage import EXTERNAL, StageKey, StageRecord, Work, differences
+from metaselect.run.key import EXTERNAL, StageKey, differences
+from metaselect.run.stage import StageRecord, Work
 
 DATA_INPUT = f"{EXTERNAL}DATA"
 

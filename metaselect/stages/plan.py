@@ -11,7 +11,7 @@ from metaselect.models import auto_model
 from metaselect.options import ReweightOptions, TrainingOptions, WarmupOptions, bearing
 from metaselect.records import Json, Outcome
 from metaselect.run import Stage
-from metaselect.run.stage import StageKey
+from metaselect.run.key import StageKey
 from metaselect.training import Plan
 
 MIB = 2**20

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from metaselect.batches import Batches
+from metaselect.checkpoint import load_state, save_model, save_state
 from metaselect.data.store import Dataset, data_inputs, load_pool
 from metaselect.devices import choose_device
 from metaselect.errors import ArtefactError, UsageError
@@ -19,22 +20,15 @@ from metaselect.registry import REWEIGHTERS, configure, settings
 from metaselect.reweighting import Hook, MetaReweighter, MetaRun, Start
 from metaselect.run import Run
 from metaselect.run.files import write_atomically, write_csv, write_json
-from metaselect.run.stage import StageKey, Work, inputs_of
+from metaselect.run.key import StageKey
+from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start, on_bought
 from metaselect.stages.meta_set import META_SET, MetaSet, load_meta_set, weights_table
 from metaselect.stages.plan import Resolved, dry_run, resolve_reweight, training_needs
 from metaselect.stages.select import WarmupModel, warmup_model
 from metaselect.stages.warmup import RESUME_COPIES, checkpoint_file, load_weights, model_description
 from metaselect.streams import generator
-from metaselect.training import (
-    Trainee,
-    load_state,
-    make_trainee,
-    pool_pass,
-    save_model,
-    save_state,
-    train,
-)
+from metaselect.training import Trainee, make_trainee, pool_pass, train
 
 
 class ReweightRow(NamedTuple):

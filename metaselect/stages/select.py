@@ -20,7 +20,8 @@ from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import SELECTORS, configure, settings
 from metaselect.run import Run, Stage
 from metaselect.run.files import read_csv, read_json, write_atomically, write_csv
-from metaselect.run.stage import StageKey, StageRecord, Work, inputs_of
+from metaselect.run.key import StageKey
+from metaselect.run.stage import StageRecord, Work, inputs_of
 from metaselect.selection import Choice, PoolFeatures, Selector
 from metaselect.stages.plan import MIB, dry_run
 from metaselect.stages.warmup import checkpoint_file, load_weights

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from metaselect.batches import Batches
+from metaselect.checkpoint import load_state, save_model, save_state
 from metaselect.data.store import Dataset, data_inputs, load_pool
 from metaselect.devices import choose_device
 from metaselect.errors import DataError, UsageError
@@ -23,20 +24,12 @@ from metaselect.records import Json, Outcome, Reporter
 from metaselect.reweighting.uniform import Uniform
 from metaselect.run import Run
 from metaselect.run.files import sha256_file, write_csv, write_json
-from metaselect.run.stage import EXTERNAL, StageKey, Work, inputs_of
+from metaselect.run.key import EXTERNAL, StageKey
+from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.ingest import ingest, same_data
 from metaselect.stages.plan import Resolved, dry_run, resolve_warmup, training_needs
 from metaselect.streams import generator
-from metaselect.training import (
-    EpochLog,
-    Trainee,
-    load_state,
-    make_trainee,
-    pool_pass,
-    save_model,
-    save_state,
-    train,
-)
+from metaselect.training import EpochLog, Trainee, make_trainee, pool_pass, train
 
 HELD_OUT = 0.1  # of the pool
 RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written

@@ -1,0 +1,61 @@
+"""Models and unfinished trainings on disk: safetensors, replaced whole, never pickled."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from metaselect.reweighting import MetaRun
+from metaselect.run.files import write_atomically
+from metaselect.training import Trainee
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """Write the model's parameters and buffers as safetensors, on the CPU, atomically."""
+    # Cloned, because safetensors refuses layers that share a tensor.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+
+
+def save_state(trainee: Trainee, history: Sequence[Any], path: Path) -> None:
+    """Write everything a resumed run needs, atomically; ``history`` holds NamedTuples of numbers. No pickle."""
+    tensors = {f"model.{name}": value for name, value in trainee.model.state_dict().items()}
+    for name, parameter in trainee.model.named_parameters():
+        buffer = trainee.optimiser.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer
+    if isinstance(trainee.method, MetaRun):
+        tensors.update({f"method.{name}": value for name, value in trainee.method.state_dict().items()})
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    metadata = {"epoch": str(trainee.epoch), "history": json.dumps([row._asdict() for row in history])}
+    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=metadata))
+
+
+def load_state(trainee: Trainee, path: Path) -> list[dict[str, Any]]:
+    """Put a saved state into a fresh trainee; returns the rows of its history, none where there is no state."""
+    if not path.is_file():
+        return []
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: Mapping[str, str] = file.metadata()
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:
+        return []  # it is replaced whole, so this is foreign; starting again loses only time
+    trainee.model.load_state_dict(_below(tensors, "model."))
+    parameters = dict(trainee.model.named_parameters())
+    for name, buffer in _below(tensors, "momentum.").items():
+        trainee.optimiser.state[parameters[name]] = {"momentum_buffer": buffer.to(parameters[name].device)}
+    if isinstance(trainee.method, MetaRun):
+        trainee.method.load_state_dict(_below(tensors, "method."))
+    trainee.epoch = int(metadata["epoch"])
+    rows: list[dict[str, Any]] = json.loads(metadata["history"])
+    return rows
+
+
+def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

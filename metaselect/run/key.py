@@ -1,0 +1,64 @@
+"""What a stage's result follows from, and how two such keys differ."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from metaselect.records import Json
+
+EXTERNAL = "external:"
+"""Prefix of an input that lies outside the run and must not change; its value is a fingerprint."""
+GIVEN = "given:"
+"""Prefix of a file outside the run that may change, or come later: the stage is then recomputed."""
+
+
+@dataclass(frozen=True)
+class StageKey:
+    """What a stage's result follows from; two equal keys give the same bytes on the same machine.
+
+    Attributes:
+        options: resolved options that bear on the result.
+        inputs: path below the run (or ``external:name``) -> sha256.
+        device: "cpu", "cuda" or "mps"; empty where it makes no difference.
+        auto: names of options that were left to a rule; what it comes to may change with the inputs.
+    """
+
+    options: Mapping[str, Json]
+    inputs: Mapping[str, str]
+    device: str = ""
+    auto: tuple[str, ...] = ()
+
+
+def differences(old: StageKey, new: StageKey, *, ignore: Collection[str] = ()) -> list[str]:
+    """What differs in options, device and outside data, one phrase each: "epochs: 10 -> 20"."""
+    names = sorted((set(old.options) | set(new.options)) - set(ignore))
+    changed = [
+        f"{name}: {json.dumps(old.options.get(name))} -> {json.dumps(new.options.get(name))}"
+        for name in names
+        if old.options.get(name) != new.options.get(name)
+    ]
+    if old.device != new.device:
+        changed.append(f"device: {old.device} -> {new.device}")
+    for name in sorted(set(old.inputs) | set(new.inputs)):
+        if name.startswith(EXTERNAL) and old.inputs.get(name) != new.inputs.get(name):
+            changed.append(f"{name.removeprefix(EXTERNAL)} is other data")
+    return changed
+
+
+def moved_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Inputs within the run whose content is not what it was."""
+    return sorted(
+        name
+        for name in set(old) | set(new)
+        if not name.startswith(EXTERNAL) and old.get(name) != new.get(name)
+    )
+
+
+def plain(key: StageKey) -> dict[str, Json]:
+    """The key as JSON values, for ``stage.json``."""
+    return {
+        "options": dict(key.options),
+        "auto": list(key.auto),
+        "inputs": dict(key.inputs),
+        "device": key.device,
+    }
