@@ -2,8 +2,8 @@
 
     python benchmarks/select_scale.py --train cifar10/train.parquet --samples 50000 12500
 
-ResNet-32, 5 checkpoints of a 5-epoch warm-up (in bfloat16, to save time), budget 200, through the command line. Resident memory is that of the
-`select` process; what grows with n are the factors: 5 (K + d) floats a sample.
+ResNet-32, 5 checkpoints of a 5-epoch warm-up (in bfloat16, to save time), budget 200, through the command line.
+Resident memory is that of the `select` process; what grows with n are the factors: 5 (K + d) floats a sample.
 """
 
 import argparse
