@@ -102,6 +102,7 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
             report.warn(
                 f"{stale} is judged as it is, but stale: {', '.join(moved)} changed since. Run: {again}"
             )
+    inputs_of(run, *judged[0].files)  # without a warm-up of this data there is nothing to compare with
     inputs = {
         **inputs_of(run, *files, stale_ok=True),
         TEST_INPUT: _signature(test, run, stage, options, report),

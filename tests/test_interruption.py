@@ -1,0 +1,280 @@
+"""Commands that are killed, interrupted or run out of room: the same command goes on and ends in the same bytes."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import (
+    LIMIT,
+    PIPELINE,
+    SELECT,
+    TRAIN,
+    UNIFORM,
+    WARMUP,
+    Done,
+    command,
+    environment,
+    metaselect,
+    tree,
+)
+from safetensors import safe_open
+
+LONG_WARMUP = ("warmup", "--epochs", 30, "--checkpoints", 15, "--batch-size", 16)
+LONG_REWEIGHT = ("reweight", "--epochs", 20, "--lr", 0.02)
+
+
+def interrupt(
+    words: tuple[object, ...], run: Path, ready: Callable[[], bool], number: int = signal.SIGKILL
+) -> Done:
+    """Start a command, send it a signal as soon as ``ready`` says so, and wait for its end."""
+    process = subprocess.Popen(
+        command(*words, run=run),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    try:
+        while not ready():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    return Done(process.returncode, out, err)
+
+
+def epochs_done(run: Path, stage: str) -> int:
+    """Whole epochs that the state of an unfinished training holds."""
+    path = run / ".work" / stage / "resume.safetensors"
+    if not path.is_file():
+        return 0
+    with safe_open(path, "numpy") as file:
+        return int(file.metadata()["epoch"])
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """Every file but those that hold times."""
+    return tree(run, leave=(".lock", "stage.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "stage", "start"),
+    [(LONG_WARMUP, "warmup", "warm"), (LONG_REWEIGHT, "reweight/direct", "bought")],
+    ids=["warmup", "reweight"],
+)
+def test_a_killed_training_goes_on_where_it_stopped(
+    request: pytest.FixtureRequest, tmp_path: Path, words: tuple[object, ...], stage: str, start: str
+) -> None:
+    run: Path = request.getfixturevalue(start)
+    shutil.rmtree(run / stage, ignore_errors=True)
+    undisturbed = Path(shutil.copytree(run, tmp_path / "undisturbed"))
+    killed = interrupt(words, run, lambda: epochs_done(run, stage) >= 2)
+    assert killed.code == -signal.SIGKILL
+    assert not (run / stage).exists()
+    done = epochs_done(run, stage)
+    total = int(str(words[2]))
+    assert 2 <= done < total
+    shown = metaselect("status", "--json", run=run).json
+    assert "interrupted" in {row["state"] for row in shown["stages"]}
+    assert shown["next"] == f"metaselect {' '.join(map(str, words))} --run {run}"
+    said = metaselect(*shlex.split(shown["next"])[1:]).err
+    assert f"Going on with epoch {done + 1} of {total}." in said
+    metaselect(*words, run=undisturbed)
+    assert results(run) == results(undisturbed)
+    assert list((run / ".work").rglob("*.safetensors")) == []
+    metaselect("verify", run=run)
+
+
+@pytest.mark.slow
+def test_a_killed_selection_keeps_the_features_that_are_whole(warm: Path, tmp_path: Path) -> None:
+    metaselect(*LONG_WARMUP, "--force", run=warm)
+    undisturbed = Path(shutil.copytree(warm, tmp_path / "undisturbed"))
+    work = warm / ".work/select/round-1"
+    killed = interrupt(SELECT, warm, lambda: any(work.glob("gradients-*.parquet")))
+    assert killed.code == -signal.SIGKILL
+    assert not (warm / "select").exists()
+    kept = sorted(work.glob("gradients-*.parquet"))
+    assert 1 <= len(kept) <= 15
+    said = metaselect(*SELECT, run=warm).err
+    found = re.findall(r"Gradient features of epoch (\d+) are there already", said)
+    assert [int(epoch) for epoch in found] == [int(path.stem[-4:]) for path in kept]
+    metaselect(*SELECT, run=undisturbed)
+    assert results(warm) == results(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_ingest_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    n = 120_000
+    features = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), 4)
+    labels = np.where(np.arange(n) % 2, "even", "odd")
+    ids = [f"s{number:06d}" for number in range(n)]
+    data = tmp_path / "many.parquet"
+    pq.write_table(pa.table({"sample_id": ids, "features": rows, "label": labels}), data)
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    killed = interrupt(("ingest", data), run, (run / ".work/data/resume.json").is_file)
+    assert killed.code == -signal.SIGKILL
+    assert not (run / "data").exists()
+    assert f"of {n}." in metaselect("ingest", data, run=run).err.partition("Going on at sample ")[2]
+    metaselect("ingest", data, run=undisturbed)
+    assert results(run) == results(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGTERM, 143, "Terminated."), (signal.SIGINT, 130, "Interrupted.")],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_a_signal_ends_the_command_with_a_sentence(warm: Path, number: int, code: int, said: str) -> None:
+    shutil.rmtree(warm / "warmup")
+    ended = interrupt(LONG_WARMUP, warm, lambda: epochs_done(warm, "warmup") >= 2, number)
+    assert ended.code == code
+    assert ended.out == ""
+    assert ended.err.endswith(f"{said} The same command goes on where it stopped.\n")
+    assert "Traceback" not in ended.err
+    assert "Going on with epoch" in metaselect(*LONG_WARMUP, run=warm).err
+
+
+def test_other_options_after_an_interruption_start_again(warm: Path) -> None:
+    shutil.rmtree(warm / "warmup")
+    interrupt(LONG_WARMUP, warm, lambda: epochs_done(warm, "warmup") >= 2)
+    said = metaselect(*WARMUP, run=warm).err
+    assert "An interrupted warmup had other options or inputs; starting again." in said
+    assert "Going on" not in said
+
+
+def test_a_new_result_replaces_the_old_one_only_when_it_is_whole(finished: Path) -> None:
+    before = results(finished)
+    interrupt((*LONG_WARMUP, "--force"), finished, lambda: epochs_done(finished, "warmup") >= 2)
+    shutil.rmtree(finished / ".work")
+    assert results(finished) == before
+    metaselect("verify", run=finished)
+
+
+def cramped(words: tuple[object, ...], run: Path, blocks: int) -> Done:
+    """The command where no file may grow beyond so many kilobytes, which it learns as from a full disk."""
+    limited = f"ulimit -f {blocks}; exec {shlex.join(command(*words, run=run))}"
+    ended = subprocess.run(
+        ["bash", "-c", limited], capture_output=True, text=True, env=environment(), check=False
+    )
+    return Done(ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "start", "blocks"),
+    [
+        ("ingest", None, 8),
+        ("warmup", "data", 8),
+        ("select", "warmup", 8),
+        ("simulate", "select", 1),
+        ("reweight", "annotate", 8),
+        ("uniform", "annotate", 70),
+        ("evaluate", "reweight", 8),
+    ],
+    ids=lambda value: value if value in PIPELINE else "",
+)
+def test_the_same_command_goes_on_once_there_is_room(
+    finished_once: Path, tmp_path: Path, name: str, start: str | None, blocks: int
+) -> None:
+    run = tmp_path / "run"
+    stages = ["data", "warmup", "select", "annotate", "reweight", "evaluate"]
+    if start is not None:
+        shutil.copytree(finished_once / "run", run, ignore=shutil.ignore_patterns("export"))
+        for later in stages[stages.index(start) + 1 :]:
+            shutil.rmtree(run / later)
+    before = results(run)
+    full = cramped(PIPELINE[name], run, blocks)
+    assert full.code == 5, full
+    assert full.out == ""
+    assert "Error: The disk is full" in full.err
+    assert "Traceback" not in full.err
+    after = {path: content for path, content in results(run).items() if not path.startswith(".work/")}
+    if name == "simulate":
+        after.pop("annotate/votes.csv")  # grows by appending; a torn last line is ignored
+    assert after == before
+    metaselect(*PIPELINE[name], run=run)
+    metaselect("verify", run=run)
+    assert not [path for path in run.rglob("*") if path.name.endswith(".tmp") or "resume" in path.name]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    """A file system of 4 megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    run = small_disk / "run"
+    metaselect(*PIPELINE["ingest"], run=run)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 50_000))
+    full = metaselect(*WARMUP, run=run, code=5)
+    assert "The disk is full" in full.err
+    assert not (run / "warmup").exists()
+    ballast.unlink()
+    metaselect(*WARMUP, run=run)
+
+
+@pytest.mark.parametrize("place", ["file/run", "/proc/metaselect", "x" * 300], ids=["file", "proc", "long"])
+def test_a_place_where_no_folder_can_be_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    refused = metaselect("ingest", TRAIN, "--limit", LIMIT, run=tmp_path / place, code=2).err
+    assert place in refused
+    assert "Name another folder." in refused
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_named(finished: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    assert str(closed) in metaselect("ingest", TRAIN, run=closed / "run", code=5).err
+    finished.chmod(0o500)
+    metaselect("status", run=finished)  # reading needs no more
+    assert "No permission" in metaselect(*UNIFORM, "--name", "other", run=finished, code=5).err
+    finished.chmod(0o700)
+
+
+def test_a_listener_that_goes_away_does_not_stop_the_work(warm: Path) -> None:
+    """`2>&1 | head -1` must neither end the command early nor call half the work done."""
+    shutil.rmtree(warm / "warmup")
+    both = f"{shlex.join(command(*WARMUP, run=warm))} 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(
+        ["bash", "-c", both], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "No GPU found: training on the CPU.\n")
+    assert (warm / "warmup/stage.json").is_file()
+
+
+@pytest.mark.parametrize("words", [("--help",), ("status",), ("annotate", "status")])
+def test_a_reader_that_goes_away_is_no_error(finished: Path, words: tuple[str, ...]) -> None:
+    where = [] if words[0] == "--help" else ["--run", str(finished)]
+    shown = f"{shlex.join([*command(*words), *where])} | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(
+        ["bash", "-c", shown], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,0 +1,62 @@
+"""A run that goes on: more labels, more rounds, a truth file that comes later, and data that was replaced."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from command_line import DATA, EVALUATE, REWEIGHT, TEST, TRAIN, TRUTH, metaselect
+
+
+def outside_labels(run: Path, count: int, file: Path) -> None:
+    """True labels of pool samples that were not selected, as somebody may own them already."""
+    with TRUTH.open() as stream:
+        truth = {row["sample_id"]: row["clean_label"] for row in csv.DictReader(stream)}
+    with (run / "select/round-1/selected.csv").open() as stream:
+        selected = {row["sample_id"] for row in csv.DictReader(stream)}
+    ids = pq.read_table(run / "data/samples.parquet")["sample_id"].to_pylist()
+    free = [sample_id for sample_id in ids if sample_id not in selected][:count]
+    rows = [f"{sample_id},{truth[sample_id]}" for sample_id in free]
+    file.write_text("\n".join(["sample_id,clean_label", *rows]) + "\n")
+
+
+def test_more_labels_recompute_what_was_left_to_a_rule(finished: Path, tmp_path: Path) -> None:
+    """The meta batch holds every label, so that more of them change an option that nobody gave."""
+    outside_labels(finished, 5, tmp_path / "more.csv")
+    metaselect("annotate", "import", tmp_path / "more.csv", "--outside-round", run=finished)
+    stale = metaselect(*EVALUATE, run=finished)
+    assert "reweight/direct is judged as it is, but stale" in stale.err
+    done = metaselect(*REWEIGHT, "--json", run=finished)
+    assert "Recomputing reweight/direct: annotate/meta_set.csv changed since." in done.err
+    assert done.json["bought"] == 25
+    metaselect("reweight", "--epochs", 3, "--lr", 0.02, run=finished, code=4)
+
+
+def test_sizes_of_clusters_are_those_of_their_members_in_later_rounds(finished: Path) -> None:
+    metaselect("select", "--round", "next", "--budget", 6, run=finished)
+    with (finished / "select/round-2/selected.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    clusters = pq.read_table(finished / "select/round-2/clusters.parquet")["cluster"].to_numpy()
+    assert (clusters == -1).any()  # the half that is near to what was bought
+    for row in rows:
+        assert int(row["cluster_size"]) == int(np.sum(clusters == int(row["cluster"])))
+
+
+def test_a_truth_file_may_come_later(finished: Path) -> None:
+    metaselect("evaluate", TEST, "--name", "later", run=finished)
+    done = metaselect("evaluate", TEST, "--name", "later", "--truth", TRUTH, "--json", run=finished)
+    assert "Recomputing evaluate/later" in done.err
+    assert done.json["reweight"]["direct"]["weight_auc"] is not None
+
+
+def test_replaced_data_stop_every_stage_with_a_sentence(finished: Path) -> None:
+    metaselect("ingest", DATA / "test.parquet", "--force", run=finished)
+    for words in (("select", "--method", "uncertain", "--budget", 3), REWEIGHT, EVALUATE):
+        done = metaselect(*words, run=finished, code=4)
+        assert "stale" in done.err or "not for this data" in done.err or "closed" in done.err
+    metaselect("warmup", TRAIN, run=finished, code=4)
+
+
+def test_names_that_others_own_are_refused(bought: Path) -> None:
+    for name in ("warmup", "mine.old"):
+        assert "not fit for a folder" in metaselect("reweight", "--name", name, run=bought, code=2).err
