@@ -9,7 +9,7 @@ from metaselect.records import Json
 EXTERNAL = "external:"
 """Prefix of an input that lies outside the run and must not change; its value is a fingerprint."""
 GIVEN = "given:"
-"""Prefix of a file outside the run that may change, or come later: the stage is then recomputed."""
+"""Prefix of a file outside the run that may come later: the stage is then recomputed; it must not change."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,18 @@ def differences(old: StageKey, new: StageKey, *, ignore: Collection[str] = ()) -
     if old.device != new.device:
         changed.append(f"device: {old.device} -> {new.device}")
     for name in sorted(set(old.inputs) | set(new.inputs)):
-        if name.startswith(EXTERNAL) and old.inputs.get(name) != new.inputs.get(name):
-            changed.append(f"{name.removeprefix(EXTERNAL)} is other data")
+        came = name.startswith(GIVEN) and not (name in old.inputs and name in new.inputs)
+        if name.startswith((EXTERNAL, GIVEN)) and not came and old.inputs.get(name) != new.inputs.get(name):
+            changed.append(f"{name.partition(':')[2]} is other data")
     return changed
 
 
 def moved_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Inputs within the run whose content is not what it was."""
-    return sorted(
-        name
-        for name in set(old) | set(new)
-        if not name.startswith(EXTERNAL) and old.get(name) != new.get(name)
+    """Inputs within the run whose content is not what it was, and files that were given only now or only then."""
+    within = {name for name in {*old, *new} if not name.startswith((EXTERNAL, GIVEN))}
+    moved = sorted(name for name in within if old.get(name) != new.get(name))
+    return moved + sorted(
+        name.removeprefix(GIVEN) for name in old.keys() ^ new.keys() if name.startswith(GIVEN)
     )
 
 
