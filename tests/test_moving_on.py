@@ -60,3 +60,27 @@ def test_replaced_data_stop_every_stage_with_a_sentence(finished: Path) -> None:
 def test_names_that_others_own_are_refused(bought: Path) -> None:
     for name in ("warmup", "mine.old"):
         assert "not fit for a folder" in metaselect("reweight", "--name", name, run=bought, code=2).err
+
+
+def test_a_second_round_comes_home_and_can_be_put_aside(finished: Path) -> None:
+    """Its answers change what the round was chosen from, which must not count against it."""
+    metaselect("select", "--round", "next", "--budget", 6, run=finished)
+    metaselect("annotate", "export", "--no-images", run=finished)
+    done = metaselect("annotate", "simulate", TRUTH, "--json", run=finished)
+    assert (done.json["new_votes"], done.json["bought"]) == (6, 26)
+    assert metaselect(*REWEIGHT, "--json", run=finished).json["bought"] == 26
+    metaselect("reweight", "--method", "uniform", "--epochs", 2, run=finished)
+    metaselect(*EVALUATE, run=finished)
+    assert metaselect("status", "--json", run=finished).json["bought"] == 26
+    metaselect("verify", run=finished)
+    again = metaselect("select", "--budget", 6, run=finished)
+    assert "closed and stays" in again.err
+    metaselect("select", "--discard-round", 2, run=finished)
+    metaselect("select", "--round", "next", "--budget", 6, run=finished)
+    metaselect("annotate", "export", "--no-images", run=finished)
+    metaselect("annotate", "simulate", TRUTH, run=finished)
+
+
+def test_evaluate_does_not_forget_a_truth_file(finished: Path) -> None:
+    done = metaselect("evaluate", TEST, run=finished, code=4)
+    assert "truth was given before" in done.err

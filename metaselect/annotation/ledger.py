@@ -133,7 +133,8 @@ def _seal(run: Run, book: Ledger) -> None:
         write_text(path, text)
     used = sorted({vote.round for vote in book.votes} - {0})
     selected = [f"select/round-{number}/selected.csv" for number in used]
-    key = StageKey({}, inputs_of(run, *POOL_INPUTS, *selected))
+    # A round that is answered stays, whatever the answers do to what it was chosen from.
+    key = StageKey({}, inputs_of(run, *POOL_INPUTS, *selected, stale_ok=True))
     record = run.stage(STAGE).record()
     if record is None or record.key != key or not _is_recorded(folder, record):
         for stray in folder.glob(".*.tmp"):  # of a killed command; a record must not name it

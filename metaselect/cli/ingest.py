@@ -36,7 +36,7 @@ def ingest(
     data: Annotated[
         Path,
         typer.Argument(
-            help="DATA/<class>/* images, a .csv or .parquet manifest, or a folder of .parquet files."
+            help="DATA/CLASS/* images, a .csv or .parquet manifest, or a folder of .parquet files."
         ),
     ],
     run: RunOption = None,

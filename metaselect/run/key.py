@@ -40,9 +40,10 @@ def differences(old: StageKey, new: StageKey, *, ignore: Collection[str] = ()) -
     if old.device != new.device:
         changed.append(f"device: {old.device} -> {new.device}")
     for name in sorted(set(old.inputs) | set(new.inputs)):
-        came = name.startswith(GIVEN) and not (name in old.inputs and name in new.inputs)
+        came = name.startswith(GIVEN) and name not in old.inputs
         if name.startswith((EXTERNAL, GIVEN)) and not came and old.inputs.get(name) != new.inputs.get(name):
-            changed.append(f"{name.partition(':')[2]} is other data")
+            gone = name.startswith(GIVEN) and name not in new.inputs
+            changed.append(f"{name.partition(':')[2]} {'was given before' if gone else 'is other data'}")
     return changed
 
 
@@ -51,7 +52,7 @@ def moved_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     within = {name for name in {*old, *new} if not name.startswith((EXTERNAL, GIVEN))}
     moved = sorted(name for name in within if old.get(name) != new.get(name))
     return moved + sorted(
-        name.removeprefix(GIVEN) for name in old.keys() ^ new.keys() if name.startswith(GIVEN)
+        name.removeprefix(GIVEN) for name in new.keys() - old.keys() if name.startswith(GIVEN)
     )
 
 

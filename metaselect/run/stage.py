@@ -171,7 +171,7 @@ class Stage:
             elsewhere = "--name or --run" if self.name.startswith(("reweight/", "evaluate/")) else "--run"
             raise ArtefactError(
                 f"{self.name} was run with other settings: {'; '.join(changes)}.",
-                f"Add --force to recompute it, or use another {elsewhere}.",
+                f"Add --force to recompute it, or use another {elsewhere}. On record: {self.command()}",
             )
         if moved:
             report.note(f"Recomputing {self.name}: {', '.join(moved)} changed since.")

@@ -30,6 +30,9 @@ def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
             write_csv(aside / "votes.csv", Vote._fields, votes)
         ledger.forget_round(run, number)
         aside.mkdir(parents=True, exist_ok=True)
+        forms = run.path(f"export/round-{number}")
+        if forms.is_dir():
+            forms.rename(aside / "export")
         run.path(rounds[-1]).rename(aside / "select")
         report.note(f"Round {number} and its {len(votes)} answers are in {aside}.")
         return Outcome({"run": str(run.root), "discarded": number, "votes": len(votes), "folder": str(aside)})

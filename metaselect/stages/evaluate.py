@@ -224,7 +224,8 @@ def _judge_weights(
     return {
         "weight_auc": cleanness_auc(weights, clean),
         "lowest_k": count,
-        "precision_of_lowest_k": precision_of_lowest(weights, clean, count),
+        # Weights that are all alike point at nobody.
+        "precision_of_lowest_k": precision_of_lowest(weights, clean, count) if np.ptp(weights) else None,
     }
 
 

@@ -32,7 +32,7 @@ def status(run: Run, report: Reporter) -> Outcome:
         {
             "run": str(run.root),
             "stages": listed,
-            "bought": None if votes_damaged else len(bought_ids(run)),
+            "bought": None if votes_damaged else sum(state == DONE for state in bought_ids(run).values()),
             "next": next_command(run, states),
         },
         unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
