@@ -43,6 +43,8 @@ def interrupt(
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        # Where the tests run in the background of a shell, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while not ready():
