@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LAYOUT_VERSION = 1
 SCHEMA_VERSION = 1
+META_SET = "annotate/meta_set.csv"  # the one file of the annotations that training depends on
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from metaselect.data.store import Dataset
 from metaselect.errors import ArtefactError
 from metaselect.run import Run
 from metaselect.run.files import read_csv
+from metaselect.run.layout import META_SET
 from metaselect.training import PoolPass
-
-META_SET = "annotate/meta_set.csv"
 
 
 class MetaSet(NamedTuple):

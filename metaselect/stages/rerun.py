@@ -12,8 +12,8 @@ from metaselect.errors import ConditionUnmet
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run, Stage
 from metaselect.run.files import sha256_file
+from metaselect.run.layout import META_SET
 
-META_SET = "annotate/meta_set.csv"
 FIRST_ROUND = "select/round-1"
 
 

@@ -21,9 +21,10 @@ from metaselect.reweighting import Hook, MetaReweighter, MetaRun, Start
 from metaselect.run import Run
 from metaselect.run.files import write_atomically, write_csv, write_json
 from metaselect.run.key import StageKey
+from metaselect.run.layout import META_SET
 from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start, on_bought
-from metaselect.stages.meta_set import META_SET, MetaSet, load_meta_set, weights_table
+from metaselect.stages.meta_set import MetaSet, load_meta_set, weights_table
 from metaselect.stages.plan import Resolved, dry_run, resolve_reweight, training_needs
 from metaselect.stages.select import WarmupModel, warmup_model
 from metaselect.stages.warmup import RESUME_COPIES, checkpoint_file, load_weights, model_description

@@ -21,6 +21,7 @@ from metaselect.registry import SELECTORS, configure, settings
 from metaselect.run import Run, Stage
 from metaselect.run.files import read_csv, read_json, write_atomically, write_csv
 from metaselect.run.key import StageKey
+from metaselect.run.layout import META_SET
 from metaselect.run.stage import StageRecord, Work, inputs_of
 from metaselect.selection import Choice, PoolFeatures, Selector
 from metaselect.stages.plan import MIB, dry_run
@@ -193,8 +194,8 @@ def _inputs(run: Run, number: int, epochs: tuple[int, ...]) -> dict[str, str]:
     else:
         files = [*data_inputs(run), "warmup/model.json"]
         files += [f"warmup/{checkpoint_file(epoch)}" for epoch in epochs]
-    if run.path("annotate/meta_set.csv").is_file():  # what was bought must not be chosen again
-        files.append("annotate/meta_set.csv")
+    if run.path(META_SET).is_file():  # what was bought must not be chosen again
+        files.append(META_SET)
     return inputs_of(run, *files)
 
 

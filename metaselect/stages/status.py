@@ -8,6 +8,7 @@ from metaselect.annotation.rounds import bought_ids, round_is_closed
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
+from metaselect.run.layout import META_SET
 
 DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
 
@@ -93,12 +94,8 @@ def _state(run: Run, name: str) -> State:
         if kind == "select" and _is_closed(run, int(rest.rpartition("-")[2])):
             return State(name, DONE, "closed: exported or answered")
         moved = stage.moved() + (_unjudged(run, record.key.inputs) if kind == "evaluate" else [])
-        if (
-            kind in ("select", "reweight")
-            and "annotate/meta_set.csv" not in record.key.inputs
-            and _has_meta_set(run)
-        ):
-            moved.append("annotate/meta_set.csv")
+        if kind in ("select", "reweight") and META_SET not in record.key.inputs and _has_meta_set(run):
+            moved.append(META_SET)
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
     return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
@@ -113,7 +110,7 @@ def _is_closed(run: Run, number: int) -> bool:
 
 
 def _has_meta_set(run: Run) -> bool:
-    return run.path("annotate/meta_set.csv").is_file()
+    return run.path(META_SET).is_file()
 
 
 def _unjudged(run: Run, inputs: Mapping[str, str]) -> list[str]:
