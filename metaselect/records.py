@@ -33,7 +33,7 @@ class Reporter(Protocol):
         """Say one sentence that the user should act on."""
 
     def track(self, total: int, what: str, unit: str, done: int = 0) -> AbstractContextManager[Advance]:
-        """Show progress over ``total`` units, ``done`` of them earlier, with rate and time left."""
+        """Show progress over ``total`` units (0: nobody knows), ``done`` of them earlier, with rate and time left."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ SELECTORS: dict[str, str] = {
     "random": "metaselect.selection.uniform:Random",
     "certain": "metaselect.selection.uncertainty:Certain",
     "uncertain": "metaselect.selection.uncertainty:Uncertain",
+    "low-self-confidence": "metaselect.selection.uncertainty:LowSelfConfidence",
 }
 
 REWEIGHTERS: dict[str, str] = {
@@ -56,15 +57,31 @@ def load(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def configure(path: str, pairs: Sequence[str]) -> Any:
+FLAG_FIELDS: tuple[str, ...] = ("gradient",)
+"""Fields of methods that a flag of their own sets, and --option does not."""
+
+
+def configure(path: str, pairs: Sequence[str], **flags: str) -> Any:
     """The method that ``path`` names, with fields set by "key=value" words.
 
+    Args:
+        path: "module:Class".
+        pairs: the words of --option.
+        flags: values of fields that have a flag of their own.
+
     Raises:
-        UsageError: not key=value, an unknown key (the valid ones are listed), or a value of another type.
+        UsageError: not key=value, an unknown key (the valid ones are listed), a value of another type, or a flag
+            for a field that the method does not have.
     """
     method = load(path)
-    defaults = {spec.name: spec.default for spec in fields(method)}
-    values: dict[str, Any] = {}
+    known_fields = {spec.name: spec.default for spec in fields(method)}
+    defaults = {name: value for name, value in known_fields.items() if name not in FLAG_FIELDS}
+    for name in flags.keys() - known_fields.keys():
+        raise UsageError(
+            f"--{name} {flags[name]} means nothing to this method ({path.rpartition(':')[2]}).",
+            f"Leave out --{name}.",
+        )
+    values: dict[str, Any] = dict(flags)
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or name not in defaults:

@@ -14,23 +14,31 @@ import torch
 from metaselect import registry
 from metaselect.errors import UsageError
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS, configure
-from metaselect.selection import Choice, PoolFeatures, lowest, rbc
+from metaselect.selection import Choice, Gradients, PoolFeatures, clustering, lowest
 from metaselect.selection.factored import FactoredRows
 from metaselect.selection.kmeans import kmeans
 from metaselect.selection.rbc import KINDS, factored_gradients
 from metaselect.selection.uncertainty import entropy
 
 NONE = torch.empty(0, dtype=torch.int64)
-CLUSTERED = ("rbc", "rbc-k")
+RBCS = ("rbc", "rbc-k")
 
 
 def pool_features(n: int = 40, seed: int = 0, checkpoints: int = 2) -> PoolFeatures:
-    """Softmax rows in 4 classes and representations behind a ReLU, of unequal width."""
+    """Softmax rows in 4 classes, representations behind a ReLU and gradients, of unequal width."""
     draw = torch.Generator().manual_seed(seed)
     widths = (6, 9, 5)[:checkpoints]
     hidden = tuple(torch.randn(n, width, generator=draw).relu() for width in widths)
     probs = tuple((2 * torch.randn(n, 4, generator=draw)).softmax(1) for _ in widths)
-    return PoolFeatures(probs, hidden, torch.randint(4, (n,), generator=draw))
+    labels = torch.randint(4, (n,), generator=draw)
+    gradients = tuple(
+        Gradients(
+            1 + torch.rand(n, generator=draw),
+            torch.nn.functional.normalize(torch.randn(n, 2 * width, generator=draw)).half(),
+        )
+        for width in widths
+    )
+    return PoolFeatures(probs, hidden, labels, gradients)
 
 
 def choose(
@@ -99,18 +107,20 @@ def degenerate(kind: str) -> PoolFeatures:
         rows = rows % 5
     elif kind == "identical":
         rows = rows * 0
-    hidden = tuple(values[rows] for values in features.hidden)
-    probs = tuple(values[rows] for values in features.probs)
+    features = features.subset(rows)
+    probs, hidden, gradients = features.probs, features.hidden, features.gradients
     if kind == "zero":
         hidden = tuple(values * 0 for values in hidden)
+        gradients = tuple(Gradients(block.norms * 0, block.directions * 0) for block in gradients)
     elif kind == "one zero checkpoint":
         hidden = (hidden[0] * 0, hidden[1] * torch.logspace(-4, 0, 24)[:, None])
+        gradients = (Gradients(gradients[0].norms * 0, gradients[0].directions * 0), gradients[1])
     elif kind == "zero rows":
-        for values in hidden:
+        for values in (*hidden, *(part for block in gradients for part in block)):
             values[::2] = 0
     elif kind == "one-hot":
         probs = tuple(torch.eye(4)[values.argmax(1)] for values in probs)
-    return PoolFeatures(probs, hidden, features.labels)
+    return features._replace(probs=probs, hidden=hidden, gradients=gradients)
 
 
 @pytest.mark.parametrize("name", SELECTORS)
@@ -144,7 +154,7 @@ def test_certain_and_uncertain_by_sorting(bought: torch.Tensor) -> None:
     by_entropy = sorted(left, key=lambda j: (entropies[j], j))
     assert choose("certain", features, 9, bought).ranked.tolist() == by_entropy[:9]
     assert choose("uncertain", features, 9, bought).ranked.tolist() == by_entropy[::-1][:9]
-    np.testing.assert_allclose(choose("certain", features, 9).similarity, entropies, rtol=1e-4)
+    np.testing.assert_allclose(choose("uncertain", features, 9).similarity, entropies, rtol=1e-4)
 
 
 def test_entropy_by_hand_and_ties_to_the_lowest_index() -> None:
@@ -156,19 +166,15 @@ def test_entropy_by_hand_and_ties_to_the_lowest_index() -> None:
     assert lowest(torch.tensor([2.0, 1, 1, 0]), 3, torch.tensor([3])).tolist() == [1, 2, 0]
 
 
-@pytest.mark.parametrize("name", ["certain", "uncertain"])
+@pytest.mark.parametrize("name", ["certain", "uncertain", "low-self-confidence"])
 def test_scores_do_not_depend_on_the_order_of_the_pool(name: str) -> None:
     features = pool_features()
     order = torch.randperm(40, generator=torch.Generator().manual_seed(4))
-    shuffled = PoolFeatures(
-        tuple(probs[order] for probs in features.probs),
-        tuple(hidden[order] for hidden in features.hidden),
-        features.labels[order],
-    )
+    shuffled = features.subset(order)
     assert torch.equal(order[choose(name, shuffled, 8).ranked], choose(name, features, 8).ranked)
 
 
-@pytest.mark.parametrize("name", CLUSTERED)
+@pytest.mark.parametrize("name", RBCS)
 def test_a_pick_is_the_member_closest_to_its_centroid_heaviest_cluster_first(name: str) -> None:
     choice = choose(name, pool_features(), 6)
     norms = factored_gradients(pool_features(), "product").norms
@@ -184,7 +190,7 @@ def test_a_pick_is_the_member_closest_to_its_centroid_heaviest_cluster_first(nam
     assert masses == sorted(masses, reverse=True)
 
 
-@pytest.mark.parametrize("name", CLUSTERED)
+@pytest.mark.parametrize("name", RBCS)
 def test_the_next_round_looks_at_the_half_far_from_what_was_bought(name: str) -> None:
     features, bought = pool_features(), torch.tensor([2, 9, 30, 31])
     rows = factored_gradients(features, "product")
@@ -197,7 +203,7 @@ def test_the_next_round_looks_at_the_half_far_from_what_was_bought(name: str) ->
     assert set(choice.ranked.tolist()) <= set(looked_at)
 
 
-@pytest.mark.parametrize("name", CLUSTERED)
+@pytest.mark.parametrize("name", RBCS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("factor", [2.0**-20, 64.0, 3.7])
 def test_the_size_of_a_checkpoint_changes_nothing(name: str, kind: str, factor: float) -> None:
@@ -208,7 +214,7 @@ def test_the_size_of_a_checkpoint_changes_nothing(name: str, kind: str, factor: 
     assert torch.equal(found.cluster, expected.cluster)
 
 
-@pytest.mark.parametrize("name", CLUSTERED)
+@pytest.mark.parametrize("name", RBCS)
 def test_only_full_gradients_look_at_the_labels(name: str) -> None:
     features = pool_features()
     relabelled = features._replace(labels=(features.labels + 1) % 4)
@@ -216,7 +222,10 @@ def test_only_full_gradients_look_at_the_labels(name: str) -> None:
         expected, found = (choose(name, each, 6, features=kind) for each in (features, relabelled))
         assert torch.equal(found.ranked, expected.ranked)
         assert torch.equal(found.similarity, expected.similarity)
-    expected, found = (choose(name, each, 6, features="full") for each in (features, relabelled))
+    full = configure(SELECTORS[name], [], gradient="full")
+    expected, found = (
+        full.choose(each, 6, NONE, torch.Generator().manual_seed(3)) for each in (features, relabelled)
+    )
     assert not torch.equal(found.similarity, expected.similarity)
 
 
@@ -239,11 +248,12 @@ def test_the_ablation_differs_in_the_weighting_alone(monkeypatch: pytest.MonkeyP
     seen = []
 
     def watched(rows: FactoredRows, clusters: int, **options: Any) -> Any:
+        del options["tell"]
         seen.append((clusters, rows.norms, options))
         return kmeans(rows, clusters, **options)
 
-    monkeypatch.setattr(rbc, "kmeans", watched)
-    for name in CLUSTERED:
+    monkeypatch.setattr(clustering, "kmeans", watched)
+    for name in RBCS:
         choose(name, pool_features(), 6, starts=1)
     (clusters, norms, options), (clusters_k, norms_k, options_k) = seen
     assert clusters == clusters_k
@@ -283,7 +293,7 @@ def test_picks_are_not_merely_the_outliers_that_clustering_starts_from() -> None
     "pair",
     ["features=all", "starts=0", "iterations=0", "starts=two", "starts", "seed=1", "=3", "checkpoints=all"],
 )
-@pytest.mark.parametrize("name", CLUSTERED)
+@pytest.mark.parametrize("name", RBCS)
 def test_bad_options_are_refused(name: str, pair: str) -> None:
     with pytest.raises(UsageError) as refused:
         configure(SELECTORS[name], [pair])
@@ -293,7 +303,7 @@ def test_bad_options_are_refused(name: str, pair: str) -> None:
         assert refused.value.hint == "Options: features=product, starts=3, iterations=100"
 
 
-@pytest.mark.parametrize("name", sorted(set(SELECTORS) - set(CLUSTERED)))
+@pytest.mark.parametrize("name", ["random", "low-self-confidence"])
 def test_methods_without_options_say_so(name: str) -> None:
     with pytest.raises(UsageError) as refused:
         configure(SELECTORS[name], ["starts=2"])
@@ -332,4 +342,6 @@ def test_the_registry_names_things_that_exist_and_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("name", SELECTORS)
 def test_selectors_declare_the_checkpoints_that_they_want(name: str) -> None:
-    assert configure(SELECTORS[name], []).checkpoints in ("all", "last", "none")
+    method = configure(SELECTORS[name], [])
+    assert method.checkpoints in ("all", "last")
+    assert set(method.wants) <= {"probs", "hidden", "gradients", "images"}

@@ -96,7 +96,7 @@ class Console:
 
     @contextmanager
     def track(self, total: int, what: str, unit: str, done: int = 0) -> Iterator[Advance]:
-        """Progress over ``total`` units: a bar on a terminal, a line every 30 s elsewhere."""
+        """Progress over ``total`` units (0: nobody knows): a bar on a terminal, a line every 30 s elsewhere."""
         meter = _Meter(self, total, what, unit, done)
         try:
             yield meter.advance
@@ -157,6 +157,13 @@ class _Meter:
         if mode is ProgressMode.json:
             state = {"what": self.what, "done": self.done, "total": self.total, "rate": round(rate, 2)}
             write_stderr(json.dumps({**state, "detail": self.detail}) + "\n")
+            return
+        if not self.total:
+            text = f"{self.what}: {_duration(now - self.started)}, {self.detail}"
+            if mode is ProgressMode.bar:
+                write_stderr(f"\r\x1b[K{printable(text)}")
+            else:
+                self.console.note(text)
             return
         text = (
             f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:,.0f} {self.unit}/s, "

@@ -16,7 +16,7 @@ class FactoredRows:
 
     Args:
         left: T tensors (n, K_t).
-        right: T tensors (n, d_t).
+        right: T tensors (n, d_t); float16 is widened a block at a time.
 
     Attributes:
         norms: (n,) norms of x_j, after each checkpoint was scaled to mean norm 1.
@@ -25,7 +25,7 @@ class FactoredRows:
 
     def __init__(self, left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> None:
         self.right = tuple(right)
-        block_norms = [a.norm(dim=1) * x.norm(dim=1) for a, x in zip(left, right, strict=True)]
+        block_norms = [a.norm(dim=1) * _norms(x) for a, x in zip(left, right, strict=True)]
         # No checkpoint may outweigh the others by the size of its features alone.
         scales = [torch.where(norms.mean() > 0, 1 / norms.mean(), 0.0) for norms in block_norms]
         squares = torch.stack([(n * scale) ** 2 for n, scale in zip(block_norms, scales, strict=True)])
@@ -61,7 +61,7 @@ class FactoredRows:
 
     def inner(self, index: int) -> torch.Tensor:
         """(n,) inner products <u_j, u_index>, from the factors: sum_t (a_j . a)(x_j . x)."""
-        products = [(a @ a[index]) * (x @ x[index]) for a, x in zip(self.left, self.right, strict=True)]
+        products = [(a @ a[index]) * _inner(x, index) for a, x in zip(self.left, self.right, strict=True)]
         return torch.stack(products).sum(0)
 
     def dense(self, ids: torch.Tensor) -> torch.Tensor:
@@ -70,3 +70,19 @@ class FactoredRows:
             (a[ids, :, None] * x[ids, None, :]).flatten(1) for a, x in zip(self.left, self.right, strict=True)
         ]
         return torch.cat(parts, 1)
+
+
+def _norms(values: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = torch.linalg.vector_norm(values, dim=1, dtype=_wide(values))
+    return found
+
+
+def _inner(values: torch.Tensor, index: int) -> torch.Tensor:
+    """(n,) inner products of the rows of ``values`` (n, d) with row ``index``."""
+    count = max(BLOCK_NUMBERS // values.shape[1], 1)
+    row = values[index].to(_wide(values))
+    return torch.cat([block.to(row.dtype) @ row for block in torch.split(values, count)])
+
+
+def _wide(values: torch.Tensor) -> torch.dtype:
+    return torch.float32 if values.dtype is torch.float16 else values.dtype

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from metaselect.selection import Tell, silent
 from metaselect.selection.factored import FactoredRows
 
 TOLERANCE = 1e-4  # relative rise of the objective below which an iteration is the last
@@ -47,7 +48,13 @@ class _Pass(NamedTuple):
 
 
 def kmeans(
-    rows: FactoredRows, clusters: int, *, weighted: bool, first: int, iterations: int = 100
+    rows: FactoredRows,
+    clusters: int,
+    *,
+    weighted: bool,
+    first: int,
+    iterations: int = 100,
+    tell: Tell = silent,
 ) -> Clusters:
     """Cluster unit rows by the objective of Eq. 10, or by the absolute cosine alone.
 
@@ -58,7 +65,9 @@ def kmeans(
             RBC-K: centroids have norm 1.
         first: index of the first seed.
         iterations: at most.
+        tell: hears of every iteration.
     """
+    tell("seeding")
     new = rows.dense(farthest_first(rows, clusters, first))
     objective: list[float] = []
     non_empty: list[int] = []
@@ -67,6 +76,7 @@ def kmeans(
         found = _lloyd_pass(rows, centroids, weighted=weighted)
         objective.append(found.objective)
         non_empty.append(len(torch.unique(found.assignment)))
+        tell(f"iteration {len(objective)}, objective {found.objective:.4f}, {non_empty[-1]} clusters")
         if len(objective) > 1 and objective[-1] <= objective[-2] * (1 + TOLERANCE):
             break
         new = _reseeded(rows, found)

@@ -1,9 +1,8 @@
 """Representation-based clustering: the gradients of the last layer, clustered; one sample bought per cluster.
 
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Eq. 10-12 and the section on noisy labels.
-Differs: features are in eval mode and without augmentation, each checkpoint is scaled to mean norm 1, a cluster's
-pick is one of its members (so all are distinct), and K-means is corrected as ``kmeans`` says. ``rbc-k`` leaves out
-the weighting of Eq. 10, as in the paper's ablation.
+Differs: features are in eval mode and without augmentation, each checkpoint is scaled to mean norm 1, picks as
+``clustering`` and K-means as ``kmeans`` say. ``rbc-k`` leaves out the weighting of Eq. 10, as in the paper's ablation.
 """
 
 from dataclasses import dataclass
@@ -13,25 +12,25 @@ import torch
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
-from metaselect.records import Json
-from metaselect.selection import Choice, PoolFeatures, lowest
+from metaselect.selection import Choice, PoolFeatures, Tell, silent
+from metaselect.selection.clustering import choose_pivots
 from metaselect.selection.factored import FactoredRows
-from metaselect.selection.kmeans import Clusters, kmeans
 
-KINDS = ("product", "representation", "full")
+KINDS = ("product", "representation")
 
 
-def factored_gradients(features: PoolFeatures, kind: str) -> FactoredRows:
+def factored_gradients(features: PoolFeatures, kind: str, gradient: str = "label-free") -> FactoredRows:
     """Factors of Eq. 11 at every checkpoint.
 
     Args:
         features: T checkpoints.
-        kind: "product": softmax (x) representation, the label-free part; "representation": that alone;
-            "full": (softmax - onehot(given label)) (x) representation, for clean but unbalanced labels.
+        kind: "product": the gradient, an outer product with the representation; "representation": that alone.
+        gradient: of "product": "label-free": softmax (x) representation; "full": (softmax - onehot(given
+            label)) (x) representation, for clean but unbalanced labels.
     """
     if kind == "representation":
-        left = [torch.ones_like(probs[:, :1]) for probs in features.probs]
-    elif kind == "full":
+        left = [torch.ones_like(hidden[:, :1]) for hidden in features.hidden]
+    elif gradient == "full":
         onehot = F.one_hot(features.labels, features.probs[0].shape[1])
         left = [probs - onehot for probs in features.probs]  # Eq. 12
     else:
@@ -44,14 +43,16 @@ class RBC:
     """Hyper-parameters.
 
     Attributes:
-        features: "product", "representation" or "full".
+        features: "product" or "representation".
         starts: seeded starts of K-means; the best objective is kept.
         iterations: of K-means, at most.
+        gradient: "label-free" or "full", set by ``--gradient``.
     """
 
     features: str = "product"
     starts: int = 3
     iterations: int = 100
+    gradient: str = "label-free"
     checkpoints: ClassVar[str] = "all"
     weighted: ClassVar[bool] = True
 
@@ -60,38 +61,37 @@ class RBC:
             raise UsageError(
                 f"--option features={self.features} is not known.", f"One of {', '.join(KINDS)}."
             )
-        if self.starts < 1 or self.iterations < 1:
+        if self.gradient == "full" and self.features == "representation":
             raise UsageError(
-                "--option starts and iterations must be at least 1.", "Leave them at their defaults."
+                "--gradient full means nothing to --option features=representation, which has no label part.",
+                "Leave out one of the two.",
             )
+        check_clustering(self.starts, self.iterations)
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        """The representation alone, or both factors."""
+        return ("hidden",) if self.features == "representation" else ("probs", "hidden")
 
     def choose(
-        self, features: PoolFeatures, budget: int, bought: torch.Tensor, generator: torch.Generator
+        self,
+        features: PoolFeatures,
+        budget: int,
+        bought: torch.Tensor,
+        generator: torch.Generator,
+        tell: Tell = silent,
     ) -> Choice:
         """One member of each of ``budget`` clusters: the one closest to its centroid."""
-        rows = factored_gradients(features, self.features)
-        candidates = far_from_bought(rows, budget, bought)
-        pool = rows.subset(candidates)
-        runs = [
-            kmeans(
-                pool,
-                budget,
-                weighted=self.weighted,
-                first=int(torch.randint(len(pool), (), generator=generator)),
-                iterations=self.iterations,
-            )
-            for _ in range(self.starts)
-        ]
-        best = max(runs, key=lambda run: run.objective[-1])
-        mass = pool.norms.new_zeros(budget)
-        mass.index_put_((best.assignment,), pool.norms, accumulate=True)
-        mass /= mass.sum().clamp(min=1e-30)
-        cluster = torch.full((len(rows),), -1, dtype=torch.int64)
-        cluster[candidates.cpu()] = best.assignment.cpu()
-        similarity = torch.zeros(len(rows))
-        similarity[candidates.cpu()] = best.cosine.cpu()
-        picks = candidates[closest_members(best, budget, mass)]
-        return Choice(picks.cpu(), cluster, similarity, mass.cpu(), _details(best))
+        return choose_pivots(
+            factored_gradients(features, self.features, self.gradient),
+            budget,
+            bought,
+            generator,
+            tell,
+            weighted=self.weighted,
+            starts=self.starts,
+            iterations=self.iterations,
+        )
 
 
 @dataclass(frozen=True)
@@ -101,37 +101,13 @@ class RBCK(RBC):
     weighted: ClassVar[bool] = False
 
 
-def closest_members(clusters: Clusters, budget: int, mass: torch.Tensor) -> torch.Tensor:
-    """(budget,) distinct rows: of each cluster the member closest to its centroid, heaviest cluster first.
+def check_clustering(starts: int, iterations: int) -> None:
+    """Refuse less than one start or iteration.
 
-    Where clusters are empty (fewer distinct rows than clusters), the rest are the closest unused members of any.
+    Raises:
+        UsageError: naming both options.
     """
-    by_cosine = torch.sort(-clusters.cosine, stable=True).indices
-    order = by_cosine[torch.sort(clusters.assignment[by_cosine], stable=True).indices]
-    ordered = clusters.assignment[order]
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    picks = order[first]
-    picks = picks[torch.sort(-mass[clusters.assignment[picks]], stable=True).indices]
-    rest = lowest(-clusters.cosine, budget - len(picks), picks)
-    return torch.cat([picks, rest])
-
-
-def far_from_bought(rows: FactoredRows, budget: int, bought: torch.Tensor) -> torch.Tensor:
-    """Indices of the candidates: after a first round, the half that is farther from every bought sample."""
-    if not len(bought):
-        return torch.arange(len(rows), device=rows.norms.device)
-    nearest = torch.zeros_like(rows.norms)
-    for index in bought.tolist():
-        torch.maximum(nearest, rows.inner(index).abs(), out=nearest)
-    count = max((len(rows) - len(bought)) // 2, budget)
-    return lowest(nearest, count, bought).sort().values
-
-
-def _details(clusters: Clusters) -> dict[str, Json]:
-    ratio = clusters.theorem_ratio
-    return {
-        "objective": list(clusters.objective),
-        "non_empty_clusters": list(clusters.non_empty),
-        "theorem_1_ratio": {"min": float(ratio.min()), "mean": float(ratio.mean())},
-    }
+    if starts < 1 or iterations < 1:
+        raise UsageError(
+            "--option starts and iterations must be at least 1.", "Leave them at their defaults."
+        )

@@ -1,7 +1,8 @@
-"""The most and the least certain samples, by the entropy of the last checkpoint's softmax.
+"""The most and the least certain samples, by the last checkpoint's softmax, and those least sure of their label.
 
 Source: Lewis, Gale 1994 (uncertainty sampling), as the baselines *Uncertain* and *Certain* of Wu, Stein, Gardner, Naik
-2023 (arXiv:2302.04418).
+2023 (arXiv:2302.04418); margin: Scheffer, Decomain, Wrobel 2001; self-confidence: Northcutt, Jiang, Chuang 2021
+(arXiv:1911.00068).
 Differs: the score is per sample and of probabilities; the authors' code scored whole batches by their logits.
 """
 
@@ -10,7 +11,8 @@ from typing import ClassVar
 
 import torch
 
-from metaselect.selection import Choice, PoolFeatures, lowest, unclustered
+from metaselect.errors import UsageError
+from metaselect.selection import Choice, PoolFeatures, Tell, lowest, silent, unclustered
 
 
 def entropy(probs: torch.Tensor) -> torch.Tensor:
@@ -19,31 +21,75 @@ def entropy(probs: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def margin(probs: torch.Tensor) -> torch.Tensor:
+    """(n,) in [0, 1]: 1 - (p1 - p2) with the two largest probabilities; 0 where there is one class."""
+    best = probs.topk(min(2, probs.shape[1]), dim=1).values
+    return 1 - (best[:, 0] - best[:, 1]) if best.shape[1] == 2 else torch.zeros_like(best[:, 0])
+
+
+def least_confidence(probs: torch.Tensor) -> torch.Tensor:
+    """(n,) in [0, 1): 1 - p1 with the largest probability."""
+    return 1 - probs.max(1).values
+
+
+SCORES = {"entropy": entropy, "margin": margin, "least-confidence": least_confidence}
+"""Each the higher, the less certain."""
+
+
 @dataclass(frozen=True)
 class Uncertain:
-    """Highest entropy first."""
+    """The least certain first.
 
+    Attributes:
+        score: "entropy", "margin" or "least-confidence".
+    """
+
+    score: str = "entropy"
     checkpoints: ClassVar[str] = "last"
+    wants: ClassVar[tuple[str, ...]] = ("probs",)
+    sign: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise UsageError(f"--option score={self.score} is not known.", f"One of {', '.join(SCORES)}.")
 
     def choose(
-        self, features: PoolFeatures, budget: int, bought: torch.Tensor, generator: torch.Generator
+        self,
+        features: PoolFeatures,
+        budget: int,
+        bought: torch.Tensor,
+        generator: torch.Generator,
+        tell: Tell = silent,
     ) -> Choice:
-        """The ``budget`` samples of highest entropy."""
-        del generator
-        scores = entropy(features.probs[-1])
+        """The ``budget`` samples of highest score."""
+        del generator, tell
+        scores = self.sign * SCORES[self.score](features.probs[-1])
         return unclustered(lowest(-scores, budget, bought), scores)
 
 
 @dataclass(frozen=True)
-class Certain:
-    """Lowest entropy first."""
+class Certain(Uncertain):
+    """The most certain first."""
+
+    sign: ClassVar[int] = -1
+
+
+@dataclass(frozen=True)
+class LowSelfConfidence:
+    """Lowest probability of the given label first: the ranking that label-error tools hand out."""
 
     checkpoints: ClassVar[str] = "last"
+    wants: ClassVar[tuple[str, ...]] = ("probs",)
 
     def choose(
-        self, features: PoolFeatures, budget: int, bought: torch.Tensor, generator: torch.Generator
+        self,
+        features: PoolFeatures,
+        budget: int,
+        bought: torch.Tensor,
+        generator: torch.Generator,
+        tell: Tell = silent,
     ) -> Choice:
-        """The ``budget`` samples of lowest entropy."""
-        del generator
-        scores = entropy(features.probs[-1])
-        return unclustered(lowest(scores, budget, bought), scores)
+        """The ``budget`` samples whose given label the model believes least."""
+        del generator, tell
+        confidence = features.probs[-1].gather(1, features.labels[:, None])[:, 0]
+        return unclustered(lowest(confidence, budget, bought), -confidence)

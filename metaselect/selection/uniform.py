@@ -8,18 +8,25 @@ from typing import ClassVar
 
 import torch
 
-from metaselect.selection import Choice, PoolFeatures, lowest, unclustered
+from metaselect.selection import Choice, PoolFeatures, Tell, lowest, silent, unclustered
 
 
 @dataclass(frozen=True)
 class Random:
     """No hyper-parameters."""
 
-    checkpoints: ClassVar[str] = "none"
+    checkpoints: ClassVar[str] = "last"
+    wants: ClassVar[tuple[str, ...]] = ()
 
     def choose(
-        self, features: PoolFeatures, budget: int, bought: torch.Tensor, generator: torch.Generator
+        self,
+        features: PoolFeatures,
+        budget: int,
+        bought: torch.Tensor,
+        generator: torch.Generator,
+        tell: Tell = silent,
     ) -> Choice:
         """``budget`` indices, uniformly without replacement."""
+        del tell
         scores = torch.rand(len(features.labels), generator=generator)
-        return unclustered(lowest(scores, budget, bought), scores)
+        return unclustered(lowest(-scores, budget, bought), scores)

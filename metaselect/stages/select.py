@@ -95,7 +95,8 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
             features = _features(run, pool, epochs, device, work, report)
             featured = time.monotonic()
             stream = generator(options.seed, "select", options.method, number)
-            choice = method.choose(features, budget, taken, stream)
+            with report.track(0, "choosing", "") as advance:
+                choice = method.choose(features, budget, taken, stream, lambda text: advance(0, text))
             work.details["seconds_features"] = round(featured - started, 3)
             work.details["seconds_choice"] = round(time.monotonic() - featured, 3)
             _write(work, pool, choice, budget)
@@ -182,7 +183,7 @@ def _checked_budget(budget: int | None, n: int, taken: int, record: StageRecord 
 
 
 def _epochs_wanted(run: Run, method: Selector) -> tuple[int, ...]:
-    if method.checkpoints == "none":
+    if not method.wants:
         return ()
     kept = warmup_model(run).checkpoints
     return kept if method.checkpoints == "all" else kept[-1:]
