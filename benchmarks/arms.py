@@ -50,7 +50,9 @@ def row(arm: str, seed: int, found: dict, seconds: float) -> dict:
 
 def table(rows: list[dict], paper: dict[str, str]) -> str:
     """A Markdown table: every seed, mean and spread (sample standard deviation), beside the paper's figures."""
+    classes = any("classes_without" in each for each in rows)
     columns = ("arm", "accuracy % (each seed)", "mean", "spread", "weight AUC", "s a run, at most", "paper")
+    columns = (*columns[:5], "classes not bought", *columns[5:]) if classes else columns
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for arm in dict.fromkeys(each["arm"] for each in rows):
         mine = [each for each in rows if each["arm"] == arm]
@@ -63,6 +65,7 @@ def table(rows: list[dict], paper: dict[str, str]) -> str:
             f"{statistics.mean(values):.1f}",
             f"{spread:.1f}",
             f"{statistics.mean(aucs):.3f}" if aucs else "-",
+            *([", ".join(str(each.get("classes_without", "-")) for each in mine)] if classes else []),
             f"{max(each['seconds'] for each in mine):.0f}",
             paper.get(arm, "-"),
         )

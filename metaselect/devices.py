@@ -15,7 +15,7 @@ def choose_device(wanted: str, report: Reporter) -> torch.device:
     if wanted == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        report.note("No GPU found: training on the CPU.")
+        report.note("No GPU found: running on the CPU.")
         return torch.device("cpu")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UsageError(

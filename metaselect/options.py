@@ -154,17 +154,31 @@ class SelectOptions:
     Attributes:
         budget: labels to buy in this round.
         option: KEY=VALUE pairs for the method.
+        gradient: "label-free" or "full"; a field of the methods that cluster gradients.
+        control: part of the budget that is drawn uniformly at random.
+        min_per_class: picks of each given class, at least.
+        replace_unusable: buy as many more as samples of earlier rounds were unusable.
+        features: a Parquet file of features from outside.
         round: "next" opens a new round; None is the latest one.
     """
 
     budget: int | None = None
     method: str = "rbc"
     option: tuple[str, ...] = ()
+    gradient: str | None = bears_not(None)
+    control: float = 0.0
+    min_per_class: int = 0
+    replace_unusable: bool = bears_not(False)
+    features: Path | None = bears_not(None)
     seed: int = 0
     round: str | None = bears_not(None)
     device: str = bears_not("auto")
     force: bool = bears_not(False)
     dry_run: bool = bears_not(False)
+
+    def __post_init__(self) -> None:
+        require_range("control", self.control, 0, 1)
+        require_range("min-per-class", self.min_per_class, 0)
 
 
 @dataclass(frozen=True)

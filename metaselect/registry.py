@@ -13,10 +13,16 @@ from metaselect.errors import UsageError
 SELECTORS: dict[str, str] = {
     "rbc": "metaselect.selection.rbc:RBC",
     "rbc-k": "metaselect.selection.rbc:RBCK",
+    "gbc": "metaselect.selection.gbc:GBC",
+    "badge": "metaselect.selection.badge:Badge",
+    "k-center": "metaselect.selection.k_center:KCenter",
+    "typiclust": "metaselect.selection.typiclust:TypiClust",
     "random": "metaselect.selection.uniform:Random",
     "certain": "metaselect.selection.uncertainty:Certain",
     "uncertain": "metaselect.selection.uncertainty:Uncertain",
     "low-self-confidence": "metaselect.selection.uncertainty:LowSelfConfidence",
+    "ta-vaal": "metaselect.selection.ta_vaal:TAVAAL",
+    "craig": "metaselect.selection.craig:Craig",
 }
 
 REWEIGHTERS: dict[str, str] = {

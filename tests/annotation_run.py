@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,11 +46,16 @@ def make_run(
     return run
 
 
-def add_round(run: Run, number: int, ids: Sequence[str]) -> None:
-    """A finished round that selected these, the first one with rank 1."""
+def add_round(run: Run, number: int, ids: Sequence[str], control: Collection[str] = ()) -> None:
+    """A finished round that selected these, the first one with rank 1, those of ``control`` at random."""
     folder = run.path(f"select/round-{number}")
     folder.mkdir(parents=True)
-    rows = [(sample_id, rank, 0, len(ids), 1.0, 0.5, 0) for rank, sample_id in enumerate(ids, start=1)]
+    rows: list[tuple[object, ...]] = [
+        (sample_id, rank, "", "", "", 0.5, 1)
+        if sample_id in control
+        else (sample_id, rank, 0, len(ids), 1.0, 0.5, 0)
+        for rank, sample_id in enumerate(ids, start=1)
+    ]
     write_csv(folder / "selected.csv", SELECTED, rows)
     write_record(folder, StageKey({}, {}), {})
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from metaselect import features
 from metaselect.batches import Batches
-from metaselect.features import Factors, last_layer_factors, read_factors, write_factors
+from metaselect.features import Factors, last_layer_factors, read_factors, recipe_of, write_factors
 from metaselect.models import build_model, last_linear
 
 
@@ -84,7 +84,8 @@ def test_factors_round_trip(row_group: int | None, tmp_path: Path) -> None:
     factors = Factors(torch.rand(10, 3, generator=draw), torch.randn(10, 7, generator=draw))
     path = tmp_path / "gradients.parquet"
     ids = [f"id-{j}" for j in range(10)]
-    write_factors(path, ids, factors)
+    write_factors(path, ids, factors, {"features": "factors"})
+    assert recipe_of(path) == {"features": "factors"}
     table = pq.read_table(path)
     assert table["sample_id"].to_pylist() == ids
     if row_group:

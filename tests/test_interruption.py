@@ -268,7 +268,7 @@ def test_a_listener_that_goes_away_does_not_stop_the_work(warm: Path) -> None:
     ended = subprocess.run(
         ["bash", "-c", both], capture_output=True, text=True, env=environment(), check=False
     )
-    assert (ended.returncode, ended.stdout) == (0, "No GPU found: training on the CPU.\n")
+    assert (ended.returncode, ended.stdout) == (0, "No GPU found: running on the CPU.\n")
     assert (warm / "warmup/stage.json").is_file()
 
 

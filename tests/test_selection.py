@@ -13,8 +13,9 @@ import torch
 
 from metaselect import registry
 from metaselect.errors import UsageError
+from metaselect.models import build_model
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS, configure
-from metaselect.selection import Choice, Gradients, PoolFeatures, clustering, lowest
+from metaselect.selection import Choice, Gradients, ImagePool, PoolFeatures, clustering, lowest
 from metaselect.selection.factored import FactoredRows
 from metaselect.selection.kmeans import kmeans
 from metaselect.selection.rbc import KINDS, factored_gradients
@@ -22,10 +23,12 @@ from metaselect.selection.uncertainty import entropy
 
 NONE = torch.empty(0, dtype=torch.int64)
 RBCS = ("rbc", "rbc-k")
+QUICK = {"ta-vaal": {"iterations": 3}}
+"""Options of what trains; the contract holds however short the training."""
 
 
 def pool_features(n: int = 40, seed: int = 0, checkpoints: int = 2) -> PoolFeatures:
-    """Softmax rows in 4 classes, representations behind a ReLU and gradients, of unequal width."""
+    """Softmax rows in 4 classes, representations behind a ReLU and gradients, of unequal width; small images."""
     draw = torch.Generator().manual_seed(seed)
     widths = (6, 9, 5)[:checkpoints]
     hidden = tuple(torch.randn(n, width, generator=draw).relu() for width in widths)
@@ -38,12 +41,17 @@ def pool_features(n: int = 40, seed: int = 0, checkpoints: int = 2) -> PoolFeatu
         )
         for width in widths
     )
-    return PoolFeatures(probs, hidden, labels, gradients)
+    pixels = torch.randn(n, 1, 8, 8, generator=draw)
+    images = ImagePool(
+        lambda ids: pixels[ids], lambda: build_model("mlp", (1, 8, 8), 4, seed=seed), (1, 8, 8)
+    )
+    return PoolFeatures(probs, hidden, labels, gradients, images)
 
 
 def choose(
     name: str, pool: PoolFeatures, budget: int, bought: torch.Tensor = NONE, seed: int = 3, **options: Any
 ) -> Choice:
+    options = {**QUICK.get(name, {}), **options}
     method = configure(SELECTORS[name], [f"{key}={value}" for key, value in options.items()])
     return method.choose(pool, budget, bought, torch.Generator().manual_seed(seed))
 

@@ -36,9 +36,11 @@ def test_what_is_no_data_set_is_refused(tmp_path):
 def test_columns_that_are_missing_or_of_no_use_are_named(tmp_path):
     path = write_rows(tmp_path / "d.csv", ["id", "img", "labels"], [("a", "a.png", "x")])
     assert "no column label: did you mean 'labels'?" in refused(path)
-    assert "ids and labels alone (the task `external`) cannot be ingested yet" in refused(
-        path, label_column="labels"
+    assert "neither a column pixels nor a column features." in refused(
+        path, label_column="labels", image_column="pixels"
     )
+    nameless = write_rows(tmp_path / "n.csv", ["key", "img", "label"], [("a", "a.png", "x")])
+    assert "ids and labels alone need a column sample_id" in refused(nameless)
     assert "no column key" in refused(path, label_column="labels", id_column="key")
     assert "matches no column" in refused(path, label_column="labels", feature_columns="x*")
     twice = write_rows(tmp_path / "t.csv", ["id", "image", "image", "label"], [("a", "a", "b", "x")])

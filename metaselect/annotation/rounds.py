@@ -29,11 +29,13 @@ class Round:
         number: from 1.
         batch_id: a name that changes when the choice does.
         samples: by sample_id, in the order of their rank.
+        control: those of them that were drawn at random, whatever the method is; people are not told which.
     """
 
     number: int
     batch_id: str
     samples: Mapping[str, Selected]
+    control: frozenset[str] = frozenset()
 
     def open_ids(self, verdicts: Mapping[str, Verdict]) -> list[str]:
         """Samples that nobody has answered since they were selected here, by rank."""
@@ -86,7 +88,7 @@ def nothing_selected(run: Run) -> ArtefactError:
     """The error of a run without a round."""
     return ArtefactError(
         f"No samples have been selected in {run.root}.",
-        f"First run: metaselect select --budget 50 {run.flag}",
+        f"First run: {run.select_command}",
     )
 
 
@@ -117,6 +119,9 @@ def _read(run: Run, name: str) -> Round:
         reader = csv.reader(stream)
         header = next(reader)
         pick = itemgetter(*(header.index(column) for column in Selected._fields))
-        rows = [Selected._make(pick(cells)) for cells in reader]
-    rows.sort(key=lambda row: int(row.rank))
-    return Round(number, f"b{number:02d}-{digest[:8]}", {row.sample_id: row for row in rows})
+        control_at = header.index("control")
+        rows = [(Selected._make(pick(cells)), cells[control_at] == "1") for cells in reader]
+    rows.sort(key=lambda row: int(row[0].rank))
+    control = frozenset(sample.sample_id for sample, drawn in rows if drawn)
+    samples = {sample.sample_id: sample for sample, _ in rows}
+    return Round(number, f"b{number:02d}-{digest[:8]}", samples, control)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from metaselect.annotation.consensus import TIED, Verdict
+from metaselect.annotation.control import NoiseEstimate
 from metaselect.annotation.ledger import Ledger
 from metaselect.annotation.reconcile import Reconciliation
 from metaselect.annotation.rounds import Round
@@ -15,7 +16,12 @@ SHOWN = 5  # names in a message
 
 
 def import_result(
-    book: Ledger, found: Reconciliation, chosen: Sequence[Round], *, new_votes: int
+    book: Ledger,
+    found: Reconciliation,
+    chosen: Sequence[Round],
+    *,
+    new_votes: int,
+    noise: NoiseEstimate | None,
 ) -> dict[str, Json]:
     """What `annotate import --json` prints.
 
@@ -24,6 +30,7 @@ def import_result(
         found: what became of the file's rows.
         chosen: the rounds that the import was about.
         new_votes: how many of the accepted answers were not known before.
+        noise: what the control samples say by now.
 
     Returns:
         Counts of answers (matched to conflicting), of ids (unknown, not_selected) and of samples (missing:
@@ -45,6 +52,7 @@ def import_result(
         "conflicts": conflicts,
         "unknown_ids": list(sorted(found.unknown)),
         "not_selected_ids": list(sorted(found.not_selected)),
+        "noise_estimate": noise and noise._asdict(),
     }
 
 
@@ -100,6 +108,7 @@ class Progress:
         unusable: samples that were found bad.
         outside_round: samples with votes that belong to no round.
         annotators: answers of each status by annotator.
+        noise: what the control samples say by now; None where there are none.
     """
 
     rounds: Sequence[RoundProgress]
@@ -107,6 +116,7 @@ class Progress:
     unusable: int
     outside_round: int
     annotators: Mapping[str, Mapping[str, int]]
+    noise: NoiseEstimate | None
 
     def as_json(self) -> dict[str, Json]:
         """The fields as JSON values."""
@@ -116,10 +126,11 @@ class Progress:
             "unusable": self.unusable,
             "outside_round": self.outside_round,
             "annotators": {name: dict(counts) for name, counts in self.annotators.items()},
+            "noise_estimate": self.noise and self.noise._asdict(),
         }
 
 
-def progress(book: Ledger, rounds: Sequence[Round]) -> Progress:
+def progress(book: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | None) -> Progress:
     """How far every round is, and who did how much."""
     annotators: dict[str, dict[str, int]] = {}
     for vote in book.latest.values():
@@ -130,6 +141,7 @@ def progress(book: Ledger, rounds: Sequence[Round]) -> Progress:
         _with_status(book.verdicts, BAD_SAMPLE),
         len({vote.sample_id for vote in book.latest.values() if vote.round == 0}),
         {name: annotators[name] for name in sorted(annotators)},
+        noise,
     )
 
 

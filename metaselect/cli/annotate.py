@@ -9,7 +9,7 @@ import typer
 
 from metaselect.annotation.formats import FORMATS
 from metaselect.cli.console import Console
-from metaselect.cli.shared import JsonOption, RunOption, finish
+from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
 from metaselect.errors import UsageError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.records import Json
@@ -182,9 +182,12 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
         people = [[name, *map(str, counts.values())] for name, counts in progress.annotators.items()]
         console.table(("annotator", *STATUSES), people)
     console.line(f"{progress.bought} labels bought, {progress.unusable} samples unusable.")
-    console.result(progress.as_json())
+    found = progress.as_json()
+    show_noise(console, found["noise_estimate"])
+    console.result(found)
 
 
 def _show_counts(console: Console, result: Mapping[str, Json]) -> None:
     rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
     console.table(("reconciliation", "count"), rows)
+    show_noise(console, result["noise_estimate"])

@@ -21,6 +21,7 @@ from metaselect.cli.shared import (
     ProgressOption,
     RunOption,
     finish,
+    show_noise,
 )
 from metaselect.options import EvaluateOptions
 from metaselect.run import Run
@@ -103,6 +104,7 @@ def _table(console: Console, result: Mapping[str, Any]) -> None:
     )
     if "noise" in result:
         console.line(f"Measured noise rate: {result['noise']['measured_rate']:.2%}")
+    show_noise(console, result.get("noise_estimate"))
 
 
 def _number(value: float | None, form: str) -> str:

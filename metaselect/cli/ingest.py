@@ -25,6 +25,7 @@ from metaselect.cli.shared import (
 from metaselect.options import IngestOptions
 from metaselect.records import Json
 from metaselect.run import Run
+from metaselect.run.layout import IDS_ALONE
 
 
 def register(app: typer.Typer) -> None:
@@ -83,7 +84,8 @@ def ingest(
 
     outcome = run_ingest(data, place, options, console)
     console.line(_summary(place, outcome.result))
-    console.note(f"Next: metaselect warmup {place.flag}")
+    following = place.select_command if place.ids_alone else f"metaselect warmup {place.flag}"
+    console.note(f"Next: {following}")
     finish(console, outcome)
 
 
@@ -91,5 +93,7 @@ def _summary(place: Run, result: Mapping[str, Json]) -> str:
     """One line for people."""
     classes, size = result["classes"], result["image_size"]
     assert isinstance(classes, list)
-    kind = f"images of {size[0]} x {size[1]} pixels" if isinstance(size, list) else "features"
+    kind = "ids and labels alone" if result["task"] == IDS_ALONE else "features"
+    if isinstance(size, list):
+        kind = f"images of {size[0]} x {size[1]} pixels"
     return f"{place.path('data')}: {result['n']} samples, {len(classes)} classes, {kind}"

@@ -1,5 +1,6 @@
 """`metaselect select`."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -33,6 +34,35 @@ def select(
     budget: Annotated[int | None, typer.Option(help="Labels to buy in this round.")] = None,
     method: Annotated[SelectMethod, typer.Option(help="How to choose.")] = SelectMethod("rbc"),
     option: MethodOption = None,
+    gradient: Annotated[
+        Literal["label-free", "full"] | None,
+        typer.Option(
+            help="Of rbc, rbc-k and gbc: full is for labels that are clean but unbalanced.",
+            show_default="label-free",
+        ),
+    ] = None,
+    control: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Part of the budget that is drawn at random: it tells the noise rate.",
+            show_default="none",
+        ),
+    ] = 0.0,
+    min_per_class: Annotated[
+        int, typer.Option(help="Samples of each given class, at least.", show_default="none")
+    ] = 0,
+    replace_unusable: Annotated[
+        bool,
+        typer.Option("--replace-unusable", help="Buy one more for each sample that people called unusable."),
+    ] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Parquet with sample_id, features and perhaps probs, of your own encoder; no warm-up needed.",
+        ),
+    ] = None,
     round_: Annotated[
         Literal["next"] | None,
         typer.Option("--round", help="Open a new round.", show_default="the latest, or the first"),
@@ -41,6 +71,12 @@ def select(
         int | None,
         typer.Option(
             metavar="K", min=1, help="Put the latest round and its answers aside, and do nothing else."
+        ),
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SAMPLE_ID", help="Say where a sample stands in the latest round, and do nothing else."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -55,17 +91,24 @@ def select(
     Examples:
         metaselect select --run RUN --budget 50
 
-        metaselect select --run RUN --budget 20 --method rbc --option starts=3
+        metaselect select --run RUN --budget 50 --method gbc --control 0.1
 
-        metaselect select --run RUN --budget 10 --round next
+        metaselect select --run RUN --budget 50 --method typiclust --features clip.parquet
 
-        metaselect select --run RUN --discard-round 2
+        metaselect select --run RUN --budget 10 --round next --replace-unusable
+
+        metaselect select --run RUN --explain 4711
     """
     console = Console(progress, as_json=as_json)
     options = SelectOptions(
         budget=budget,
         method=method,
         option=tuple(option or ()),
+        gradient=gradient,
+        control=control,
+        min_per_class=min_per_class,
+        replace_unusable=replace_unusable,
+        features=features,
         round=round_,
         seed=seed,
         device=device,
@@ -73,6 +116,12 @@ def select(
         dry_run=dry_run,
     )
     place = Run.at(run)
+    if explain is not None:
+        from metaselect.cli.explain import show
+        from metaselect.stages.explain import explain as run_explain
+
+        show(console, run_explain(place, explain))
+        return
     if discard_round is not None:
         from metaselect.stages.discard import discard_round as run_discard
 
@@ -87,6 +136,7 @@ def select(
     result = outcome.result
     console.line(
         f"{place.path(str(result['folder']))}/selected.csv: {result['selected']} samples chosen by {method}"
+        f" ({result['total']} with earlier ones)"
     )
     console.note(f"Next: metaselect annotate export {place.flag}")
     finish(console, outcome)

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -151,6 +151,19 @@ def show_plan(console: Console, outcome: Outcome) -> None:
         assert isinstance(found, dict)
         console.table((part, "value"), [(name, str(value)) for name, value in found.items()])
     finish(console, outcome)
+
+
+def show_noise(console: Console, found: Any) -> None:
+    """A line with what the control samples say, where there are any.
+
+    Args:
+        console: prints it.
+        found: the fields of a ``NoiseEstimate`` as ``--json`` has them, or None.
+    """
+    if found:
+        from metaselect.annotation.control import NoiseEstimate
+
+        console.line(NoiseEstimate(**found).sentence())
 
 
 def finish(console: Console, outcome: Outcome) -> None:

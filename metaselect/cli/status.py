@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from metaselect.cli.console import Console
-from metaselect.cli.shared import JsonOption, RunOption, finish
+from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
 from metaselect.run import Run
 
 
@@ -33,6 +33,7 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
         [(row["stage"], row["state"], row["why"]) for row in result["stages"]],
         title=f"{place.root}: {'?' if result['bought'] is None else result['bought']} labels bought",
     )
+    show_noise(console, result["noise_estimate"])
     if result["next"]:
         console.line(f"Next: {result['next']}")
     finish(console, outcome)

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from metaselect.data.classes import suggest
+from metaselect.data.store import FEATURES, IMAGES
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
+from metaselect.run.layout import IDS_ALONE
 
 FEATURE_LIST = "features"
+SHOWN = 5  # columns that a remark names
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,8 @@ class Columns:
     Attributes:
         sample_id: None: the data brings no ids.
         label: the given label.
-        image: None where the samples are features.
-        features: names of numeric columns, or of the one list column; empty for images.
+        image: None where the samples are no images.
+        features: names of numeric columns, or of the one list column; empty where the samples are none.
     """
 
     sample_id: str | None
@@ -27,16 +30,34 @@ class Columns:
     image: str | None
     features: tuple[str, ...]
 
+    @property
+    def task(self) -> str:
+        """What the samples are."""
+        if self.image is not None:
+            return IMAGES
+        return FEATURES if self.features else IDS_ALONE
+
+    def remarks(self, file: str, header: Sequence[str]) -> tuple[str, ...]:
+        """What the user should hear of columns that were passed over, where that may be a mistake."""
+        others = [name for name in header if name not in (self.sample_id, self.label)]
+        if self.task == IDS_ALONE and others:
+            shown = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
+            return (
+                f"{file} has no images or features that are known as such, so ids and labels alone are taken; "
+                f"--image-column or --feature-columns would take what is ignored now: {shown}.",
+            )
+        if self.image is not None and FEATURE_LIST in header:
+            return (f"The column {FEATURE_LIST} is ignored; --feature-columns {FEATURE_LIST} takes it.",)
+        return ()
+
 
 def choose_columns(file: str, header: Sequence[str], options: ReadOptions) -> Columns:
     """What the columns of a manifest mean.
 
     Raises:
-        DataError: a named column is missing, or there is neither an image nor features.
+        DataError: a named column is missing, or there are neither images nor features nor ids.
     """
-    repeated = sorted({name for name in header if list(header).count(name) > 1})
-    if repeated:
-        raise DataError(f"{file} has the column {repeated[0]} twice.", "Give each column its own name.")
+    check_distinct(file, header)
     label = _require(file, header, options.label_column, "--label-column")
     if options.id_column is not None:
         sample_id: str | None = _require(file, header, options.id_column, "--id-column")
@@ -49,12 +70,26 @@ def choose_columns(file: str, header: Sequence[str], options: ReadOptions) -> Co
         return Columns(sample_id, label, options.image_column, ())
     if FEATURE_LIST in header:
         return Columns(sample_id, label, None, (FEATURE_LIST,))
+    image_named = options.image_column != ReadOptions.image_column
+    if sample_id is not None and not image_named:
+        return Columns(sample_id, label, None, ())
+    lacking = "" if image_named else ", and ids and labels alone need a column sample_id"
     raise DataError(
-        f"{file} has neither a column {options.image_column} nor a column {FEATURE_LIST}; "
-        "ids and labels alone (the task `external`) cannot be ingested yet.",
-        f"Name the column of images with --image-column or those of features with --feature-columns "
-        f"'PATTERN'; there is {', '.join(header)}.",
+        f"{file} has neither a column {options.image_column} nor a column {FEATURE_LIST}{lacking}.",
+        f"Name the column of images with --image-column, those of features with --feature-columns "
+        f"'PATTERN', or that of ids with --id-column; there is {', '.join(header)}.",
     )
+
+
+def check_distinct(file: str, header: Sequence[str]) -> None:
+    """Refuse a header in which a name stands twice.
+
+    Raises:
+        DataError: naming the column.
+    """
+    repeated = sorted({name for name in header if list(header).count(name) > 1})
+    if repeated:
+        raise DataError(f"{file} has the column {repeated[0]} twice.", "Give each column its own name.")
 
 
 def _require(file: str, header: Sequence[str], name: str, flag: str) -> str:

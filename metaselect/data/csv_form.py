@@ -1,4 +1,4 @@
-"""The form of a CSV manifest: image paths, or features in numeric columns."""
+"""The form of a CSV manifest: image paths, features in numeric columns, or ids and labels alone."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,6 @@ import numpy as np
 from metaselect.data.columns import FEATURE_LIST, choose_columns
 from metaselect.data.paths import clean_path, escapes, read_below
 from metaselect.data.samples import Content, Entry, Unusable, check_features, label_name
-from metaselect.data.store import FEATURES, IMAGES
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 
@@ -18,7 +17,6 @@ class CsvForm:
     """A CSV manifest; see ``samples.Source``. Rows are the lines that a text editor shows."""
 
     declared: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
         self.path = path
@@ -26,7 +24,8 @@ class CsvForm:
         self._header = self._read_header()
         self._columns = choose_columns(str(path), self._header, options)
         self.brings_ids = self._columns.sample_id is not None
-        self.task = IMAGES if self._columns.image is not None else FEATURES
+        self.task = self._columns.task
+        self.remarks = self._columns.remarks(str(path), self._header)
         if self._columns.features == (FEATURE_LIST,) and options.feature_columns is None:
             raise DataError(
                 f"{path}: a CSV has no list columns, so {FEATURE_LIST} cannot be read.",
@@ -53,7 +52,7 @@ class CsvForm:
                         problem)  # fmt: skip
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
-        """The bytes of the files, or the numbers of the feature columns."""
+        """The bytes of the files, or the numbers of the feature columns, of which there may be none."""
         at = {name: place for place, name in enumerate(self._header)}
         chosen = [at[name] for name in self._columns.features]
         for position, (_, cells) in enumerate(self._rows()):

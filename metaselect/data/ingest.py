@@ -20,6 +20,7 @@ from metaselect.data.store import FEATURES, IMAGES, array_file
 from metaselect.errors import DataError
 from metaselect.records import Reporter
 from metaselect.run.files import read_json, write_json
+from metaselect.run.layout import IDS_ALONE
 
 BLOCK = 2048  # samples between two journals
 AUTO_LIMIT = 224  # pixels; larger images of mixed sizes are brought down to this
@@ -34,10 +35,10 @@ class Target:
     """What every sample is brought to.
 
     Attributes:
-        task: "images" or "features".
-        size: (H, W); empty for features.
-        mode: "L" or "RGB"; empty for features.
-        width: d; 0 for images.
+        task: "images", "features" or "external" (ids and labels alone).
+        size: (H, W); empty for all but images.
+        mode: "L" or "RGB"; empty for all but images.
+        width: d; 0 for all but features.
     """
 
     task: str
@@ -101,8 +102,8 @@ def choose_target(listing: Listing, size: int | None, report: Reporter) -> Targe
 
     All images of one size keep it; else the median of the shorter sides, at most 224, square.
     """
-    if listing.source.task == FEATURES:
-        return Target(FEATURES, (), "", listing.source.width())
+    if listing.source.task != IMAGES:
+        return Target(listing.source.task, (), "", listing.source.width())
     sizes: dict[tuple[int, int], int] = {}
     grey = True
     with report.track(int(listing.keep.sum()), "Looking at images", "images") as advance:
@@ -204,7 +205,13 @@ def prepare(content: Content, target: Target) -> tuple[np.ndarray, np.ndarray] |
 
 
 def hash_contents(listing: Listing, bad: BadSamples, report: Reporter) -> tuple[list[int], list[str]]:
-    """(positions in the order of ids, content hashes) without storing anything, to compare data sets."""
+    """(positions in the order of ids, content hashes) without storing anything, to compare data sets.
+
+    Where there are ids and labels alone, the id (UTF-8) stands for the content, so that no two are alike.
+    """
+    if listing.source.task == IDS_ALONE:
+        order = listing.order()
+        return order, [hashlib.sha256(listing.sample_ids[place].encode()).hexdigest() for place in order]
     found: dict[int, str] = {}
     with report.track(int(listing.keep.sum()), "Comparing", "samples") as advance:
         for position, content in listing.source.contents(listing.keep):

@@ -1,4 +1,4 @@
-"""The form of one Parquet file or a folder of shards: image bytes, image paths, or features."""
+"""The form of one Parquet file or a folder of shards: image bytes, image paths, features, or ids and labels alone."""
 
 import itertools
 from collections import Counter
@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaselect.data.classes import declared_classes, suggest
-from metaselect.data.columns import FEATURE_LIST, choose_columns
+from metaselect.data.columns import choose_columns
 from metaselect.data.paths import clean_path, escapes, read_below
 from metaselect.data.samples import Content, Entry, Unusable, check_features, label_name
-from metaselect.data.store import FEATURES, IMAGES
+from metaselect.data.store import FEATURES
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
+from metaselect.run.layout import IDS_ALONE
 
 READ_ROWS = 256  # rows held at a time: images of 100 kB make 25 MB
 READ_BUFFER = 1 << 20  # bytes; without it a whole column of a row group is loaded at once
@@ -33,7 +34,8 @@ class ParquetForm:
         first = self._schema(self._files[0])
         self._columns = choose_columns(str(self._files[0]), first.names, options)
         self.brings_ids = self._columns.sample_id is not None
-        self.task = IMAGES if self._columns.image is not None else FEATURES
+        self.task = self._columns.task
+        self.remarks = self._columns.remarks(str(self._files[0]), first.names)
         self.declared = declared_classes(first.metadata, self._columns.label)
         self._names = frozenset(self.declared)
         self._types = {name: first.field(name).type for name in self._used()}
@@ -44,10 +46,6 @@ class ParquetForm:
             counts.append(pq.read_metadata(file).num_rows)
         self._starts = np.cumsum([0, *counts])
         self._width: int | None = None
-        self.remarks: tuple[str, ...] = ()
-        if self.task == IMAGES and FEATURE_LIST in first.names:
-            remark = f"The column {FEATURE_LIST} is ignored; --feature-columns {FEATURE_LIST} takes it."
-            self.remarks = (remark,)
 
     def where(self, position: int, row: int, path: str) -> str:
         """The file that holds the row."""
@@ -60,7 +58,7 @@ class ParquetForm:
         wanted = [names.label, *([names.sample_id] if names.sample_id else []), *path_column]
         for file in self._files:
             rows = itertools.count(1)
-            for batch in self._batches(file, wanted):
+            for batch in read_batches(file, wanted):
                 labels = batch.column(names.label).to_pylist()
                 ids = batch.column(names.sample_id).to_pylist() if names.sample_id else [None] * len(labels)
                 paths = self._paths(batch) if path_column else [None] * len(labels)
@@ -75,13 +73,15 @@ class ParquetForm:
             problem = "" if inside else f"the label {label} is outside 0..{len(self.declared) - 1}"
         elif self.declared and name is not None and name not in self._names:
             problem = f"the label {name!r} is not among the classes: {suggest(name, self.declared)}"
-        identity = None if sample_id is None or sample_id == "" else str(sample_id)
-        return Entry(row, identity, name, clean_path(path) if path else "", problem)
+        return Entry(row, id_text(sample_id), name, clean_path(path) if path else "", problem)
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """Row group by row group, a few rows at a time."""
         wanted = keep.copy()
         wanted[:start] = False
+        if self.task == IDS_ALONE:
+            yield from ((position, np.empty(0, np.float32)) for position in np.flatnonzero(wanted).tolist())
+            return
         for file, base in zip(self._files, self._starts, strict=False):
             metadata = pq.read_metadata(file)
             position = int(base)
@@ -95,7 +95,7 @@ class ParquetForm:
         self, file: Path, group: int, position: int, wanted: np.ndarray
     ) -> Iterator[tuple[int, Content]]:
         names = [self._columns.image] if self._columns.image else list(self._columns.features)
-        for batch in self._batches(file, names, [group]):
+        for batch in read_batches(file, names, [group]):
             contents = self._images(batch) if self._columns.image else self._rows(batch)
             for content in contents:
                 if wanted[position]:
@@ -138,7 +138,7 @@ class ParquetForm:
             return int(kind.list_size)
         lengths: Counter[int] = Counter()
         for file in self._files:
-            for batch in self._batches(file, self._columns.features):
+            for batch in read_batches(file, self._columns.features):
                 lengths.update(pc.list_value_length(batch.column(0)).drop_null().to_pylist())
         return max(lengths, key=lambda length: (lengths[length], length), default=0)
 
@@ -185,7 +185,7 @@ class ParquetForm:
         return [cell.get("path") if isinstance(cell, dict) else cell for cell in cells]
 
     def _is_list(self) -> bool:
-        return len(self._columns.features) == 1 and _is_list(self._types[self._columns.features[0]])
+        return len(self._columns.features) == 1 and is_list(self._types[self._columns.features[0]])
 
     def _check_types(self) -> None:
         columns, file = self._columns, self._files[0]
@@ -201,8 +201,8 @@ class ParquetForm:
                 )
         for name in columns.features:
             kind = self._types[name]
-            values = kind.value_type if _is_list(kind) and len(columns.features) == 1 else kind
-            if not (pa.types.is_integer(values) or pa.types.is_floating(values)):
+            values = kind.value_type if is_list(kind) and len(columns.features) == 1 else kind
+            if not is_number(values):
                 raise DataError(
                     f"{file}: column {name} is {kind}, not numbers.",
                     "Choose numeric columns with --feature-columns.",
@@ -227,11 +227,15 @@ class ParquetForm:
         with readable(file):
             return pq.read_schema(file)
 
-    def _batches(self, file: Path, names: Sequence[str], groups: list[int] | None = None) -> Iterator[Any]:
-        with readable(file), pq.ParquetFile(file, buffer_size=READ_BUFFER) as parquet:
-            yield from parquet.iter_batches(
-                READ_ROWS, row_groups=groups, columns=list(names), use_threads=False
-            )
+
+def read_batches(file: Path, names: Sequence[str], groups: list[int] | None = None) -> Iterator[Any]:
+    """Record batches of some columns, so that never more than a few rows are held.
+
+    Raises:
+        DataError: the file is no Parquet file or is damaged.
+    """
+    with readable(file), pq.ParquetFile(file, buffer_size=READ_BUFFER) as parquet:
+        yield from parquet.iter_batches(READ_ROWS, row_groups=groups, columns=list(names), use_threads=False)
 
 
 @contextmanager
@@ -250,6 +254,11 @@ def readable(file: Path) -> Iterator[None]:
         ) from None
 
 
+def id_text(cell: object) -> str | None:
+    """An id as it is known everywhere: a number by its text; None where there is none."""
+    return None if cell is None or cell == "" else str(cell)
+
+
 def _numbers(values: Any) -> np.ndarray:
     return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
 
@@ -266,5 +275,11 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _is_list(kind: Any) -> bool:
+def is_number(kind: Any) -> bool:
+    """Whether an Arrow type is one of integers or floats."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def is_list(kind: Any) -> bool:
+    """Whether an Arrow type is a list of any kind."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -11,12 +11,19 @@ import pyarrow.parquet as pq
 from metaselect.data.classes import class_metadata
 from metaselect.data.samples import BadSamples, Unusable
 from metaselect.data.source import Listing
-from metaselect.data.store import IMAGES
+from metaselect.data.store import FEATURES, IMAGES
 from metaselect.records import Json, Reporter
+from metaselect.run.layout import IDS_ALONE
 
 GROUP_ROWS = 1024
 GROUP_BYTES = 32 << 20
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+CONTENTS: Mapping[str, Mapping[str, pa.DataType]] = {
+    IMAGES: {"image": IMAGE_TYPE},
+    FEATURES: {"features": pa.list_(pa.float32())},
+    IDS_ALONE: {},
+}
+"""The column of contents and its type, by task."""
 OTHERS: Mapping[str, Mapping[str, object]] = {
     "sample_id": {"dtype": "string", "_type": "Value"},
     "image": {"_type": "Image"},
@@ -70,7 +77,7 @@ def write_dataset(
     labels: np.ndarray,
     note: Mapping[str, Json],
 ) -> None:
-    """Write a Parquet file of sample_id, image or features, and label with its ClassLabel names.
+    """Write a Parquet file of sample_id, image or features if there are any, and label with its ClassLabel names.
 
     Args:
         path: the file.
@@ -80,19 +87,19 @@ def write_dataset(
         labels: (n,) int64, positions in the classes.
         note: kept in the schema's metadata under ``metaselect``.
     """
-    content = "image" if listing.source.task == IMAGES else "features"
-    kind = IMAGE_TYPE if content == "image" else pa.list_(pa.float32())
-    schema = pa.schema([("sample_id", pa.string()), (content, kind), ("label", pa.int64())])
-    others = {name: OTHERS[name] for name in ("sample_id", content)}
+    images, contents = listing.source.task == IMAGES, CONTENTS[listing.source.task]
+    schema = pa.schema([("sample_id", pa.string()), *contents.items(), ("label", pa.int64())])
+    others = {name: OTHERS[name] for name in ("sample_id", *contents)}
     metadata = class_metadata("label", listing.classes, others)
     schema = schema.with_metadata({**metadata, b"metaselect": json.dumps(dict(note)).encode()})
     with pq.ParquetWriter(path, schema) as writer:
         start, held, cells = 0, 0, []
         for number, raw in enumerate(spool.read(positions), start=1):
-            cells.append({"bytes": raw, "path": None} if content == "image" else np.frombuffer(raw, "<f4"))
+            cells.append({"bytes": raw, "path": None} if images else np.frombuffer(raw, "<f4"))
             held += len(raw)
             if number == len(positions) or len(cells) == GROUP_ROWS or held >= GROUP_BYTES:
                 ids = [listing.sample_ids[position] for position in positions[start:number]]
-                columns = [pa.array(ids), pa.array(cells, kind), pa.array(labels[start:number])]
+                made = [pa.array(cells, kind) for kind in contents.values()]
+                columns = [pa.array(ids), *made, pa.array(labels[start:number])]
                 writer.write_table(pa.table(columns, schema=schema))
                 start, held, cells = number, 0, []

@@ -40,7 +40,7 @@ class Unusable:
 
 
 Content: TypeAlias = bytes | np.ndarray | Unusable
-"""Encoded image bytes, or a (d,) float32 row of features, or why there is neither."""
+"""Encoded image bytes, or a (d,) float32 row of features (d = 0: ids and labels alone), or why there is neither."""
 
 
 class Source(Protocol):
@@ -48,7 +48,7 @@ class Source(Protocol):
 
     Attributes:
         root: the folder that paths are relative to.
-        task: "images" or "features".
+        task: "images", "features" or "external" (ids and labels alone).
         declared: class names in their order where the data itself fixes them, else empty.
         brings_ids: whether entries carry ids of the data's own.
         remarks: sentences that the user should hear about how the data was understood.

@@ -11,6 +11,7 @@ from metaselect.errors import ArtefactError
 from metaselect.records import Json
 from metaselect.run import Run
 from metaselect.run.files import read_json, write_json
+from metaselect.run.layout import IDS_ALONE
 from metaselect.run.stage import inputs_of
 
 IMAGES = "images"
@@ -22,10 +23,11 @@ class Preprocess:
     """How raw samples became the stored arrays, and how a model wants them.
 
     Attributes:
-        task: "images" or "features".
-        size: (height, width) in pixels; empty for features.
-        mode: "L" or "RGB"; empty for features.
+        task: "images", "features" or "external" (ids and labels alone).
+        size: (height, width) in pixels; empty for all but images.
+        mode: "L" or "RGB"; empty for all but images.
         mean: per channel, of pixels scaled to [0, 1], or per feature; subtracted before a model sees them.
+            Empty for ids and labels alone.
         std: per channel or feature, the same units; divided by. Never 0.
     """
 
@@ -64,7 +66,7 @@ class Dataset:
         sample_ids: n unique strings, sorted by code point.
         labels: (n,) int64, positions in ``classes``: given labels of a pool, true ones of a test set.
         classes: K names.
-        inputs: uint8 (n, C, H, W) or float32 (n, d), memory-mapped.
+        inputs: uint8 (n, C, H, W) or float32 (n, d), memory-mapped; (n, 0) for ids and labels alone.
         preprocess: what a model needs to know of the inputs.
     """
 
@@ -83,14 +85,28 @@ DATA_FILES = (*ID_FILES, "data/preprocess.json")
 
 
 def array_file(task: str) -> str:
-    """The path, below the run, of the array that holds the samples."""
+    """The path, below the run, of the array that holds images or features."""
     return "data/pixels.npy" if task == IMAGES else "data/features.npy"
 
 
 def data_inputs(run: Run) -> tuple[str, ...]:
-    """Every file of ``data/`` that a training stage depends on."""
+    """Every file of ``data/`` that a stage depends on which looks at the samples."""
     run.info()
-    return (*DATA_FILES, array_file(Preprocess.read(run.path("data/preprocess.json")).task))
+    task = Preprocess.read(run.path("data/preprocess.json")).task
+    return DATA_FILES if task == IDS_ALONE else (*DATA_FILES, array_file(task))
+
+
+def require_contents(run: Run) -> None:
+    """Make sure that there is something to train on.
+
+    Raises:
+        ArtefactError: no run, or one of ids and labels alone.
+    """
+    if run.ids_alone:
+        raise ArtefactError(
+            f"{run.root} holds ids and labels alone, so no model can be trained or judged in it.",
+            f"Choose samples here with `{run.select_command}`, and train in a run with images or features.",
+        )
 
 
 def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
@@ -118,17 +134,24 @@ def load_pool(run: Run) -> Dataset:
     inputs_of(run, *data_inputs(run))
     sample_ids, labels, classes = load_ids(run)
     preprocess = Preprocess.read(run.path("data/preprocess.json"))
-    path = run.path(array_file(preprocess.task))
+    if preprocess.task == IDS_ALONE:
+        inputs = np.empty((len(sample_ids), 0), dtype=np.float32)
+    else:
+        inputs = _load_array(run.path(array_file(preprocess.task)), len(sample_ids))
+    return Dataset(sample_ids, labels, classes, inputs, preprocess)
+
+
+def _load_array(path: Path, count: int) -> np.ndarray:
     try:
         # Copy on write: torch warns about arrays that it may not write to, and nothing here ever does.
-        inputs = np.load(path, mmap_mode="c", allow_pickle=False)
+        array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtefactError(
             f"{path} cannot be read: {error}.", "Ingest the data again with --force."
         ) from None
-    if len(inputs) != len(sample_ids):
+    if len(array) != count:
         raise ArtefactError(
-            f"{path} holds {len(inputs)} samples, samples.parquet {len(sample_ids)}.",
+            f"{path} holds {len(array)} samples, samples.parquet {count}.",
             "Ingest the data again with --force.",
         )
-    return Dataset(sample_ids, labels, classes, inputs, preprocess)
+    return array

@@ -12,6 +12,7 @@ from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 from metaselect.records import Reporter
 from metaselect.run.files import write_csv
+from metaselect.run.layout import IDS_ALONE
 
 SKIPPED = "skipped.csv"
 
@@ -37,6 +38,11 @@ def read_test_set(
     bad = BadSamples(options.on_bad_sample)
     source = open_source(path, options)
     preprocess = like.preprocess
+    if source.task == IDS_ALONE:
+        raise DataError(
+            f"{path} has neither images nor features that are known as such, so no model can be judged on it.",
+            "Name the column of images with --image-column or those of features with --feature-columns.",
+        )
     if source.task != preprocess.task:
         raise DataError(f"{path} holds {source.task}, the run {preprocess.task}.", "Name data of one kind.")
     width = like.inputs.shape[1] if source.task == FEATURES else 0

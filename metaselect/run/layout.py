@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LAYOUT_VERSION = 1
 SCHEMA_VERSION = 1
 META_SET = "annotate/meta_set.csv"  # the one file of the annotations that training depends on
+IDS_ALONE = "external"  # the task of a run without images and features: those come from outside
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Artefact:
 
 
 ARTEFACTS: tuple[Artefact, ...] = (
-    Artefact("run.json", "layout version, task (images or features), data fingerprint", "ingest"),
+    Artefact("run.json", "layout version, task (images, features or external), data fingerprint", "ingest"),
     Artefact(
         "data/samples.parquet",
         "index, sample_id, given_label, content_hash, source",
@@ -72,14 +73,14 @@ ARTEFACTS: tuple[Artefact, ...] = (
     ),
     Artefact(
         "select/round-<number>/gradients-epoch-<number>.parquet",
-        "sample_id, probs, hidden (the two factors of each gradient)",
+        "sample_id, probs, hidden (the two factors of each gradient); of gbc: norm, direction",
         "select",
     ),
     Artefact(
         "select/round-<number>/selected.csv",
         "sample_id, rank, cluster, cluster_size, cluster_mass, similarity, control",
         "select",
-        ("annotate",),
+        ("annotate", "evaluate"),
     ),
     Artefact(
         "select/round-<number>/clusters.parquet",
@@ -163,6 +164,17 @@ class Run:
         from metaselect.run.stage import Stage
 
         return Stage(self, name)
+
+    @property
+    def ids_alone(self) -> bool:
+        """Whether it holds ids and labels alone, so that nothing can be trained in it."""
+        return bool(self.info()["task"] == IDS_ALONE)
+
+    @property
+    def select_command(self) -> str:
+        """The command that chooses the first samples here, as a message gives it."""
+        features = "--features FILE " if self.ids_alone else ""
+        return f"metaselect select --budget 50 {features}{self.flag}"
 
     @property
     def exists(self) -> bool:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from metaselect.annotation import ledger
+from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.csv_format import read_truth
 from metaselect.annotation.formats import Answer, Item, load_format
 from metaselect.annotation.forms import form_path, write_form
@@ -24,6 +25,7 @@ from metaselect.options import ExportOptions, ImportOptions
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
 from metaselect.run.files import read_json
+from metaselect.run.layout import META_SET
 from metaselect.run.stage import inputs_of
 
 STREAM = "-"
@@ -134,7 +136,8 @@ def simulate(run: Run, truth: str, options: ImportOptions, report: Reporter) -> 
         if not ids:
             report.note(f"Every sample of round {chosen.number} is answered.")
             book = ledger.add_votes(run, book, ())
-            return Outcome(import_result(book, Reconciliation(), [chosen], new_votes=0))
+            noise = noise_estimate(run, book)
+            return Outcome(import_result(book, Reconciliation(), [chosen], new_votes=0, noise=noise))
         answers = [
             Answer(row, sample_id, labels[sample_id], SIMULATED, DONE, "", chosen.batch_id)
             for row, sample_id in enumerate(ids, start=1)
@@ -152,7 +155,7 @@ def status(run: Run) -> Progress:
     """
     run.info()
     book = ledger.read(run)
-    return progress(book, rounds(run))
+    return progress(book, rounds(run), noise_estimate(run, book))
 
 
 def _write_images(
@@ -217,7 +220,7 @@ def _import(
     found = reconcile(answers, Known(chosen, pool_ids, classes), spellings, options, name=name, time=now)
     new = [vote for vote in found.accepted if not vote.repeats(book.latest.get(vote.key))]
     book = ledger.add_votes(run, book, new)
-    result = import_result(book, found, chosen, new_votes=len(new))
+    result = import_result(book, found, chosen, new_votes=len(new), noise=noise_estimate(run, book))
     for sentence in troubles(found, result, name):
         report.warn(sentence)
     _say_next(run, result, report)
@@ -232,7 +235,8 @@ def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
             f"For a form with only these: metaselect annotate export -o FILE {run.flag}"
         )
     if result["bought"]:
-        report.note(f"Next: metaselect reweight {run.flag}")
+        ids_alone = f"The bought labels are in {run.path(META_SET)}."
+        report.note(ids_alone if run.ids_alone else f"Next: metaselect reweight {run.flag}")
 
 
 @contextmanager

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from metaselect.annotation.control import estimate_inputs, noise_estimate
 from metaselect.annotation.csv_format import read_truth
 from metaselect.batches import Batches
 from metaselect.data.signature import dataset_signature
-from metaselect.data.store import Dataset, data_inputs, load_pool
+from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.data.summary import fingerprint
 from metaselect.data.testset import SKIPPED, read_test_set
 from metaselect.devices import choose_device
@@ -29,8 +30,8 @@ from metaselect.run import Run, Stage
 from metaselect.run.files import read_json, sha256_file, write_atomically, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey
 from metaselect.run.stage import Work, inputs_of
+from metaselect.stages.pool_features import warmup_model
 from metaselect.stages.reweight import checked_name
-from metaselect.stages.select import warmup_model
 from metaselect.stages.warmup import checkpoint_file, load_weights
 from metaselect.training import pool_pass
 
@@ -64,7 +65,7 @@ def evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) -
 
     Raises:
         DataError: the test set or the truth file is bad.
-        ArtefactError: no model yet, or a damaged one.
+        ArtefactError: no model yet, a damaged one, or a run of ids and labels alone.
     """
     with run.lock():
         return _evaluate(test, run, options, report)
@@ -88,12 +89,13 @@ def test_name(test: Path) -> str:
 
 
 def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) -> Outcome:
-    run.info()
+    require_contents(run)
     name = checked_name(test_name(test) if options.name is None else options.name)
     if not test.exists():
         raise DataError(f"{test} does not exist.", "Name a test set of any form that ingest takes.")
     judged = candidates(run)
     files = [*data_inputs(run), *(path for candidate in judged for path in candidate.files)]
+    files += estimate_inputs(run)
     stage = run.stage(f"evaluate/{name}")
     for stale in (f"reweight/{each.name}" for each in judged if each.table):
         moved = run.stage(stale).moved()
@@ -173,6 +175,9 @@ def _judge(
     metrics["reweight"] = reweighted
     if truth is not None:
         metrics["noise"] = {"measured_rate": float((truth != pool.labels).mean()), "samples": len(pool)}
+    noise = noise_estimate(run, begun=True)
+    if noise is not None:
+        metrics["noise_estimate"] = noise._asdict()
     del samples
     if (scratch / SKIPPED).is_file():
         (scratch / SKIPPED).replace(work.folder / SKIPPED)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaselect.data.ingest import Arrays, Journal, choose_target, fill, hash_contents, restore_bad
+from metaselect.data.ingest import Journal, choose_target, fill, hash_contents, restore_bad
 from metaselect.data.samples import BadSample, BadSamples
 from metaselect.data.signature import dataset_signature
 from metaselect.data.source import Listing, list_samples, open_source
@@ -20,6 +20,7 @@ from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
 from metaselect.run.files import read_json, write_csv, write_json
 from metaselect.run.key import EXTERNAL, StageKey, differences
+from metaselect.run.layout import IDS_ALONE
 from metaselect.run.stage import StageRecord, Work
 
 DATA_INPUT = f"{EXTERNAL}DATA"
@@ -163,16 +164,21 @@ def _build(
         report.note(f"Going on at sample {done + 1} of {int(listing.keep.sum())}.")
         restore_bad(listing, journal, bad)
     target = journal.target
-    arrays = fill(listing, journal, work.folder, bad, report)
-    write_samples(work.folder / "samples.parquet", listing, arrays)
+    moments: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    if target.task == IDS_ALONE:
+        order, content_hashes = hash_contents(listing, bad, report)
+    else:
+        arrays = fill(listing, journal, work.folder, bad, report)
+        order, content_hashes = arrays.order, arrays.content_hashes
+        moments = statistics(np.load(arrays.path, mmap_mode="r"))
+    write_samples(work.folder / "samples.parquet", listing, order, content_hashes)
     write_json(work.folder / "classes.json", list(listing.classes))
-    mean, std = statistics(np.load(arrays.path, mmap_mode="r"))
-    Preprocess(target.task, target.size, target.mode, mean, std).write(work.folder / "preprocess.json")
-    repeated = duplicates([listing.sample_ids[position] for position in arrays.order], arrays.content_hashes)
+    Preprocess(target.task, target.size, target.mode, *moments).write(work.folder / "preprocess.json")
+    repeated = duplicates([listing.sample_ids[position] for position in order], content_hashes)
     _write_lists(run, work, bad.found, repeated, report)
-    _warn_of_empty(listing, arrays.order, report)
+    _warn_of_empty(listing, order, report)
     work.details["task"] = target.task
-    work.details["fingerprint"] = _fingerprint(listing, arrays.order, arrays.content_hashes)
+    work.details["fingerprint"] = _fingerprint(listing, order, content_hashes)
 
 
 def _publish(run: Run) -> None:
@@ -181,15 +187,14 @@ def _publish(run: Run) -> None:
     run.write_info(details["task"], details["fingerprint"])
 
 
-def write_samples(path: Path, listing: Listing, arrays: Arrays) -> None:
+def write_samples(path: Path, listing: Listing, order: Sequence[int], content_hashes: Sequence[str]) -> None:
     """Write ``samples.parquet``; ``source`` is the image's path relative to the data, or empty."""
-    order = arrays.order
     names = [listing.classes[listing.labels[position]] for position in order]
     columns = {
         "index": pa.array(range(len(order)), pa.int64()),
         "sample_id": pa.array([listing.sample_ids[position] for position in order], pa.string()),
         "given_label": pa.array(names, pa.string()),
-        "content_hash": pa.array(arrays.content_hashes, pa.string()),
+        "content_hash": pa.array(content_hashes, pa.string()),
         "source": pa.array([listing.paths[position] for position in order], pa.string()),
     }
     pq.write_table(pa.table(columns), path)

@@ -33,7 +33,7 @@ def rerun(run: Run, report: Reporter) -> Outcome:
         shutil.copy2(run.path("run.json"), copy.path("run.json"))
         names = [
             "warmup",
-            FIRST_ROUND,
+            *run.stage_names("select"),
             "annotate",
             *run.stage_names("reweight"),
             *run.stage_names("evaluate"),
@@ -43,14 +43,17 @@ def rerun(run: Run, report: Reporter) -> Outcome:
             record = stage.record()
             if record is None:
                 continue
-            if stage.moved():
+            # Rounds after answers were in cannot be judged by the answers of today.
+            later = name.startswith("select/") and (name != FIRST_ROUND or META_SET in record.key.inputs)
+            taken = later or name == "annotate"
+            if stage.moved() and not taken:
                 raise ConditionUnmet(
                     f"{name} is stale: {', '.join(stage.moved())} changed since.",
                     f"First run: {stage.command()}",
                 )
-            if name == FIRST_ROUND and META_SET in record.key.inputs:
+            if later:
                 report.note(f"{name} was chosen beside labels that were there before; it is taken as it is.")
-            elif name != "annotate":
+            elif not taken:
                 report.note(f"Running {name} again.")
                 _again(stage, copy)
                 compared.append(name)

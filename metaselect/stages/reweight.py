@@ -10,7 +10,7 @@ from torch import nn
 
 from metaselect.batches import Batches
 from metaselect.checkpoint import load_state, save_model, save_state
-from metaselect.data.store import Dataset, data_inputs, load_pool
+from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.devices import choose_device
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.models import build_model, input_channels
@@ -26,7 +26,7 @@ from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start, on_bought
 from metaselect.stages.meta_set import MetaSet, load_meta_set, weights_table
 from metaselect.stages.plan import Resolved, dry_run, resolve_reweight, training_needs
-from metaselect.stages.select import WarmupModel, warmup_model
+from metaselect.stages.pool_features import WarmupModel, warmup_model
 from metaselect.stages.warmup import RESUME_COPIES, checkpoint_file, load_weights, model_description
 from metaselect.streams import generator
 from metaselect.training import Trainee, make_trainee, pool_pass, train
@@ -62,7 +62,8 @@ def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     """Train with one method; the folder is ``reweight/<name>``.
 
     Raises:
-        ArtefactError: no warm-up to start from, or no bought labels for a meta re-weighter.
+        ArtefactError: no warm-up to start from, no bought labels for a meta re-weighter, or a run of ids and
+            labels alone.
         UsageError: options that do not fit together.
     """
     with run.lock():
@@ -70,7 +71,7 @@ def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
 
 
 def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
-    run.info()
+    require_contents(run)
     name = checked_name(options.method if options.name is None else options.name)
     setting = _resolve(run, options, report)
     key = StageKey(

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from metaselect.annotation.control import estimate_inputs, noise_estimate
 from metaselect.annotation.rounds import bought_ids, round_is_closed
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
 from metaselect.run.layout import META_SET
 
+TRAINING = ("warmup", "reweight", "evaluate")
 DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
 
 
@@ -34,6 +36,7 @@ def status(run: Run, report: Reporter) -> Outcome:
             "run": str(run.root),
             "stages": listed,
             "bought": None if votes_damaged else sum(state == DONE for state in bought_ids(run).values()),
+            "noise_estimate": _noise(run),
             "next": next_command(run, states),
         },
         unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
@@ -70,7 +73,8 @@ def verify(run: Run, report: Reporter) -> Outcome:
 def stages_of(run: Run) -> list[str]:
     """Names of the stages to show: the fixed ones and every round, re-weighting and evaluation that is there."""
     several = {kind: run.stage_names(kind) for kind in ("select", "reweight", "evaluate")}
-    names = ["data", "warmup", *(several["select"] or ["select/round-1"])]
+    warmup = [] if run.ids_alone and not run.path("warmup/stage.json").is_file() else ["warmup"]
+    names = ["data", *warmup, *(several["select"] or ["select/round-1"])]
     names += ["annotate", *several["reweight"], *several["evaluate"]]
     interrupted = [_name_of(run, key.parent) for key in sorted(run.path(".work").rglob("key.json"))]
     return names + [name for name in interrupted if name not in names]
@@ -114,28 +118,45 @@ def _has_meta_set(run: Run) -> bool:
 
 
 def _unjudged(run: Run, inputs: Mapping[str, str]) -> list[str]:
-    """Re-weightings that an evaluation has not seen."""
-    return [name for name in run.stage_names("reweight") if f"{name}/model.json" not in inputs]
+    """Re-weightings, and answered control samples, that an evaluation has not seen."""
+    new = [name for name in run.stage_names("reweight") if f"{name}/model.json" not in inputs]
+    try:
+        return new + [path for path in estimate_inputs(run) if path not in inputs]
+    except ArtefactError:
+        return new  # damaged rounds or votes: their own lines say so
+
+
+def _noise(run: Run) -> Json:
+    """The estimate; None also where damage, of which its stage's line tells, does not let it be known."""
+    try:
+        found = noise_estimate(run)
+    except ArtefactError:
+        return None
+    return found and found._asdict()
 
 
 def next_command(run: Run, states: list[State]) -> str:
     """The command that brings the run forward; empty when there is nothing to do."""
     at = run.flag
+    beyond_help = ("annotate", *(TRAINING if run.ids_alone else ()))  # no command brings these forward here
     by_name = {state.stage: state for state in states}
     for state in states:
-        if state.state in (STALE, INTERRUPTED, DAMAGED) and state.stage != "annotate":
+        kind = state.stage.partition("/")[0]
+        if state.state in (STALE, INTERRUPTED, DAMAGED) and kind not in beyond_help:
             return run.stage(state.stage).command(*(["--force"] if state.state == DAMAGED else []))
     if by_name["annotate"].state == DAMAGED:
         return ""  # no command brings answers back; its line says what is wrong
-    if by_name["warmup"].state == MISSING:
+    if not run.ids_alone and by_name["warmup"].state == MISSING:
         return f"metaselect warmup {at}"
     rounds = run.stage_names("select")
     if not rounds:
-        return f"metaselect select --budget 50 {at}"
+        return run.select_command
     if not round_is_closed(run, int(rounds[-1].rpartition("-")[2])):
         return f"metaselect annotate export {at}"
     if not bought_ids(run):
         return f"metaselect annotate import FILE {at}"
+    if run.ids_alone:
+        return ""
     if not run.stage_names("reweight"):
         return f"metaselect reweight {at}"
     if not run.stage_names("evaluate"):

@@ -15,7 +15,8 @@ from torch import nn
 
 from metaselect.batches import Batches
 from metaselect.checkpoint import load_state, save_model, save_state
-from metaselect.data.store import Dataset, data_inputs, load_pool
+from metaselect.data.source import open_source
+from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.devices import choose_device
 from metaselect.errors import DataError, UsageError
 from metaselect.models import build_model, input_channels
@@ -25,6 +26,7 @@ from metaselect.reweighting.uniform import Uniform
 from metaselect.run import Run
 from metaselect.run.files import sha256_file, write_csv, write_json
 from metaselect.run.key import EXTERNAL, StageKey
+from metaselect.run.layout import IDS_ALONE
 from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.ingest import ingest, same_data
 from metaselect.stages.plan import Resolved, dry_run, resolve_warmup, training_needs
@@ -57,6 +59,10 @@ def warmup(
         options: training options.
         reading: how to read ``data`` if it is new.
         report: where to say what happens.
+
+    Raises:
+        DataError: ``data`` is new and has ids and labels alone.
+        ArtefactError: the run is of other data, or of ids and labels alone.
     """
     if data is not None and run.exists:
         same_data(data, run, reading, report)
@@ -65,13 +71,20 @@ def warmup(
             "--dry-run needs data that was ingested.", f"First: metaselect ingest {data} --run {run.root}"
         )
     elif data is not None:
+        # Before there is a run: one of ids and labels alone would be in the way of the right command.
+        if open_source(data, reading).task == IDS_ALONE:
+            raise DataError(
+                f"{data} has neither images nor features that are known as such, so nothing can be trained on it.",
+                "Name the column of images with --image-column or those of features with --feature-columns "
+                "'PATTERN'; ids and labels alone are for ingest and select.",
+            )
         ingest(data, run, reading, report)
     with run.lock():
         return _warmup(run, options, report)
 
 
 def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
-    run.info()
+    require_contents(run)
     inputs = inputs_of(run, *data_inputs(run))
     if options.weights is not None:
         if not options.weights.is_file():

@@ -1,0 +1,127 @@
+"""What GBC's features cost beside RBC's: LeNet on MNIST and ResNet-32 on CIFAR-10, one thread, CPU seconds.
+
+    python benchmarks/features.py --mnist mnist/train.parquet --cifar10 cifar10/train.parquet
+
+RBC needs a forward pass; GBC the energies of the layers (a seeded sample of 512), and a forward pass with a backward
+pass that stops at the earliest sampled layer, projected to 2,048 numbers. Ratios are within one draw of layers: the
+RBC pass is timed again beside each of 10 seeded draws. The authors' way (Wu et al. 2023: one backward pass a sample,
+for the same layers, kept whole) is timed on 100 samples of each draw and scaled. The model is the last checkpoint of
+a short warm-up on the real images. Peak memory is that of the process after all draws, without the authors' way.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from arms import metaselect
+from torch import nn
+
+from metaselect.batches import Batches
+from metaselect.cli.console import Console, ProgressMode
+from metaselect.data.store import load_pool
+from metaselect.features import gradient_features, last_layer_factors
+from metaselect.models import build_model
+from metaselect.run import Run
+from metaselect.selection.gbc import GBC
+from metaselect.stages.pool_features import warmup_model
+from metaselect.stages.warmup import checkpoint_file, load_weights
+from metaselect.streams import generator
+
+SAMPLES, DRAWS, LOOPED = 4000, 10, 100
+QUIET = Console(ProgressMode.none)
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, object]:
+    """CPU time of this thread, and what the work gave."""
+    before = time.process_time()
+    found = work()
+    return time.process_time() - before, found
+
+
+def one_by_one(model: nn.Module, batches: Batches, layers: list[str]) -> None:
+    """The authors' way: a backward pass for each sample, for the sampled layers, features as they are."""
+    named = dict(model.named_modules())
+    wanted = [value for name in layers for value in named[name].parameters()]
+    rows = []
+    for start in range(0, LOOPED, 50):
+        logits = model(batches.get(torch.arange(start, start + 50)).inputs)
+        losses = torch.logsumexp(logits, 1)  # the label-free part of the cross-entropy
+        for loss in losses:
+            parts = torch.autograd.grad(loss, wanted, retain_graph=True)
+            rows.append(torch.cat([part.flatten() for part in parts]))
+
+
+def measure(folder: str, *, looped: bool) -> dict[str, list[float] | float]:
+    """Ratios to the RBC pass, one for each draw of layers; and peak memory."""
+    torch.set_num_threads(1)
+    run = Run.at(Path(folder))
+    pool, described = load_pool(run), warmup_model(run)
+    model = build_model(described.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
+    load_weights(model, run.path(f"warmup/{checkpoint_file(described.checkpoints[-1])}"))
+    batches = Batches(
+        pool.inputs, pool.labels, pool.preprocess, device=torch.device("cpu"), channels=described.channels
+    )
+    found: dict[str, list[float]] = {"rbc": [], "gbc": [], "loop": []}
+    for seed in range(DRAWS):
+        rbc = seconds(lambda: last_layer_factors(model, batches, QUIET, ""))[0]
+        stream = generator(seed, "gradients")
+        gbc, result = seconds(lambda s=stream: gradient_features(model, batches, GBC(), s, QUIET, ""))
+        rbc = (rbc + seconds(lambda: last_layer_factors(model, batches, QUIET, ""))[0]) / 2
+        found["rbc"].append(rbc)
+        found["gbc"].append(gbc / rbc)
+        if looped:
+            layers = [each["layer"] for each in result[1]["sampled_layers"]]
+            loop = seconds(lambda names=layers: one_by_one(model, batches, names))[0]
+            found["loop"].append(loop * len(batches) / LOOPED / rbc)
+    return {**found, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def measured(folder: Path, *, looped: bool) -> dict:
+    """The measurement in a process of its own."""
+    command = [sys.executable, __file__, "--one", str(folder), *(["--loop"] if looped else [])]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--mnist", type=Path)
+    parser.add_argument("--cifar10", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("features-bench"), help="folder for runs")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--loop", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.one, looped=given.loop)))
+        return
+    columns = ("model", "RBC, s", "GBC / RBC", "each draw", "one by one / RBC", "peak, MiB")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for name, train in (("lenet", given.mnist), ("resnet32", given.cifar10)):
+        if train is None:
+            continue
+        run = given.work / name
+        metaselect("ingest", train, "--run", run, "--limit", SAMPLES)
+        metaselect("warmup", "--run", run, "--model", name, "--epochs", 5, "--checkpoints", 1)
+        found, memory = measured(run, looped=True), measured(run, looped=False)
+        ratios = found["gbc"]
+        cells = (
+            name,
+            f"{statistics.mean(found['rbc']):.2f}",
+            f"{statistics.mean(ratios):.2f}",
+            ", ".join(f"{ratio:.2f}" for ratio in ratios),
+            f"{statistics.mean(found['loop']):.1f}",
+            f"{memory['mib']:.0f}",
+        )
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The control arm: which part of the given labels is wrong, from samples that were drawn at random.
+
+Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference", Journal of the American
+Statistical Association 22 (158), 209-212: the score interval.
+Differs: the draw is without replacement, for which the interval is a little too wide, never too narrow.
+"""
+
+from math import sqrt
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+
+from metaselect.annotation import ledger
+from metaselect.annotation.consensus import Verdict
+from metaselect.annotation.ledger import Ledger
+from metaselect.annotation.rounds import Round, rounds
+from metaselect.annotation.votes import BAD_SAMPLE, DONE
+from metaselect.run import Run
+from metaselect.run.layout import META_SET
+
+Z = 1.959963984540054  # standard normal deviate, 95 % two-sided
+
+
+class NoiseEstimate(NamedTuple):
+    """The share of wrong given labels; answered, unusable and unanswered add up to drawn.
+
+    Attributes:
+        drawn: control samples.
+        answered: those whose consensus is a label; nothing else enters the rate.
+        wrong: those of them whose consensus is not the given label.
+        unusable: that people found bad.
+        unanswered: without an answer, or with as many votes for one answer as for another.
+        rate: wrong / answered, in [0, 1]; None, as are the limits, while nothing is answered.
+        low: lower limit of the 95 % interval.
+        high: upper limit.
+    """
+
+    drawn: int
+    answered: int
+    wrong: int
+    unusable: int
+    unanswered: int
+    rate: float | None
+    low: float | None
+    high: float | None
+
+    def sentence(self) -> str:
+        """What people read."""
+        if self.rate is None or self.low is None or self.high is None:
+            return (
+                "Noise rate of the given labels: not known yet, no clean label for any of "
+                f"{self.drawn} control samples."
+            )
+        lacking = [
+            f"{count} {what}"
+            for count, what in ((self.unusable, "unusable"), (self.unanswered, "without an answer"))
+            if count
+        ]
+        return (
+            f"Noise rate of the given labels: {self.rate:.1%} (95% interval {100 * self.low:.1f} to "
+            f"{self.high:.1%}), from {self.answered} of {self.drawn} control samples"
+            f"{'; ' + ', '.join(lacking) if lacking else ''}."
+        )
+
+
+def noise_estimate(run: Run, book: Ledger | None = None, *, begun: bool = False) -> NoiseEstimate | None:
+    """The estimate from every round's control samples; None when no round has any.
+
+    It is unbiased for the whole pool in round 1. Later rounds draw from what was not bought yet, so that the estimate
+    leaves out what was bought before. Samples that people cannot judge are left out of the rate: if their
+    labels are wrong more often than others', it is too low. Samples that are no longer in the data do not count.
+
+    Args:
+        run: with rounds.
+        book: its votes, where they were read already.
+        begun: leave out rounds of which no control sample has come back, as ``estimate_inputs`` does.
+
+    Raises:
+        ArtefactError: a ``selected.csv``, the samples or the votes are damaged.
+    """
+    arms = _arms(run)
+    if not arms:
+        return None
+    verdicts = (ledger.read(run) if book is None else book).verdicts
+    arms = _begun(arms, verdicts) if begun else arms
+    given = _given_labels(run, sorted(sample_id for each in arms for sample_id in each.control))
+    if not given:
+        return None
+    known = [(verdicts[sample_id], label) for sample_id, label in given.items() if sample_id in verdicts]
+    clean = [verdict.clean_label != label for verdict, label in known if verdict.status == DONE]
+    unusable = sum(verdict.status == BAD_SAMPLE for verdict, _ in known)
+    drawn, answered, wrong = len(given), len(clean), sum(clean)
+    low, high = wilson(wrong, answered) if answered else (None, None)
+    rate = wrong / answered if answered else None
+    return NoiseEstimate(drawn, answered, wrong, unusable, drawn - answered - unusable, rate, low, high)
+
+
+def estimate_inputs(run: Run) -> tuple[str, ...]:
+    """What ``noise_estimate(begun=True)`` follows from beside the data, below the run; empty where it is None.
+
+    A round that is not answered yet is left out, so that opening it makes nothing stale.
+
+    Raises:
+        ArtefactError: a ``selected.csv`` or the votes are damaged.
+    """
+    arms = _arms(run)
+    begun = _begun(arms, ledger.read(run).verdicts) if arms else []
+    return (META_SET, *(f"select/round-{each.number}/selected.csv" for each in begun)) if begun else ()
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a share of which ``count`` of ``n`` > 0 trials is the estimate."""
+    share = count / n
+    scale = 1 + Z**2 / n
+    centre = (share + Z**2 / (2 * n)) / scale
+    half = Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / scale
+    # At both ends one limit is the share itself, which rounding must not blur.
+    return (centre - half if count else 0.0), (centre + half if count < n else 1.0)
+
+
+def _arms(run: Run) -> list[Round]:
+    return [each for each in rounds(run) if each.control]
+
+
+def _begun(arms: list[Round], verdicts: dict[str, Verdict]) -> list[Round]:
+    """Rounds whose control samples have a row in the meta set."""
+    return [
+        each
+        for each in arms
+        if any(
+            sample_id in verdicts and verdicts[sample_id].status in (DONE, BAD_SAMPLE)
+            for sample_id in each.control
+        )
+    ]
+
+
+def _given_labels(run: Run, ids: list[str]) -> dict[str, str]:
+    """Class names by sample_id, of those that are in the data."""
+    if not ids:
+        return {}
+    path = "data/samples.parquet"
+    run.stage("data").verified(path)
+    columns = ["sample_id", "given_label"]
+    table = pq.read_table(run.path(path), columns=columns, filters=[("sample_id", "in", ids)])
+    return dict(zip(table["sample_id"].to_pylist(), table["given_label"].to_pylist(), strict=True))

@@ -1,0 +1,74 @@
+"""Gradient-based clustering: gradients of sampled layers, clustered; one sample bought per cluster.
+
+Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), section "Gradient-based clustering", Eq. 7-9; the features
+come from ``layer_gradients``, which says what differs there.
+Differs: everything about the clustering is as in ``rbc``.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from metaselect.errors import UsageError
+from metaselect.selection import Choice, PoolFeatures, Tell, silent
+from metaselect.selection.clustering import choose_pivots
+from metaselect.selection.factored import FactoredRows
+from metaselect.selection.rbc import check_clustering
+
+
+@dataclass(frozen=True)
+class GBC:
+    """Hyper-parameters.
+
+    Attributes:
+        draws: layers drawn with replacement at each checkpoint.
+        width: numbers that a sample's gradient is projected to at each checkpoint, at most.
+        sample: pool samples, seeded, whose mean gradient gives the layers their probabilities.
+        starts: seeded starts of K-means; the best objective is kept.
+        iterations: of K-means, at most.
+        gradient: "label-free" or "full", set by ``--gradient``.
+    """
+
+    draws: int = 5
+    width: int = 2048
+    sample: int = 512
+    starts: int = 3
+    iterations: int = 100
+    gradient: str = "label-free"
+    checkpoints: ClassVar[str] = "all"
+    wants: ClassVar[tuple[str, ...]] = ("gradients",)
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.sample < 1:
+            raise UsageError("--option draws and sample must be at least 1.", "Leave them at their defaults.")
+        if self.width < self.draws:
+            raise UsageError(
+                f"--option width={self.width} is less than one number a draw.",
+                f"Give at least width={self.draws}; the default is 2048.",
+            )
+        check_clustering(self.starts, self.iterations)
+
+    def choose(
+        self,
+        features: PoolFeatures,
+        budget: int,
+        bought: torch.Tensor,
+        generator: torch.Generator,
+        tell: Tell = silent,
+    ) -> Choice:
+        """One member of each of ``budget`` clusters: the one closest to its centroid."""
+        rows = FactoredRows(
+            [block.norms[:, None] for block in features.gradients],
+            [block.directions for block in features.gradients],
+        )
+        return choose_pivots(
+            rows,
+            budget,
+            bought,
+            generator,
+            tell,
+            weighted=True,
+            starts=self.starts,
+            iterations=self.iterations,
+        )
