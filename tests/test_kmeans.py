@@ -105,6 +105,20 @@ def test_a_row_of_zeros_stays_zero() -> None:
     assert torch.isfinite(collected(rows)).all()
 
 
+def test_half_rows_are_widened_before_anything_is_computed() -> None:
+    """Rows in float16 give what the same numbers give in float32."""
+    left, right = ([side.float() for side in sides] for sides in random_factors(30, 5))
+    halves = [x.half() for x in right]
+    found, expected = FactoredRows(left, halves), FactoredRows(left, [x.float() for x in halves])
+    assert torch.equal(found.norms, expected.norms)
+    assert torch.equal(collected(found), collected(expected))
+    assert torch.equal(found.dense(torch.tensor([3, 1])), expected.dense(torch.tensor([3, 1])))
+    assert torch.equal(found.inner(4), expected.inner(4))
+    clusters, twin = (kmeans(rows, 5, weighted=True, first=0) for rows in (found, expected))
+    assert torch.equal(clusters.assignment, twin.assignment)
+    assert clusters.objective == twin.objective
+
+
 def numpy_pass(
     unit: np.ndarray, omega: np.ndarray, centroids: np.ndarray, *, weighted: bool = True
 ) -> tuple[np.ndarray, np.ndarray, float]:

@@ -13,7 +13,6 @@ from command_line import (
     BUDGET,
     LIMIT,
     PIPELINE,
-    SELECT,
     TRAIN,
     WARMUP,
     Done,
@@ -22,7 +21,6 @@ from command_line import (
 )
 from safetensors import safe_open
 
-from metaselect.registry import SELECTORS
 from metaselect.run import ARTEFACTS
 
 STAGES = (
@@ -191,7 +189,7 @@ def without_time(votes: bytes) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_shuffled_manifest_gives_the_same_choice(warm: Path, finished_once: Path, tmp_path: Path) -> None:
+def test_a_shuffled_manifest_gives_the_same_models(warm: Path, tmp_path: Path) -> None:
     table = pq.read_table(TRAIN)
     order = np.random.default_rng(3).permutation(len(table))
     pq.write_table(table.take(order), tmp_path / "shuffled.parquet", row_group_size=100)
@@ -201,16 +199,6 @@ def test_a_shuffled_manifest_gives_the_same_choice(warm: Path, finished_once: Pa
     for folder in ("data", "warmup"):
         made = tree(shuffled / folder, leave=("stage.json",))
         assert made == tree(warm / folder, leave=("stage.json",))
-    chosen = {}
-    for method in SELECTORS:
-        for run in (warm, shuffled):
-            if not (method == "rbc" and run == warm):
-                metaselect(*SELECT, "--method", method, "--force", run=run)
-        first = finished_once / "run" if method == "rbc" else warm
-        place = "select/round-1/selected.csv"
-        chosen[method] = (first / place).read_bytes()
-        assert (shuffled / place).read_bytes() == chosen[method]
-    assert len(set(chosen.values())) > 2  # methods differ, so equal files are no accident
 
 
 @pytest.mark.slow

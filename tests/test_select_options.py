@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from command_line import LIMIT, SIMULATE, TEST, TRUTH, metaselect, seen, tree
-from hypothesis import given
-from hypothesis import strategies as st
 
 from metaselect.options import SelectOptions
 from metaselect.registry import SELECTORS, configure
@@ -195,44 +193,53 @@ def test_the_share_is_rounded_and_at_least_one(warm: Path, budget: int, share: f
 # --min-per-class
 
 
-@st.composite
-def choices(draw: st.DrawFn) -> tuple[Choice, torch.Tensor, int, list[int]]:
-    """A choice with tied scores from a pool where classes are small or empty; labels, floor and what is taken."""
-    classes = draw(st.integers(1, 5))
-    labels = draw(st.lists(st.integers(0, classes - 1), min_size=classes, max_size=30))
-    n = len(labels)
-    taken = draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n // 3))
-    free = [index for index in range(n) if index not in taken]
-    budget = draw(st.integers(1, len(free)))
-    floor = draw(st.integers(0, budget // classes))
-    ranked = draw(st.permutations(free))[:budget]
-    scores = draw(st.lists(st.integers(-3, 3), min_size=n, max_size=n))
-    choice = unclustered(torch.tensor(ranked), torch.tensor(scores) / 2)
-    return choice, torch.tensor(labels), floor, sorted(taken)
+def unbalanced(seed: int) -> tuple[Choice, torch.Tensor, int, list[int]]:
+    """A choice with tied scores that leans to some classes, others are small or empty; labels, floor, what is taken."""
+    generator = np.random.default_rng(seed)
+    classes, n = int(generator.integers(1, 6)), int(generator.integers(8, 40))
+    labels = generator.choice(classes, n, p=generator.dirichlet(np.full(classes, 0.7)))
+    labels[-1] = classes - 1
+    taken = sorted(generator.choice(n, int(generator.integers(0, n // 3)), replace=False).tolist())
+    free = np.setdiff1d(np.arange(n), taken)
+    budget = int(generator.integers(1, len(free) + 1))
+    leaning = generator.normal(size=n) + 2 * generator.normal(size=classes)[labels]
+    ranked = free[np.argsort(leaning[free])][:budget]
+    generator.shuffle(ranked)
+    scores = torch.from_numpy(generator.integers(-3, 4, n)) / 2
+    floor = int(generator.integers(0, budget // classes + 1))
+    return unclustered(torch.from_numpy(ranked), scores), torch.from_numpy(labels), floor, taken
 
 
-@given(choices())
-def test_the_floor_is_what_it_says(made: tuple[Choice, torch.Tensor, int, list[int]]) -> None:
-    choice, labels, floor, taken = made
+def check_floor(choice: Choice, labels: torch.Tensor, floor: int, taken: list[int]) -> int:
+    """Every condition that makes the answer the only one; returns how many picks were exchanged."""
     old, label, score = choice.ranked.tolist(), labels.tolist(), choice.similarity.tolist()
     new = with_floor(choice, labels, floor, torch.tensor(taken, dtype=torch.int64)).tolist()
     assert len(set(new)) == len(new) == len(old)
     assert not set(new) & set(taken)
-    kept = [index for index in old if index in new]
-    assert new[: len(kept)] == kept
+    kept, removed = [index for index in old if index in new], [index for index in old if index not in new]
     added = new[len(kept) :]
+    assert new[: len(kept)] == kept
     for each in range(max(label) + 1):
         free = [i for i in range(len(label)) if label[i] == each and i not in taken]
-        had = [index for index in old if label[index] == each]
-        wanted = max(min(floor, len(free)) - len(had), 0)
-        best = sorted((i for i in free if i not in old), key=lambda i: (-score[i], i))[:wanted]
+        had = sum(label[index] == each for index in old)
+        missing = max(min(floor, len(free)) - had, 0)
+        best = sorted((i for i in free if i not in old), key=lambda i: (-score[i], i))[:missing]
         assert [index for index in added if label[index] == each] == best
-    # Going up from the lowest rank, whatever its class can spare goes, until there is room.
-    left = list(old)
-    for index in reversed(old):
-        if len(old) - len(left) < len(added) and sum(label[i] == label[index] for i in left) > floor:
-            left.remove(index)
-    assert kept == left
+        assert sum(label[index] == each for index in new) >= min(floor, len(free))
+    stays = [sum(label[index] == each for index in kept) for each in range(max(label) + 1)]
+    assert all(stays[label[index]] >= floor for index in removed)
+    for index in removed:
+        assert not any(label[other] == label[index] for other in kept if old.index(other) > old.index(index))
+    # What is kept below a pick that went has no class that could spare it.
+    highest = min((old.index(index) for index in removed), default=len(old))
+    assert all(stays[label[index]] <= floor for index in old[highest:] if index in kept)
+    return len(added)
+
+
+def test_the_floor_exchanges_the_least_that_does() -> None:
+    exchanged = [check_floor(*unbalanced(seed)) for seed in range(1500)]
+    assert sum(count == 0 for count in exchanged) > 200
+    assert sum(count > 1 for count in exchanged) > 150
 
 
 @pytest.mark.slow

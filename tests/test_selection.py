@@ -126,6 +126,8 @@ def degenerate(kind: str) -> PoolFeatures:
     elif kind == "zero rows":
         for values in (*hidden, *(part for block in gradients for part in block)):
             values[::2] = 0
+    elif kind == "empty class":
+        features = features._replace(labels=features.labels.clamp(max=2))
     elif kind == "one-hot":
         probs = tuple(torch.eye(4)[values.argmax(1)] for values in probs)
     return features._replace(probs=probs, hidden=hidden, gradients=gradients)
@@ -133,7 +135,8 @@ def degenerate(kind: str) -> PoolFeatures:
 
 @pytest.mark.parametrize("name", SELECTORS)
 @pytest.mark.parametrize(
-    "kind", ["duplicates", "identical", "zero", "one zero checkpoint", "zero rows", "one-hot"]
+    "kind",
+    ["duplicates", "identical", "zero", "one zero checkpoint", "zero rows", "empty class", "one-hot"],
 )
 @pytest.mark.parametrize("budget", [1, 8, 20])
 def test_degenerate_pools(name: str, kind: str, budget: int) -> None:

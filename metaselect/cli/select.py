@@ -20,6 +20,7 @@ from metaselect.cli.shared import (
     finish,
     show_plan,
 )
+from metaselect.errors import UsageError
 from metaselect.options import SelectOptions
 from metaselect.run import Run
 
@@ -116,6 +117,8 @@ def select(
         dry_run=dry_run,
     )
     place = Run.at(run)
+    if explain is not None and discard_round is not None:
+        raise UsageError("--explain and --discard-round do one thing each.", "Give one of the two.")
     if explain is not None:
         from metaselect.cli.explain import show
         from metaselect.stages.explain import explain as run_explain

@@ -214,7 +214,16 @@ class WarmedPool:
             )
             self._check(found, epoch)
             write_gradients(path, list(self.pool.sample_ids), found, {**recipe, "found": details})
-        self.work.details[f"epoch-{epoch:04d}"] = recipe_of(path)["found"]
+        drawn = recipe_of(path)["found"]
+        assert isinstance(drawn, dict)
+        self.work.details[f"epoch-{epoch:04d}"] = drawn
+        left_out = drawn["layers_without_gradients"]
+        assert isinstance(left_out, list)
+        if left_out and epoch == self.described.checkpoints[0]:
+            self.report.note(
+                f"Neither linear nor convolutional, so never sampled: {', '.join(map(str, left_out[:5]))}"
+                f"{f' and {len(left_out) - 5} more layers' if len(left_out) > 5 else ''}."
+            )
         return read_gradients(path)
 
     def _check(self, found: Factors | Gradients, epoch: int) -> None:
