@@ -17,7 +17,12 @@ from pathlib import Path
 from arms import buy, metaselect, row, table
 
 MAKE = Path(__file__).parent.parent / "sample_data" / "make.py"
-ARMS = (("rbc", False, "direct"), ("random", False, "direct"), ("rbc", True, "direct"))
+ARMS = (
+    ("rbc", False, "direct"),
+    ("gbc", False, "direct"),
+    ("random", False, "direct"),
+    ("rbc", True, "direct"),
+)
 
 
 def run_seed(seed: int, work: Path) -> list[dict]:
