@@ -6,7 +6,8 @@ RBC needs a forward pass; GBC the energies of the layers (a seeded sample of 512
 pass that stops at the earliest sampled layer, projected to 2,048 numbers. Ratios are within one draw of layers: the
 RBC pass is timed again beside each of 10 seeded draws. The authors' way (Wu et al. 2023: one backward pass a sample,
 for the same layers, kept whole) is timed on 100 samples of each draw and scaled. The model is the last checkpoint of
-a short warm-up on the real images. Peak memory is that of a process of its own after 2 of the draws, without the authors' way.
+a short warm-up on the real images. Peak memory is that of a process of its own after 2 of the draws, without the
+authors' way.
 """
 
 import argparse
