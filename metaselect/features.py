@@ -30,6 +30,7 @@ from metaselect.run.files import write_atomically
 from metaselect.selection import Gradients
 
 FEATURE_BATCH = 500
+FEATURE_PIXELS = 2**21  # of a batch without a backward pass
 GRADIENT_PIXELS = 2**18  # of a batch with a backward pass, whose activations stay in memory
 RECIPE = b"metaselect.recipe"
 
@@ -70,7 +71,8 @@ def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, wha
     model.eval()
     caught: list[torch.Tensor] = []
     hook = last_linear(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    chunks = torch.split(torch.arange(len(batches)), FEATURE_BATCH)
+    size = int(min(max(FEATURE_PIXELS // batches.raw[0].numel(), 8), FEATURE_BATCH))
+    chunks = torch.split(torch.arange(len(batches)), size)
     factors: Factors | None = None
     try:
         with (
@@ -138,7 +140,7 @@ def gradient_features(
             found.directions[ids] = rows.mul_((1 / norms.clamp(min=1e-30))[:, None]).half().cpu()
             advance(len(ids))
     drawn: list[Json] = [{"layer": d.name, "draws": d.times, "scale": round(d.scale, 6)} for d in draws]
-    unable: list[Json] = [*other_layers(model)]
+    unable: list[Json] = [*other_layers(model, energies)]
     return found, {"sampled_layers": drawn, "width": sampled.width, "layers_without_gradients": unable}
 
 

@@ -12,8 +12,9 @@ Differs: a layer is its weight and bias together, the energies come from a seede
 draws are merged. The authors' code draws single tensors with the energy divided by their size.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -48,13 +49,42 @@ def sampleable_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def other_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that have parameters of their own and cannot be sampled."""
-    known = sampleable_layers(model)
+def watched_layers(model: nn.Module, batch: Batch) -> set[str]:
+    """Those that a forward pass calls with one row of input and output for each sample.
+
+    An attention's projection is used without being called, and a layer may work on positions or patches as if they
+    were samples. Two sizes tell them apart, where one could agree by accident.
+    """
+    found: list[set[str]] = []
+    for size in (3, 5):
+        called: dict[str, bool] = {}
+
+        def note(name: str, given: tuple[object, ...], output: torch.Tensor, size: int = size) -> None:
+            whole = (
+                bool(given) and isinstance(given[0], torch.Tensor) and len(given[0]) == len(output) == size
+            )
+            called[name] = called.get(name, True) and whole  # noqa: B023 - read within this turn of the loop
+
+        hooks = [
+            layer.register_forward_hook(lambda _, given, output, name=name: note(name, given, output))
+            for name, layer in sampleable_layers(model).items()
+        ]
+        try:
+            with torch.no_grad():
+                model(batch.inputs[:1].expand(size, *batch.inputs.shape[1:]).contiguous())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found.append({name for name, whole in called.items() if whole})
+    return found[0] & found[1]
+
+
+def other_layers(model: nn.Module, sampled: Collection[str]) -> list[str]:
+    """Names of the layers that have parameters of their own and are not among those that can be sampled."""
     return [
         name
         for name, layer in model.named_modules()
-        if name not in known and any(True for _ in layer.parameters(recurse=False))
+        if name not in sampled and any(True for _ in layer.parameters(recurse=False))
     ]
 
 
@@ -67,19 +97,24 @@ def cotangent(logits: torch.Tensor, labels: torch.Tensor, gradient: str) -> torc
 def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) -> dict[str, float]:
     """A_l: the squared norm of the mean gradient of each sampleable layer (weight and bias), in order of the model.
 
-    Layers that the forward pass does not use, or whose weight another layer shares, are left out.
+    Layers that ``watched_layers`` leaves out, or whose weight another layer shares, are left out.
 
     Args:
         model: in eval mode.
-        batches: samples that the mean is taken over.
+        batches: samples that the mean is taken over; at least one batch.
         gradient: as in ``cotangent``.
     """
     layers = sampleable_layers(model)
     weights = [layer.weight for layer in layers.values()]
+    batches = iter(batches)
+    first = next(batches)
+    watched = watched_layers(model, first)
     owned = {
         name: layer
         for name, layer in layers.items()
-        if sum(layer.weight is weight for weight in weights) == 1 and isinstance(layer.weight, nn.Parameter)
+        if name in watched
+        and sum(layer.weight is weight for weight in weights) == 1
+        and isinstance(layer.weight, nn.Parameter)
     }
     params = {
         (name, part): value for name, layer in owned.items() for part, value in layer.named_parameters()
@@ -89,7 +124,7 @@ def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) ->
     sums: dict[tuple[str, str], torch.Tensor] = {}
     count = 0
     with _frozen(model, list(params.values())):
-        for batch in batches:
+        for batch in chain((first,), batches):
             logits = full_precision(model(batch.inputs))
             found = torch.autograd.grad(
                 logits,
@@ -103,7 +138,7 @@ def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) ->
                     sums[key] = sums[key] + value if key in sums else value
     energies: dict[str, float] = {}
     for (name, _), total in sums.items():
-        energies[name] = energies.get(name, 0.0) + float((total / count).double().square().sum())
+        energies[name] = energies.get(name, 0.0) + float((total / count).cpu().double().square().sum())
     return energies
 
 

@@ -45,7 +45,7 @@ def projection(layer: nn.Module, numbers: int, generator: torch.Generator) -> Pr
     k_out, k_in = outputs, inputs
     if outputs * inputs > numbers:
         root, small, large = numbers**0.5, min(outputs, inputs), max(outputs, inputs)
-        low, high = (small, numbers // small) if small <= 2 * root else (int(root), int(root))
+        low, high = (small, numbers // small) if small <= min(2 * root, numbers) else (int(root), int(root))
         k_out, k_in = (low, min(high, large)) if outputs <= inputs else (min(high, large), low)
     # Both are drawn on the CPU, so that the projection is the same on every device.
     return Projection(
@@ -89,7 +89,7 @@ def _convolution_gradients(
     size, groups = len(given), layer.groups
     if groups == 1 and len(outputs) < outputs.shape[1]:  # else outputs that see different inputs would mix
         delta = (outputs @ delta.flatten(2)).view(size, -1, *delta.shape[2:])
-    if layer.in_channels <= FEW_CHANNELS and layer.stride == layer.dilation == (1, 1):
+    if groups == 1 and layer.in_channels <= FEW_CHANNELS and layer.stride == layer.dilation == (1, 1):
         return _by_rows(F.pad(given, (padding[1], padding[1], padding[0], padding[0])), delta)
     shape = (size * delta.shape[1], *layer.weight.shape[1:])
     weight_gradient: Callable[..., torch.Tensor] = WEIGHT_GRADIENT[layer.weight.dim() - 2]

@@ -246,8 +246,8 @@ def test_people_read_lines(clustered: Run, capsys: pytest.CaptureFixture[str]) -
     label = CLASSES[IDS.index(other["sample_id"]) % 3]
     assert lines[:2] == [f"{other['sample_id']}: given label {label}", "Round 1, method rbc: not selected"]
     assert lines[2].startswith(f"Cluster {pivot['cluster']}: ")
-    assert lines[2].endswith("% of the pool's gradient norm")
-    assert f"Similarity to its centre {other['similarity']:.6f}: place " in lines[3]
+    assert lines[2].endswith("% of the pool's mass")
+    assert f"Similarity {other['similarity']:.6f}: place " in lines[3]
     assert lines[4].startswith(f"{pivot['sample_id']} (given label ")
     assert lines[4].endswith(", rank 1) stands for this cluster.")
     assert lines[5:] == ["Answer: none"]

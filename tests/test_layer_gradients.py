@@ -57,6 +57,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "unusual": (Unusual, (4, 13, 11)),
     "image": (plain((1, 20, 20), kernel_size=5), (1, 20, 20)),
     "padded image": (plain((3, 18, 20), kernel_size=3, padding=1), (3, 18, 20)),
+    "grouped image": (plain((3, 12, 12), kernel_size=3, padding=1, groups=3), (3, 12, 12)),
     "linear": (lambda: nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 5)), (6,)),
     "lenet": (lambda: build_model("lenet", (1, 28, 28), 5, seed=0), (1, 28, 28)),
     "resnet32": (lambda: build_model("resnet32", (3, 32, 32), 5, seed=0), (3, 32, 32)),
@@ -177,7 +178,43 @@ def test_layers_that_cannot_be_sampled_are_named_and_left_out() -> None:
     assert list(layer_energies(model, [batch], "full")) == [
         "grouped", "depthwise", "strided", "along", "head",
     ]  # fmt: skip
-    assert other_layers(model) == ["norm", "wrapping"]
+    assert other_layers(model, list(layer_energies(model, [batch], "full"))) == [
+        "norm", "twice", "unused", "tied", "wrapping",
+    ]  # fmt: skip
+
+
+class Attending(nn.Module):
+    """Layers that are used without a call, across samples, on patches, or by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.across = nn.Linear(8, 8)
+        self.patches = nn.Linear(4, 4)
+        self.named = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.first(x))  # (B, 4, 8)
+        turned = x.transpose(0, 1)  # positions first, as some layers want it
+        turned = turned + self.attention(turned, turned, turned)[0]
+        x = torch.tanh(self.across(turned)).transpose(0, 1)
+        x = x + self.patches(x.reshape(-1, 4)).view_as(x)
+        return self.head(self.named(input=x).mean(1))
+
+
+@pytest.mark.parametrize("size", [3, 4, 5])
+def test_layers_that_mix_samples_or_are_never_called_are_left_out(size: int) -> None:
+    torch.manual_seed(2)
+    model = Attending().double().eval()
+    batch = Batch(torch.randn(size, 4, 6, dtype=torch.float64), torch.arange(size) % 5)
+    layers = list(layer_energies(model, [batch], "full"))
+    assert layers == ["first", "head"]
+    expected = one_by_one(model, batch, layers, "full")
+    whole = [projection(model.get_submodule(layer), WHOLE, torch.Generator()) for layer in layers]
+    rows = SampledGradients(model, [Draw(layer, 1, 1.0) for layer in layers], whole, "full")(batch)
+    torch.testing.assert_close(rows, torch.cat([block.flatten(1) for block in expected], 1))
 
 
 def test_draws_follow_the_energies_and_repeats_are_merged() -> None:
@@ -236,6 +273,8 @@ def test_projections_have_orthonormal_rows_and_keep_small_sides() -> None:
         (nn.Conv2d(64, 64, 3), 409, (20, 20)),
         (nn.Conv2d(1, 64, 3, bias=False), 90, (10, 9)),
         (nn.Linear(256, 120), 1, (1, 1)),
+        (nn.Linear(64, 2), 1, (1, 1)),
+        (nn.Linear(64, 2), 2, (2, 1)),
     ):
         side = projection(layer, numbers, draw)
         assert (len(side.outputs), len(side.inputs)) == sizes

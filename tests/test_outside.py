@@ -203,3 +203,9 @@ def test_null_in_a_list_is_no_number_whatever_its_kind(tmp_path: Path) -> None:
 def test_a_bad_row_of_probabilities_is_named(tmp_path: Path, second: object, said: str) -> None:
     path = written(tmp_path / "f.parquet", probs=[PROBS[0], second, PROBS[2]])
     assert refused(path) == f"row 2, id b: {said}"
+
+
+def test_features_that_overflow_when_they_are_squared_are_refused(tmp_path: Path) -> None:
+    said = refused(written(tmp_path / "f.parquet", features=[ROWS[0], [1e20, 0.0], ROWS[2]]))
+    assert "row 2" in said
+    assert "too large to be squared" in said

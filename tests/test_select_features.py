@@ -157,3 +157,17 @@ def test_the_same_file_is_up_to_date_and_a_changed_one_refused(unwarmed: Path, t
     write(file, ids, seed=1)
     metaselect(*words, "--force")
     assert (run / "select/round-1/selected.csv").read_bytes() != first
+
+
+@pytest.mark.slow
+def test_a_closed_round_refuses_other_features(unwarmed: Path, tmp_path: Path) -> None:
+    ids = ids_of(unwarmed)
+    metaselect(*select(unwarmed, write(tmp_path / "f.parquet", ids), "typiclust"))
+    metaselect("annotate", "export", "--no-images", run=unwarmed)
+    again = metaselect(*select(unwarmed, tmp_path / "f.parquet", "typiclust"))
+    assert "Round 1 is closed and stays as it is." in again.err
+    assert "Next" not in again.err
+    write(tmp_path / "f.parquet", [*ids[1:], ids[0]])
+    assert (
+        "Round 1 is closed" in metaselect(*select(unwarmed, tmp_path / "f.parquet", "typiclust"), code=4).err
+    )

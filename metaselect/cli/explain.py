@@ -55,10 +55,10 @@ def _pick(pick: Mapping[str, Any]) -> str:
 
 
 def _cluster(cluster: Mapping[str, Any], sample_id: str) -> Iterator[str]:
-    mass = "" if cluster["mass"] is None else f", {cluster['mass']:.2%} of the pool's gradient norm"
+    mass = "" if cluster["mass"] is None else f", {cluster['mass']:.2%} of the pool's mass"
     yield f"Cluster {cluster['number']}: {cluster['size']} samples{mass}"
     yield (
-        f"Similarity to its centre {cluster['similarity']:.6f}: place {cluster['place']} of "
+        f"Similarity {cluster['similarity']:.6f}: place {cluster['place']} of "
         f"{cluster['size']}, the closest first"
     )
     pivot = cluster["pivot"]

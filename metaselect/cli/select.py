@@ -137,9 +137,12 @@ def select(
         show_plan(console, outcome)
         return
     result = outcome.result
+    drawn = f", {result['control']} of them at random" if result["control"] else ""
+    total = f" ({result['total']} with earlier ones)" if result["total"] != result["selected"] else ""
     console.line(
-        f"{place.path(str(result['folder']))}/selected.csv: {result['selected']} samples chosen by {method}"
-        f" ({result['total']} with earlier ones)"
+        f"{place.path(str(result['folder']))}/selected.csv: {result['selected']} samples chosen by "
+        f"{method}{drawn}{total}"
     )
-    console.note(f"Next: metaselect annotate export {place.flag}")
+    if not result["closed"]:
+        console.note(f"Next: metaselect annotate export {place.flag}")
     finish(console, outcome)

@@ -26,6 +26,7 @@ LENGTHS = {
 COLUMNS = (
     f"Write the columns {ID} and {FEATURE_LIST} (a list of numbers), and {PROBS} (a list) if you have them."
 )
+SCALED = "Scale the features, for example to mean 0 and variance 1."
 FINITE = "Compute the features anew; every one must be a finite number."
 
 
@@ -188,6 +189,9 @@ def _finite(path: Path, rows: list[_Row], block: np.ndarray) -> np.ndarray:
         return found.reason
 
     _require(path, rows, np.isfinite(narrow).all(axis=1), reason, FINITE)
+    with np.errstate(over="ignore"):
+        bounded = np.isfinite((narrow * narrow).sum(axis=1))  # as methods compute it
+    _require(path, rows, bounded, lambda _: "its features are too large to be squared in float32", SCALED)
     return narrow
 
 

@@ -78,9 +78,9 @@ class Choice(NamedTuple):
     Attributes:
         ranked: (budget,) int64, distinct indices, the most useful first.
         cluster: (n,) int64, the cluster of every sample, -1 where the method has none.
-        similarity: (n,) float32, of every sample to its cluster's centre or, where there are no clusters, the
-            method's score; of two samples that are alike in all else, the method prefers the higher one.
-        mass: (M,) float32, share of the pool's gradient norm in each cluster; sums to 1.
+        similarity: (n,) float32, the cosine of every sample with its cluster's centre, or another score of the
+            method's; of two samples that are alike in all else, the method prefers the higher one.
+        mass: (M,) float32, share of the pool in each cluster, by gradient norm where there are gradients; sums to 1.
         details: for ``stage.json``.
     """
 

@@ -10,6 +10,8 @@ import torch
 
 BLOCK_NUMBERS = 2**20  # of the buffer, 4 MiB in float32: it must stay in a core's cache
 
+LEAST_ROWS = 64  # in a block
+
 
 class FactoredRows:
     """Unit rows u_j = x_j / ||x_j|| of factored features, and their norms.
@@ -46,7 +48,8 @@ class FactoredRows:
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """``(rows, u)`` with u (b, D) dense, valid until the next block."""
-        count = max(BLOCK_NUMBERS // self.width, 1)
+        # A product with the centroids reads all of them, so few rows at a time are worse than leaving the cache.
+        count = max(BLOCK_NUMBERS // self.width, LEAST_ROWS)
         buffer = self.norms.new_empty(min(count, len(self)), self.width)
         for start in range(0, len(self), count):
             rows = slice(start, min(start + count, len(self)))

@@ -1,6 +1,6 @@
 """Gradient-based clustering: gradients of sampled layers, clustered; one sample bought per cluster.
 
-Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), section "Gradient-based clustering", Eq. 7-9; the features
+Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), section "Gradient-based clustering", Eq. 13-14; the features
 come from ``layer_gradients``, which says what differs there.
 Differs: everything about the clustering is as in ``rbc``.
 """

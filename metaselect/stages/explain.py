@@ -37,8 +37,9 @@ class InCluster(NamedTuple):
     Attributes:
         number: the cluster's.
         size: samples in it.
-        mass: its share of the pool's gradient norm, in [0, 1]; None where the method or its picks do not tell.
-        similarity: to the cluster's centre.
+        mass: its share of the pool, by gradient norm or (typiclust) by samples, in [0, 1]; None where the method or
+            its picks do not tell.
+        similarity: to the cluster's centre, a cosine; of typiclust, the typicality.
         place: by similarity, from 1, the closest; ties in the order of sample_id, as methods break them.
         pivot: None where no sample of it was selected.
     """

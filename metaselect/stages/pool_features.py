@@ -33,6 +33,7 @@ from metaselect.streams import generator
 
 OUTSIDE = ("probs", "hidden")
 """Fields of ``PoolFeatures`` that a file from outside can supply."""
+FEATURES_VERSION = 1  # changes with what the numbers in a file of features mean
 GRADIENT_SETTINGS = ("draws", "width", "sample", "gradient")
 
 
@@ -221,7 +222,7 @@ class WarmedPool:
         assert isinstance(left_out, list)
         if left_out and epoch == self.described.checkpoints[0]:
             self.report.note(
-                f"Neither linear nor convolutional, so never sampled: {', '.join(map(str, left_out[:5]))}"
+                f"Layers that cannot be sampled: {', '.join(map(str, left_out[:5]))}"
                 f"{f' and {len(left_out) - 5} more layers' if len(left_out) > 5 else ''}."
             )
         return read_gradients(path)
@@ -238,7 +239,12 @@ class WarmedPool:
         name = f"gradients-epoch-{epoch:04d}.parquet"
         inputs = (*data_inputs(self.run), f"warmup/{checkpoint_file(epoch)}")
         hashes: dict[str, Json] = {**inputs_of(self.run, *inputs)}
-        recipe: dict[str, Json] = {**settings, "device": self.device.type, "inputs": hashes}
+        recipe: dict[str, Json] = {
+            "version": FEATURES_VERSION,
+            **settings,
+            "device": self.device.type,
+            "inputs": hashes,
+        }
         path = self.work.folder / name
         if path.is_file():
             self.report.note(f"Features of epoch {epoch} are there already.")

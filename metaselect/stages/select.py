@@ -1,6 +1,7 @@
 """select: which samples are worth a label, in rounds."""
 
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import SELECTORS, configure, settings
 from metaselect.run import Run, Stage
 from metaselect.run.files import sha256_file, write_atomically, write_csv
-from metaselect.run.key import EXTERNAL, StageKey
+from metaselect.run.key import EXTERNAL, StageKey, differences
 from metaselect.run.layout import META_SET
 from metaselect.run.stage import StageRecord, Work, inputs_of
 from metaselect.selection import Choice, PoolFeatures, Selector, Tell
@@ -74,7 +75,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     )
     if not _stays(run, stage, record, key, report, force=options.force):
         if options.dry_run:
-            return dry_run(stage, key, _needs(run, pool, method, epochs))
+            return dry_run(stage, key, _needs(run, pool, method, epochs, purchase.budget))
         with stage.working(key, report) as work:
             started = time.monotonic()
             features = _features(run, pool, method, options, epochs, device, work, report)
@@ -85,9 +86,9 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
             work.details["seconds_choice"] = round(time.monotonic() - featured, 3)
             _write(work, pool, choice, control)
             _say(choice, report)
-    result = stage.require().details["result"]
+    found: dict[str, Json] = {"run": str(run.root), "folder": stage.name, **stage.require().details["result"]}
     total = len(purchase.taken) + purchase.budget
-    return Outcome({"run": str(run.root), "folder": stage.name, **result, "total": total})
+    return Outcome({**found, "total": total, "closed": round_is_closed(run, number)})
 
 
 def _features(
@@ -161,7 +162,9 @@ def _say(choice: Choice, report: Reporter) -> None:
     )
 
 
-def _needs(run: Run, pool: Dataset, method: Selector, epochs: tuple[int, ...]) -> dict[str, Json]:
+def _needs(
+    run: Run, pool: Dataset, method: Selector, epochs: tuple[int, ...], budget: int
+) -> dict[str, Json]:
     """Sizes of the features, which are what grows with the pool, in memory and on disk."""
     found: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
     if epochs and "images" not in method.wants:
@@ -171,6 +174,10 @@ def _needs(run: Run, pool: Dataset, method: Selector, epochs: tuple[int, ...]) -
         factors = 4 * (last.in_features + last.out_features)  # bytes a sample and checkpoint
         width = 4 + 2 * getattr(method, "width", 0) if "gradients" in method.wants else factors
         found["features_mib"] = round(len(pool) * len(epochs) * width / MIB, 1)
+        if hasattr(method, "starts"):  # K-means: old and new centroids, sums and a product
+            numbers = last.in_features * last.out_features if "probs" in method.wants else last.in_features
+            numbers = getattr(method, "width", numbers)
+            found["clustering_mib"] = round(4 * 4 * budget * len(epochs) * numbers / MIB, 1)
     return found
 
 
@@ -210,7 +217,8 @@ def _stays(
     number = int(str(key.options["round"]))
     if not round_is_closed(run, number):
         return stage.is_current(key, report, force=force)
-    if force or record is None or dict(record.key.options) != dict(key.options):
+    # Features of another device are still those of this round.
+    if force or record is None or differences(replace(record.key, device=key.device), key):
         raise ArtefactError(
             f"Round {number} is closed: it was exported or has answers, which cost money.",
             "Open the next one with --round next --budget B, or use a copy of the run for another method.",
@@ -247,5 +255,9 @@ def _write(work: Work, pool: Dataset, choice: Choice, control: set[int]) -> None
     table = pa.table(columns)
     write_atomically(work.folder / "clusters.parquet", lambda temporary: pq.write_table(table, temporary))
     classes = len({int(pool.labels[index]) for index in ranked})
-    work.details["result"] = {"selected": len(ranked), "classes_among_given_labels": classes}
+    work.details["result"] = {
+        "selected": len(ranked),
+        "control": len(control),
+        "classes_among_given_labels": classes,
+    }
     work.details["choice"] = dict(choice.details)
