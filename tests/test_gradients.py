@@ -206,7 +206,7 @@ def begun(method: str, count: int) -> MetaRun:
     start = Start(count, 1, LR, torch.Generator().manual_seed(8), torch.device("cpu"))
     if method == "l2rw":
         run = L2RW().begin(start)
-        run.used = run.used.double()
+        run.recent.used = run.recent.used.double()
         return run
     net = MetaWeightNet().begin(start)
     net.net.double()
