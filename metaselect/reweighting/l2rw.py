@@ -21,6 +21,7 @@ class L2RW:
     """No hyper-parameters: the rate cancels in the normalisation."""
 
     meta: ClassVar[bool] = True
+    joint_batch: ClassVar[bool] = False
     weight_kind: ClassVar[str] = "mean of last visits"
 
     def begin(self, start: Start) -> "L2RWRun":
