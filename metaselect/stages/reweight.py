@@ -115,7 +115,7 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
     if method.meta and not method.joint_batch and not len(meta_set.bought):
         raise ArtefactError(
             f"{options.method} learns from bought labels, and {run.root} has none.",
-            f"First: metaselect annotate export, then annotate import FILE {run.flag}",
+            f"First: metaselect annotate export, then annotate import FILE {run.flag}; or --method fsr.",
         )
     start = _start(run, options)
     device = choose_device(options.device, report)
