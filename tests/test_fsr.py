@@ -258,6 +258,17 @@ def test_bought_samples_never_leave_the_dictionary() -> None:
         run.epoch_end(1)
 
 
+def test_without_proxies_classes_with_bought_samples_have_those_alone() -> None:
+    run = begun("dictionary=12", "share=1", "proxies=false", bought=BOUGHT)
+    for _ in range(2):
+        assert torch.equal(run.dictionary[: len(BOUGHT)], BOUGHT)
+        assert LABELS[run.dictionary[len(BOUGHT) :]].tolist() == [2] * 4
+        run.history.visits += 1
+        run.epoch_end(1)
+    alone = begun("dictionary=12", "share=1", "proxies=false")
+    assert torch.bincount(LABELS[alone.dictionary]).tolist() == [4, 4, 4]
+
+
 def test_who_was_never_visited_cannot_enter_the_dictionary() -> None:
     run = begun("dictionary=24", "share=1")
     assert sorted(run.dictionary.tolist()) == list(range(24))
@@ -307,6 +318,20 @@ def test_a_batch_without_weight_leaves_the_parameters_alone(
             for old, new in zip(net().parameters(), trainee.model.parameters(), strict=True)
         ]
         assert all(still) == (pseudo == 0)
+
+
+def test_settings_for_long_tails_give_every_sample_weight(tiny_batches: Batches) -> None:
+    options = [
+        *("weights=shift", "pseudo=0", "mixup=false", "share=1"),
+        *("smoothing=0.1", "reward_smoothing=0.1", "deferral=0.5"),
+    ]
+    resolved = plan()
+    run = begun(*options, epochs=4)
+    history = list(epochs_of(make_trainee(net(), resolved, run), tiny_batches, resolved))
+    assert [log.zero_batches for log in history] == [0] * 4
+    assert run.kept.numel() == 0
+    weights = run.pool_weights(torch.zeros(24))
+    assert 0 < weights.min() < weights.max() <= 1
 
 
 class Killed(Exception):

@@ -70,6 +70,7 @@ class FSR:
     Attributes:
         dictionary: |R|, samples in the dictionary, equally many of each class.
         share: of the trained samples, at most this many in the dictionary; in [0, 1].
+        proxies: training samples stand in for clean ones beside bought samples too, not only in classes that have none.
         pusher: a name of ``pushers.PUSHERS``.
         margin: "paper" or "released": the first loss of the meta-margin; see the head of this file.
         momentum: lambda, of the pusher's scores; in [0, 1].
@@ -90,6 +91,7 @@ class FSR:
 
     dictionary: int = 2000
     share: float = 0.1
+    proxies: bool = True
     pusher: str = "meta-margin"
     margin: str = "released"
     momentum: float = 0.9
@@ -143,7 +145,10 @@ class FSRRun:
         self.epoch, self.updates = 0, 0
         given, classes, trained, bought = start.labels
         each = slots(hyper.dictionary, hyper.share, classes, len(trained))
-        self.wanted = (each - torch.bincount(given[bought], minlength=classes)).clamp(min=0)
+        counts = torch.bincount(given[bought], minlength=classes)
+        self.wanted = (each - counts).clamp(min=0)
+        if not hyper.proxies:
+            self.wanted[counts > 0] = 0
         self.dictionary = self._filled(torch.rand(start.n, generator=start.generator), trained)
         self.history = History(start.n, hyper.pusher, hyper.momentum, start.device)
         self.recent = RecentWeights(torch.zeros(AVERAGED_EPOCHS, start.n, device=start.device))
