@@ -150,7 +150,7 @@ class Scene:
 def test_one_step_without_mixup_by_second_order(tiny_batches: Batches) -> None:
     scene = Scene(tiny_batches)
     expected = scene.by_second_order()
-    run = begun("mixup=false", "deferral=0", "margin=paper")
+    run = begun("mixup=false", "deferral=0", "margin=paper", "relabel=paper")
     weights, targets = run.step(scene.forward, scene.meta_batch, scene.ids, 0.1)
     rectified = (-expected["g"]).clamp(min=0)
     torch.testing.assert_close(weights, rectified / (rectified.sum() + 1e-5))
@@ -226,7 +226,7 @@ def test_one_pass_a_step_moves_the_running_statistics(
 
 def test_deferral_weighs_all_alike_and_still_takes_note(tiny_batches: Batches) -> None:
     scene = Scene(tiny_batches)
-    run = begun("deferral=0.4")
+    run = begun("deferral=0.4", "relabel=paper")
     assert run.deferred == 2
     for epoch in range(4):
         forward = Forward(scene.model, scene.optimiser, scene.batch, seed=SEED)
@@ -352,7 +352,8 @@ def everything(trainee: Trainee) -> dict[str, torch.Tensor]:
 def test_a_run_killed_at_any_step_goes_on_bit_for_bit(
     pusher: str, tiny_batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = [f"pusher={pusher}", "ema=0.99", "dictionary=12", "share=1"]
+    relabel = "paper" if pusher == "negative-loss" else "released"
+    options = [f"pusher={pusher}", f"relabel={relabel}", "ema=0.99", "dictionary=12", "share=1"]
     resolved, path = plan(), tmp_path / "resume.safetensors"
 
     def fresh(seed: int) -> Trainee:
