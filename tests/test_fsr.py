@@ -353,7 +353,8 @@ def test_a_run_killed_at_any_step_goes_on_bit_for_bit(
     pusher: str, tiny_batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relabel = "paper" if pusher == "negative-loss" else "released"
-    options = [f"pusher={pusher}", f"relabel={relabel}", "ema=0.99", "dictionary=12", "share=1"]
+    more = ["pseudo=0"] if pusher == "max-margin" else ["ema=0.99"]
+    options = [f"pusher={pusher}", f"relabel={relabel}", "dictionary=12", "share=1", *more]
     resolved, path = plan(), tmp_path / "resume.safetensors"
 
     def fresh(seed: int) -> Trainee:

@@ -129,10 +129,12 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
 
 
 def _meta_batch_size(given: int | None, method: Any, batch_size: int, bought: int) -> int:
-    """All bought samples, at most a batch; twice a batch where the method chooses itself (the paper of fsr)."""
+    """All bought samples, at most a batch; twice a batch where the method chooses them, as in the paper of fsr."""
     if not method.meta:
         return 0
-    return given or 2 * batch_size if method.joint_batch else min(given or batch_size, bought)
+    if method.joint_batch:
+        return given or 2 * batch_size
+    return min(given or batch_size, bought)
 
 
 def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:
