@@ -80,6 +80,18 @@ def full_precision(logits: torch.Tensor) -> torch.Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
+class Joint(NamedTuple):
+    """What the last linear layer is given in one pass over the training and the meta batch, without a graph.
+
+    Attributes:
+        hidden: (B, d), at least float32.
+        meta_hidden: (m, d), the same.
+    """
+
+    hidden: torch.Tensor
+    meta_hidden: torch.Tensor
+
+
 class Forward:
     """The forward pass of one training batch, and what a re-weighter may ask of it.
 
@@ -111,17 +123,36 @@ class Forward:
         self.model, self.optimiser, self.batch = model, optimiser, batch
         self.seed, self.autocast, self.few_distinct = seed, autocast, few_distinct
         self.params: Params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._inputs = batch.inputs
 
     @cached_property
     def _pass(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._run(self._inputs)
+
+    def _run(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits, and what the last linear layer is given."""
         caught: list[torch.Tensor] = []
-        hook = last_linear(self.model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+        hook = last_linear(self.model).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
         try:
             with self._circumstances():
-                logits = self.model(self.batch.inputs)
+                logits = self.model(inputs)
         finally:
             hook.remove()
         return full_precision(logits), caught[0]
+
+    def joint(self, meta_batch: Batch) -> Joint:
+        """One train-mode pass over both batches, which share their statistics; the running ones stay."""
+        count = len(self.batch.inputs)
+        with torch.no_grad(), frozen_statistics(self.model):
+            _, hidden = self._run(torch.cat([self.batch.inputs, meta_batch.inputs]))
+        hidden = full_precision(hidden)
+        return Joint(hidden[:count], hidden[count:])
+
+    def step_on(self, inputs: torch.Tensor) -> None:
+        """Take the step on other inputs, (B', ...): mixed ones, say; the pass over the batch's own is forgotten."""
+        self._inputs = inputs
+        for name in ("_pass", "losses"):
+            self.__dict__.pop(name, None)
 
     @property
     def logits(self) -> torch.Tensor:

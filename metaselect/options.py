@@ -189,7 +189,7 @@ class ReweightOptions(TrainingOptions):
         method: a name of the registry.
         name: the folder below ``reweight/``; None: the method.
         init: "warmup" (the checkpoint that warm-up's rule chose) or "scratch".
-        meta_batch_size: None: every bought sample, at most the batch size.
+        meta_batch_size: None: every bought sample, at most the batch size; twice the batch size for fsr.
         option: KEY=VALUE pairs for the method.
     """
 

@@ -29,6 +29,7 @@ REWEIGHTERS: dict[str, str] = {
     "direct": "metaselect.reweighting.direct:Direct",
     "l2rw": "metaselect.reweighting.l2rw:L2RW",
     "mw-net": "metaselect.reweighting.mw_net:MetaWeightNet",
+    "fsr": "metaselect.reweighting.fsr:FSR",
     "uniform": "metaselect.reweighting.uniform:Uniform",
 }
 

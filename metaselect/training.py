@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -13,7 +14,7 @@ from metaselect.batches import Batches
 from metaselect.errors import ConditionUnmet
 from metaselect.gradients import FEW_DISTINCT, Batch, Forward
 from metaselect.records import Reporter
-from metaselect.reweighting import Hook, MetaRun
+from metaselect.reweighting import Hook, JointRun, MetaRun
 from metaselect.streams import derive, generator
 
 EVALUATION_BATCH = 1000
@@ -113,7 +114,7 @@ def train(
         plan: resolved options.
         ids: (n',) int64 on the CPU, the samples to train on.
         bought: (m,) int64 on the CPU, the samples with bought labels.
-        meta_batch_size: at most m.
+        meta_batch_size: at most m, but for a method that chooses its meta batch itself.
         report: shows progress.
         what: a word for the progress line.
 
@@ -159,6 +160,7 @@ class _Step:
     ) -> None:
         self.trainee, self.batches, self.plan = trainee, batches, plan
         self.meta = trainee.method if isinstance(trainee.method, MetaRun) else None
+        self.joint = trainee.method if isinstance(trainee.method, JointRun) else None
         self.bought, self.meta_batch_size = bought, meta_batch_size
         self.is_bought = torch.zeros(len(batches), dtype=torch.bool, device=batches.device)
         self.is_bought[bought.to(batches.device)] = True
@@ -185,20 +187,45 @@ class _Step:
         )
         on_device = ids.to(self.batches.device)
         if self.meta is not None:
-            shuffled = torch.randperm(len(self.bought), generator=meta_order)
-            meta_batch = self.batches.get(self.bought[shuffled[: self.meta_batch_size]], noise)
-            weights = self.meta.step(forward, meta_batch, on_device, lr).weights
-            losses = forward.losses
+            meta_batch = self.batches.get(self._meta_ids(meta_order), noise)
+            weights, targets = self.meta.step(forward, meta_batch, on_device, lr)
+            loss = (weights * forward.losses).sum() if targets is None else _soft_loss(forward, targets)
         else:
             hook = cast(Hook, self.trainee.method)
             weights = torch.full((count,), 1 / count, device=self.batches.device)
             losses = hook.loss(forward.logits, batch.labels, on_device, self.is_bought[on_device])
+            loss = (weights * losses).sum()
         optimiser.zero_grad()
-        loss = (weights * losses).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        hits = (forward.logits.detach().argmax(1) == batch.labels).sum()
+        if self.joint is not None:
+            self.joint.stepped(forward.params)
+        hits = (forward.logits[:count].detach().argmax(1) == batch.labels).sum()
         return torch.stack([loss.detach() * count, hits, weights.sum() * count, (weights == 0).all()])
+
+    def _meta_ids(self, order: torch.Generator) -> torch.Tensor:
+        """The method's own choice, or bought samples in random order."""
+        if self.joint is not None:
+            return self.joint.meta_ids(self.meta_batch_size, order)
+        shuffled = torch.randperm(len(self.bought), generator=order)
+        return self.bought[shuffled[: self.meta_batch_size]]
+
+
+def _soft_loss(forward: Forward, targets: torch.Tensor) -> torch.Tensor:
+    return -(targets * F.log_softmax(forward.logits, 1)).sum()
+
+
+def judged_model(trainee: Trainee) -> nn.Module:
+    """The model that a run is judged by: a copy with averaged parameters, where its method averages them."""
+    averaged = trainee.method.averaged() if isinstance(trainee.method, JointRun) else None
+    if averaged is None:
+        return trainee.model
+    model = deepcopy(trainee.model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in averaged:
+                parameter.copy_(averaged[name])
+    return model
 
 
 class PoolPass(NamedTuple):

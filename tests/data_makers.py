@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from metaselect.data.classes import class_metadata
@@ -24,6 +25,7 @@ from metaselect.data.samples import BadSamples, Unusable
 from metaselect.data.source import Listing, list_samples, open_source
 from metaselect.errors import DataError
 from metaselect.options import IngestOptions, ReadOptions
+from metaselect.reweighting import Labels, Start
 from metaselect.run import Run
 from metaselect.stages.ingest import ingest
 
@@ -64,6 +66,22 @@ def encode(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format=kind, **options)
     return stream.getvalue()
+
+
+def start_of(
+    labels: torch.Tensor,
+    *,
+    epochs: int = 5,
+    lr: float = 0.1,
+    bought: torch.Tensor | None = None,
+    stream: torch.Generator | None = None,
+) -> Start:
+    """Of a meta re-weighter's run on a pool with these labels, (n,) int64; without bought ones by default."""
+    bought = torch.empty(0, dtype=torch.int64) if bought is None else bought
+    trained = torch.ones(len(labels), dtype=torch.bool)
+    trained[bought] = False
+    known = Labels(labels, int(labels.max()) + 1, trained.nonzero()[:, 0], bought)
+    return Start(known, epochs, lr, stream or torch.Generator(), torch.device("cpu"))
 
 
 def pictures(count: int = 12, classes: Sequence[str] = CLASSES, side: int = 6) -> list[Picture]:

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from data_makers import start_of
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from metaselect.gradients import Batch, Forward, frozen_statistics
 from metaselect.models import build_model, last_linear
-from metaselect.reweighting import MetaRun, Start, StepWeights
+from metaselect.reweighting import MetaRun, StepWeights
 from metaselect.reweighting.direct import DirectRun
 from metaselect.reweighting.l2rw import L2RW, rectify_and_normalise
 from metaselect.reweighting.mw_net import MetaWeightNet, MetaWeightNetRun
@@ -203,10 +204,10 @@ def begun(method: str, count: int) -> MetaRun:
     """A run in float64 whose weights are far from their bounds."""
     if method == "direct":
         return DirectRun(some_weights(count, count), step_per_rate=0.3 / LR)
-    start = Start(count, 1, LR, torch.Generator().manual_seed(8), torch.device("cpu"))
+    start = start_of(torch.zeros(count, dtype=torch.int64), stream=torch.Generator().manual_seed(8))
     if method == "l2rw":
         run = L2RW().begin(start)
-        run.used = run.used.double()
+        run.recent.used = run.recent.used.double()
         return run
     net = MetaWeightNet().begin(start)
     net.net.double()

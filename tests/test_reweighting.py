@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import Listener
+from data_makers import Listener, start_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -19,7 +19,7 @@ from metaselect.gradients import Batch, Forward
 from metaselect.metrics import cleanness_auc
 from metaselect.models import build_model
 from metaselect.registry import REWEIGHTERS, configure, settings
-from metaselect.reweighting import MetaRun, Start
+from metaselect.reweighting import MetaRun
 from metaselect.reweighting.direct import DirectRun, move_weights
 from metaselect.reweighting.l2rw import L2RW, L2RWRun, rectify_and_normalise
 from metaselect.streams import generator
@@ -44,11 +44,13 @@ def plan(**changes: Any) -> Plan:
     return Plan(**{**defaults, **changes})
 
 
-def begin(method: Any, resolved: Plan, n: int) -> Any:
+def begin(method: Any, resolved: Plan, labels: torch.Tensor, bought: torch.Tensor) -> Any:
     if not method.meta:
         return method
     stream = generator(resolved.seed, "reweight", "method")
-    return method.begin(Start(n, resolved.epochs, resolved.lr, stream, torch.device("cpu")))
+    return method.begin(
+        start_of(labels, epochs=resolved.epochs, lr=resolved.lr, bought=bought, stream=stream)
+    )
 
 
 def final_weights(
@@ -65,7 +67,7 @@ def final_weights(
     method = configure(REWEIGHTERS[name], [])
     shape = tuple(batches.raw.shape[1:])
     net = build_model(model, shape, int(batches.labels.max()) + 1, seed=resolved.seed)
-    trainee = make_trainee(net, resolved, begin(method, resolved, n))
+    trainee = make_trainee(net, resolved, begin(method, resolved, batches.labels, bought))
     mask = torch.ones(n, dtype=torch.bool)
     mask[bought] = not method.meta
     history = list(
@@ -119,7 +121,7 @@ def forwards(count: int) -> Iterator[tuple[Forward, Batch, torch.Tensor]]:
 
 
 def begun(name: str, seed: int) -> MetaRun:
-    start = Start(20, 5, 0.1, torch.Generator().manual_seed(seed), torch.device("cpu"))
+    start = start_of(torch.arange(20) % 3, stream=torch.Generator().manual_seed(seed))
     run = configure(REWEIGHTERS[name], []).begin(start)
     assert isinstance(run, MetaRun)
     return run
@@ -315,7 +317,7 @@ def test_a_batch_of_zero_weights_leaves_the_step_to_momentum_and_decay(
 
 
 def test_l2rw_reports_the_mean_of_its_last_three_epochs() -> None:
-    run = L2RW().begin(Start(20, 5, 0.1, torch.Generator(), torch.device("cpu")))
+    run = L2RW().begin(start_of(torch.arange(20) % 3))
     steps = forwards(15)
     used = torch.zeros(5, 20)
     for epoch in range(5):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import Listener
+from data_makers import Listener, start_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -22,7 +22,7 @@ from metaselect.errors import ConditionUnmet
 from metaselect.gradients import Batch, Forward
 from metaselect.models import build_model
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting import MetaRun, Start, State, StepWeights
+from metaselect.reweighting import MetaRun, State, StepWeights
 from metaselect.reweighting.uniform import Uniform
 from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start
 from metaselect.streams import derive, generator
@@ -65,7 +65,11 @@ def fresh(name: str, resolved: Plan, *, seed: int = 0) -> Trainee:
     method = configure(REWEIGHTERS[name], [])
     if method.meta:
         stream = torch.Generator().manual_seed(seed)
-        method = method.begin(Start(24, resolved.epochs, resolved.lr, stream, CPU))
+        method = method.begin(
+            start_of(
+                torch.arange(24) % 3, epochs=resolved.epochs, lr=resolved.lr, bought=BOUGHT, stream=stream
+            )
+        )
     return make_trainee(EveryState(), resolved, method)
 
 

@@ -60,8 +60,8 @@ def reweight(
     meta_batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Bought samples a step.",
-            show_default="auto (all, at most the batch size)",
+            help="Bought samples a step; of fsr, samples of its dictionary.",
+            show_default="auto (all, at most the batch size; fsr: twice that)",
             rich_help_panel=TRAINING,
         ),
     ] = None,

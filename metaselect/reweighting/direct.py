@@ -27,6 +27,7 @@ class Direct:
 
     step: float = 1.0
     meta: ClassVar[bool] = True
+    joint_batch: ClassVar[bool] = False
     weight_kind: ClassVar[str] = "persistent"
 
     def __post_init__(self) -> None:

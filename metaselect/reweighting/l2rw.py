@@ -13,8 +13,7 @@ import torch
 
 from metaselect.gradients import Batch, Forward
 from metaselect.reweighting import Start, State, StepWeights
-
-AVERAGED_EPOCHS = 3  # a weight that is made anew each visit is reported as a mean over visits
+from metaselect.reweighting.recent_weights import AVERAGED_EPOCHS, RecentWeights
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class L2RW:
     """No hyper-parameters: the rate cancels in the normalisation."""
 
     meta: ClassVar[bool] = True
+    joint_batch: ClassVar[bool] = False
     weight_kind: ClassVar[str] = "mean of last visits"
 
     def begin(self, start: Start) -> "L2RWRun":
@@ -41,35 +41,31 @@ def rectify_and_normalise(u: torch.Tensor) -> torch.Tensor:
 
 
 class L2RWRun:
-    """The weights used in the last epochs, (3, n), row ``epoch mod 3``."""
+    """The weights used in the last epochs; ``used`` (3, n) starts at 0."""
 
     def __init__(self, used: torch.Tensor) -> None:
-        self.used = used
-        self.epoch = 0
+        self.recent = RecentWeights(used)
 
     def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
         """Algorithm 1, lines 4-10."""
         del lr
         weights = rectify_and_normalise(forward.jvp(forward.meta_grad(meta_batch)))
-        self.used[self.epoch % AVERAGED_EPOCHS, ids] = (
-            (weights * len(weights)).clamp(max=1).to(self.used.dtype)
-        )
+        self.recent.note(ids, weights)
         return StepWeights(weights)
 
     def epoch_end(self, epoch: int) -> None:
         """The next epoch writes the next row."""
-        self.epoch = epoch
+        self.recent.epoch_end(epoch)
 
     def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
         """The mean over the last 3 epochs of min(1, B w_i)."""
         del losses
-        return self.used[: max(min(self.epoch, AVERAGED_EPOCHS), 1)].mean(0)
+        return self.recent.mean()
 
     def state_dict(self) -> State:
         """The table and the epoch."""
-        return {"used": self.used, "epoch": torch.tensor(self.epoch)}
+        return self.recent.state_dict()
 
     def load_state_dict(self, state: State) -> None:
         """The table and the epoch."""
-        self.used = state["used"].to(self.used.device)
-        self.epoch = int(state["epoch"])
+        self.recent.load_state_dict(state)

@@ -33,6 +33,7 @@ class MetaWeightNet:
     net_lr: float = 1e-3
     net_weight_decay: float = 1e-4
     meta: ClassVar[bool] = True
+    joint_batch: ClassVar[bool] = False
     weight_kind: ClassVar[str] = "weight net"
 
     def __post_init__(self) -> None:

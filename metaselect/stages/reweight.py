@@ -17,7 +17,7 @@ from metaselect.models import build_model, input_channels
 from metaselect.options import ReweightOptions
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import REWEIGHTERS, configure, settings
-from metaselect.reweighting import Hook, MetaReweighter, MetaRun, Start
+from metaselect.reweighting import Hook, Labels, MetaReweighter, MetaRun, Start
 from metaselect.run import Run
 from metaselect.run.files import write_atomically, write_csv, write_json
 from metaselect.run.key import StageKey
@@ -29,7 +29,7 @@ from metaselect.stages.plan import Resolved, dry_run, resolve_reweight, training
 from metaselect.stages.pool_features import WarmupModel, warmup_model
 from metaselect.stages.warmup import RESUME_COPIES, checkpoint_file, load_weights, model_description
 from metaselect.streams import generator
-from metaselect.training import Trainee, make_trainee, pool_pass, train
+from metaselect.training import Trainee, judged_model, make_trainee, pool_pass, train
 
 
 class ReweightRow(NamedTuple):
@@ -62,8 +62,8 @@ def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     """Train with one method; the folder is ``reweight/<name>``.
 
     Raises:
-        ArtefactError: no warm-up to start from, no bought labels for a meta re-weighter, or a run of ids and
-            labels alone.
+        ArtefactError: no warm-up to start from, no bought labels for a method that learns from them, or a run
+            of ids and labels alone.
         UsageError: options that do not fit together.
     """
     with run.lock():
@@ -112,10 +112,10 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
     method = configure(REWEIGHTERS[options.method], options.option)
     pool = load_pool(run)
     meta_set = load_meta_set(run, pool)
-    if method.meta and not len(meta_set.bought):
+    if method.meta and not method.joint_batch and not len(meta_set.bought):
         raise ArtefactError(
             f"{options.method} learns from bought labels, and {run.root} has none.",
-            f"First: metaselect annotate export, then annotate import FILE {run.flag}",
+            f"First: metaselect annotate export, then annotate import FILE {run.flag}; or --method fsr.",
         )
     start = _start(run, options)
     device = choose_device(options.device, report)
@@ -124,9 +124,17 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
     if trained < 1:
         raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
     resolved = resolve_reweight(options, pool, trained, model, device)
-    wanted = options.meta_batch_size or resolved.plan.batch_size
-    size = min(wanted, len(meta_set.bought)) if method.meta else 0
+    size = _meta_batch_size(options.meta_batch_size, method, resolved.plan.batch_size, len(meta_set.bought))
     return Setting(pool, meta_set, method, resolved, size, start, device, run)
+
+
+def _meta_batch_size(given: int | None, method: Any, batch_size: int, bought: int) -> int:
+    """All bought samples, at most a batch; twice a batch where the method chooses them, as in the paper of fsr."""
+    if not method.meta:
+        return 0
+    if method.joint_batch:
+        return given or 2 * batch_size
+    return min(given or batch_size, bought)
 
 
 def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:
@@ -172,6 +180,7 @@ def _train_ids(pool: Dataset, meta_set: MetaSet, *, meta: bool) -> torch.Tensor:
 def _train(setting: Setting, name: str, work: Work, report: Reporter) -> None:
     pool, plan = setting.pool, setting.resolved.plan
     bought = torch.from_numpy(setting.meta_set.bought)
+    ids = _train_ids(pool, setting.meta_set, meta=setting.method.meta)
     labels = pool.labels.copy()
     labels[setting.meta_set.bought] = setting.meta_set.labels
     shape = pool.inputs.shape[1:]
@@ -182,8 +191,9 @@ def _train(setting: Setting, name: str, work: Work, report: Reporter) -> None:
     method: Hook | MetaRun = setting.method
     if setting.method.meta:
         hyper: MetaReweighter = setting.method
+        known = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
         stream = generator(plan.seed, "reweight", "method")
-        method = hyper.begin(Start(len(pool), plan.epochs, plan.lr, stream, setting.device))
+        method = hyper.begin(Start(known, plan.epochs, plan.lr, stream, setting.device))
     trainee = make_trainee(model, plan, method)
     history = [ReweightRow(**row) for row in load_state(trainee, work.folder / "resume.safetensors")]
     if history:
@@ -192,14 +202,14 @@ def _train(setting: Setting, name: str, work: Work, report: Reporter) -> None:
         trainee,
         batches,
         plan,
-        ids=_train_ids(pool, setting.meta_set, meta=setting.method.meta),
+        ids=ids,
         bought=bought,
         meta_batch_size=setting.meta_batch_size,
         report=report,
         what=f"reweight {name}",
     )
     for log in epochs:
-        seen = on_bought(trainee.model, batches, bought)
+        seen = on_bought(judged_model(trainee), batches, bought)
         history.append(ReweightRow(*log, *seen))
         save_state(trainee, history, work.folder / "resume.safetensors")
     _finish(setting, trainee, batches, history, before, work)
@@ -222,10 +232,11 @@ def _finish(
     work: Work,
 ) -> None:
     pool, plan = setting.pool, setting.resolved.plan
-    view = pool_pass(trainee.model, batches.relabelled(pool.labels), torch.arange(len(pool)))
+    model = judged_model(trainee)
+    view = pool_pass(model, batches.relabelled(pool.labels), torch.arange(len(pool)))
     weights = trainee.method.pool_weights(view.losses).float().cpu().numpy().clip(0, 1)
     write_csv(work.folder / "history.csv", ReweightRow._fields, history)
-    save_model(trainee.model, work.folder / "model.safetensors")
+    save_model(model, work.folder / "model.safetensors")
     write_json(work.folder / "model.json", model_description(setting.resolved.model, pool))
     table = weights_table(pool, setting.meta_set, weights, setting.method.weight_kind, view)
     write_atomically(work.folder / "weights.parquet", lambda path: pq.write_table(table, path))

@@ -1,0 +1,450 @@
+"""FSR at work: one step by hand, what a run holds, and that wrong labels lose weight where nothing was bought."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data_makers import Listener, start_of
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from metaselect.batches import Batches
+from metaselect.checkpoint import load_state, save_state
+from metaselect.data.store import FEATURES, Preprocess
+from metaselect.errors import UsageError
+from metaselect.gradients import Forward
+from metaselect.metrics import cleanness_auc
+from metaselect.models import build_model
+from metaselect.registry import REWEIGHTERS, configure
+from metaselect.reweighting import fsr
+from metaselect.reweighting.fsr import FSR, FSRRun
+from metaselect.reweighting.pushers import PUSHERS
+from metaselect.reweighting.soft_targets import mixing_factors
+from metaselect.streams import generator
+from metaselect.training import EpochLog, Plan, Trainee, make_trainee, train
+
+CLASSES = 3
+LABELS = torch.arange(24) % CLASSES
+BOUGHT = torch.tensor([0, 3, 6, 9, 12, 1])
+SEED = 11
+
+
+class Net(nn.Module):
+    """Has all that a resumed run must bring back: parameters, running statistics, dropout masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3)
+        )
+        self.head = nn.Linear(144, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+def net(dropout: float = 0.0) -> Net:
+    torch.manual_seed(2)
+    made = Net().train()
+    made.body[-1].p = dropout
+    return made
+
+
+def begun(*options: str, epochs: int = 5, bought: torch.Tensor | None = None, seed: int = 0) -> FSRRun:
+    stream = torch.Generator().manual_seed(seed)
+    method = configure(REWEIGHTERS["fsr"], options)
+    assert isinstance(method, FSR)
+    return method.begin(start_of(LABELS, epochs=epochs, bought=bought, stream=stream))
+
+
+def plan(**changes: Any) -> Plan:
+    defaults: dict[str, Any] = {
+        "epochs": 4,
+        "batch_size": 8,
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 1e-3,
+        "schedule": "cosine",
+        "augment": True,
+        "amp": False,
+        "seed": 0,
+    }
+    return Plan(**{**defaults, **changes})
+
+
+def epochs_of(
+    trainee: Trainee, batches: Batches, resolved: Plan, bought: torch.Tensor | None = None
+) -> Iterator[EpochLog]:
+    bought = torch.empty(0, dtype=torch.int64) if bought is None else bought
+    ids = torch.tensor([i for i in range(len(batches)) if i not in bought])
+    return train(
+        trainee,
+        batches,
+        resolved,
+        ids=ids,
+        bought=bought,
+        meta_batch_size=7,
+        report=Listener(),
+        what="fsr",
+    )
+
+
+class Scene:
+    """A step of a model that has taken some with momentum, with its batches and pool indices."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.model = net()
+        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+        self.ids, meta_ids = torch.arange(8), torch.arange(12, 19)
+        self.batch, self.meta_batch = batches.get(self.ids), batches.get(meta_ids)
+        for part in (torch.arange(8, 16), torch.arange(16, 24)):
+            inputs, labels = batches.get(part)
+            self.optimiser.zero_grad()
+            F.cross_entropy(self.model(inputs), labels).backward()
+            self.optimiser.step()
+        self.forward = Forward(self.model, self.optimiser, self.batch, seed=SEED)
+
+    def by_second_order(
+        self, smoothing: float = 0.0, reward_smoothing: float = 0.0
+    ) -> dict[str, torch.Tensor]:
+        """What FSR computes in closed form, by differentiating through the virtual step of the whole net's head."""
+        count = len(self.ids)
+        for layer in self.model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.track_running_stats = False
+        with torch.no_grad():
+            hidden = self.model.body(torch.cat([self.batch.inputs, self.meta_batch.inputs]))
+        for layer in self.model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.track_running_stats = True
+        head = self.model.head
+        params = {name: value.detach().requires_grad_() for name, value in head.named_parameters()}
+        weights = torch.full((count,), 1 / count, requires_grad=True)
+        logits = functional_call(head, params, (hidden[:count],))
+        labels = self.batch.labels
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        slopes = torch.autograd.grad((weights * losses).sum(), list(params.values()), create_graph=True)
+        ahead = {
+            name: value
+            - 0.1
+            * (slope + 0.01 * value + 0.9 * self.optimiser.state[getattr(head, name)]["momentum_buffer"])
+            for (name, value), slope in zip(params.items(), slopes, strict=True)
+        }
+        meta_logits = functional_call(head, ahead, (hidden[count:],))
+        meta_loss = F.cross_entropy(meta_logits, self.meta_batch.labels, label_smoothing=reward_smoothing)
+        (g,) = torch.autograd.grad(meta_loss, weights)
+        behind = functional_call(head, ahead, (hidden[:count],))
+        return {
+            "g": g,
+            "logits": logits.detach(),
+            "loss": losses.detach(),
+            "ahead": F.cross_entropy(behind, labels, reduction="none", label_smoothing=smoothing).detach(),
+        }
+
+
+def test_one_step_without_mixup_by_second_order(tiny_batches: Batches) -> None:
+    scene = Scene(tiny_batches)
+    expected = scene.by_second_order()
+    run = begun("mixup=false", "deferral=0", "margin=paper", "relabel=paper")
+    weights, targets = run.step(scene.forward, scene.meta_batch, scene.ids, 0.1)
+    rectified = (-expected["g"]).clamp(min=0)
+    torch.testing.assert_close(weights, rectified / (rectified.sum() + 1e-5))
+    assert 0 < int((weights > 0).sum()) < 8
+    assert targets is not None
+    # Nothing was seen before, so the model's own labels are uniform; p = 2.
+    own = F.one_hot(scene.batch.labels, CLASSES) * weights[:, None]
+    torch.testing.assert_close(targets, own + 2 / 8 / CLASSES)
+    torch.testing.assert_close(run.history.scores[scene.ids], 0.1 * (expected["loss"] - expected["ahead"]))
+    torch.testing.assert_close(run.kept[scene.ids], 0.9 * expected["logits"])
+    assert not run.kept[8:].any()
+    torch.testing.assert_close(run.recent.used[0, scene.ids], (8 * weights).clamp(max=1))
+
+
+def test_smoothing_and_shifted_weights_by_second_order(tiny_batches: Batches) -> None:
+    scene = Scene(tiny_batches)
+    expected = scene.by_second_order(0.1, 0.2)
+    options = [
+        "mixup=false",
+        "deferral=0",
+        "pseudo=0",
+        "weights=shift",
+        "smoothing=0.1",
+        "reward_smoothing=0.2",
+    ]
+    weights, targets = begun(*options).step(scene.forward, scene.meta_batch, scene.ids, 0.1)
+    shifted = expected["g"].max() - expected["g"] + 1 / 8
+    torch.testing.assert_close(weights, shifted / (shifted.sum() + 1e-5))
+    smooth = F.one_hot(scene.batch.labels, CLASSES) * 0.9 + 0.1 / CLASSES
+    torch.testing.assert_close(targets, smooth * weights[:, None])
+
+
+@pytest.mark.parametrize("relabel", ["paper", "released"])
+def test_one_step_with_mixup_by_hand(relabel: str, tiny_batches: Batches) -> None:
+    scene = Scene(tiny_batches)
+    expected = scene.by_second_order()
+    run = begun("deferral=0", f"relabel={relabel}")
+    weights, targets = run.step(scene.forward, scene.meta_batch, scene.ids, 0.1)
+    draw = generator(SEED, "mixup")
+    factors = mixing_factors(8, draw)
+    partners = torch.randperm(8, generator=draw)
+    inputs, labels = scene.batch.inputs, F.one_hot(scene.batch.labels, CLASSES)
+    mixed = factors[:, None, None, None] * inputs + (1 - factors[:, None, None, None]) * inputs[partners]
+    soft = factors[:, None] * labels + (1 - factors[:, None]) * labels[partners]
+    rows = torch.cat([mixed, inputs]) if relabel == "paper" else mixed
+    second = torch.full((8, CLASSES), 2 / 8 / CLASSES)
+    weighted = soft * weights[:, None]
+    torch.testing.assert_close(
+        targets, torch.cat([weighted, second]) if relabel == "paper" else weighted + second
+    )
+    logits = Scene(tiny_batches).model(rows)
+    torch.testing.assert_close(scene.forward.logits, logits)
+    mixed_loss = F.cross_entropy(logits[:8], soft, reduction="none")
+    torch.testing.assert_close(run.history.scores[scene.ids], 0.1 * (mixed_loss - expected["ahead"]).detach())
+    seen = expected["logits"] if relabel == "paper" else logits[:8].detach()
+    torch.testing.assert_close(run.kept[scene.ids], 0.9 * seen)
+
+
+@pytest.mark.parametrize("relabel", ["paper", "released"])
+@pytest.mark.parametrize("mixup", ["true", "false"])
+def test_one_pass_a_step_moves_the_running_statistics(
+    mixup: str, relabel: str, tiny_batches: Batches
+) -> None:
+    scene = Scene(tiny_batches)
+    twin = Scene(tiny_batches).model
+    run = begun("deferral=0", f"mixup={mixup}", f"relabel={relabel}")
+    run.step(scene.forward, scene.meta_batch, scene.ids, 0.1)
+    twin(scene.forward._inputs)
+    assert len(scene.forward.logits) == (16 if mixup == "true" and relabel == "paper" else 8)
+    for name, value in scene.model.named_buffers():
+        assert torch.equal(value, dict(twin.named_buffers())[name]), name
+
+
+def test_deferral_weighs_all_alike_and_still_takes_note(tiny_batches: Batches) -> None:
+    scene = Scene(tiny_batches)
+    run = begun("deferral=0.4", "relabel=paper")
+    assert run.deferred == 2
+    for epoch in range(4):
+        forward = Forward(scene.model, scene.optimiser, scene.batch, seed=SEED)
+        weights, targets = run.step(forward, scene.meta_batch, scene.ids, 0.1)
+        assert targets is not None
+        uniform = torch.equal(weights, torch.full((8,), 1 / 8))
+        assert (uniform, len(targets)) == ((True, 8) if epoch < 2 else (False, 16))
+        assert run.history.visits[scene.ids].tolist() == [epoch + 1] * 8
+        run.epoch_end(epoch + 1)
+
+
+@pytest.mark.parametrize(
+    ("deferral", "epochs", "expected"), [(1.0, 5, 4), (0.15625, 128, 20), (0.8, 200, 160)]
+)
+def test_epochs_of_deferral(deferral: float, epochs: int, expected: int) -> None:
+    assert begun(f"deferral={deferral}", epochs=epochs).deferred == expected
+
+
+def test_bought_samples_never_leave_the_dictionary() -> None:
+    run = begun("dictionary=12", "share=1", bought=BOUGHT)
+    for _ in range(3):
+        found = run.dictionary
+        assert torch.equal(found[: len(BOUGHT)], BOUGHT)
+        assert len(set(found.tolist())) == len(found)
+        # Four places a class: five of class 0 were bought, one of class 1.
+        assert torch.bincount(LABELS[found]).tolist() == [5, 4, 4]
+        run.history.scores.uniform_(-2, -1, generator=torch.Generator().manual_seed(len(found)))
+        run.history.visits += 1
+        run.epoch_end(1)
+
+
+def test_without_proxies_classes_with_bought_samples_have_those_alone() -> None:
+    run = begun("dictionary=12", "share=1", "proxies=false", bought=BOUGHT)
+    for _ in range(2):
+        assert torch.equal(run.dictionary[: len(BOUGHT)], BOUGHT)
+        assert LABELS[run.dictionary[len(BOUGHT) :]].tolist() == [2] * 4
+        run.history.visits += 1
+        run.epoch_end(1)
+    alone = begun("dictionary=12", "share=1", "proxies=false")
+    assert torch.bincount(LABELS[alone.dictionary]).tolist() == [4, 4, 4]
+
+
+def test_who_was_never_visited_cannot_enter_the_dictionary() -> None:
+    run = begun("dictionary=24", "share=1")
+    assert sorted(run.dictionary.tolist()) == list(range(24))
+    run.history.visits[:5] = 1
+    run.epoch_end(1)
+    assert sorted(run.dictionary.tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_reward_batches_come_from_the_dictionary_with_given_labels() -> None:
+    run = begun("dictionary=6", "share=1")
+    draw = torch.Generator().manual_seed(4)
+    batches = [run.meta_ids(6, draw).tolist() for _ in range(5)]
+    assert all(sorted(ids) == sorted(run.dictionary.tolist()) for ids in batches)
+    assert len({tuple(ids) for ids in batches}) > 1
+
+
+def test_averaged_parameters_by_hand() -> None:
+    run = begun("ema=0.2")
+    run.average = {"p": torch.zeros(1)}
+    expected = 0.0
+    for number in range(4):
+        run.stepped({"p": torch.ones(1)})
+        share = min(0.2, (1 + number) / (10 + number))
+        expected = share * expected + 1 - share
+        assert float(run.average["p"]) == pytest.approx(expected)
+    assert run.averaged() is run.average
+    assert begun().averaged() is None
+
+
+@pytest.mark.parametrize("pair", ["mixup=false", "mixup=true"])
+def test_a_batch_without_weight_leaves_the_parameters_alone(
+    pair: str, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contrary(*words: Any) -> Any:
+        look = look_ahead(*words)
+        return look._replace(g=look.g.abs())
+
+    look_ahead = fsr.look_ahead
+    monkeypatch.setattr(fsr, "look_ahead", contrary)
+    resolved = plan(momentum=0.0, weight_decay=0.0)
+    for pseudo in (0, 2):
+        trainee = make_trainee(net(), resolved, begun(pair, "deferral=0", f"pseudo={pseudo}"))
+        history = list(epochs_of(trainee, tiny_batches, resolved))
+        assert [(log.zero_batches, log.mean_weight) for log in history] == [(1, 0)] * 4
+        still = [
+            torch.equal(old, new)
+            for old, new in zip(net().parameters(), trainee.model.parameters(), strict=True)
+        ]
+        assert all(still) == (pseudo == 0)
+
+
+def test_settings_for_long_tails_give_every_sample_weight(tiny_batches: Batches) -> None:
+    options = [
+        *("weights=shift", "pseudo=0", "mixup=false", "share=1"),
+        *("smoothing=0.1", "reward_smoothing=0.1", "deferral=0.5"),
+    ]
+    resolved = plan()
+    run = begun(*options, epochs=4)
+    history = list(epochs_of(make_trainee(net(), resolved, run), tiny_batches, resolved))
+    assert [log.zero_batches for log in history] == [0] * 4
+    assert run.kept.numel() == 0
+    weights = run.pool_weights(torch.zeros(24))
+    assert 0 < weights.min() < weights.max() <= 1
+
+
+class Killed(Exception):
+    """The process is gone."""
+
+
+def everything(trainee: Trainee) -> dict[str, torch.Tensor]:
+    """All that training changes, by name."""
+    assert isinstance(trainee.method, FSRRun)
+    found = dict(trainee.model.state_dict())
+    for position, parameter in enumerate(trainee.model.parameters()):
+        for key, value in trainee.optimiser.state[parameter].items():
+            found[f"{key}.{position}"] = value
+    return found | trainee.method.state_dict()
+
+
+@pytest.mark.parametrize("pusher", PUSHERS)
+def test_a_run_killed_at_any_step_goes_on_bit_for_bit(
+    pusher: str, tiny_batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relabel = "paper" if pusher == "negative-loss" else "released"
+    more = ["pseudo=0"] if pusher == "max-margin" else ["ema=0.99"]
+    options = [f"pusher={pusher}", f"relabel={relabel}", "dictionary=12", "share=1", *more]
+    resolved, path = plan(), tmp_path / "resume.safetensors"
+
+    def fresh(seed: int) -> Trainee:
+        run = begun(*options, epochs=4, bought=BOUGHT, seed=seed)
+        return make_trainee(net(0.3), resolved, run)
+
+    def life(trainee: Trainee, dies_at: int | None) -> list[EpochLog]:
+        """Train from what is saved, saving every epoch, as reweight does."""
+        history = [EpochLog(**row) for row in load_state(trainee, path)]
+        steps = itertools.count(3 * trainee.epoch)
+        run = trainee.method
+        assert isinstance(run, FSRRun)
+
+        def meta_ids(size: int, draw: torch.Generator) -> torch.Tensor:
+            if next(steps) == dies_at:
+                raise Killed
+            return FSRRun.meta_ids(run, size, draw)
+
+        monkeypatch.setattr(run, "meta_ids", meta_ids)
+        for log in epochs_of(trainee, tiny_batches, resolved, BOUGHT):
+            history.append(log)
+            save_state(trainee, history, path)
+        return history
+
+    whole = fresh(0)
+    history = life(whole, None)
+    assert len(history) == 4
+    for dies_at in np.random.default_rng(len(pusher)).permutation(12)[:4].tolist():
+        path.unlink()
+        with pytest.raises(Killed):
+            life(fresh(0), dies_at)
+        # Before the first save there is nothing to go on from, so the seed is the same.
+        again = fresh(0 if dies_at < 3 else 1)
+        if dies_at < 3:
+            assert not path.exists()
+        assert life(again, None) == history
+        expected, found = everything(whole), everything(again)
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            assert torch.equal(found[key], value), (dies_at, key)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "pusher=none",
+        "margin=both",
+        "weights=exp",
+        "relabel=no",
+        "dictionary=0",
+        "share=1.1",
+        "momentum=-0.1",
+        "virtual_rate=0",
+        "virtual_rate=inf",
+        "deferral=nan",
+        "pseudo=-1",
+        "temperature=0",
+        "ema=2",
+        "smoothing=1.5",
+    ],
+)
+def test_bad_hyper_parameter_is_refused_by_name(pair: str) -> None:
+    with pytest.raises(UsageError, match=pair.partition("=")[0]) as refused:
+        configure(REWEIGHTERS["fsr"], [pair])
+    assert refused.value.hint
+
+
+@pytest.fixture(scope="module")
+def noisy_blobs() -> tuple[Batches, torch.Tensor, np.ndarray]:
+    """300 points in 3 classes, 40 % of the labels wrong: as given, labels, is clean."""
+    draw = np.random.default_rng(5)
+    true = np.arange(300) % 3
+    inputs = (np.eye(3)[true] * 3 + draw.normal(size=(300, 3))).astype(np.float32)
+    wrong = draw.permutation(300) < 120
+    labels = np.where(wrong, (true + draw.integers(1, 3, 300)) % 3, true)
+    preprocess = Preprocess(FEATURES, (), "", (0.0,) * 3, (1.0,) * 3)
+    batches = Batches(inputs, labels, preprocess, device=torch.device("cpu"), channels=3)
+    return batches, torch.from_numpy(labels), ~wrong
+
+
+@pytest.mark.parametrize("pusher", ["meta-margin", "negative-loss", "area-under-margin"])
+def test_wrong_labels_lose_weight_where_nothing_was_bought(
+    pusher: str, noisy_blobs: tuple[Batches, torch.Tensor, np.ndarray]
+) -> None:
+    batches, labels, clean = noisy_blobs
+    resolved = plan(epochs=25, batch_size=32, lr=0.1, momentum=0.0, augment=False)
+    run = FSR(pusher=pusher).begin(start_of(labels, epochs=25, lr=0.1))
+    trainee = make_trainee(build_model("mlp", (3,), 3, seed=0), resolved, run)
+    list(epochs_of(trainee, batches, resolved))
+    auc = cleanness_auc(run.pool_weights(torch.zeros(300)).numpy(), clean)
+    assert auc is not None
+    assert auc > 0.85
+    assert clean[run.dictionary.numpy()].mean() > 0.9
