@@ -72,7 +72,7 @@ class Forward:
 
     ``losses``, ``logits`` and ``hidden`` come from the one pass that moves BatchNorm's running statistics and
     that the step is taken from; it is run when first asked for, so that a method that does not need it before
-    its weights are known never holds its graph beside the meta pass. Dropout draws the same mask in all passes.
+    v is known never holds its graph beside the meta pass. Dropout draws the same mask in all passes.
     Parameters that are frozen, or that no output depends on, stay as they are.
 
     Args:

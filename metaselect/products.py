@@ -67,7 +67,7 @@ def dual_numbers(passes: Passes, v: Params) -> torch.Tensor:
         return torch.zeros_like(losses) if tangent is None else tangent
 
 
-def differences(passes: Passes, v: Params) -> torch.Tensor:
+def central_differences(passes: Passes, v: Params) -> torch.Tensor:
     """By two more forward passes, at theta plus and minus a short step along v; approximate.
 
     Raises:
@@ -104,14 +104,14 @@ Way: TypeAlias = Callable[[Passes, Params], torch.Tensor]
 WAYS: dict[Way, str] = {
     shared: "the step's own forward pass",
     dual_numbers: "a forward pass of their own, with dual numbers",
-    differences: "two forward passes of their own, by central differences (approximate)",
+    central_differences: "two forward passes of their own, by central differences (approximate)",
     second_order: "differentiating twice",
 }
 
 
 CHECKS: dict[Way, tuple[Way, ...]] = {
-    shared: (dual_numbers, differences),
-    second_order: (differences,),
+    shared: (dual_numbers, central_differences),
+    second_order: (central_differences,),
 }
 """What a way is compared with before it is first used, by the first of these that the model allows."""
 
@@ -148,7 +148,7 @@ class Product:
                     self._checked = way
                 s = way(passes, v)
             except (NoRule, RuntimeError) as error:
-                if "memory" in str(error):  # a smaller batch helps there, another way does not
+                if out_of_memory(error):  # a smaller batch helps there, another way does not
                     raise
                 self._refuse(error)
             else:
@@ -194,3 +194,8 @@ def check(way: Way, few: Callable[[], Passes]) -> None:
             raise NoRule(f"differs by {gap:.0e} from {WAYS[reference]}")
         return
     raise NoRule("nothing could check it")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether torch ran out of memory, of a GPU or of the host, by its words: the latter has no class of its own."""
+    return "out of memory" in str(error) or "can't allocate memory" in str(error)

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-from metaselect.tangent_rules import RULES, Rule, Tangent, by_two_vjps
+from metaselect.tangent_rules import RULES, NoRule, Rule, Tangent, by_two_vjps
+
+LEAF = "torch::autograd::AccumulateGrad"  # what autograd calls a parameter's node
 
 
 def _keep_freed_memory() -> None:
@@ -58,24 +60,30 @@ def pushed_forward(losses: torch.Tensor, v: Mapping[torch.Tensor, torch.Tensor])
 
     with torch.no_grad():
         for node in nodes:
-            if hasattr(node, "variable"):  # a leaf
+            if node.name() == LEAF:
                 changes[node] = (v.get(node.variable),)
-                continue
-            tangents = [take(*source) for source in node.next_functions]
-            constant = all(tangent is None for tangent in tangents)
-            changes[node] = (None,) * len(node._input_metadata) if constant else _apply(node, tangents)
+            else:
+                changes[node] = _apply(node, [take(*source) for source in node.next_functions])
         s = changes[last][losses.output_nr]
     return torch.zeros_like(losses) if s is None else s
 
 
 def _apply(node: Any, tangents: list[Tangent]) -> tuple[Tangent, ...]:
-    """The changes of a node's outputs, each in the output's dtype and shape."""
-    rule: Rule = RULES.get(node.name(), by_two_vjps)
-    answer = rule(node, *tangents)
+    """The changes of a node's outputs, each in the output's dtype and shape; None where no input changes."""
+    try:
+        outputs = node._input_metadata
+        if all(tangent is None for tangent in tangents):
+            return (None,) * len(outputs)
+        rule: Rule = RULES.get(node.name(), by_two_vjps)
+        answer = rule(node, *tangents)
+    except (
+        AttributeError,
+        TypeError,
+    ) as error:  # a node that is not torch's own, or of another version of it
+        raise NoRule(f"{node.name()}: {error}") from None
     changes = answer if isinstance(answer, tuple) else (answer,)
     return tuple(
-        change.to(out.dtype).expand(out.shape)
-        for change, out in zip(changes, node._input_metadata, strict=False)
+        change.to(out.dtype).expand(out.shape) for change, out in zip(changes, outputs, strict=False)
     )
 
 

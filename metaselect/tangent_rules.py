@@ -33,26 +33,19 @@ def by_two_vjps(node: Any, *tangents: Tangent) -> tuple[torch.Tensor, ...]:
     Raises:
         NoRule: the operation's backward pass cannot itself be differentiated.
     """
-    try:
-        with torch.enable_grad():
-            cotangents = [
-                torch.zeros(out.shape, dtype=out.dtype, device=out.device, requires_grad=True)
-                for out in node._input_metadata
-            ]
-            answer = node(*cotangents)
-        pulled = answer if isinstance(answer, tuple) else (answer,)
-        # Autograd sums over what was broadcast only after the node, so a tangent is broadcast before it.
-        pairs = [
-            (p, t.to(p.dtype).expand_as(p)) for p, t in zip(pulled, tangents, strict=True) if t is not None
+    with torch.enable_grad():
+        cotangents = [
+            torch.zeros(out.shape, dtype=out.dtype, device=out.device, requires_grad=True)
+            for out in node._input_metadata
         ]
-        return torch.autograd.grad(
-            [p for p, _ in pairs],
-            cotangents,
-            [t for _, t in pairs],
-            allow_unused=True,
-            materialize_grads=True,
-        )
-    except (RuntimeError, TypeError, AttributeError) as error:
+        answer = node(*cotangents)
+    pulled = answer if isinstance(answer, tuple) else (answer,)
+    # Autograd sums over what was broadcast only after the node, so a tangent is broadcast before it.
+    pairs = [(p, t.to(p.dtype).expand_as(p)) for p, t in zip(pulled, tangents, strict=True) if t is not None]
+    outputs, weights = zip(*pairs, strict=True)
+    try:
+        return torch.autograd.grad(outputs, cotangents, weights, allow_unused=True, materialize_grads=True)
+    except RuntimeError as error:
         raise NoRule(f"{node.name()}: {str(error).splitlines()[0]}") from None
 
 

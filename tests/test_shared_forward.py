@@ -6,22 +6,24 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from data_makers import Listener
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metaselect import shared_forward
+from metaselect.batches import Batches
 from metaselect.errors import UsageError
 from metaselect.gradients import Batch, Forward
 from metaselect.models import build_model
 from metaselect.models.wide_resnet import WideResNet
-from metaselect.products import WAYS, Passes, Product, dual_numbers, second_order, shared
-from metaselect.products import differences as central_differences
+from metaselect.products import WAYS, Passes, Product, central_differences, dual_numbers, second_order, shared
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting import Start
 from metaselect.shared_forward import pushed_forward
 from metaselect.streams import seeded_globals
 from metaselect.tangent_rules import RULES, NoRule, by_two_vjps
+from metaselect.training import Plan, make_trainee, train
 
 CLASSES = 3
 
@@ -498,6 +500,40 @@ def test_a_wrong_rule_is_found_on_the_first_batch(monkeypatch: pytest.MonkeyPatc
     v = direction(forward)
     assert torch.equal(forward.jvp(v), dual_numbers(passes_of(forward), v))
     assert "(differs by" in said[0]
+
+
+def test_a_torch_that_saves_other_tensors_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, "AddmmBackward0", lambda node, *moved: node._saved_under_another_name)
+    said: list[str] = []
+    forward = make_forward(made("convnet"), Product(said.append))
+    v = direction(forward)
+    assert torch.equal(forward.jvp(v), dual_numbers(passes_of(forward), v))
+    assert "AddmmBackward0: " in said[0]
+
+
+@pytest.mark.parametrize("operation", [None, DoubledForward])
+def test_a_training_says_it_once(operation: type[Doubled] | None, tiny_batches: Batches) -> None:
+    model = made("convnet") if operation is None else CustomNet(operation)
+    stem = nn.Conv2d(1, 3, 1)
+    plan = Plan(2, 6, 0.01, 0.9, 0.0, "constant", augment=False, amp=False, seed=0)
+    start = Start(24, 2, 0.01, torch.Generator().manual_seed(0), torch.device("cpu"))
+    trainee = make_trainee(nn.Sequential(stem, model), plan, configure(REWEIGHTERS["l2rw"], []).begin(start))
+    reporter, ids = Listener(), torch.arange(24)
+    list(
+        train(
+            trainee,
+            tiny_batches,
+            plan,
+            ids=ids[8:],
+            bought=ids[:8],
+            meta_batch_size=6,
+            report=reporter,
+            what="reweight",
+        )
+    )
+    assert [note.split(";")[0] for note in reporter.notes] == (
+        [] if operation is None else [f"Meta gradients come from {WAYS[dual_numbers]}"]
+    )
 
 
 def test_memory_that_runs_out_is_not_taken_for_a_missing_rule() -> None:
