@@ -1,31 +1,56 @@
-"""One training step of l2rw and fsr against a plain one and against second order, side by side in one run.
+"""One training step of each meta method against a plain one and against second order, side by side in one run.
 
-    python benchmarks/meta_step.py --rounds 5
+    python benchmarks/meta_step.py --model resnet32 --rounds 5
 
-ResNet-32, batch 100, meta batch 100 and 25 (fsr: 200), float32, one thread, random pixels (timing does not depend on
-them). Time is CPU time of the process (on a GPU: wall time around a synchronised step); methods alternate within each
-round, the order reversed every other round, and a ratio is to the plain step of the same round. Memory is the peak of
-the allocator's events during one step, with parameters and momentum already there. Before anything is timed, the
-weights of l2rw's step are compared with those of the second-order one.
+Models: resnet32 (batch 100), lenet (100), wrn-16-4 (20); random pixels, since timing does not depend on them. Meta
+batches as large as the batch and a quarter of it, float32, one thread. "Two passes" is l2rw whose product runs a
+forward pass of its own with dual numbers. Time is CPU time of the process (on a GPU: wall time around a synchronised
+step); methods alternate within each round, the order reversed every other round, and a ratio is to the plain step of
+the same round. Memory is the peak of the allocator's events during one step, with parameters and momentum already
+there. Before anything is timed, the weights of l2rw are compared with those of the second-order step.
 """
 
 import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from metaselect.gradients import Batch, Forward, frozen_statistics
 from metaselect.models import build_model
+from metaselect.models.wide_resnet import WideResNet
+from metaselect.products import Product, dual_numbers
+from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting import Labels, Start
-from metaselect.reweighting.fsr import FSR
-from metaselect.reweighting.l2rw import L2RWRun, rectify_and_normalise
+from metaselect.reweighting.l2rw import rectify_and_normalise
 
-TARGETS = {"l2rw, m = 100": (3.4, 1.15), "l2rw, m = 25": (2.6, 1.15)}
+
+class Subject(NamedTuple):
+    """A model, its inputs, and the largest ratios of time that are asked of it with both sizes of the meta batch."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    batch: int
+    at_most: dict[str, tuple[float, float]]
+
+
+COLOUR, GREY = (3, 32, 32), (1, 28, 28)
+DEEP = {"l2rw": (2.8, 2.0), "direct": (3.4, 2.6), "mw-net": (3.4, 2.6)}
+SHALLOW = {"l2rw": (2.6, 1.9), "direct": (3.7, 2.6), "mw-net": (3.7, 2.6)}
+SUBJECTS = {
+    "resnet32": Subject(lambda: build_model("resnet32", COLOUR, 10, seed=0), COLOUR, 100, DEEP),
+    "lenet": Subject(lambda: build_model("lenet", GREY, 10, seed=0), GREY, 100, SHALLOW),
+    "wrn-16-4": Subject(lambda: WideResNet(COLOUR, 10, 16, 4), COLOUR, 20, DEEP),
+}
+OPTIONS = {"fsr": ["deferral=0"]}  # else its first epochs are plain training
+MEMORY = {"l2rw": 1.35, "direct": 2.1, "mw-net": 2.1}
 
 
 def plain(model, optimiser, batch, meta_batch):
@@ -37,30 +62,22 @@ def plain(model, optimiser, batch, meta_batch):
     optimiser.step()
 
 
-def fast(model, optimiser, batch, meta_batch):
+def ours(method, product=None):
     """MetaSelect's step: the same calls as in its training loop."""
-    run = L2RWRun(torch.zeros(3, len(batch.labels), device=batch.labels.device))
-    forward = Forward(model, optimiser, batch)
-    ids = torch.arange(len(batch.labels), device=batch.labels.device)
-    weights = run.step(forward, meta_batch, ids, 0.1).weights
-    loss = (weights * forward.losses).sum()
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    return weights
-
-
-def fsr(relabel):
-    """FSR's step behind its deferral, with the model's own labels as in the paper or as released."""
+    product = product or Product()
+    runs = []
 
     def step(model, optimiser, batch, meta_batch):
-        ids = torch.arange(len(batch.labels))
-        known = Labels(batch.labels.cpu(), 10, ids, ids[:0])
-        start = Start(known, 5, 0.1, torch.Generator(), batch.labels.device)
-        run = FSR(relabel=relabel, deferral=0).begin(start)
-        forward = Forward(model, optimiser, batch)
-        weights, targets = run.step(forward, meta_batch, ids.to(batch.labels.device), 0.1)
-        loss = -(targets * F.log_softmax(forward.logits, 1)).sum()
+        ids, device = torch.arange(len(batch.labels)), batch.labels.device
+        if not runs:
+            known = Labels(batch.labels.cpu(), 10, ids, ids[:0])
+            start = Start(known, 5, 0.1, torch.Generator().manual_seed(0), device)
+            runs.append(configure(REWEIGHTERS[method], OPTIONS.get(method, [])).begin(start))
+        forward = Forward(model, optimiser, batch, product=product)
+        weights, targets = runs[0].step(forward, meta_batch, ids.to(device), 0.1)
+        loss = (weights * forward.losses).sum()
+        if targets is not None:
+            loss = -(targets * F.log_softmax(forward.logits, 1)).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -91,17 +108,18 @@ def second_order(model, optimiser, batch, meta_batch):
 class Arm:
     """A method with a model of its own, so that all arms train alike through the rounds."""
 
-    def __init__(self, name, step, meta_count, device):
+    def __init__(self, name, step, subject, batch, meta_count, device):
         self.name, self.step = name, step
         stream = torch.Generator().manual_seed(0)
-        self.model = build_model("resnet32", (3, 32, 32), 10, seed=0).to(device).train()
+        torch.manual_seed(0)
+        self.model = subject.build().to(device).train()
         self.optimiser = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
         self.batch, self.meta = (
             Batch(
-                torch.randn(count, 3, 32, 32, generator=stream).to(device),
+                torch.randn(count, *subject.shape, generator=stream).to(device),
                 torch.randint(10, (count,), generator=stream).to(device),
             )
-            for count in (100, meta_count)
+            for count in (batch, meta_count)
         )
 
     def run(self):
@@ -141,33 +159,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", choices=SUBJECTS, default="resnet32")
+    parser.add_argument("--batch", type=int, help="instead of the model's own")
     parser.add_argument("--rounds", type=int, default=5, help="at least 5")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    arms = [Arm("plain", plain, 100, given.device)]
-    for count in (100, 25):
-        arms.append(Arm(f"l2rw, m = {count}", fast, count, given.device))
-        arms.append(Arm(f"second order, m = {count}", second_order, count, given.device))
-        agree(arms[-2], arms[-1])
-    for relabel in ("paper", "released"):
-        arms.append(Arm(f"fsr, m = 200, relabel={relabel}", fsr(relabel), 200, given.device))
+    subject = SUBJECTS[given.model]
+    batch = given.batch or subject.batch
+    arms = [Arm("plain", plain, subject, batch, batch, given.device)]
+    most = {"plain": ("-", "-")}
+    for place, count in enumerate((batch, batch // 4)):
+        steps = {
+            "l2rw": ours("l2rw"),
+            "second order": second_order,
+            "l2rw, two passes": ours("l2rw", Product(ways=[dual_numbers])),
+            "direct": ours("direct"),
+            "mw-net": ours("mw-net"),
+            "fsr": ours("fsr"),
+        }
+        for name, step in steps.items():
+            arm = Arm(f"{name}, m = {count}", step, subject, batch, count, given.device)
+            arms.append(arm)
+            most[arm.name] = (subject.at_most.get(name, ("-", "-"))[place], MEMORY.get(name, "-"))
+        agree(*arms[-len(steps) :][:2])
     for arm in arms:
-        arm.run()  # momentum buffers and the allocator's caches are there from now on
+        arm.run()  # momentum buffers and the allocator's caches are there from now on, and products are checked
     peaks = {arm.name: arm.peak_mib() for arm in arms}
     seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for number in range(given.rounds):
         for arm in arms if number % 2 == 0 else reversed(arms):
             seconds[arm.name].append(arm.seconds())
-    print("| step | ms, median | ratio, median | ratio, range | at most | MiB | ratio | at most |")
+    print(f"| step ({given.model}, batch {batch}) ", end="")
+    print("| ms, median | ratio, median | ratio, range | at most | MiB | ratio | at most |")
     print("|---" * 8 + "|")
     for arm in arms:
         ratios = [mine / base for mine, base in zip(seconds[arm.name], seconds["plain"], strict=True)]
-        most = TARGETS.get(arm.name, ("-", "-"))
         print(
             f"| {arm.name} | {1000 * statistics.median(seconds[arm.name]):.0f} | {statistics.median(ratios):.2f} "
-            f"| {min(ratios):.2f} to {max(ratios):.2f} | {most[0]} | {peaks[arm.name]:.0f} "
-            f"| {peaks[arm.name] / peaks['plain']:.2f} | {most[1]} |"
+            f"| {min(ratios):.2f} to {max(ratios):.2f} | {most[arm.name][0]} | {peaks[arm.name]:.0f} "
+            f"| {peaks[arm.name] / peaks['plain']:.2f} | {most[arm.name][1]} |"
         )
     print(json.dumps({"torch": torch.__version__, "device": given.device, "rounds": given.rounds}))
 

@@ -6,43 +6,30 @@ with sample weights w. Because theta_hat is linear in the weighted gradient,
     dF_m/dw_i = -c s_i,      s_i = <grad f_i(theta), v>,      v = grad F_m(theta_hat),
 
 with f_i the loss of training sample i and c the optimiser's factor (SGD: the rate; Nesterov: times 1 + mu). The
-vector s is the derivative of the batch's loss *vector* along v: one forward-mode product, no second-order graph,
-and exact also where samples are coupled by BatchNorm in train mode.
+vector s is the derivative of the batch's loss *vector* along v: one forward-mode product (``products``), no
+second-order graph, and exact also where samples are coupled by BatchNorm in train mode.
 
 Source: Ren et al. 2018 (arXiv:1803.09050) Eq. 6-7, Shu et al. 2019 (arXiv:1902.07379), Wu et al. 2023
 (arXiv:2302.04418) Eq. 3 and 6. Differs: they differentiate through the virtual step; the result is the same.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaselect.models import last_linear
+from metaselect.products import Params, Passes, Product
 from metaselect.streams import seeded_globals
 
-Params: TypeAlias = dict[str, torch.Tensor]
-"""Parameter name -> tensor of the parameter's shape."""
-
 FEW_DISTINCT = 8  # below this many meta samples their batch statistics say nothing
-
-
-def _load_forward_rules() -> None:
-    """Make the first dual number, at which torch registers rules through an API that it warns about itself."""
-    with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.simplefilter("ignore")
-        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
-
-
-_load_forward_rules()
+FEW_CHECKED = 4  # samples that the way of the product is checked on
 
 
 class Batch(NamedTuple):
@@ -97,7 +84,7 @@ class Forward:
 
     ``losses``, ``logits`` and ``hidden`` come from the one pass that moves BatchNorm's running statistics and
     that the step is taken from; it is run when first asked for, so that a method that does not need it before
-    its weights are known never holds its graph beside the meta pass. Dropout draws the same mask in all passes.
+    v is known never holds its graph beside the meta pass. Dropout draws the same mask in all passes.
     Parameters that are frozen, or that no output depends on, stay as they are.
 
     Args:
@@ -108,6 +95,7 @@ class Forward:
         autocast: run the passes in bfloat16.
         few_distinct: the meta set has fewer than 8 distinct samples, so its pass normalises with running
             statistics.
+        product: the way that ``jvp`` takes; one for a whole training, which is checked once.
     """
 
     def __init__(
@@ -119,17 +107,19 @@ class Forward:
         seed: int = 0,
         autocast: bool = False,
         few_distinct: bool = False,
+        product: Product | None = None,
     ) -> None:
         self.model, self.optimiser, self.batch = model, optimiser, batch
         self.seed, self.autocast, self.few_distinct = seed, autocast, few_distinct
+        self.product = Product() if product is None else product
         self.params: Params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._inputs = batch.inputs
 
     @cached_property
-    def _pass(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pass(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
         return self._run(self._inputs)
 
-    def _run(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _run(self, inputs: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Logits, and what the last linear layer is given."""
         caught: list[torch.Tensor] = []
         hook = last_linear(self.model).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
@@ -138,14 +128,14 @@ class Forward:
                 logits = self.model(inputs)
         finally:
             hook.remove()
-        return full_precision(logits), caught[0]
+        return full_precision(logits), caught
 
     def joint(self, meta_batch: Batch) -> Joint:
         """One train-mode pass over both batches, which share their statistics; the running ones stay."""
         count = len(self.batch.inputs)
         with torch.no_grad(), frozen_statistics(self.model):
-            _, hidden = self._run(torch.cat([self.batch.inputs, meta_batch.inputs]))
-        hidden = full_precision(hidden)
+            _, caught = self._run(torch.cat([self.batch.inputs, meta_batch.inputs]))
+        hidden = full_precision(caught[0])
         return Joint(hidden[:count], hidden[count:])
 
     def step_on(self, inputs: torch.Tensor) -> None:
@@ -162,7 +152,7 @@ class Forward:
     @property
     def hidden(self) -> torch.Tensor:
         """(B, d), the input of the last linear layer, with its graph."""
-        return self._pass[1]
+        return self._pass[1][0]
 
     @cached_property
     def losses(self) -> torch.Tensor:
@@ -217,22 +207,42 @@ class Forward:
         return dict(zip(at, gradients, strict=True))
 
     def jvp(self, v: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """s: (B,), the derivative of each sample's loss along v, at theta, by dual numbers."""
-        with (
-            torch.no_grad(),
-            forward_ad.dual_level(),
-            frozen_statistics(self.model),
-            self._circumstances(),
-        ):
-            duals = {
-                name: forward_ad.make_dual(p.detach(), v[name])  # type: ignore[no-untyped-call]
-                for name, p in self.params.items()
-            }
-            logits = functional_call(self.model, duals, (self.batch.inputs,))
-            losses = F.cross_entropy(full_precision(logits), self.batch.labels, reduction="none")
-            tangent: torch.Tensor | None = forward_ad.unpack_dual(losses).tangent  # type: ignore[no-untyped-call]
-            # No tangent: no parameter bears on the losses.
-            return torch.zeros_like(losses) if tangent is None else tangent
+        """s: (B,), the derivative of each sample's loss along v, at theta.
+
+        Taken through the pass of ``losses`` where the model allows it, so ask for it before the backward pass.
+        """
+        passes = Passes(
+            self.params,
+            lambda: self.losses,
+            lambda params: self._losses_at(params, self.batch),
+            self.autocast,
+        )
+        return self.product(passes, dict(v), self._few_in_float64)
+
+    def _losses_at(self, tensors: Params, batch: Batch) -> torch.Tensor:
+        """(B,) losses with other parameters (or buffers) in place of the model's, by a pass of their own."""
+        with frozen_statistics(self.model), self._circumstances():
+            logits = functional_call(self.model, tensors, (batch.inputs,))
+        return F.cross_entropy(full_precision(logits), batch.labels, reduction="none")
+
+    def _few_in_float64(self) -> Passes:
+        """Passes of a few samples, on copies of all that the model holds."""
+        # Apple's GPUs know no float64.
+        wide = torch.float32 if self.batch.inputs.device.type == "mps" else torch.float64
+
+        def copied(value: torch.Tensor) -> torch.Tensor:
+            return value.detach().to(wide if value.is_floating_point() else value.dtype, copy=True)
+
+        batch = Batch(copied(self.batch.inputs[:FEW_CHECKED]), self.batch.labels[:FEW_CHECKED])
+        held = {name: copied(value) for name, value in self.model.named_parameters()}
+        held |= {name: copied(value) for name, value in self.model.named_buffers()}
+        params = {name: held.pop(name).requires_grad_() for name in self.params}
+        twin = Forward(self.model, self.optimiser, batch, seed=self.seed)
+
+        def losses_at(at: Params) -> torch.Tensor:
+            return twin._losses_at(held | at, batch)
+
+        return Passes(params, lambda: losses_at(params), losses_at, autocast=False)
 
     @contextmanager
     def _circumstances(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from metaselect.batches import Batches
 from metaselect.errors import ConditionUnmet
 from metaselect.gradients import FEW_DISTINCT, Batch, Forward
+from metaselect.products import Product
 from metaselect.records import Reporter
 from metaselect.reweighting import Hook, JointRun, MetaRun
 from metaselect.streams import derive, generator
@@ -123,7 +124,7 @@ def train(
     """
     device, seed = batches.device, plan.seed
     steps = math.ceil(len(ids) / plan.batch_size)
-    step = _Step(trainee, batches, plan, bought, meta_batch_size)
+    step = _Step(trainee, batches, plan, bought, meta_batch_size, Product(report.note))
     with report.track(plan.epochs * len(ids), what, "samples", trainee.epoch * len(ids)) as advance:
         for epoch in range(trainee.epoch + 1, plan.epochs + 1):
             trainee.model.train()
@@ -156,12 +157,18 @@ class _Step:
     """One step of the loop: weights from the method, loss, backward, optimiser."""
 
     def __init__(
-        self, trainee: Trainee, batches: Batches, plan: Plan, bought: torch.Tensor, meta_batch_size: int
+        self,
+        trainee: Trainee,
+        batches: Batches,
+        plan: Plan,
+        bought: torch.Tensor,
+        meta_batch_size: int,
+        product: Product,
     ) -> None:
         self.trainee, self.batches, self.plan = trainee, batches, plan
         self.meta = trainee.method if isinstance(trainee.method, MetaRun) else None
         self.joint = trainee.method if isinstance(trainee.method, JointRun) else None
-        self.bought, self.meta_batch_size = bought, meta_batch_size
+        self.bought, self.meta_batch_size, self.product = bought, meta_batch_size, product
         self.is_bought = torch.zeros(len(batches), dtype=torch.bool, device=batches.device)
         self.is_bought[bought.to(batches.device)] = True
 
@@ -184,6 +191,7 @@ class _Step:
             seed=derive(self.plan.seed, "dropout", number),
             autocast=self.plan.amp,
             few_distinct=min(len(self.bought), self.meta_batch_size) < FEW_DISTINCT,
+            product=self.product,
         )
         on_device = ids.to(self.batches.device)
         if self.meta is not None:

@@ -18,6 +18,9 @@ LAYERS = (
     {"data", "annotation"},
     {"streams", "devices", "metrics"},
     {"models"},
+    {"tangent_rules"},
+    {"shared_forward"},
+    {"products"},
     {"gradients"},
     {"projections"},
     {"layer_gradients"},
@@ -29,7 +32,18 @@ LAYERS = (
     {"cli"},
 )
 """From the bottom; a module imports from its own layer's package, or from lower ones."""
-PURE = ("selection", "reweighting", "models", "gradients", "layer_gradients", "projections", "metrics")
+PURE = (
+    "selection",
+    "reweighting",
+    "models",
+    "tangent_rules",
+    "shared_forward",
+    "products",
+    "gradients",
+    "layer_gradients",
+    "projections",
+    "metrics",
+)
 TORCH_FREE = ("run", "data", "annotation", "cli", "records", "errors", "options", "registry")
 TORCH_FREE_STAGES = (
     "stages.status",

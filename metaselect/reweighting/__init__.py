@@ -9,7 +9,8 @@ from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from metaselect.gradients import Batch, Forward, Params
+from metaselect.gradients import Batch, Forward
+from metaselect.products import Params
 
 State: TypeAlias = dict[str, torch.Tensor]
 
