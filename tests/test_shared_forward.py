@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from data_makers import Listener
+from data_makers import Listener, start_of
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -19,7 +19,6 @@ from metaselect.models import build_model
 from metaselect.models.wide_resnet import WideResNet
 from metaselect.products import WAYS, Passes, Product, central_differences, dual_numbers, second_order, shared
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting import Start
 from metaselect.shared_forward import pushed_forward
 from metaselect.streams import seeded_globals
 from metaselect.tangent_rules import RULES, NoRule, by_two_vjps
@@ -358,7 +357,7 @@ def test_no_pass_is_hidden() -> None:
 
         model.register_forward_hook(count)
         run = configure(REWEIGHTERS[method], []).begin(
-            Start(6, 5, 0.1, torch.Generator().manual_seed(0), torch.device("cpu"))
+            start_of(torch.arange(6), stream=torch.Generator().manual_seed(0))
         )
         for _ in range(2):
             counts[:] = [0, 0]
@@ -516,7 +515,8 @@ def test_a_training_says_it_once(operation: type[Doubled] | None, tiny_batches: 
     model = made("convnet") if operation is None else CustomNet(operation)
     stem = nn.Conv2d(1, 3, 1)
     plan = Plan(2, 6, 0.01, 0.9, 0.0, "constant", augment=False, amp=False, seed=0)
-    start = Start(24, 2, 0.01, torch.Generator().manual_seed(0), torch.device("cpu"))
+    stream = torch.Generator().manual_seed(0)
+    start = start_of(torch.arange(24) % 3, epochs=2, lr=0.01, stream=stream)
     trainee = make_trainee(nn.Sequential(stem, model), plan, configure(REWEIGHTERS["l2rw"], []).begin(start))
     reporter, ids = Listener(), torch.arange(24)
     list(

@@ -23,8 +23,8 @@ import torch
 
 from metaselect.errors import UsageError
 from metaselect.gradients import Batch, Forward
-from metaselect.products import Params
 from metaselect.models import last_linear
+from metaselect.products import Params
 from metaselect.reweighting import Start, State, StepWeights, below
 from metaselect.reweighting.fsr_dictionary import balanced_batch, best_of_each_class, slots
 from metaselect.reweighting.last_layer import (
