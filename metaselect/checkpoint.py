@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from metaselect.reweighting import MetaRun
+from metaselect.reweighting import MetaRun, below
 from metaselect.run.files import write_atomically
 from metaselect.training import Trainee
 
@@ -46,16 +46,12 @@ def load_state(trainee: Trainee, path: Path) -> list[dict[str, Any]]:
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError:
         return []  # it is replaced whole, so this is foreign; starting again loses only time
-    trainee.model.load_state_dict(_below(tensors, "model."))
+    trainee.model.load_state_dict(below(tensors, "model."))
     parameters = dict(trainee.model.named_parameters())
-    for name, buffer in _below(tensors, "momentum.").items():
+    for name, buffer in below(tensors, "momentum.").items():
         trainee.optimiser.state[parameters[name]] = {"momentum_buffer": buffer.to(parameters[name].device)}
     if isinstance(trainee.method, MetaRun):
-        trainee.method.load_state_dict(_below(tensors, "method."))
+        trainee.method.load_state_dict(below(tensors, "method."))
     trainee.epoch = int(metadata["epoch"])
     rows: list[dict[str, Any]] = json.loads(metadata["history"])
     return rows
-
-
-def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -29,9 +29,8 @@ from metaselect.records import Json, Reporter
 from metaselect.run.files import write_atomically
 from metaselect.selection import Gradients
 
-FEATURE_BATCH = 500
-FEATURE_PIXELS = 2**21  # of a batch without a backward pass
-GRADIENT_PIXELS = 2**18  # of a batch with a backward pass, whose activations stay in memory
+FEATURE_BATCH, FEATURE_PIXELS = 500, 2**21  # at most, of a batch without a backward pass
+GRADIENT_BATCH, GRADIENT_PIXELS = 256, 2**18  # of one with a backward pass, whose activations stay in memory
 RECIPE = b"metaselect.recipe"
 
 
@@ -71,7 +70,7 @@ def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, wha
     model.eval()
     caught: list[torch.Tensor] = []
     hook = last_linear(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    size = int(min(max(FEATURE_PIXELS // batches.raw[0].numel(), 8), FEATURE_BATCH))
+    size = _batch_size(batches, FEATURE_PIXELS, FEATURE_BATCH)
     chunks = torch.split(torch.arange(len(batches)), size)
     factors: Factors | None = None
     try:
@@ -116,7 +115,7 @@ def gradient_features(
     """
     model.eval()
     n = len(batches)
-    size = int(min(max(GRADIENT_PIXELS // batches.raw[0].numel(), 8), 256))
+    size = _batch_size(batches, GRADIENT_PIXELS, GRADIENT_BATCH)
     some = torch.randperm(n, generator=generator)[: method.sample].sort().values
     energies = layer_energies(
         model, (batch for _, batch in batches.stream(torch.split(some, size))), method.gradient
@@ -142,6 +141,11 @@ def gradient_features(
     drawn: list[Json] = [{"layer": d.name, "draws": d.times, "scale": round(d.scale, 6)} for d in draws]
     unable: list[Json] = [*other_layers(model, energies)]
     return found, {"sampled_layers": drawn, "width": sampled.width, "layers_without_gradients": unable}
+
+
+def _batch_size(batches: Batches, pixels: int, most: int) -> int:
+    """Samples of a batch: at most ``most``, and fewer where they are large; at least 8."""
+    return min(max(pixels // batches.raw[0].numel(), 8), most)
 
 
 Recipe: TypeAlias = dict[str, Json]

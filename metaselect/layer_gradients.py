@@ -55,28 +55,28 @@ def watched_layers(model: nn.Module, batch: Batch) -> set[str]:
     An attention's projection is used without being called, and a layer may work on positions or patches as if they
     were samples. Two sizes tell them apart, where one could agree by accident.
     """
-    found: list[set[str]] = []
-    for size in (3, 5):
-        called: dict[str, bool] = {}
+    return _called_with(model, batch, 3) & _called_with(model, batch, 5)
 
-        def note(name: str, given: tuple[object, ...], output: torch.Tensor, size: int = size) -> None:
-            whole = (
-                bool(given) and isinstance(given[0], torch.Tensor) and len(given[0]) == len(output) == size
-            )
-            called[name] = called.get(name, True) and whole  # noqa: B023 - read within this turn of the loop
 
-        hooks = [
-            layer.register_forward_hook(lambda _, given, output, name=name: note(name, given, output))
-            for name, layer in sampleable_layers(model).items()
-        ]
-        try:
-            with torch.no_grad():
-                model(batch.inputs[:1].expand(size, *batch.inputs.shape[1:]).contiguous())
-        finally:
-            for hook in hooks:
-                hook.remove()
-        found.append({name for name, whole in called.items() if whole})
-    return found[0] & found[1]
+def _called_with(model: nn.Module, batch: Batch, size: int) -> set[str]:
+    """The layers whose every call takes and gives ``size`` rows when the model is given so many samples."""
+    called: dict[str, bool] = {}
+
+    def note(name: str, given: tuple[object, ...], output: torch.Tensor) -> None:
+        whole = bool(given) and isinstance(given[0], torch.Tensor) and len(given[0]) == len(output) == size
+        called[name] = called.get(name, True) and whole
+
+    hooks = [
+        layer.register_forward_hook(lambda _, given, output, name=name: note(name, given, output))
+        for name, layer in sampleable_layers(model).items()
+    ]
+    try:
+        with torch.no_grad():
+            model(batch.inputs[:1].expand(size, *batch.inputs.shape[1:]).contiguous())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name for name, whole in called.items() if whole}
 
 
 def other_layers(model: nn.Module, sampled: Collection[str]) -> list[str]:

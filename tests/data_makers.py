@@ -28,6 +28,7 @@ from metaselect.options import IngestOptions, ReadOptions
 from metaselect.reweighting import Labels, Start
 from metaselect.run import Run
 from metaselect.stages.ingest import ingest
+from metaselect.training import Plan
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -82,6 +83,22 @@ def start_of(
     trained[bought] = False
     known = Labels(labels, int(labels.max()) + 1, trained.nonzero()[:, 0], bought)
     return Start(known, epochs, lr, stream or torch.Generator(), torch.device("cpu"))
+
+
+def plan(**changes: Any) -> Plan:
+    """Of a short training on few samples."""
+    defaults: dict[str, Any] = {
+        "epochs": 4,
+        "batch_size": 8,
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 1e-3,
+        "schedule": "cosine",
+        "augment": True,
+        "amp": False,
+        "seed": 0,
+    }
+    return Plan(**{**defaults, **changes})
 
 
 def pictures(count: int = 12, classes: Sequence[str] = CLASSES, side: int = 6) -> list[Picture]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import Listener, start_of
+from data_makers import Listener, plan, start_of
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -60,21 +60,6 @@ def begun(*options: str, epochs: int = 5, bought: torch.Tensor | None = None, se
     method = configure(REWEIGHTERS["fsr"], options)
     assert isinstance(method, FSR)
     return method.begin(start_of(LABELS, epochs=epochs, bought=bought, stream=stream))
-
-
-def plan(**changes: Any) -> Plan:
-    defaults: dict[str, Any] = {
-        "epochs": 4,
-        "batch_size": 8,
-        "lr": 0.05,
-        "momentum": 0.9,
-        "weight_decay": 1e-3,
-        "schedule": "cosine",
-        "augment": True,
-        "amp": False,
-        "seed": 0,
-    }
-    return Plan(**{**defaults, **changes})
 
 
 def epochs_of(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import Listener, start_of
+from data_makers import Listener, plan, start_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -30,21 +30,6 @@ from metaselect.training import EpochLog, Plan, Trainee, make_trainee, pool_pass
 
 BOUGHT = torch.arange(0, 24, 2)
 CPU = torch.device("cpu")
-
-
-def plan(**changes: Any) -> Plan:
-    defaults: dict[str, Any] = {
-        "epochs": 4,
-        "batch_size": 8,
-        "lr": 0.05,
-        "momentum": 0.9,
-        "weight_decay": 1e-3,
-        "schedule": "cosine",
-        "augment": True,
-        "amp": False,
-        "seed": 0,
-    }
-    return Plan(**{**defaults, **changes})
 
 
 class EveryState(nn.Module):

@@ -83,7 +83,7 @@ def noise_estimate(run: Run, book: Ledger | None = None, *, begun: bool = False)
         return None
     verdicts = (ledger.read(run) if book is None else book).verdicts
     arms = _begun(arms, verdicts) if begun else arms
-    given = _given_labels(run, sorted(sample_id for each in arms for sample_id in each.control))
+    given = given_labels(run, sorted(sample_id for each in arms for sample_id in each.control))
     if not given:
         return None
     known = [(verdicts[sample_id], label) for sample_id, label in given.items() if sample_id in verdicts]
@@ -134,8 +134,12 @@ def _begun(arms: list[Round], verdicts: dict[str, Verdict]) -> list[Round]:
     ]
 
 
-def _given_labels(run: Run, ids: list[str]) -> dict[str, str]:
-    """Class names by sample_id, of those that are in the data."""
+def given_labels(run: Run, ids: list[str]) -> dict[str, str]:
+    """Class names by sample_id, of those that are in the data.
+
+    Raises:
+        ArtefactError: the samples are damaged.
+    """
     if not ids:
         return {}
     path = "data/samples.parquet"

@@ -15,7 +15,7 @@ from torch import nn
 
 from metaselect.errors import UsageError
 from metaselect.gradients import Batch, Forward
-from metaselect.reweighting import Start, State, StepWeights
+from metaselect.reweighting import Start, State, StepWeights, below
 from metaselect.streams import seeded_globals
 
 
@@ -93,13 +93,9 @@ class MetaWeightNetRun:
 
     def load_state_dict(self, state: State) -> None:
         """Phi and Adam's moments and step counts."""
-        self.net.load_state_dict(
-            {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
-        )
+        self.net.load_state_dict(below(state, "net."))
         for position, parameter in enumerate(self.net.parameters()):
-            prefix = f"adam.{position}."
             self.optimiser.state[parameter] = {
-                name.removeprefix(prefix): value.to(parameter.device) if value.dim() else value
-                for name, value in state.items()
-                if name.startswith(prefix)
+                name: value.to(parameter.device) if value.dim() else value
+                for name, value in below(state, f"adam.{position}.").items()
             }

@@ -1,7 +1,7 @@
 """select --explain: where one sample stands in the latest round, and why. No torch."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from metaselect.annotation import ledger
 from metaselect.annotation.consensus import BOUGHT
+from metaselect.annotation.control import given_labels
 from metaselect.annotation.rounds import Round, nothing_selected, rounds
 from metaselect.data.classes import suggest
 from metaselect.errors import ArtefactError, UsageError
@@ -86,7 +87,7 @@ def explain(run: Run, sample_id: str) -> Outcome:
     if not found:
         raise nothing_selected(run)
     latest = found[-1]
-    given = _given_labels(run, [sample_id])
+    given = _given_label(run, sample_id)
     picks = [
         Pick(each.number, int(each.samples[sample_id].rank), sample_id in each.control)
         for each in found
@@ -102,7 +103,7 @@ def explain(run: Run, sample_id: str) -> Outcome:
         {
             "run": str(run.root),
             "sample_id": sample_id,
-            "given_label": given[sample_id],
+            "given_label": given,
             "round": latest.number,
             "method": str(options.get("method", "")),
             "selected": now is not None,
@@ -170,7 +171,7 @@ def _in_cluster(run: Run, latest: Round, number: int, sample_id: str, similarity
         return InCluster(number, len(members), None, similarity, place, None)
     row = next(row for row in read_csv(run.path(f"{name}/selected.csv"))[1] if row["sample_id"] == pivot_id)
     mass = float(row["cluster_mass"]) if row["cluster_mass"] else None
-    pivot = Pivot(pivot_id, _given_labels(run, [pivot_id])[pivot_id], int(row["rank"]))
+    pivot = Pivot(pivot_id, _given_label(run, pivot_id), int(row["rank"]))
     return InCluster(number, len(members), mass, similarity, place, pivot)
 
 
@@ -187,20 +188,16 @@ def _rows(run: Run, name: str, columns: Sequence[str], where: tuple[str, str, Js
     return pq.read_table(run.path(f"{name}/clusters.parquet"), columns=list(columns), filters=[where])
 
 
-def _given_labels(run: Run, ids: Sequence[str]) -> Mapping[str, str]:
-    """Class names by sample_id.
+def _given_label(run: Run, sample_id: str) -> str:
+    """The class name of one sample.
 
     Raises:
-        UsageError: one is not in the pool.
+        UsageError: it is not in the pool.
     """
-    run.stage("data").verified(SAMPLES)
-    columns = ["sample_id", "given_label"]
-    table = pq.read_table(run.path(SAMPLES), columns=columns, filters=[("sample_id", "in", list(ids))])
-    found = dict(zip(table["sample_id"].to_pylist(), table["given_label"].to_pylist(), strict=True))
-    for sample_id in ids:
-        if sample_id not in found:
-            raise _unknown(run, sample_id)
-    return found
+    found = given_labels(run, [sample_id])
+    if sample_id not in found:
+        raise _unknown(run, sample_id)
+    return found[sample_id]
 
 
 def _unknown(run: Run, sample_id: str) -> UsageError:

@@ -193,29 +193,36 @@ class WarmedPool:
 
     def _factors(self, epoch: int) -> Factors:
         path, recipe = self._place(epoch, {"features": "factors"})
-        if not path.is_file():
-            found = last_layer_factors(
-                self._model(epoch), self.batches, self.report, f"features of epoch {epoch}"
-            )
-            self._check(found, epoch)
-            write_factors(path, list(self.pool.sample_ids), found, recipe)
-        return read_factors(path)
+        if path.is_file():
+            return read_factors(path)
+        found = last_layer_factors(
+            self._model(epoch), self.batches, self.report, f"features of epoch {epoch}"
+        )
+        self._check(found, epoch)
+        write_factors(path, list(self.pool.sample_ids), found, recipe)
+        return found
 
     def _gradients(self, epoch: int) -> Gradients:
         wanted = {name: getattr(self.method, name) for name in GRADIENT_SETTINGS}
         path, recipe = self._place(epoch, {"features": "gradients", "seed": self.seed, **wanted})
-        if not path.is_file():
-            found, details = gradient_features(
-                self._model(epoch),
-                self.batches,
-                self.method,  # type: ignore[arg-type]  # it wants gradients, so it has their settings
-                generator(self.seed, "gradients", epoch),
-                self.report,
-                f"gradients of epoch {epoch}",
-            )
-            self._check(found, epoch)
-            write_gradients(path, list(self.pool.sample_ids), found, {**recipe, "found": details})
-        drawn = recipe_of(path)["found"]
+        if path.is_file():
+            self._say_layers(epoch, recipe_of(path)["found"])
+            return read_gradients(path)
+        found, drawn = gradient_features(
+            self._model(epoch),
+            self.batches,
+            self.method,  # type: ignore[arg-type]  # it wants gradients, so it has their settings
+            generator(self.seed, "gradients", epoch),
+            self.report,
+            f"gradients of epoch {epoch}",
+        )
+        self._check(found, epoch)
+        write_gradients(path, list(self.pool.sample_ids), found, {**recipe, "found": drawn})
+        self._say_layers(epoch, drawn)
+        return found
+
+    def _say_layers(self, epoch: int, drawn: Json) -> None:
+        """Which layers were drawn, for ``stage.json``; which never can be, once, for people."""
         assert isinstance(drawn, dict)
         self.work.details[f"epoch-{epoch:04d}"] = drawn
         left_out = drawn["layers_without_gradients"]
@@ -225,7 +232,6 @@ class WarmedPool:
                 f"Layers that cannot be sampled: {', '.join(map(str, left_out[:5]))}"
                 f"{f' and {len(left_out) - 5} more layers' if len(left_out) > 5 else ''}."
             )
-        return read_gradients(path)
 
     def _check(self, found: Factors | Gradients, epoch: int) -> None:
         if not all(torch.isfinite(part).all() for part in found):
