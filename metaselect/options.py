@@ -166,6 +166,7 @@ class SelectOptions:
         budget: labels to buy in this round.
         option: KEY=VALUE pairs for the method.
         gradient: "label-free" or "full"; a field of the methods that cluster gradients.
+        profile: of ``registry.PROFILES``; what it sets is in the method's fields, which are in the key.
         control: part of the budget that is drawn uniformly at random.
         min_per_class: picks of each given class, at least.
         replace_unusable: buy as many more as samples of earlier rounds were unusable.
@@ -177,6 +178,7 @@ class SelectOptions:
     method: str = "rbc"
     option: tuple[str, ...] = ()
     gradient: str | None = bears_not(None)
+    profile: str | None = bears_not(None)
     control: float = 0.0
     min_per_class: int = 0
     replace_unusable: bool = bears_not(False)
@@ -200,8 +202,9 @@ class ReweightOptions(TrainingOptions):
         method: a name of the registry.
         name: the folder below ``reweight/``; None: the method.
         init: "warmup" (the checkpoint that warm-up's rule chose) or "scratch".
-        meta_batch_size: None: every bought sample, at most the batch size; twice the batch size for fsr.
+        meta_batch_size: None: every bought sample, at most the batch size; for fsr its meta_ratio times that size.
         option: KEY=VALUE pairs for the method.
+        profile: of ``registry.PROFILES``; what it sets is in the method's fields, which are in the key.
     """
 
     method: str = "direct"
@@ -209,6 +212,7 @@ class ReweightOptions(TrainingOptions):
     init: str = "warmup"
     meta_batch_size: int | None = None
     option: tuple[str, ...] = ()
+    profile: str | None = bears_not(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

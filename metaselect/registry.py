@@ -4,11 +4,13 @@ A new method is its file, one line here, one row of the README's table and one o
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
 from metaselect.errors import UsageError
+from metaselect.options import bearing
+from metaselect.records import Json
 
 SELECTORS: dict[str, str] = {
     "rbc": "metaselect.selection.rbc:RBC",
@@ -67,18 +69,22 @@ def load(path: str) -> Any:
 FLAG_FIELDS: tuple[str, ...] = ("gradient",)
 """Fields of methods that a flag of their own sets, and --option does not."""
 
+PROFILES: tuple[str, ...] = ("long-tail",)
+"""Kinds of data that a method may have other values for: its ``profiles``, from a name to values of fields."""
 
-def configure(path: str, pairs: Sequence[str], **flags: str) -> Any:
-    """The method that ``path`` names, with fields set by "key=value" words.
+
+def configure(path: str, pairs: Sequence[str], *, profile: str | None = None, **flags: str) -> Any:
+    """The method that ``path`` names, with fields set by its profile, over that by flags and "key=value" words.
 
     Args:
         path: "module:Class".
         pairs: the words of --option.
+        profile: one of ``PROFILES``; it changes nothing in a method that does not have it.
         flags: values of fields that have a flag of their own.
 
     Raises:
         UsageError: not key=value, an unknown key (the valid ones are listed), a value of another type, or a flag
-            for a field that the method does not have.
+            for a field that the method does not have; or no such profile.
     """
     method = load(path)
     known_fields = {spec.name: spec.default for spec in fields(method)}
@@ -88,7 +94,7 @@ def configure(path: str, pairs: Sequence[str], **flags: str) -> Any:
             f"--{name} {flags[name]} means nothing to this method ({path.rpartition(':')[2]}).",
             f"Leave out --{name}.",
         )
-    values: dict[str, Any] = dict(flags)
+    values: dict[str, Any] = {**profile_values(path, profile), **flags}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or name not in defaults:
@@ -106,9 +112,20 @@ def configure(path: str, pairs: Sequence[str], **flags: str) -> Any:
     return method(**values)
 
 
-def settings(method: Any) -> dict[str, Any]:
-    """Every field of a configured method, for ``stage.json``."""
-    return asdict(method)
+def profile_values(path: str, profile: str | None) -> dict[str, Any]:
+    """What a profile sets in the method that ``path`` names; nothing where the method does not have it.
+
+    Raises:
+        UsageError: not one of ``PROFILES``.
+    """
+    if profile not in (None, *PROFILES):
+        raise UsageError(f"--profile {profile} is not known.", f"One of {', '.join(PROFILES)}.")
+    return dict(getattr(load(path), "profiles", {}).get(profile, {}))
+
+
+def settings(method: Any) -> dict[str, Json]:
+    """Every field of a configured method that bears on the result, for ``stage.json``."""
+    return bearing(method)
 
 
 def _parse(text: str, kind: type) -> Any:

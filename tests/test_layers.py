@@ -13,7 +13,8 @@ ROOT = Path(metaselect.__file__).parent
 LAYERS = (
     {"errors"},
     {"records"},
-    {"options", "registry"},
+    {"options"},
+    {"registry"},
     {"run"},
     {"data", "annotation"},
     {"streams", "devices", "metrics"},

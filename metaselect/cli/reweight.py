@@ -24,6 +24,7 @@ from metaselect.cli.shared import (
     MomentumOption,
     Optimiser,
     OptimiserOption,
+    ProfileOption,
     ProgressOption,
     RateOption,
     ReweightMethod,
@@ -50,6 +51,7 @@ def reweight(
         str | None, typer.Option(help="Folder below reweight/.", show_default="the method")
     ] = None,
     option: MethodOption = None,
+    profile: ProfileOption = None,
     init: Annotated[
         Init,
         typer.Option(
@@ -64,7 +66,7 @@ def reweight(
         int | None,
         typer.Option(
             help="Bought samples a step; of fsr, samples of its dictionary.",
-            show_default="auto (all, at most the batch size; fsr: twice that)",
+            show_default="auto (all, at most the batch size; fsr: 2 times that, long-tail 8)",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -94,6 +96,8 @@ def reweight(
         metaselect reweight --run RUN --method l2rw
 
         metaselect reweight --run RUN --method direct --option step=2 --name direct-2
+
+        metaselect reweight --run RUN --method fsr --profile long-tail
     """
     console = Console(progress, as_json=as_json)
     options = ReweightOptions(
@@ -117,6 +121,7 @@ def reweight(
         init=init,
         meta_batch_size=meta_batch_size,
         option=tuple(option or ()),
+        profile=profile,
     )
     place = Run.at(run)
     from metaselect.stages.reweight import reweight as run_reweight

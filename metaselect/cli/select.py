@@ -13,6 +13,7 @@ from metaselect.cli.shared import (
     ForceOption,
     JsonOption,
     MethodOption,
+    ProfileOption,
     ProgressOption,
     RunOption,
     SeedOption,
@@ -35,6 +36,7 @@ def select(
     budget: Annotated[int | None, typer.Option(help="Labels to buy in this round.")] = None,
     method: Annotated[SelectMethod, typer.Option(help="How to choose.")] = SelectMethod("rbc"),
     option: MethodOption = None,
+    profile: ProfileOption = None,
     gradient: Annotated[
         Literal["label-free", "full"] | None,
         typer.Option(
@@ -94,6 +96,8 @@ def select(
 
         metaselect select --run RUN --budget 50 --method gbc --control 0.1
 
+        metaselect select --run RUN --budget 50 --profile long-tail
+
         metaselect select --run RUN --budget 50 --method typiclust --features clip.parquet
 
         metaselect select --run RUN --budget 10 --round next --replace-unusable
@@ -105,6 +109,7 @@ def select(
         budget=budget,
         method=method,
         option=tuple(option or ()),
+        profile=profile,
         gradient=gradient,
         control=control,
         min_per_class=min_per_class,

@@ -8,7 +8,7 @@ import typer
 
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.records import Outcome
-from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS
+from metaselect.registry import MODELS, PROFILES, REWEIGHTERS, SELECTORS
 
 INPUT = "Input"
 TRAINING = "Training"
@@ -16,6 +16,7 @@ OUTPUT = "Output"
 
 SelectMethod = StrEnum("SelectMethod", {name: name for name in SELECTORS})  # type: ignore[misc]
 ReweightMethod = StrEnum("ReweightMethod", {name: name for name in REWEIGHTERS})  # type: ignore[misc]
+Profile = StrEnum("Profile", {name: name for name in PROFILES})  # type: ignore[misc]
 
 
 class Device(StrEnum):
@@ -72,6 +73,13 @@ DeviceOption = Annotated[
 MethodOption = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="KEY=VALUE", help="Set a field of the method; repeatable."),
+]
+ProfileOption = Annotated[
+    Profile | None,
+    typer.Option(
+        help="The papers' constants for clean but unbalanced labels; --option and other flags win.",
+        show_default="none",
+    ),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)

@@ -110,7 +110,7 @@ class MetaReweighter(Protocol):
     """Hyper-parameters of a meta re-weighter.
 
     Attributes:
-        joint_batch: it begins a ``JointRun``.
+        joint_batch: it begins a ``JointRun``, whose meta batch is a field ``meta_ratio`` times the training batch.
     """
 
     meta: ClassVar[bool]

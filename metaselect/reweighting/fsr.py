@@ -24,6 +24,7 @@ import torch
 from metaselect.errors import UsageError
 from metaselect.gradients import Batch, Forward
 from metaselect.models import last_linear
+from metaselect.options import bears_not
 from metaselect.products import Params
 from metaselect.reweighting import Start, State, StepWeights, below
 from metaselect.reweighting.fsr_dictionary import balanced_batch, best_of_each_class, slots
@@ -62,16 +63,17 @@ SHARES = (
     "ema",
 )
 AT_LEAST_0 = ("pseudo",)
-ABOVE_0 = ("dictionary", "virtual_rate", "weight_step", "temperature")
+ABOVE_0 = ("dictionary", "meta_ratio", "virtual_rate", "weight_step", "temperature")
 
 
 @dataclass(frozen=True)
 class FSR:
-    """Hyper-parameters; for long tails: weights=shift pseudo=0 mixup=false smoothing=0.1 reward_smoothing=0.1 share=1.
+    """Hyper-parameters; those of the profile are the paper's FSR of Table 6, and its FSR-DF with deferral=0.8.
 
     Attributes:
         dictionary: |R|, samples in the dictionary, equally many of each class.
         share: of the trained samples, at most this many in the dictionary; in [0, 1].
+        meta_ratio: q / b: dictionary samples of a step a training sample, unless --meta-batch-size says how many.
         proxies: training samples stand in for clean ones beside bought samples too, not only in classes that have none.
         pusher: a name of ``pushers.PUSHERS``.
         margin: "paper" or "released": the first loss of the meta-margin; see the head of this file.
@@ -93,6 +95,7 @@ class FSR:
 
     dictionary: int = 2000
     share: float = 0.1
+    meta_ratio: int = bears_not(2)  # what it comes to, the meta batch's size, does
     proxies: bool = True
     pusher: str = "meta-margin"
     margin: str = "released"
@@ -110,6 +113,19 @@ class FSR:
     smoothing: float = 0.0
     reward_smoothing: float = 0.0
     ema: float = 0.0
+    profiles: ClassVar[dict[str, dict[str, object]]] = {
+        "long-tail": {
+            "dictionary": 3000,  # Table 4, CIFAR (Long-Tailed), as the next
+            "meta_ratio": 8,  # 800 / 100
+            "share": 1.0,  # labels are clean: there is nothing to pick out of a small pool
+            "weights": "shift",  # section 5.2, as what follows
+            "deferral": 0.0,
+            "pseudo": 0.0,
+            "mixup": False,
+            "smoothing": 0.1,  # in both losses as in the authors' code; the paper: in "the loss for re-weighting"
+            "reward_smoothing": 0.1,
+        }
+    }
     meta: ClassVar[bool] = True
     joint_batch: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "mean of last visits"

@@ -94,7 +94,8 @@ class Choice(NamedTuple):
 class Selector(Protocol):
     """Hyper-parameters of a selector; ``choose`` is a pure function of its arguments.
 
-    A field named ``gradient`` is set by ``--gradient``: "label-free" or "full".
+    A field named ``gradient`` is set by ``--gradient``: "label-free" or "full". A class that carries ``profiles``,
+    from a name of ``registry.PROFILES`` to values of fields, starts from these under ``--profile``; so do re-weighters.
 
     Attributes:
         checkpoints: "all" or "last": the part of the history whose features it wants.

@@ -37,6 +37,9 @@ class GBC:
     iterations: int = 100
     gradient: str = "label-free"
     checkpoints: ClassVar[str] = "all"
+    profiles: ClassVar[dict[str, dict[str, object]]] = {
+        "long-tail": {"gradient": "full"}  # section "Re-weighting a Class-Imbalanced Training Set"
+    }
     wants: ClassVar[tuple[str, ...]] = ("gradients",)
 
     def __post_init__(self) -> None:

@@ -54,6 +54,9 @@ class RBC:
     iterations: int = 100
     gradient: str = "label-free"
     checkpoints: ClassVar[str] = "all"
+    profiles: ClassVar[dict[str, dict[str, object]]] = {
+        "long-tail": {"gradient": "full"}  # section "Re-weighting a Class-Imbalanced Training Set"
+    }
     weighted: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -64,7 +67,7 @@ class RBC:
         if self.gradient == "full" and self.features == "representation":
             raise UsageError(
                 "--gradient full means nothing to --option features=representation, which has no label part.",
-                "Leave out one of the two.",
+                "Leave out one of the two; --profile long-tail sets --gradient full.",
             )
         check_clustering(self.starts, self.iterations)
 

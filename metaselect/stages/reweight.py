@@ -17,7 +17,7 @@ from metaselect.models import build_model, input_channels
 from metaselect.options import ReweightOptions
 from metaselect.pool_pass import pool_pass
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.registry import REWEIGHTERS, configure, settings
+from metaselect.registry import REWEIGHTERS, settings
 from metaselect.reweighting import Hook, Labels, MetaReweighter, MetaRun, Start
 from metaselect.run import Run
 from metaselect.run.files import write_atomically, write_csv, write_json
@@ -26,7 +26,7 @@ from metaselect.run.layout import META_SET
 from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start, on_bought
 from metaselect.stages.meta_set import MetaSet, load_meta_set, weights_table
-from metaselect.stages.plan import Resolved, dry_run, resolve_reweight, training_needs
+from metaselect.stages.plan import Resolved, configured, dry_run, resolve_reweight, training_needs
 from metaselect.stages.pool_features import WarmupModel, warmup_model
 from metaselect.stages.warmup import RESUME_COPIES, checkpoint_file, load_weights, model_description
 from metaselect.streams import generator
@@ -110,7 +110,7 @@ def checked_name(name: str) -> str:
 
 
 def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
-    method = configure(REWEIGHTERS[options.method], options.option)
+    method = configured(REWEIGHTERS, options, report)
     pool = load_pool(run)
     meta_set = load_meta_set(run, pool)
     if method.meta and not method.joint_batch and not len(meta_set.bought):
@@ -130,11 +130,11 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
 
 
 def _meta_batch_size(given: int | None, method: Any, batch_size: int, bought: int) -> int:
-    """All bought samples, at most a batch; twice a batch where the method chooses them, as in the paper of fsr."""
+    """All bought samples, at most a batch; where the method chooses them, as many batches as it says."""
     if not method.meta:
         return 0
     if method.joint_batch:
-        return given or 2 * batch_size
+        return given or int(method.meta_ratio) * batch_size
     return min(given or batch_size, bought)
 
 

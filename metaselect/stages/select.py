@@ -14,7 +14,7 @@ from metaselect.errors import ArtefactError, DataError
 from metaselect.models import build_model, last_linear
 from metaselect.options import SelectOptions, bearing
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.registry import SELECTORS, configure, settings
+from metaselect.registry import SELECTORS, settings
 from metaselect.run import Run, Stage
 from metaselect.run.files import sha256_file, write_atomically, write_csv
 from metaselect.run.key import EXTERNAL, StageKey, differences
@@ -22,7 +22,7 @@ from metaselect.run.layout import META_SET
 from metaselect.run.stage import StageRecord, Work, inputs_of
 from metaselect.selection import Choice, PoolFeatures, Selector, Tell
 from metaselect.selection.floor import with_floor
-from metaselect.stages.plan import MIB, dry_run
+from metaselect.stages.plan import MIB, configured, dry_run
 from metaselect.stages.pool_features import (
     WarmedPool,
     check_outside,
@@ -52,7 +52,7 @@ def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
 def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     run.info()
     flags = {} if options.gradient is None else {"gradient": options.gradient}
-    method: Selector = configure(SELECTORS[options.method], options.option, **flags)
+    method: Selector = configured(SELECTORS, options, report, **flags)
     if options.features is not None:
         check_outside(method, options.method)
     number = round_number(run, options)
