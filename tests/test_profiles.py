@@ -135,3 +135,12 @@ def test_options_and_flags_win_in_reweight(warm: Path) -> None:
     plain = metaselect(*TINY, "--dry-run", "--json", run=warm).json["options"]
     assert (plain["meta_batch_size"], plain["option"]["weights"]) == (2 * 16, "relu")
     assert "profile" not in {*options, *plain}
+
+
+def test_the_weight_net_of_long_tails_is_the_published_one() -> None:
+    made = configure(REWEIGHTERS["mw-net"], ["net_lr=0.5"], profile="long-tail")
+    assert (made.net_optimiser, made.net_lr, made.normalised, made.detached) == ("sgd", 0.5, True, False)
+    assert configure(REWEIGHTERS["mw-net"], [], profile="long-tail").net_lr == 1e-5
+    with pytest.raises(UsageError, match="lagged") as caught:
+        configure(REWEIGHTERS["mw-net"], ["lagged=true"], profile="long-tail")
+    assert "long-tail" in str(caught.value.hint)

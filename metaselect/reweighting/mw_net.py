@@ -50,6 +50,15 @@ class MetaWeightNet:
     lagged: bool = False
     every: int = 1
     scope: str = "all"
+    profiles: ClassVar[dict[str, dict[str, object]]] = {
+        "long-tail": {  # the authors' implementation for class imbalance
+            "net_optimiser": "sgd",
+            "net_lr": 1e-5,
+            "net_weight_decay": 5e-4,
+            "normalised": True,
+            "detached": False,
+        }
+    }
     meta: ClassVar[bool] = True
     joint_batch: ClassVar[bool] = False
     weight_kind: ClassVar[str] = "weight net"
@@ -69,7 +78,7 @@ class MetaWeightNet:
         if self.lagged and not self.detached:
             raise UsageError(
                 "--option lagged=true takes the real step for the virtual one, which knows no detached=false.",
-                "Leave out one of the two.",
+                "Leave out one of the two; --profile long-tail sets detached=false.",
             )
         require_knobs(self.every, self.scope)
 
