@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from metaselect.run import Run
 from metaselect.stages.meta_set import MetaSet, weights_table
 from metaselect.stages.reweight import reweight
 from metaselect.stages.warmup import warmup
-from metaselect.training import PoolPass
+from metaselect.training import PoolPass, train
 
 COLUMNS = {
     "sample_id": pa.string(),
@@ -49,13 +50,15 @@ class Pool(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """A pool, what people said, and what one method made of it."""
+    """A pool, what people said, and what one method made of it; ``trained`` are the ids that it trained on."""
 
     pool: Pool
     answers: dict[str, str]
     unusable: set[str]
     folder: Path
     kind: str
+    meta: bool
+    trained: set[str]
     table: pa.Table
 
     def column(self, name: str) -> np.ndarray:
@@ -101,11 +104,6 @@ def make_run(pool: Pool, root: Path) -> Run:
     return run
 
 
-def weigh(run: Run, name: str) -> pa.Table:
-    reweight(run, ReweightOptions(method=name, epochs=4, batch_size=8, device="cpu"), Listener())
-    return pq.read_table(run.path(f"reweight/{name}/weights.parquet"))
-
-
 @pytest.fixture(scope="module")
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Pool, dict[str, str], set[str]]:
     pool = make_pool()
@@ -132,8 +130,24 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Pool, dict[str,
 def weighed(request: pytest.FixtureRequest) -> Weighed:
     start, name = request.param
     run, pool, bought, unusable = request.getfixturevalue(start)
-    table = weigh(run, name)
-    return Weighed(pool, bought, unusable, run.path(f"reweight/{name}"), METHODS[name].weight_kind, table)
+    trained: list[int] = []
+
+    def watched(*words: Any, ids: torch.Tensor, **more: Any) -> Iterator[Any]:
+        trained.extend(ids.tolist())
+        return train(*words, ids=ids, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metaselect.stages.reweight.train", watched)
+        reweight(run, ReweightOptions(method=name, epochs=4, batch_size=8, device="cpu"), Listener())
+    folder, ids = run.path(f"reweight/{name}"), sorted(pool.given)
+    table = pq.read_table(folder / "weights.parquet")
+    who = {ids[i] for i in trained}
+    return Weighed(pool, bought, unusable, folder, METHODS[name].weight_kind, METHODS[name].meta, who, table)
+
+
+def test_unusable_samples_leave_every_pool_and_bought_ones_that_of_meta_methods(weighed: Weighed) -> None:
+    gone = weighed.unusable | (weighed.answers.keys() if weighed.meta else set())
+    assert weighed.trained == weighed.pool.given.keys() - gone
 
 
 def test_one_row_a_sample_sorted_by_its_id(weighed: Weighed) -> None:
