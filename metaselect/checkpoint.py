@@ -26,9 +26,9 @@ def save_state(trainee: Trainee, history: Sequence[Any], path: Path) -> None:
     """Write everything a resumed run needs, atomically; ``history`` holds NamedTuples of numbers. No pickle."""
     tensors = {f"model.{name}": value for name, value in trainee.model.state_dict().items()}
     for name, parameter in trainee.model.named_parameters():
-        buffer = trainee.optimiser.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer
+        for kind, value in trainee.optimiser.state.get(parameter, {}).items():
+            if value is not None:  # momentum of a parameter that no step has moved
+                tensors[f"optimiser.{kind}.{name}"] = value
     if isinstance(trainee.method, MetaRun):
         tensors.update({f"method.{name}": value for name, value in trainee.method.state_dict().items()})
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -48,8 +48,11 @@ def load_state(trainee: Trainee, path: Path) -> list[dict[str, Any]]:
         return []  # it is replaced whole, so this is foreign; starting again loses only time
     trainee.model.load_state_dict(below(tensors, "model."))
     parameters = dict(trainee.model.named_parameters())
-    for name, buffer in below(tensors, "momentum.").items():
-        trainee.optimiser.state[parameters[name]] = {"momentum_buffer": buffer.to(parameters[name].device)}
+    for place, value in below(tensors, "optimiser.").items():
+        kind, _, name = place.partition(".")
+        parameter = parameters[name]
+        # Adam counts its steps on the CPU wherever it works.
+        trainee.optimiser.state[parameter][kind] = value.to(parameter.device) if value.dim() else value
     if isinstance(trainee.method, MetaRun):
         trainee.method.load_state_dict(below(tensors, "method."))
     trainee.epoch = int(metadata["epoch"])

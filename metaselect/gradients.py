@@ -1,19 +1,21 @@
 """The meta-gradient core: what one more unit of weight on each training sample does to the meta loss.
 
 Every meta re-weighter needs dF_m(theta_hat)/dw_i, where theta_hat is one step of the real optimiser from theta
-with sample weights w. Because theta_hat is linear in the weighted gradient,
+with sample weights w. By the chain rule,
 
     dF_m/dw_i = -c s_i,      s_i = <grad f_i(theta), v>,      v = grad F_m(theta_hat),
 
-with f_i the loss of training sample i and c the optimiser's factor (SGD: the rate; Nesterov: times 1 + mu). The
-vector s is the derivative of the batch's loss *vector* along v: one forward-mode product (``products``), no
-second-order graph, and exact also where samples are coupled by BatchNorm in train mode.
+with f_i the loss of training sample i and c the optimiser's rate (``optimisers``; Adam's also has a slope for each
+parameter, which goes into v). The vector s is the derivative of the batch's loss *vector* along v: one forward-mode
+product (``products``), no second-order graph, and exact also where samples are coupled by BatchNorm in train mode.
+
+Where only some parameters take the virtual step (``Forward.within``), the same holds with v theirs alone.
 
 Source: Ren et al. 2018 (arXiv:1803.09050) Eq. 6-7, Shu et al. 2019 (arXiv:1902.07379), Wu et al. 2023
 (arXiv:2302.04418) Eq. 3 and 6. Differs: they differentiate through the virtual step; the result is the same.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaselect.models import last_linear
+from metaselect.optimisers import Ahead, rate, step_ahead
 from metaselect.products import Params, Passes, Product
 from metaselect.streams import seeded_globals
 
@@ -67,6 +70,18 @@ def full_precision(logits: torch.Tensor) -> torch.Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
+class Virtual(NamedTuple):
+    """theta_hat, one step of the optimiser ahead.
+
+    Attributes:
+        params: of those that take the step.
+        slopes: how much each entry follows its gradient, in units of the rate; a parameter that is not there: 1.
+    """
+
+    params: Params
+    slopes: Params
+
+
 class Joint(NamedTuple):
     """What the last linear layer is given in one pass over the training and the meta batch, without a graph.
 
@@ -101,7 +116,7 @@ class Forward:
     def __init__(
         self,
         model: nn.Module,
-        optimiser: torch.optim.SGD,
+        optimiser: torch.optim.Optimizer,
         batch: Batch,
         *,
         seed: int = 0,
@@ -113,7 +128,9 @@ class Forward:
         self.seed, self.autocast, self.few_distinct = seed, autocast, few_distinct
         self.product = Product() if product is None else product
         self.params: Params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.moving = self.params
         self._inputs = batch.inputs
+        self._pulled: tuple[torch.Tensor, Params] | None = None
 
     @cached_property
     def _pass(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -140,9 +157,13 @@ class Forward:
 
     def step_on(self, inputs: torch.Tensor) -> None:
         """Take the step on other inputs, (B', ...): mixed ones, say; the pass over the batch's own is forgotten."""
-        self._inputs = inputs
+        self._inputs, self._pulled = inputs, None
         for name in ("_pass", "losses"):
             self.__dict__.pop(name, None)
+
+    def within(self, names: Collection[str]) -> None:
+        """From here on, only these parameters take the virtual step; v and s are theirs alone."""
+        self.moving = {name: p for name, p in self.params.items() if name in names}
 
     @property
     def logits(self) -> torch.Tensor:
@@ -159,52 +180,70 @@ class Forward:
         """(B,) cross-entropy of each sample with its given label, with its graph."""
         return F.cross_entropy(self.logits, self.batch.labels, reduction="none")
 
-    def virtual(self, weights: torch.Tensor) -> Params:
-        """theta_hat: the parameters after one step of the real optimiser on ``sum_i weights_i f_i``.
+    def virtual(self, weights: torch.Tensor) -> Virtual:
+        """One step of the real optimiser on ``sum_i weights_i f_i``.
 
-        Nothing is changed: momentum buffers and weight decay enter through their current values.
+        Nothing is changed: the optimiser's state and weight decay enter through their current values.
 
         Args:
-            weights: (B,), factors of the loss *sum*.
+            weights: (B,), factors of the loss *sum*, without a graph.
         """
-        loss = (weights * self.losses).sum()
-        gradients = torch.autograd.grad(
-            loss, list(self.params.values()), retain_graph=True, allow_unused=True
+        gradients = self._gradients(weights, self.moving, retain_graph=True)
+        self._pulled = (weights, gradients)
+        ahead = {
+            name: step_ahead(self.optimiser, p, gradients[name])
+            if name in gradients
+            else Ahead(p.detach(), None)
+            for name, p in self.moving.items()  # what is unused stays, as torch's optimisers leave it
+        }
+        slopes = {name: found.slope for name, found in ahead.items() if found.slope is not None}
+        return Virtual({name: found.value for name, found in ahead.items()}, slopes)
+
+    def _gradients(self, weights: torch.Tensor, of: Params, *, retain_graph: bool) -> Params:
+        """The gradient of ``sum_i weights_i f_i`` in those parameters that it depends on."""
+        found = torch.autograd.grad(
+            (weights * self.losses).sum(), list(of.values()), retain_graph=retain_graph, allow_unused=True
         )
-        group = self.optimiser.param_groups[0]
-        ahead: Params = {}
-        with torch.no_grad():
-            for (name, value), gradient in zip(self.params.items(), gradients, strict=True):
-                if gradient is None:  # unused, which torch's SGD passes over
-                    ahead[name] = value.detach()
-                    continue
-                step = gradient.add(value, alpha=group["weight_decay"])
-                if group["momentum"]:
-                    buffer = self.optimiser.state.get(value, {}).get("momentum_buffer")
-                    moved = step if buffer is None else step.add(buffer, alpha=group["momentum"])
-                    step = step.add(moved, alpha=group["momentum"]) if group["nesterov"] else moved
-                ahead[name] = value - group["lr"] * step
-        return ahead
+        return {name: value for name, value in zip(of, found, strict=True) if value is not None}
+
+    def backward(self, weights: torch.Tensor, share: float = 1.0) -> None:
+        """Add ``share`` times the gradient of ``sum_i weights_i f_i`` to the parameters' ``grad``.
+
+        No second backward pass is run where the virtual step was taken with these very weights, by all parameters.
+        """
+        if self._pulled is None or self._pulled[0] is not weights or len(self.moving) < len(self.params):
+            (share * (weights * self.losses).sum()).backward()  # type: ignore[no-untyped-call]
+            return
+        for name, value in self._pulled[1].items():
+            own = self.params[name]
+            own.grad = share * value if own.grad is None else own.grad + share * value
 
     @property
-    def step_factor(self) -> float:
-        """c: theta_hat moves by -c per unit of the weighted gradient (the rate; Nesterov: times 1 + mu)."""
-        group = self.optimiser.param_groups[0]
-        return float(group["lr"] * (1 + group["momentum"] * group["nesterov"]))
+    def rate(self) -> float:
+        """c, the unit of s: more weight for sample i changes F_m by -c s_i."""
+        return rate(self.optimiser)
 
-    def meta_grad(self, meta_batch: Batch, params: Params | None = None) -> Params:
-        """v: the gradient of the mean cross-entropy of the meta batch.
+    def meta_grad(self, meta_batch: Batch, ahead: Virtual | None = None) -> Params:
+        """v: the gradient of the mean cross-entropy of the meta batch, times the slopes of the virtual step.
 
         Args:
             meta_batch: m samples with bought labels.
-            params: where; None is theta itself.
+            ahead: where; None is theta itself.
         """
-        at = self.params if params is None else {name: p.requires_grad_() for name, p in params.items()}
+        if ahead is None:
+            at = {name: p.detach().requires_grad_() for name, p in self.moving.items()}
+        else:
+            at = {name: p.requires_grad_() for name, p in ahead.params.items()}
+        still = {name: p.detach() for name, p in self.params.items() if name not in at}
         with frozen_statistics(self.model, use_running=self.few_distinct), self._circumstances():
-            logits = functional_call(self.model, at, (meta_batch.inputs,))
+            logits = functional_call(self.model, at | still, (meta_batch.inputs,))
         loss = F.cross_entropy(full_precision(logits), meta_batch.labels)
-        gradients = torch.autograd.grad(loss, list(at.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(at, gradients, strict=True))
+        found = torch.autograd.grad(loss, list(at.values()), allow_unused=True, materialize_grads=True)
+        slopes = {} if ahead is None else ahead.slopes
+        return {
+            name: value * slopes[name] if name in slopes else value
+            for name, value in zip(at, found, strict=True)
+        }
 
     def jvp(self, v: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """s: (B,), the derivative of each sample's loss along v, at theta.
@@ -212,7 +251,7 @@ class Forward:
         Taken through the pass of ``losses`` where the model allows it, so ask for it before the backward pass.
         """
         passes = Passes(
-            self.params,
+            self.moving,
             lambda: self.losses,
             lambda params: self._losses_at(params, self.batch),
             self.autocast,
@@ -236,7 +275,7 @@ class Forward:
         batch = Batch(copied(self.batch.inputs[:FEW_CHECKED]), self.batch.labels[:FEW_CHECKED])
         held = {name: copied(value) for name, value in self.model.named_parameters()}
         held |= {name: copied(value) for name, value in self.model.named_buffers()}
-        params = {name: held.pop(name).requires_grad_() for name in self.params}
+        params = {name: held.pop(name).requires_grad_() for name in self.moving}
         twin = Forward(self.model, self.optimiser, batch, seed=self.seed)
 
         def losses_at(at: Params) -> torch.Tensor:

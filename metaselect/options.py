@@ -103,7 +103,10 @@ class TrainingOptions:
 
     Attributes:
         lr: per step, the largest of the schedule.
-        weight_decay: L2 factor.
+        optimiser: "sgd", "adam" or "adamw".
+        momentum: of SGD, Nesterov's.
+        weight_decay: L2 factor; of adamw, decoupled.
+        accumulate: batches whose mean gradient makes a step.
         schedule: "cosine", "step" or "constant".
         device: "auto", "cpu", "cuda" or "mps"; the kind found is part of the key, this word is not.
     """
@@ -112,8 +115,10 @@ class TrainingOptions:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
+    optimiser: str = "sgd"
     momentum: float | None = None
     weight_decay: float | None = None
+    accumulate: int = 1
     schedule: str = "cosine"
     augment: bool | None = None
     amp: bool | None = None
@@ -128,6 +133,12 @@ class TrainingOptions:
         require_range("lr", self.lr, 1e-8)
         require_range("momentum", self.momentum, 0, 1)
         require_range("weight-decay", self.weight_decay, 0)
+        require_range("accumulate", self.accumulate, 1)
+        if self.momentum and self.optimiser != "sgd":
+            raise UsageError(
+                f"--momentum {self.momentum:g} is SGD's; {self.optimiser} has its own.",
+                "Leave out --momentum.",
+            )
 
 
 @dataclass(frozen=True)

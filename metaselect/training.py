@@ -13,12 +13,11 @@ from torch.nn import functional as F
 from metaselect.batches import Batches
 from metaselect.errors import ConditionUnmet
 from metaselect.gradients import FEW_DISTINCT, Batch, Forward
+from metaselect.optimisers import Constants, make_optimiser
 from metaselect.products import Product
 from metaselect.records import Reporter
 from metaselect.reweighting import Hook, JointRun, MetaRun
 from metaselect.streams import derive, generator
-
-EVALUATION_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,9 @@ class Plan:
         schedule: "cosine" (to 0), "step" (a tenth at 1/2 and again at 3/4) or "constant".
         augment: random crop and flip.
         amp: bfloat16 autocast.
+        optimiser: a name of ``optimisers.NAMES``.
+        momentum: of SGD alone.
+        accumulate: batches whose mean gradient makes a step.
     """
 
     epochs: int
@@ -41,6 +43,8 @@ class Plan:
     augment: bool
     amp: bool
     seed: int
+    optimiser: str = "sgd"
+    accumulate: int = 1
 
     def lr_at(self, step: int, steps: int) -> float:
         """The rate of step ``step`` (from 0) of ``steps``; never 0 before the end."""
@@ -76,21 +80,15 @@ class Trainee:
     """Everything that training changes, saved and restored whole; ``epoch`` counts those that are done."""
 
     model: nn.Module
-    optimiser: torch.optim.SGD
+    optimiser: torch.optim.Optimizer
     method: Hook | MetaRun
     epoch: int = 0
 
 
 def make_trainee(model: nn.Module, plan: Plan, method: Hook | MetaRun) -> Trainee:
-    """A trainee before its first epoch; Nesterov wherever there is momentum."""
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        lr=plan.lr,
-        momentum=plan.momentum,
-        weight_decay=plan.weight_decay,
-        nesterov=plan.momentum > 0,
-    )
-    return Trainee(model, optimiser, method)
+    """A trainee before its first epoch."""
+    constants = Constants(plan.optimiser, plan.lr, plan.momentum, plan.weight_decay)
+    return Trainee(model, make_optimiser(model, constants), method)
 
 
 def train(
@@ -123,7 +121,8 @@ def train(
         ConditionUnmet: the loss is not finite any more.
     """
     device, seed = batches.device, plan.seed
-    steps = math.ceil(len(ids) / plan.batch_size)
+    groups = min(math.ceil(len(ids) / plan.batch_size / plan.accumulate), len(ids) // plan.accumulate)
+    steps = groups * plan.accumulate
     step = _Step(trainee, batches, plan, bought, meta_batch_size, Product(report.note))
     with report.track(plan.epochs * len(ids), what, "samples", trainee.epoch * len(ids)) as advance:
         for epoch in range(trainee.epoch + 1, plan.epochs + 1):
@@ -137,7 +136,7 @@ def train(
             # Equal parts rather than a small last batch, which BatchNorm could not bear.
             parts = ids[order].tensor_split(steps)
             for number, (part, batch) in enumerate(batches.stream(parts, noise), (epoch - 1) * steps):
-                lr = plan.lr_at(number, plan.epochs * steps)
+                lr = plan.lr_at(number - number % plan.accumulate, plan.epochs * steps)
                 sums += step.take(part, batch, lr, number, meta_order, noise)
                 advance(len(part))
             loss, hits, weight, zero_batches = sums.tolist()
@@ -181,9 +180,15 @@ class _Step:
         meta_order: torch.Generator,
         noise: torch.Generator | None,
     ) -> torch.Tensor:
-        """Take step ``number`` (from 0); returns (4,) sums: loss, hits, weight, whether all weights were 0."""
-        optimiser, count = self.trainee.optimiser, len(ids)
+        """Take step ``number`` (from 0), or a part of one where gradients accumulate.
+
+        Returns:
+            (4,) sums: loss, hits, weight, whether all weights were 0.
+        """
+        optimiser, count, share = self.trainee.optimiser, len(ids), 1 / self.plan.accumulate
         optimiser.param_groups[0]["lr"] = lr
+        if number % self.plan.accumulate == 0:
+            optimiser.zero_grad()
         forward = Forward(
             self.trainee.model,
             optimiser,
@@ -194,22 +199,37 @@ class _Step:
             product=self.product,
         )
         on_device = ids.to(self.batches.device)
-        if self.meta is not None:
-            meta_batch = self.batches.get(self._meta_ids(meta_order), noise)
-            weights, targets = self.meta.step(forward, meta_batch, on_device, lr)
-            loss = (weights * forward.losses).sum() if targets is None else _soft_loss(forward, targets)
+        weights, loss = self._weigh(forward, batch, on_device, meta_order, noise)
+        if loss is None:
+            forward.backward(weights, share)
+            loss = (weights * forward.losses.detach()).sum()
         else:
-            hook = cast(Hook, self.trainee.method)
-            weights = torch.full((count,), 1 / count, device=self.batches.device)
-            losses = hook.loss(forward.logits, batch.labels, on_device, self.is_bought[on_device])
-            loss = (weights * losses).sum()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        if self.joint is not None:
-            self.joint.stepped(forward.params)
+            (share * loss).backward()  # type: ignore[no-untyped-call]
+        if (number + 1) % self.plan.accumulate == 0:
+            optimiser.step()
+            if self.joint is not None:
+                self.joint.stepped(forward.params)
         hits = (forward.logits[:count].detach().argmax(1) == batch.labels).sum()
         return torch.stack([loss.detach() * count, hits, weights.sum() * count, (weights == 0).all()])
+
+    def _weigh(
+        self,
+        forward: Forward,
+        batch: Batch,
+        ids: torch.Tensor,
+        meta_order: torch.Generator,
+        noise: torch.Generator | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The batch's weights, and its loss; None: the weights times the cross-entropy of the given labels."""
+        if self.meta is None:
+            hook = cast(Hook, self.trainee.method)
+            weights = torch.full((len(ids),), 1 / len(ids), device=self.batches.device)
+            losses = hook.loss(forward.logits, batch.labels, ids, self.is_bought[ids])
+            return weights, (weights * losses).sum()
+        meta_batch = self.batches.get(self._meta_ids(meta_order), noise)
+        lr = self.trainee.optimiser.param_groups[0]["lr"]
+        weights, targets = self.meta.step(forward, meta_batch, ids, lr)
+        return weights, None if targets is None else _soft_loss(forward, targets)
 
     def _meta_ids(self, order: torch.Generator) -> torch.Tensor:
         """The method's own choice, or bought samples in random order."""
@@ -234,54 +254,3 @@ def judged_model(trainee: Trainee) -> nn.Module:
             if name in averaged:
                 parameter.copy_(averaged[name])
     return model
-
-
-class PoolPass(NamedTuple):
-    """The model's view of samples, in their order.
-
-    Attributes:
-        losses: (n',) cross-entropy with the labels.
-        predicted: (n',) int64, the most probable class.
-        confidence: (n',) its probability.
-        label_prob: (n',) the probability of the label.
-        hits: (n',) bool, the most probable class is the label; ties go to the lowest class.
-    """
-
-    losses: torch.Tensor
-    predicted: torch.Tensor
-    confidence: torch.Tensor
-    label_prob: torch.Tensor
-    hits: torch.Tensor
-
-    @property
-    def accuracy(self) -> float:
-        """Share of hits."""
-        return int(self.hits.sum()) / len(self.hits)
-
-    @property
-    def mean_loss(self) -> float:
-        """Mean loss, summed in float64 on the CPU, which every device can."""
-        return float(self.losses.cpu().double().mean())
-
-
-def pool_pass(model: nn.Module, batches: Batches, ids: torch.Tensor) -> PoolPass:
-    """Run the model over ``ids`` ((n',) int64 on the CPU): eval mode, no augmentation, no autocast.
-
-    Raises:
-        ConditionUnmet: the model's values are not finite.
-    """
-    model.eval()
-    parts: list[PoolPass] = []
-    with torch.no_grad():
-        for _, batch in batches.stream(torch.split(ids, EVALUATION_BATCH)):
-            log_probs = F.log_softmax(model(batch.inputs), 1)
-            losses = F.nll_loss(log_probs, batch.labels, reduction="none")
-            confidence, predicted = log_probs.max(1)
-            hits = predicted == batch.labels
-            parts.append(PoolPass(losses, predicted, confidence.exp(), (-losses).exp(), hits))
-    seen = PoolPass(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    if not torch.isfinite(seen.losses).all():
-        raise ConditionUnmet(
-            "The training diverged: the model's losses are not finite.", "Use a smaller --lr."
-        )
-    return seen

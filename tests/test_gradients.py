@@ -8,19 +8,20 @@ from typing import NamedTuple
 import pytest
 import torch
 from data_makers import start_of
+from nets import CLASSES, GroupNormNet, Transformer, no_flash
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from metaselect.gradients import Batch, Forward, frozen_statistics
-from metaselect.models import build_model, last_linear
+from metaselect.models import build_model, last_linear, parameters_in
 from metaselect.reweighting import MetaRun, StepWeights
 from metaselect.reweighting.direct import DirectRun
 from metaselect.reweighting.l2rw import L2RW, rectify_and_normalise
+from metaselect.reweighting.meta_gradient import MetaGradient
 from metaselect.reweighting.mw_net import MetaWeightNet, MetaWeightNetRun
 from metaselect.streams import seeded_globals
 
-CLASSES = 3
 LR = 0.1
 DROPOUT_SEED = 5
 
@@ -74,13 +75,24 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "batchnorm": (BatchNormNet, (1, 8, 8)),
     "dropout": (DropoutNet, (1, 8, 8)),
     "functional dropout": (FunctionalDropoutNet, (1, 8, 8)),
+    "group norm": (GroupNormNet, (3, 8, 8)),
+    "transformer": (Transformer, (3, 8, 8)),
 }
+SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
 OPTIMISERS = {
-    "plain": {},
-    "decay": {"weight_decay": 0.02},
-    "momentum": {"momentum": 0.9, "weight_decay": 0.01},
-    "nesterov": {"momentum": 0.8, "weight_decay": 0.01, "nesterov": True},
+    "plain": (SGD, {}),
+    "decay": (SGD, {"weight_decay": 0.02}),
+    "momentum": (SGD, {"momentum": 0.9, "weight_decay": 0.01}),
+    "nesterov": (SGD, {"momentum": 0.8, "weight_decay": 0.01, "nesterov": True}),
+    "adam": (Adam, {"weight_decay": 0.01}),
+    "adamw": (AdamW, {"betas": (0.8, 0.95), "weight_decay": 0.01}),
 }
+
+
+@pytest.fixture(autouse=True)
+def attention_by_products() -> Iterator[None]:
+    with no_flash():
+        yield
 
 
 def random_batch(shape: tuple[int, ...], count: int, seed: int) -> Batch:
@@ -93,7 +105,7 @@ class Scene(NamedTuple):
     """A model in train mode some steps into its training, and what its next step is made from."""
 
     model: nn.Module
-    optimiser: torch.optim.SGD
+    optimiser: torch.optim.Optimizer
     batch: Batch
     meta_batch: Batch
 
@@ -103,7 +115,7 @@ class Scene(NamedTuple):
     def copy(self) -> "Scene":
         """Its twin, which shares no tensor with it (batches excepted)."""
         model = copy.deepcopy(self.model)
-        optimiser = torch.optim.SGD(model.parameters(), lr=LR)
+        optimiser = type(self.optimiser)(model.parameters(), lr=LR)
         optimiser.load_state_dict(copy.deepcopy(self.optimiser.state_dict()))
         return Scene(model, optimiser, self.batch, self.meta_batch)
 
@@ -118,13 +130,15 @@ def make_scene(
     else:
         model, shape = net, (3, 8, 8)
     model = model.double().train()
-    sgd = torch.optim.SGD(model.parameters(), lr=LR, **OPTIMISERS[optimiser])
+    kind, constants = OPTIMISERS[optimiser]
+    taken = kind(model.parameters(), lr=LR if kind is SGD else 0.003, **constants)
     for number in range(steps):
         batch = random_batch(shape, count, 100 + number)
-        sgd.zero_grad()
+        taken.zero_grad()
         F.cross_entropy(model(batch.inputs), batch.labels).backward()
-        sgd.step()
-    return Scene(model, sgd, random_batch(shape, count, 1), random_batch(shape, meta_count, 2))
+        taken.step()
+    taken.param_groups[0]["lr"] = LR
+    return Scene(model, taken, random_batch(shape, count, 1), random_batch(shape, meta_count, 2))
 
 
 @contextmanager
@@ -137,20 +151,45 @@ def eval_batch_norm(model: nn.Module) -> Iterator[None]:
         layer.train()
 
 
+def written_out(
+    optimiser: torch.optim.Optimizer, value: torch.Tensor, gradient: torch.Tensor
+) -> torch.Tensor:
+    """The change of a parameter in units of -LR, as the papers of the optimisers have it."""
+    group, state = optimiser.param_groups[0], optimiser.state.get(value, {})
+    decay = group["weight_decay"]
+    if isinstance(optimiser, SGD):
+        mu = group["momentum"]
+        gradient = gradient + decay * value
+        buffer = mu * state["momentum_buffer"] + gradient if mu and state else gradient
+        return gradient + mu * buffer if group["nesterov"] else buffer
+    decoupled = isinstance(optimiser, AdamW)
+    if not decoupled:
+        gradient = gradient + decay * value
+    beta1, beta2 = group["betas"]
+    t = int(state.get("step", 0)) + 1
+    m = beta1 * state.get("exp_avg", 0) + (1 - beta1) * gradient
+    v = beta2 * state.get("exp_avg_sq", 0) + (1 - beta2) * gradient**2
+    size = torch.where(v == 0, 1, v / (1 - beta2**t)).sqrt() * (v != 0)  # the root has no slope at 0
+    step = m / (1 - beta1**t) / (size + group["eps"])
+    return step + decay * value if decoupled else step
+
+
 def meta_loss_after(
     scene: Scene,
     weights: Callable[[torch.Tensor], torch.Tensor],
     *,
     real: bool,
     few_distinct: bool = False,
+    scope: str = "all",
 ) -> torch.Tensor:
-    """The meta loss after a virtual SGD step written out, with the graph of the step in it.
+    """The meta loss after a virtual step written out, with the graph of the step in it.
 
     Args:
         scene: not changed.
         weights: from the losses (B,) to the weights (B,).
         real: with the optimiser's momentum and weight decay; else plain gradient descent.
         few_distinct: BatchNorm's layers are in eval mode in the meta pass.
+        scope: only its parameters take the step.
     """
     params = dict(scene.model.named_parameters())
     buffers = {name: value.clone() for name, value in scene.model.named_buffers()}
@@ -163,16 +202,13 @@ def meta_loss_after(
     losses = losses_at(params, scene.batch)
     total = (weights(losses) * losses).sum()
     gradients = torch.autograd.grad(total, list(params.values()), create_graph=True)
-    group = scene.optimiser.param_groups[0]
-    mu, decay = (group["momentum"], group["weight_decay"]) if real else (0, 0)
-    ahead = {}
-    for (name, value), gradient in zip(params.items(), gradients, strict=True):
-        gradient = gradient + decay * value
-        buffer = gradient
-        if mu and value in scene.optimiser.state:
-            buffer = mu * scene.optimiser.state[value]["momentum_buffer"] + gradient
-        direction = gradient + mu * buffer if group["nesterov"] and real else buffer
-        ahead[name] = value - LR * direction
+    ahead = {
+        name: value - LR * (written_out(scene.optimiser, value, gradient) if real else gradient)
+        for (name, value), gradient in zip(params.items(), gradients, strict=True)
+    }
+    ahead = {
+        name: ahead[name] if name in parameters_in(scene.model, scope) else params[name] for name in params
+    }
     if not few_distinct:
         return losses_at(ahead, scene.meta_batch).mean()
     with eval_batch_norm(scene.model):
@@ -180,11 +216,11 @@ def meta_loss_after(
 
 
 def second_order(
-    scene: Scene, at: torch.Tensor, *, real: bool = True, few_distinct: bool = False
+    scene: Scene, at: torch.Tensor, *, real: bool = True, few_distinct: bool = False, scope: str = "all"
 ) -> torch.Tensor:
     """(B,) d meta loss / d weights, by differentiating through the virtual step."""
     weights = at.clone().requires_grad_()
-    loss = meta_loss_after(scene, lambda _: weights, real=real, few_distinct=few_distinct)
+    loss = meta_loss_after(scene, lambda _: weights, real=real, few_distinct=few_distinct, scope=scope)
     return torch.autograd.grad(loss, weights)[0]
 
 
@@ -203,7 +239,7 @@ def some_weights(count: int, total: float = 1.0) -> torch.Tensor:
 def begun(method: str, count: int) -> MetaRun:
     """A run in float64 whose weights are far from their bounds."""
     if method == "direct":
-        return DirectRun(some_weights(count, count), step_per_rate=0.3 / LR)
+        return DirectRun(some_weights(count, count), 0.3 / LR, MetaGradient(1, "all"))
     start = start_of(torch.zeros(count, dtype=torch.int64), stream=torch.Generator().manual_seed(8))
     if method == "l2rw":
         run = L2RW().begin(start)
@@ -226,7 +262,7 @@ def test_product_is_the_second_order_gradient(net: str, optimiser: str) -> None:
     expected = second_order(scene, at)
     forward = scene.forward()
     s = forward.jvp(forward.meta_grad(scene.meta_batch, forward.virtual(at)))
-    assert close(-forward.step_factor * s, expected)
+    assert close(-forward.rate * s, expected)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -248,7 +284,7 @@ def test_direct_moves_weights_along_second_order(net: str, few_distinct: bool) -
 def test_direct_clips_where_the_gradient_leads_out_of_the_unit_interval() -> None:
     scene = make_scene("convnet")
     old = torch.tensor([0, 1, 0, 1, 0.5, 0.5, 0], dtype=torch.float64)
-    run = DirectRun(old.clone(), step_per_rate=1e4 / LR)
+    run = DirectRun(old.clone(), 1e4 / LR, MetaGradient(1, "all"))
     gradient = second_order(scene, old / 7)
     take_step(scene, run)
     assert torch.equal(run.weights, torch.where(gradient < 0, 1.0, 0.0).double())
@@ -289,7 +325,7 @@ def test_weight_net_gets_the_second_order_gradient(net: str, optimiser: str) -> 
     assert close(step.weights, twin(losses[:, None])[:, 0].detach() / 7)
 
 
-@pytest.mark.parametrize("optimiser", ["plain", "nesterov"])
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_resnet32_in_train_mode(optimiser: str) -> None:
     model = build_model("resnet32", (3, 8, 8), CLASSES, seed=3)
     scene = make_scene(model, optimiser, steps=2, count=4, meta_count=5)
@@ -297,7 +333,7 @@ def test_resnet32_in_train_mode(optimiser: str) -> None:
     expected = second_order(scene, at)
     forward = scene.forward()
     s = forward.jvp(forward.meta_grad(scene.meta_batch, forward.virtual(at)))
-    assert close(-forward.step_factor * s, expected, 1e-10)
+    assert close(-forward.rate * s, expected, 1e-10)
 
 
 def real_step(scene: Scene, weights: torch.Tensor) -> Scene:
@@ -325,7 +361,7 @@ def test_sign_and_size_by_finite_differences_of_real_steps(net: str) -> None:
     slopes = [(meta_loss(at + move) - meta_loss(at - move)) / (2 * size) for move in moves]
     forward = scene.forward()
     s = forward.jvp(forward.meta_grad(scene.meta_batch, forward.virtual(at)))
-    assert close(-forward.step_factor * s, torch.tensor(slopes, dtype=torch.float64), 1e-6)
+    assert close(-forward.rate * s, torch.tensor(slopes, dtype=torch.float64), 1e-6)
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -338,12 +374,13 @@ def test_virtual_is_what_the_optimiser_does(optimiser: str, steps: int) -> None:
     weights = some_weights(7)
     ahead = scene.forward().virtual(weights)
     for name, parameter in real_step(scene, weights).model.named_parameters():
-        assert close(ahead[name], parameter.detach(), 1e-15)
+        assert close(ahead.params[name], parameter.detach(), 1e-15)
     for (name, parameter), gradient in zip(scene.model.named_parameters(), gradients, strict=True):
         assert torch.equal(parameter, before[name])
         assert parameter.grad is gradient is None or torch.equal(parameter.grad, gradient)
     for key, values in scene.optimiser.state_dict()["state"].items():
-        assert torch.equal(values["momentum_buffer"], state["state"][key]["momentum_buffer"])
+        for name, value in values.items():
+            assert value is state["state"][key][name] is None or torch.equal(value, state["state"][key][name])
 
 
 @pytest.mark.parametrize("method", ["direct", "l2rw", "mw-net"])
@@ -476,7 +513,7 @@ def test_frozen_and_unused_parameters_stay(method: str, monkeypatch: pytest.Monk
     scene = make_scene("partly idle")
     weights = take_step(scene, begun(method, 7)).weights
     assert torch.isfinite(weights).all()
-    ahead = scene.forward().virtual(some_weights(7))
+    ahead = scene.forward().virtual(some_weights(7)).params
     taken = dict(real_step(scene, some_weights(7)).model.named_parameters())
     assert set(taken) - set(ahead) == {"first.weight", "first.bias"}
     assert torch.equal(ahead["idle.weight"], scene.model.idle.weight)

@@ -18,12 +18,14 @@ from metaselect.errors import UsageError
 from metaselect.gradients import Batch, Forward
 from metaselect.metrics import cleanness_auc
 from metaselect.models import build_model
+from metaselect.pool_pass import pool_pass
 from metaselect.registry import REWEIGHTERS, configure, settings
 from metaselect.reweighting import MetaRun
 from metaselect.reweighting.direct import DirectRun, move_weights
 from metaselect.reweighting.l2rw import L2RW, L2RWRun, rectify_and_normalise
+from metaselect.reweighting.meta_gradient import MetaGradient
 from metaselect.streams import generator
-from metaselect.training import EpochLog, Plan, make_trainee, pool_pass, train
+from metaselect.training import EpochLog, Plan, make_trainee, train
 
 META = sorted(name for name, path in REWEIGHTERS.items() if configure(path, []).meta)
 BOUGHT = torch.arange(0, 24, 2)
@@ -213,11 +215,10 @@ def test_bad_hyper_parameter_is_refused_by_name(name: str, pair: str) -> None:
 
 
 def test_option_sets_the_field() -> None:
-    assert settings(configure(REWEIGHTERS["mw-net"], ["hidden=7", "net_lr=0.5"])) == {
-        "hidden": 7,
-        "net_lr": 0.5,
-        "net_weight_decay": 1e-4,
-    }
+    as_it_is = settings(configure(REWEIGHTERS["mw-net"], []))
+    changed = settings(configure(REWEIGHTERS["mw-net"], ["hidden=7", "net_lr=0.5", "lagged=true"]))
+    assert changed == {**as_it_is, "hidden": 7, "net_lr": 0.5, "lagged": True}
+    assert changed != as_it_is
     assert configure(REWEIGHTERS["direct"], ["step=2"]).step == 2.0
 
 
@@ -256,7 +257,7 @@ def test_moved_weights_are_clipped_and_follow_the_sign(s: np.ndarray) -> None:
 def test_direct_moves_only_the_samples_of_the_batch_and_falls_with_the_rate() -> None:
     ((forward, meta_batch, ids),) = forwards(1)
     start = torch.full((20,), 0.5)
-    full, half = DirectRun(start.clone(), 1.0), DirectRun(start.clone(), 1.0)
+    full, half = (DirectRun(start.clone(), 1.0, MetaGradient(1, "all")) for _ in range(2))
     full.step(forward, meta_batch, ids, 0.1)
     half.step(forward, meta_batch, ids, 0.05)
     others = torch.ones(20, dtype=torch.bool)
@@ -298,7 +299,7 @@ def test_a_batch_of_zero_weights_leaves_the_step_to_momentum_and_decay(
     resolved = plan(momentum=momentum, weight_decay=decay)
     model = build_model("convnet", (1, 8, 8), 3, seed=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trainee = make_trainee(model, resolved, Unmoved(torch.zeros(3, 24)))
+    trainee = make_trainee(model, resolved, Unmoved(torch.zeros(3, 24), MetaGradient(1, "all")))
     history = list(
         train(
             trainee,

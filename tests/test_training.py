@@ -21,12 +21,13 @@ from metaselect.data.store import FEATURES, IMAGES, Preprocess
 from metaselect.errors import ConditionUnmet
 from metaselect.gradients import Batch, Forward
 from metaselect.models import build_model
+from metaselect.pool_pass import pool_pass
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting import MetaRun, State, StepWeights
 from metaselect.reweighting.uniform import Uniform
 from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start
 from metaselect.streams import derive, generator
-from metaselect.training import EpochLog, Plan, Trainee, make_trainee, pool_pass, train
+from metaselect.training import EpochLog, Plan, Trainee, make_trainee, train
 
 BOUGHT = torch.arange(0, 24, 2)
 CPU = torch.device("cpu")

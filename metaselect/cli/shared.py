@@ -27,6 +27,14 @@ class Device(StrEnum):
     mps = "mps"
 
 
+class Optimiser(StrEnum):
+    """Values of --optimiser."""
+
+    sgd = "sgd"
+    adam = "adam"
+    adamw = "adamw"
+
+
 class Schedule(StrEnum):
     """Values of --schedule."""
 
@@ -107,13 +115,18 @@ BatchOption = Annotated[
 ]
 RateOption = Annotated[
     float | None,
-    typer.Option(help="Learning rate, the largest of the schedule.", show_default="auto (0.05)",
+    typer.Option(help="Learning rate, the largest of the schedule.", show_default="auto (sgd 0.05, else 0.001)",
                  rich_help_panel=TRAINING),
 ]  # fmt: skip
+OptimiserOption = Annotated[Optimiser, typer.Option(help="Of the model.", rich_help_panel=TRAINING)]
+AccumulateOption = Annotated[
+    int,
+    typer.Option(help="Batches whose mean gradient makes one step.", rich_help_panel=TRAINING),
+]
 MomentumOption = Annotated[
     float | None,
     typer.Option(
-        help="Nesterov where above 0.",
+        help="Of SGD; Nesterov where above 0.",
         show_default="auto (warmup 0.9, reweight 0)",
         rich_help_panel=TRAINING,
     ),

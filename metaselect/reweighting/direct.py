@@ -15,6 +15,7 @@ import torch
 from metaselect.errors import UsageError
 from metaselect.gradients import Batch, Forward
 from metaselect.reweighting import Start, State, StepWeights
+from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,13 @@ class Direct:
 
     Attributes:
         step: change of a weight per visit and unit of s_i, at the largest rate; above 0.
+        every: the meta gradient is taken anew in every so many steps.
+        scope: "all", or the parameters that take the virtual step: "top" or "last".
     """
 
     step: float = 1.0
+    every: int = 1
+    scope: str = "all"
     meta: ClassVar[bool] = True
     joint_batch: ClassVar[bool] = False
     weight_kind: ClassVar[str] = "persistent"
@@ -35,11 +40,12 @@ class Direct:
             raise UsageError(
                 f"--option step={self.step:g} must be above 0 and finite.", "The default is 1.0."
             )
+        require_knobs(self.every, self.scope)
 
     def begin(self, start: Start) -> "DirectRun":
         """W drawn from U[0, 1)."""
         weights = torch.rand(start.n, generator=start.generator).to(start.device)
-        return DirectRun(weights, self.step / start.lr)
+        return DirectRun(weights, self.step / start.lr, MetaGradient(self.every, self.scope))
 
 
 def move_weights(weights: torch.Tensor, s: torch.Tensor, step: float) -> torch.Tensor:
@@ -50,20 +56,20 @@ def move_weights(weights: torch.Tensor, s: torch.Tensor, step: float) -> torch.T
 class DirectRun:
     """W (n,), and the step per unit of learning rate."""
 
-    def __init__(self, weights: torch.Tensor, step_per_rate: float) -> None:
-        self.weights, self.step_per_rate = weights, step_per_rate
+    def __init__(self, weights: torch.Tensor, step_per_rate: float, meta_gradient: MetaGradient) -> None:
+        self.weights, self.step_per_rate, self.meta_gradient = weights, step_per_rate, meta_gradient
 
     def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
         """Eq. 2 (virtual step), Eq. 3 (weights), and the weights of Eq. 4's real step."""
         old = self.weights[ids]
-        ahead = forward.virtual(old / len(old))  # Eq. 2
-        s = forward.jvp(forward.meta_grad(meta_batch, ahead))
+        s = self.meta_gradient.of(forward, meta_batch, old / len(old))  # Eq. 2
         new = move_weights(old, s.to(old.dtype), self.step_per_rate * lr)  # Eq. 3
         self.weights[ids] = new
         return StepWeights(new / len(new))  # Eq. 4
 
     def epoch_end(self, epoch: int) -> None:
-        """Nothing to do."""
+        """The next epoch begins with a new meta gradient."""
+        self.meta_gradient.epoch_end()
 
     def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
         """W itself."""

@@ -1,9 +1,9 @@
 """Learning to reweight: weights made anew for every batch from one meta gradient.
 
 Source: Ren, Zeng, Yang, Urtasun 2018 (arXiv:1803.09050), Algorithm 1 and Eq. 4-9.
-Differs: nothing in the arithmetic. At epsilon = 0 the virtual step is theta itself and the rate cancels in Eq. 9, so
-no virtual step is taken. Where every weight of a batch is 0, the step is left to momentum and weight decay, as in
-the authors' code; the share of such batches is logged.
+Differs: nothing in the arithmetic. The virtual step is plain gradient descent, whatever the real optimiser; at
+epsilon = 0 it is theta itself and the rate cancels in Eq. 9, so none is taken. Where every weight of a batch is 0, the
+step is left to momentum and weight decay, as in the authors' code; the share of such batches is logged.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,32 @@ import torch
 
 from metaselect.gradients import Batch, Forward
 from metaselect.reweighting import Start, State, StepWeights
+from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 from metaselect.reweighting.recent_weights import AVERAGED_EPOCHS, RecentWeights
 
 
 @dataclass(frozen=True)
 class L2RW:
-    """No hyper-parameters: the rate cancels in the normalisation."""
+    """Hyper-parameters; the paper's has none, since the rate cancels in the normalisation.
 
+    Attributes:
+        every: v is taken anew in every so many steps.
+        scope: "all", or the parameters that v is of: "top" or "last".
+    """
+
+    every: int = 1
+    scope: str = "all"
     meta: ClassVar[bool] = True
     joint_batch: ClassVar[bool] = False
     weight_kind: ClassVar[str] = "mean of last visits"
 
+    def __post_init__(self) -> None:
+        require_knobs(self.every, self.scope)
+
     def begin(self, start: Start) -> "L2RWRun":
         """Nothing seen yet."""
-        return L2RWRun(torch.zeros(AVERAGED_EPOCHS, start.n, device=start.device))
+        used = torch.zeros(AVERAGED_EPOCHS, start.n, device=start.device)
+        return L2RWRun(used, MetaGradient(self.every, self.scope))
 
 
 def rectify_and_normalise(u: torch.Tensor) -> torch.Tensor:
@@ -43,19 +55,20 @@ def rectify_and_normalise(u: torch.Tensor) -> torch.Tensor:
 class L2RWRun:
     """The weights used in the last epochs; ``used`` (3, n) starts at 0."""
 
-    def __init__(self, used: torch.Tensor) -> None:
-        self.recent = RecentWeights(used)
+    def __init__(self, used: torch.Tensor, meta_gradient: MetaGradient) -> None:
+        self.recent, self.meta_gradient = RecentWeights(used), meta_gradient
 
     def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
         """Algorithm 1, lines 4-10."""
         del lr
-        weights = rectify_and_normalise(forward.jvp(forward.meta_grad(meta_batch)))
+        weights = rectify_and_normalise(self.meta_gradient.of(forward, meta_batch))
         self.recent.note(ids, weights)
         return StepWeights(weights)
 
     def epoch_end(self, epoch: int) -> None:
         """The next epoch writes the next row."""
         self.recent.epoch_end(epoch)
+        self.meta_gradient.epoch_end()
 
     def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
         """The mean over the last 3 epochs of min(1, B w_i)."""

@@ -111,7 +111,7 @@ def layer_of(linear: nn.Linear) -> Layer:
     return Layer(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
 
 
-def buffers_of(linear: nn.Linear, optimiser: torch.optim.SGD) -> Layer | None:
+def buffers_of(linear: nn.Linear, optimiser: torch.optim.Optimizer) -> Layer | None:
     """Its momentum buffers; None where there are none (yet)."""
     weight = optimiser.state.get(linear.weight, {}).get("momentum_buffer")
     if weight is None:

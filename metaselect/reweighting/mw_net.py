@@ -1,7 +1,10 @@
 """Meta-Weight-Net: a small net from a sample's loss to its weight, trained by the meta gradient.
 
-Source: Shu, Xie, Yi, Zhao, Zhou, Xu, Meng 2019 (arXiv:1902.07379); constants (100 hidden units, Adam 1e-3, weight decay
-1e-4, loss detached, weights not normalised) are those of the authors' stable implementation for label noise.
+Source: Shu, Xie, Yi, Zhao, Zhou, Xu, Meng 2019 (arXiv:1902.07379). The defaults (100 hidden units, Adam 1e-3, weight
+decay 1e-4, loss detached, weights not normalised) are those of the authors' stable implementation for label noise;
+their two others are options: weights that sum to 1 (``normalised``), and, for long tails, a virtual step that also
+moves through the net's input (``detached=False``). ``lagged`` takes the real step for the virtual one, with the net one
+step behind, and so saves a backward pass.
 Differs: the virtual step is the real optimiser's (theirs: plain gradient); with the default of no momentum and no
 weight decay they are the same.
 """
@@ -16,7 +19,10 @@ from torch import nn
 from metaselect.errors import UsageError
 from metaselect.gradients import Batch, Forward
 from metaselect.reweighting import Start, State, StepWeights, below
+from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 from metaselect.streams import seeded_globals
+
+NET_OPTIMISERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True)
@@ -25,13 +31,25 @@ class MetaWeightNet:
 
     Attributes:
         hidden: units of the weight net's one hidden layer.
-        net_lr: Adam's rate for the weight net.
+        net_optimiser: "adam", or "sgd" with Nesterov momentum 0.9.
+        net_lr: its rate for the weight net.
         net_weight_decay: its L2 factor.
+        normalised: the weights of a batch sum to 1 (else: to the sum of the net's outputs over B).
+        detached: the virtual step takes the net's outputs for constants.
+        lagged: the real step is the virtual one; the weights are the net's before its step.
+        every: the meta gradient is taken anew in every so many steps.
+        scope: "all", or the parameters that take the virtual step: "top" or "last".
     """
 
     hidden: int = 100
+    net_optimiser: str = "adam"
     net_lr: float = 1e-3
     net_weight_decay: float = 1e-4
+    normalised: bool = False
+    detached: bool = True
+    lagged: bool = False
+    every: int = 1
+    scope: str = "all"
     meta: ClassVar[bool] = True
     joint_batch: ClassVar[bool] = False
     weight_kind: ClassVar[str] = "weight net"
@@ -43,6 +61,17 @@ class MetaWeightNet:
                 f"net_weight_decay={self.net_weight_decay:g} is out of range.",
                 "hidden is at least 1, net_lr above 0, net_weight_decay at least 0; all are finite.",
             )
+        if self.net_optimiser not in NET_OPTIMISERS:
+            raise UsageError(
+                f"--option net_optimiser={self.net_optimiser} is not known.",
+                f"One of {', '.join(NET_OPTIMISERS)}.",
+            )
+        if self.lagged and not self.detached:
+            raise UsageError(
+                "--option lagged=true takes the real step for the virtual one, which knows no detached=false.",
+                "Leave out one of the two.",
+            )
+        require_knobs(self.every, self.scope)
 
     def begin(self, start: Start) -> "MetaWeightNetRun":
         """A freshly drawn weight net and its optimiser."""
@@ -50,32 +79,57 @@ class MetaWeightNet:
         with seeded_globals(seed):
             net = nn.Sequential(nn.Linear(1, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1), nn.Sigmoid())
         net.to(start.device)
-        optimiser = torch.optim.Adam(net.parameters(), lr=self.net_lr, weight_decay=self.net_weight_decay)
-        return MetaWeightNetRun(net, optimiser)
+        return MetaWeightNetRun(self, net)
 
 
 class MetaWeightNetRun:
     """V(loss; Phi) and Phi's optimiser."""
 
-    def __init__(self, net: nn.Module, optimiser: torch.optim.Adam) -> None:
-        self.net, self.optimiser = net, optimiser
+    def __init__(self, hyper: MetaWeightNet, net: nn.Module) -> None:
+        self.hyper, self.net = hyper, net
+        parameters, lr, decay = net.parameters(), hyper.net_lr, hyper.net_weight_decay
+        self.optimiser: torch.optim.Optimizer
+        if hyper.net_optimiser == "adam":
+            self.optimiser = torch.optim.Adam(parameters, lr, weight_decay=decay)
+        else:
+            self.optimiser = torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay, nesterov=True)
+        self.meta_gradient = MetaGradient(hyper.every, hyper.scope)
 
     def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
         """One step on Phi along dF_m/dPhi = -c sum_i s_i dw_i/dPhi, then weights from the new Phi."""
         del ids, lr
-        losses = forward.losses.detach()[:, None]
-        weights = self.net(losses)[:, 0] / len(losses)
-        ahead = forward.virtual(weights.detach())
-        s = forward.jvp(forward.meta_grad(meta_batch, ahead))
+        losses = forward.losses.detach()
+        virtual = self._virtual_weights(losses)
+        at = virtual.detach()
+        s = self.meta_gradient.of(forward, meta_batch, at)
         self.optimiser.zero_grad()
         # A linear surrogate whose gradient in Phi is the meta gradient.
-        (-forward.step_factor * (s.detach() * weights).sum()).backward()
+        (-forward.rate * (s.detach() * virtual).sum()).backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
+        if self.hyper.lagged:
+            return StepWeights(at)
         with torch.no_grad():
-            return StepWeights(self.net(losses)[:, 0] / len(losses))
+            return StepWeights(self._weights(losses))
+
+    def _weights(self, losses: torch.Tensor) -> torch.Tensor:
+        """w: (B,), factors of the loss sum."""
+        outputs: torch.Tensor = self.net(losses[:, None])[:, 0]
+        if not self.hyper.normalised:
+            return outputs / len(outputs)
+        total = outputs.sum()
+        return outputs / torch.where(total == 0, torch.ones_like(total), total)
+
+    def _virtual_weights(self, losses: torch.Tensor) -> torch.Tensor:
+        """(B,) factors of the samples' gradients in the virtual one: w, or d/df_i of sum_j w_j(f) f_j."""
+        if self.hyper.detached:
+            return self._weights(losses)
+        losses.requires_grad_()
+        weighted = (self._weights(losses) * losses).sum()
+        return torch.autograd.grad(weighted, losses, create_graph=True)[0]
 
     def epoch_end(self, epoch: int) -> None:
-        """Nothing to do."""
+        """The next epoch begins with a new meta gradient."""
+        self.meta_gradient.epoch_end()
 
     def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
         """V at the final model's losses."""
@@ -84,18 +138,18 @@ class MetaWeightNetRun:
         return weights
 
     def state_dict(self) -> State:
-        """Phi and Adam's moments and step counts."""
+        """Phi and its optimiser's tensors."""
         state = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         for position, parameter in enumerate(self.net.parameters()):
             for name, value in self.optimiser.state.get(parameter, {}).items():
-                state[f"adam.{position}.{name}"] = value
+                state[f"optimiser.{position}.{name}"] = value
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Phi and Adam's moments and step counts."""
+        """Phi and its optimiser's tensors."""
         self.net.load_state_dict(below(state, "net."))
         for position, parameter in enumerate(self.net.parameters()):
             self.optimiser.state[parameter] = {
                 name: value.to(parameter.device) if value.dim() else value
-                for name, value in below(state, f"adam.{position}.").items()
+                for name, value in below(state, f"optimiser.{position}.").items()
             }

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from metaselect.batches import Batches
-from metaselect.training import pool_pass
+from metaselect.pool_pass import pool_pass
 
 DEAD_ZERO_SHARE = 0.2  # of batches with all-zero weights
 CONSTANT_SAMPLE = 2000  # samples that tell whether a model gives one class to everything

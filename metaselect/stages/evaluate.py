@@ -25,6 +25,7 @@ from metaselect.errors import DataError
 from metaselect.metrics import classification, cleanness_auc, precision_of_lowest
 from metaselect.models import build_model
 from metaselect.options import EvaluateOptions, bearing
+from metaselect.pool_pass import pool_pass
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run, Stage
 from metaselect.run.files import read_json, sha256_file, write_atomically, write_json
@@ -33,7 +34,6 @@ from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.pool_features import warmup_model
 from metaselect.stages.reweight import checked_name
 from metaselect.stages.warmup import checkpoint_file, load_weights
-from metaselect.training import pool_pass
 
 TEST_INPUT = f"{EXTERNAL}TEST"
 

@@ -7,10 +7,10 @@ import pyarrow as pa
 
 from metaselect.data.store import Dataset
 from metaselect.errors import ArtefactError
+from metaselect.pool_pass import PoolPass
 from metaselect.run import Run
 from metaselect.run.files import read_csv
 from metaselect.run.layout import META_SET
-from metaselect.training import PoolPass
 
 
 class MetaSet(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from metaselect.data.store import Dataset
+from metaselect.errors import UsageError
 from metaselect.models import auto_model
 from metaselect.options import ReweightOptions, TrainingOptions, WarmupOptions, bearing
 from metaselect.records import Json, Outcome
@@ -73,12 +74,17 @@ def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: 
         pool: the data.
         trained: samples that are trained on (the pool less what is held out).
         device: where.
+
+    Raises:
+        UsageError: more batches make a step than there are samples.
     """
     model = options.model or auto_model(pool.inputs.shape[1:])
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 64)
     low, high = WARMUP_EPOCHS
-    epochs = min(max(math.ceil(WARMUP_STEPS * batch_size / trained), low), high)
-    return _resolved(options, pool, device, model, batch_size=batch_size, epochs=epochs, momentum=0.9)
+    epochs = min(max(math.ceil(WARMUP_STEPS * batch_size * options.accumulate / trained), low), high)
+    return _resolved(
+        options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.9
+    )
 
 
 def resolve_reweight(
@@ -92,16 +98,22 @@ def resolve_reweight(
         trained: samples that are trained on.
         model: what `auto` means here: the warm-up's.
         device: where.
+
+    Raises:
+        UsageError: more batches make a step than there are samples.
     """
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 32)
-    epochs = math.ceil(REWEIGHT_STEPS * batch_size / trained)
+    epochs = math.ceil(REWEIGHT_STEPS * batch_size * options.accumulate / trained)
     model = options.model or model
-    return _resolved(options, pool, device, model, batch_size=batch_size, epochs=epochs, momentum=0.0)
+    return _resolved(
+        options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.0
+    )
 
 
 def _resolved(
     options: TrainingOptions,
     pool: Dataset,
+    trained: int,
     device: torch.device,
     model: str,
     *,
@@ -110,13 +122,21 @@ def _resolved(
     momentum: float,
 ) -> Resolved:
     """The plan: what was given, else these defaults and those that both stages share."""
+    if options.accumulate > trained:
+        raise UsageError(
+            f"--accumulate {options.accumulate} is more than the {trained} samples that are trained on.",
+            "Each of the batches needs a sample.",
+        )
     shape = pool.inputs.shape[1:]
     colour = len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= 32
+    sgd = options.optimiser == "sgd"
     plan = Plan(
         epochs=options.epochs or epochs,
         batch_size=batch_size,
-        lr=_given(options.lr, 0.05),
-        momentum=_given(options.momentum, momentum),
+        accumulate=options.accumulate,
+        optimiser=options.optimiser,
+        lr=_given(options.lr, 0.05 if sgd else 0.001),
+        momentum=_given(options.momentum, momentum if sgd else 0.0),
         weight_decay=_given(options.weight_decay, 5e-4),
         schedule=options.schedule,
         augment=colour if options.augment is None else options.augment,

@@ -15,6 +15,7 @@ from metaselect.devices import choose_device
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.models import build_model, input_channels
 from metaselect.options import ReweightOptions
+from metaselect.pool_pass import pool_pass
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import REWEIGHTERS, configure, settings
 from metaselect.reweighting import Hook, Labels, MetaReweighter, MetaRun, Start
@@ -29,7 +30,7 @@ from metaselect.stages.plan import Resolved, dry_run, resolve_reweight, training
 from metaselect.stages.pool_features import WarmupModel, warmup_model
 from metaselect.stages.warmup import RESUME_COPIES, checkpoint_file, load_weights, model_description
 from metaselect.streams import generator
-from metaselect.training import Trainee, judged_model, make_trainee, pool_pass, train
+from metaselect.training import Trainee, judged_model, make_trainee, train
 
 
 class ReweightRow(NamedTuple):

@@ -21,6 +21,7 @@ from metaselect.devices import choose_device
 from metaselect.errors import DataError, UsageError
 from metaselect.models import build_model, input_channels
 from metaselect.options import IngestOptions, WarmupOptions
+from metaselect.pool_pass import pool_pass
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.reweighting.uniform import Uniform
 from metaselect.run import Run
@@ -31,7 +32,7 @@ from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.ingest import ingest, same_data
 from metaselect.stages.plan import Resolved, dry_run, resolve_warmup, training_needs
 from metaselect.streams import generator
-from metaselect.training import EpochLog, Trainee, make_trainee, pool_pass, train
+from metaselect.training import EpochLog, Trainee, make_trainee, train
 
 HELD_OUT = 0.1  # of the pool
 RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written
