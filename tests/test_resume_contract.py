@@ -17,29 +17,40 @@ from torch import nn
 from metaselect import checkpoint
 from metaselect.batches import Batches
 from metaselect.checkpoint import load_state, save_state
+from metaselect.gradients import Forward
+from metaselect.pool_pass import pool_pass
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting import MetaRun, below
 from metaselect.reweighting.pushers import PUSHERS
 from metaselect.stages.alive import on_bought
 from metaselect.stages.reweight import ReweightRow
-from metaselect.training import Plan, Trainee, judged_model, make_trainee, pool_pass, train
+from metaselect.training import Plan, Trainee, judged_model, make_trainee, train
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "plain": {"momentum": 0.0, "weight_decay": 0.0},
     "momentum": {"momentum": 0.9, "schedule": "step"},
     "amp": {"amp": True},
+    "adam": {"optimiser": "adam", "lr": 0.01},
+    "adamw": {"optimiser": "adamw", "lr": 0.01, "accumulate": 2},
 }
 """Changes of the plan; the first options of every method are tried under each, all others under "momentum"."""
 
 SMALL = {"fsr": "dictionary=12 share=1"}
 """What makes a method fit a pool of 24."""
 
-OF_META: tuple[str, ...] = ()
-"""Options that every meta re-weighter has; each is tried with each."""
+KNOBS = ("every=2", "every=3 scope=top", "scope=last")
+"""Options of every method that has the field ``every``."""
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "direct": ("step=20",),
-    "mw-net": ("hidden=3 net_lr=0.1",),
+    "mw-net": (
+        "hidden=3 net_lr=0.1",
+        "net_optimiser=sgd net_lr=0.1",
+        "normalised=true every=2",
+        "lagged=true",
+        "lagged=true normalised=true scope=top",
+        "detached=false",
+    ),
     "fsr": (
         *(f"pusher={pusher}" for pusher in PUSHERS),
         "ema=0.9",
@@ -59,9 +70,10 @@ DEMANDING = {"fsr": "ema=0.9 pusher=forgetting"}
 """Options under which all that a method saves bears on what comes out."""
 
 IS_META = {name: configure(path, []).meta for name, path in REWEIGHTERS.items()}
+HAS_KNOBS = {name: hasattr(configure(path, []), "every") for name, path in REWEIGHTERS.items()}
 CASES = [
     *((name, words, training) for name in REWEIGHTERS for words in ("",) for training in TRAININGS),
-    *((name, words, "momentum") for name in REWEIGHTERS if IS_META[name] for words in OF_META),
+    *((name, words, "momentum") for name in REWEIGHTERS if HAS_KNOBS[name] for words in KNOBS),
     *((name, words, "momentum") for name, several in OPTIONS.items() for words in several),
 ]
 BOUGHT = torch.tensor([0, 1, 3, 4, 6, 7, 9, 12, 15])  # of three classes, the last has none
@@ -81,7 +93,7 @@ class Killed(Exception):
 
 
 class Kill(NamedTuple):
-    """Where a life ends: in which step of the training, from 0, or at the end of that step's epoch."""
+    """Where a life ends: in which batch of the training, from 0, or at the end of that batch's epoch."""
 
     step: int
     place: str
@@ -100,7 +112,8 @@ class Case:
         labels = batches.labels
         self.known = start_of(labels, epochs=self.plan.epochs, lr=self.plan.lr, bought=self.bought)
         self.ids = self.known.labels.trained if self.method.meta else torch.arange(len(labels))
-        self.steps = math.ceil(len(self.ids) / self.plan.batch_size)
+        together = self.plan.accumulate
+        self.steps = math.ceil(len(self.ids) / self.plan.batch_size / together) * together
 
     def begin(self, seed: int) -> Trainee:
         """Before its first step; all initial values are drawn from ``seed``."""
@@ -116,7 +129,10 @@ class Case:
         rows = [ReweightRow(**row) for row in load_state(trainee, path)]
         with pytest.MonkeyPatch.context() as patch:
             if kill is not None:
-                arm(trainee, kill.place, *self._from(kill.step, trainee.epoch), patch)
+                step, epoch = kill.step - trainee.epoch * self.steps, kill.step // self.steps - trainee.epoch
+                if kill.place.endswith("the optimiser"):
+                    step //= self.plan.accumulate
+                arm(trainee, kill.place, step, epoch, patch)
             for log in train(
                 trainee,
                 self.batches,
@@ -130,10 +146,6 @@ class Case:
                 rows.append(ReweightRow(*log, *on_bought(judged_model(trainee), self.batches, self.bought)))
                 save_state(trainee, rows, path)
         return everything(trainee, self.batches, rows)
-
-    def _from(self, step: int, epochs: int) -> tuple[int, int]:
-        """The step, and its epoch's end, as this life counts them."""
-        return step - epochs * self.steps, step // self.steps - epochs
 
 
 def arm(trainee: Trainee, place: str, step: int, epoch: int, patch: pytest.MonkeyPatch) -> None:
@@ -168,12 +180,27 @@ def arm(trainee: Trainee, place: str, step: int, epoch: int, patch: pytest.Monke
             file.write_bytes(file.read_bytes()[:-100])
             raise Killed
 
+    engine: list[object] = []
+
+    def die_in_engine(parameter: torch.Tensor) -> None:
+        engine.append(parameter)
+        die()
+
+    def die_without_engine(forward: Forward, *words: Any) -> None:
+        """Some methods have their gradients already, and no backward pass is run."""
+        before = len(engine)
+        backward(forward, *words)
+        if len(engine) == before:
+            die()
+
     if place == "before the method":
         patch.setattr(kind, call, die_first)
     elif place == "behind the method":
         patch.setattr(kind, call, die_then)
     elif place == "in the backward pass":
-        list(trainee.model.parameters())[2].register_post_accumulate_grad_hook(die)
+        list(trainee.model.parameters())[2].register_post_accumulate_grad_hook(die_in_engine)
+        backward = Forward.backward
+        patch.setattr(Forward, "backward", die_without_engine)
     elif place == "before the optimiser":
         trainee.optimiser.register_step_pre_hook(die)
     elif place == "behind the optimiser":

@@ -19,12 +19,13 @@ from safetensors.numpy import load_file
 
 from metaselect.data.store import FEATURES, Dataset, Preprocess
 from metaselect.options import IngestOptions, ReweightOptions, WarmupOptions
+from metaselect.pool_pass import PoolPass
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.run import Run
 from metaselect.stages.meta_set import MetaSet, weights_table
 from metaselect.stages.reweight import reweight
 from metaselect.stages.warmup import warmup
-from metaselect.training import PoolPass, train
+from metaselect.training import train
 
 COLUMNS = {
     "sample_id": pa.string(),

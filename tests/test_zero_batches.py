@@ -18,6 +18,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.0, "weight_decay": 0.0},
     "momentum": {"momentum": 0.9, "weight_decay": 0.0},
     "amp": {"momentum": 0.0, "weight_decay": 0.0, "amp": True},
+    "adam": {"weight_decay": 0.0, "optimiser": "adam"},
+    "adamw": {"weight_decay": 0.0, "optimiser": "adamw", "accumulate": 2},
 }
 """Without decay. A momentum that was never given a gradient is 0, so it moves nothing either."""
 
