@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from metaselect.data.classes import class_metadata
 from metaselect.data.rewrite import IMAGE_TYPE
@@ -83,6 +84,19 @@ def start_of(
     trained[bought] = False
     known = Labels(labels, int(labels.max()) + 1, trained.nonzero()[:, 0], bought)
     return Start(known, epochs, lr, stream or torch.Generator(), torch.device("cpu"))
+
+
+class EveryState(nn.Module):
+    """Has all that a resumed run must bring back: parameters, running statistics, dropout masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 3)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
 
 
 def plan(**changes: Any) -> Plan:

@@ -1,8 +1,6 @@
 """FSR at work: one step by hand, what a run holds, and that wrong labels lose weight where nothing was bought."""
 
-import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from metaselect.batches import Batches
-from metaselect.checkpoint import load_state, save_state
 from metaselect.data.store import FEATURES, Preprocess
 from metaselect.errors import UsageError
 from metaselect.gradients import Forward
@@ -23,7 +20,6 @@ from metaselect.models import build_model
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting import fsr
 from metaselect.reweighting.fsr import FSR, FSRRun
-from metaselect.reweighting.pushers import PUSHERS
 from metaselect.reweighting.soft_targets import mixing_factors
 from metaselect.streams import generator
 from metaselect.training import EpochLog, Plan, Trainee, make_trainee, train
@@ -317,69 +313,6 @@ def test_settings_for_long_tails_give_every_sample_weight(tiny_batches: Batches)
     assert run.kept.numel() == 0
     weights = run.pool_weights(torch.zeros(24))
     assert 0 < weights.min() < weights.max() <= 1
-
-
-class Killed(Exception):
-    """The process is gone."""
-
-
-def everything(trainee: Trainee) -> dict[str, torch.Tensor]:
-    """All that training changes, by name."""
-    assert isinstance(trainee.method, FSRRun)
-    found = dict(trainee.model.state_dict())
-    for position, parameter in enumerate(trainee.model.parameters()):
-        for key, value in trainee.optimiser.state[parameter].items():
-            found[f"{key}.{position}"] = value
-    return found | trainee.method.state_dict()
-
-
-@pytest.mark.parametrize("pusher", PUSHERS)
-def test_a_run_killed_at_any_step_goes_on_bit_for_bit(
-    pusher: str, tiny_batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    relabel = "paper" if pusher == "negative-loss" else "released"
-    more = ["pseudo=0"] if pusher == "max-margin" else ["ema=0.99"]
-    options = [f"pusher={pusher}", f"relabel={relabel}", "dictionary=12", "share=1", *more]
-    resolved, path = plan(), tmp_path / "resume.safetensors"
-
-    def fresh(seed: int) -> Trainee:
-        run = begun(*options, epochs=4, bought=BOUGHT, seed=seed)
-        return make_trainee(net(0.3), resolved, run)
-
-    def life(trainee: Trainee, dies_at: int | None) -> list[EpochLog]:
-        """Train from what is saved, saving every epoch, as reweight does."""
-        history = [EpochLog(**row) for row in load_state(trainee, path)]
-        steps = itertools.count(3 * trainee.epoch)
-        run = trainee.method
-        assert isinstance(run, FSRRun)
-
-        def meta_ids(size: int, draw: torch.Generator) -> torch.Tensor:
-            if next(steps) == dies_at:
-                raise Killed
-            return FSRRun.meta_ids(run, size, draw)
-
-        monkeypatch.setattr(run, "meta_ids", meta_ids)
-        for log in epochs_of(trainee, tiny_batches, resolved, BOUGHT):
-            history.append(log)
-            save_state(trainee, history, path)
-        return history
-
-    whole = fresh(0)
-    history = life(whole, None)
-    assert len(history) == 4
-    for dies_at in np.random.default_rng(len(pusher)).permutation(12)[:4].tolist():
-        path.unlink()
-        with pytest.raises(Killed):
-            life(fresh(0), dies_at)
-        # Before the first save there is nothing to go on from, so the seed is the same.
-        again = fresh(0 if dies_at < 3 else 1)
-        if dies_at < 3:
-            assert not path.exists()
-        assert life(again, None) == history
-        expected, found = everything(whole), everything(again)
-        assert expected.keys() == found.keys()
-        for key, value in expected.items():
-            assert torch.equal(found[key], value), (dies_at, key)
 
 
 @pytest.mark.parametrize(

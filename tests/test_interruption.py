@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,10 @@ from command_line import (
 )
 from safetensors import safe_open
 
+from metaselect.registry import REWEIGHTERS
+
 LONG_WARMUP = ("warmup", "--epochs", 30, "--checkpoints", 15, "--batch-size", 16)
-LONG_REWEIGHT = ("reweight", "--epochs", 20, "--lr", 0.02)
+LONG_REWEIGHT = ("reweight", "--epochs", 60, "--lr", 0.02, "--method")
 
 
 def interrupt(
@@ -67,29 +70,48 @@ def epochs_done(run: Path, stage: str) -> int:
         return int(file.metadata()["epoch"])
 
 
+def moments(run: Path, stage: str, count: int) -> Iterator[Callable[[], bool]]:
+    """Drawn moments of a training, each some epochs after where it stands, and anywhere within the next ones."""
+    draw = np.random.default_rng(zlib.crc32(stage.encode()))
+    for _ in range(count):
+        epoch = epochs_done(run, stage) + int(draw.integers(1, 8))
+        delay, seen = float(draw.uniform(0, 0.05)), []
+
+        def ready(epoch: int = epoch, delay: float = delay, seen: list[float] = seen) -> bool:
+            if not seen and epochs_done(run, stage) >= epoch:
+                seen.append(time.monotonic())
+            return bool(seen) and time.monotonic() >= seen[0] + delay
+
+        yield ready
+
+
 def results(run: Path) -> dict[str, bytes]:
     """Every file but those that hold times."""
     return tree(run, leave=(".lock", "stage.json"))
 
 
+TRAININGS = [
+    (LONG_WARMUP, "warmup", "warm"),
+    *(((*LONG_REWEIGHT, name), f"reweight/{name}", "bought") for name in REWEIGHTERS),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "stage", "start"),
-    [(LONG_WARMUP, "warmup", "warm"), (LONG_REWEIGHT, "reweight/direct", "bought")],
-    ids=["warmup", "reweight"],
-)
+@pytest.mark.parametrize(("words", "stage", "start"), TRAININGS, ids=[stage for _, stage, _ in TRAININGS])
 def test_a_killed_training_goes_on_where_it_stopped(
     request: pytest.FixtureRequest, tmp_path: Path, words: tuple[object, ...], stage: str, start: str
 ) -> None:
     run: Path = request.getfixturevalue(start)
     shutil.rmtree(run / stage, ignore_errors=True)
     undisturbed = Path(shutil.copytree(run, tmp_path / "undisturbed"))
-    killed = interrupt(words, run, lambda: epochs_done(run, stage) >= 2)
-    assert killed.code == -signal.SIGKILL
-    assert not (run / stage).exists()
-    done = epochs_done(run, stage)
-    total = int(str(words[2]))
-    assert 2 <= done < total
+    total, done = int(str(words[2])), 0
+    for ready in moments(run, stage, 2):
+        killed = interrupt(words, run, ready)
+        assert killed.code == -signal.SIGKILL
+        assert f"Going on with epoch {done + 1} of {total}." in killed.err or not done
+        assert not (run / stage).exists()
+        assert done < epochs_done(run, stage) < total
+        done = epochs_done(run, stage)
     shown = metaselect("status", "--json", run=run).json
     assert "interrupted" in {row["state"] for row in shown["stages"]}
     assert shown["next"] == f"metaselect {' '.join(map(str, words))} --run {run}"

@@ -1,0 +1,104 @@
+"""Batches in which every weight is 0, through the training loop: nothing but momentum and decay may move."""
+
+from typing import Any
+
+import pytest
+import torch
+from data_makers import EveryState, Listener, plan, start_of
+
+from metaselect.batches import Batches
+from metaselect.gradients import Forward
+from metaselect.registry import REWEIGHTERS, configure
+from metaselect.reweighting import MetaRun, StepWeights
+from metaselect.training import EpochLog, Trainee, make_trainee, train
+
+META = sorted(name for name, path in REWEIGHTERS.items() if configure(path, []).meta)
+BOUGHT = torch.arange(0, 24, 2)
+TRAININGS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.0, "weight_decay": 0.0},
+    "momentum": {"momentum": 0.9, "weight_decay": 0.0},
+    "amp": {"momentum": 0.0, "weight_decay": 0.0, "amp": True},
+    "adam": {"weight_decay": 0.0, "optimiser": "adam"},
+    "adamw": {"weight_decay": 0.0, "optimiser": "adamw", "accumulate": 2},
+}
+"""Without decay. A momentum that was never given a gradient is 0, so it moves nothing either."""
+
+OPTIONS: dict[str, tuple[str, ...]] = {"fsr": ("", "ema=0.9", "mixup=false relabel=paper")}
+CASES = [
+    (name, words, training) for name in META for words in OPTIONS.get(name, ("",)) for training in TRAININGS
+]
+DRIVEN = [("direct", "step=1000"), ("mw-net", "net_lr=10000 net_weight_decay=0"), ("l2rw", "")]
+"""Those whose own arithmetic comes to 0 where every sample pulls against the meta loss; fsr's is in test_fsr."""
+
+
+def trained(name: str, words: str, batches: Batches, **changes: Any) -> tuple[Trainee, list[EpochLog]]:
+    resolved = plan(epochs=3, **changes)
+    stream = torch.Generator().manual_seed(1)
+    start = start_of(batches.labels, epochs=3, lr=resolved.lr, bought=BOUGHT, stream=stream)
+    trainee = make_trainee(fresh(), resolved, configure(REWEIGHTERS[name], words.split()).begin(start))
+    epochs = train(
+        trainee,
+        batches,
+        resolved,
+        ids=start.labels.trained,
+        bought=BOUGHT,
+        meta_batch_size=8,
+        report=Listener(),
+        what=name,
+    )
+    return trainee, list(epochs)
+
+
+def fresh() -> EveryState:
+    torch.manual_seed(3)
+    return EveryState()
+
+
+def moved(trainee: Trainee) -> list[str]:
+    """Names of the parameters that are not what they were before training."""
+    before = dict(fresh().named_parameters())
+    return [name for name, value in trainee.model.named_parameters() if not torch.equal(value, before[name])]
+
+
+@pytest.mark.parametrize(("name", "words", "training"), CASES, ids=lambda word: word or "defaults")
+def test_nothing_but_the_weighted_step_moves_the_parameters(
+    name: str, words: str, training: str, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The method does all that it does, and its weights come to nothing."""
+    kind = type(configure(REWEIGHTERS[name], []).begin(start_of(tiny_batches.labels, bought=BOUGHT)))
+    step = kind.step
+
+    def nothing(run: MetaRun, *given: Any) -> StepWeights:
+        weights, targets = step(run, *given)
+        return StepWeights(weights * 0, None if targets is None else targets * 0)
+
+    assert moved(trained(name, words, tiny_batches, **TRAININGS[training])[0])
+    monkeypatch.setattr(kind, "step", nothing)
+    trainee, history = trained(name, words, tiny_batches, **TRAININGS[training])
+    assert [(log.loss, log.mean_weight, log.zero_batches) for log in history] == [(0, 0, 1)] * 3
+    assert moved(trainee) == []
+    for state in trainee.optimiser.state.values():
+        assert not any(value.any() for value in state.values() if torch.is_tensor(value) and value.dim())
+
+
+@pytest.mark.parametrize(("name", "words"), DRIVEN)
+@pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.01)])
+def test_methods_whose_weights_all_come_to_zero(
+    name: str,
+    words: str,
+    momentum: float,
+    decay: float,
+    tiny_batches: Batches,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    product = Forward.jvp
+    monkeypatch.setattr(Forward, "jvp", lambda forward, v: -product(forward, v).abs())
+    trainee, history = trained(name, words, tiny_batches, momentum=momentum, weight_decay=decay)
+    assert [(log.loss, log.mean_weight, log.zero_batches) for log in history] == [(0, 0, 1)] * 3
+    assert bool(moved(trainee)) == bool(decay)
+    weights = trainee.method.pool_weights(torch.ones(24))
+    assert not weights[1::2].any()
+
+
+def test_every_meta_method_is_driven_to_zero_somewhere() -> None:
+    assert {name for name, _ in DRIVEN} | {"fsr"} == set(META)
