@@ -86,7 +86,8 @@ class Trainee:
 
 
 def make_trainee(model: nn.Module, plan: Plan, method: Hook | MetaRun) -> Trainee:
-    """A trainee before its first epoch."""
+    """A trainee before its first epoch; its convolutions work with channels last, which takes less time."""
+    model.to(memory_format=torch.channels_last)
     constants = Constants(plan.optimiser, plan.lr, plan.momentum, plan.weight_decay)
     return Trainee(model, make_optimiser(model, constants), method)
 
