@@ -4,7 +4,8 @@
 
 Models: resnet32 (batch 100), lenet (100), wrn-16-4 (20); random pixels, since timing does not depend on them. Meta
 batches as large as the batch and a quarter of it, float32, one thread. "Two passes" is l2rw whose product runs a
-forward pass of its own with dual numbers. Time is CPU time of the process (on a GPU: wall time around a synchronised
+forward pass of its own with dual numbers; "higher" and "betty" are other libraries, where they are installed, and
+``peers.py`` says what they compute. Time is CPU time of the process (on a GPU: wall time around a synchronised
 step); methods alternate within each round, the order reversed every other round, and a ratio is to the plain step of
 the same round. Memory is the peak of the allocator's events during one step, with parameters and momentum already
 there. Before anything is timed, the weights of l2rw are compared with those of the second-order step.
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from peers import installed_peers, peer_steps
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -165,7 +167,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    subject = SUBJECTS[given.model]
+    subject, peers = SUBJECTS[given.model], installed_peers()
     batch = given.batch or subject.batch
     arms = [Arm("plain", plain, subject, batch, batch, given.device)]
     most = {"plain": ("-", "-")}
@@ -177,12 +179,16 @@ def main() -> None:
             "direct": ours("direct"),
             "mw-net": ours("mw-net"),
             "fsr": ours("fsr"),
+            **peer_steps(peers),
         }
-        for name, step in steps.items():
-            arm = Arm(f"{name}, m = {count}", step, subject, batch, count, given.device)
-            arms.append(arm)
+        new = {
+            name: Arm(f"{name}, m = {count}", step, subject, batch, count, given.device)
+            for name, step in steps.items()
+        }
+        for name, arm in new.items():
             most[arm.name] = (subject.at_most.get(name, ("-", "-"))[place], MEMORY.get(name, "-"))
-        agree(*arms[-len(steps) :][:2])
+        agree(new["second order"], [new[name] for name in ("l2rw", "higher, l2rw") if name in new])
+        arms += new.values()
     for arm in arms:
         arm.run()  # momentum buffers and the allocator's caches are there from now on, and products are checked
     peaks = {arm.name: arm.peak_mib() for arm in arms}
@@ -203,12 +209,13 @@ def main() -> None:
     print(json.dumps({"torch": torch.__version__, "device": given.device, "rounds": given.rounds}))
 
 
-def agree(fast_arm: Arm, slow_arm: Arm) -> None:
-    """Assert that both give the same weights from the same start."""
-    mine, reference = fast_arm.run(), slow_arm.run()
-    gap = float((mine - reference).abs().max() / reference.max())
-    print(f"{fast_arm.name}: weights differ from second order by {gap:.1e} of the largest")
-    assert gap < 1e-3
+def agree(reference: Arm, others: list[Arm]) -> None:
+    """Assert that all give the same weights from the same start."""
+    expected = reference.run()
+    for arm in others:
+        gap = float((arm.run() - expected).abs().max() / expected.max())
+        print(f"{arm.name}: weights differ from second order by {gap:.1e} of the largest")
+        assert gap < 1e-3
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""The meta step as two libraries for differentiable optimisation take it, each in its documentation's form.
+
+``higher`` records the virtual step of the real optimiser on a copy of the model and differentiates through it: second
+order, exact. Betty's default ("darts") takes central differences instead: two more passes over the training batch, each
+with a gradient for the weight net, at theta +- 0.01 v / |v|. They leave out the optimiser's rate and state, and take in
+what the weights owe to the losses there, which Meta-Weight-Net holds fixed. As it comes, the step is taken first, with
+the old net's weights; v and the differences belong to the theta that follows, and BatchNorm's running statistics move
+in all four passes. With ``roll_back`` theta and the statistics are put back after that, and the step is taken again
+with the new net's weights; v and the differences are the same.
+
+``higher`` is in the extra ``bench``. Betty is not: 0.2.1 declares Python below 3.11, and pip since 24.1 does not read
+what 0.1 declares. It works with
+
+    pip install --ignore-requires-python --no-deps betty-ml==0.2.1
+"""
+
+import logging
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from metaselect.reweighting.l2rw import rectify_and_normalise
+
+
+def installed_peers() -> list[str]:
+    """Names of the libraries that can be measured; says which cannot."""
+    found = []
+    for name in ("higher", "betty"):
+        if find_spec(name):
+            found.append(name)
+        else:
+            print(f"{name} is left out: it is not installed")
+    return found
+
+
+def peer_steps(names: list[str]) -> dict[str, Callable]:
+    """Arm -> a step with a state of its own, for these libraries."""
+    steps: dict[str, Callable] = {}
+    if "higher" in names:
+        steps |= {"higher, l2rw": higher_l2rw, "higher, mw-net": higher_mw_net()}
+    if "betty" in names:
+        steps |= {"betty, mw-net": betty_mw_net(), "betty, mw-net, roll_back": betty_mw_net(roll_back=True)}
+    return steps
+
+
+def weight_net(device):
+    """Meta-Weight-Net's net and optimiser, with the constants of ours."""
+    net = nn.Sequential(nn.Linear(1, 100), nn.ReLU(), nn.Linear(100, 1), nn.Sigmoid()).to(device)
+    return net, torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
+
+
+def higher_l2rw(model, optimiser, batch, meta_batch):
+    """Learning to reweight by ``innerloop_ctx``; the virtual step has the optimiser's momentum, unlike the paper's."""
+    import higher
+
+    with higher.innerloop_ctx(model, optimiser) as (virtual_model, virtual_optimiser):
+        losses = F.cross_entropy(virtual_model(batch.inputs), batch.labels, reduction="none")
+        epsilon = torch.zeros_like(losses, requires_grad=True)
+        virtual_optimiser.step((epsilon * losses).sum())
+        meta_loss = F.cross_entropy(virtual_model(meta_batch.inputs), meta_batch.labels)
+        weights = rectify_and_normalise(-torch.autograd.grad(meta_loss, epsilon)[0])
+    loss = (weights * F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")).sum()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return weights
+
+
+def higher_mw_net():
+    """Meta-Weight-Net by ``innerloop_ctx``."""
+    import higher
+
+    nets: list = []
+
+    def step(model, optimiser, batch, meta_batch):
+        if not nets:
+            nets.extend(weight_net(batch.labels.device))
+        net, net_optimiser = nets
+        with higher.innerloop_ctx(model, optimiser) as (virtual_model, virtual_optimiser):
+            losses = F.cross_entropy(virtual_model(batch.inputs), batch.labels, reduction="none")
+            virtual_optimiser.step((net(losses.detach()[:, None])[:, 0] * losses).mean())
+            meta_loss = F.cross_entropy(virtual_model(meta_batch.inputs), meta_batch.labels)
+            net_optimiser.zero_grad()
+            meta_loss.backward()
+            net_optimiser.step()
+        losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
+        with torch.no_grad():
+            weights = net(losses[:, None])[:, 0] / len(losses)
+        optimiser.zero_grad()
+        (weights * losses).sum().backward()
+        optimiser.step()
+        return weights
+
+    return step
+
+
+def betty_mw_net(*, roll_back=False):
+    """Meta-Weight-Net as two of Betty's problems, each with one batch."""
+    from betty.configs import Config, EngineConfig
+    from betty.engine import Engine
+    from betty.problems import ImplicitProblem
+
+    class Outer(ImplicitProblem):
+        def training_step(self, batch):
+            inputs, labels = batch
+            return F.cross_entropy(self.inner(inputs), labels)
+
+    class Inner(ImplicitProblem):
+        def training_step(self, batch):
+            inputs, labels = batch
+            losses = F.cross_entropy(self.forward(inputs), labels, reduction="none")
+            return (self.outer(losses.detach()[:, None])[:, 0] * losses).mean()
+
+    engines: list = []
+
+    def step(model, optimiser, batch, meta_batch):
+        if not engines:
+            logging.getLogger("betty").disabled = True
+            net, net_optimiser = weight_net(batch.labels.device)
+            outer = Outer("outer", Config(retain_graph=True), net, net_optimiser, None, [meta_batch])
+            inner = Inner("inner", Config(), model, optimiser, None, [batch])
+            settings = EngineConfig(roll_back=roll_back)
+            above_below = {"u2l": {outer: [inner]}, "l2u": {inner: [outer]}}
+            engines.append(Engine([outer, inner], settings, above_below))
+        engines[0].train_step()
+
+    return step
