@@ -3,12 +3,12 @@
     python benchmarks/meta_step.py --model resnet32 --rounds 5
 
 Models: resnet32 (batch 100), lenet (100), wrn-16-4 (20); random pixels, since timing does not depend on them. Meta
-batches as large as the batch and a quarter of it, float32, one thread. "Two passes" is l2rw whose product runs a
-forward pass of its own with dual numbers; "higher" and "betty" are other libraries, where they are installed, and
-``peers.py`` says what they compute. Time is CPU time of the process (on a GPU: wall time around a synchronised
-step); methods alternate within each round, the order reversed every other round, and a ratio is to the plain step of
-the same round. Memory is the peak of the allocator's events during one step, with parameters and momentum already
-there. Before anything is timed, the weights of l2rw are compared with those of the second-order step.
+batches as large as the batch and a quarter of it (fsr also: twice), float32, channels last, one thread. "Two passes" is
+l2rw whose product runs a forward pass of its own with dual numbers; "higher" and "betty" are other libraries, where
+they are installed, and ``peers.py`` says what they compute. Time is CPU time of the process (on a GPU: wall time around
+a synchronised step); methods alternate within each round, the order reversed every other round, and a ratio is to the
+plain step of the same round. Memory is the peak of the allocator's events during one step, with parameters and momentum
+already there. Before anything is timed, the weights of l2rw are compared with those of the second-order step.
 """
 
 import argparse
@@ -40,11 +40,12 @@ class Subject(NamedTuple):
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     batch: int
-    at_most: dict[str, tuple[float, float]]
+    at_most: dict[str, tuple[object, object]]
 
 
 COLOUR, GREY = (3, 32, 32), (1, 28, 28)
-DEEP = {"l2rw": (2.8, 2.0), "direct": (3.4, 2.6), "mw-net": (3.4, 2.6)}
+DEEP = {"l2rw": (2.8, 2.0), "direct": (3.4, 2.6), "mw-net": (3.4, 2.6), "fsr": (1.6, "-")}
+TWICE = "1.9"  # of fsr with twice as many samples of its dictionary, as published; deep models
 SHALLOW = {"l2rw": (2.6, 1.9), "direct": (3.7, 2.6), "mw-net": (3.7, 2.6)}
 SUBJECTS = {
     "resnet32": Subject(lambda: build_model("resnet32", COLOUR, 10, seed=0), COLOUR, 100, DEEP),
@@ -64,8 +65,8 @@ def plain(model, optimiser, batch, meta_batch):
     optimiser.step()
 
 
-def ours(method, product=None):
-    """MetaSelect's step: the same calls as in its training loop."""
+def ours(method, *pairs, product=None):
+    """MetaSelect's step: the same calls as in its training loop; ``pairs`` are words of --option."""
     product = product or Product()
     runs = []
 
@@ -74,14 +75,14 @@ def ours(method, product=None):
         if not runs:
             known = Labels(batch.labels.cpu(), 10, ids, ids[:0])
             start = Start(known, 5, 0.1, torch.Generator().manual_seed(0), device)
-            runs.append(configure(REWEIGHTERS[method], OPTIONS.get(method, [])).begin(start))
+            runs.append(configure(REWEIGHTERS[method], [*OPTIONS.get(method, []), *pairs]).begin(start))
+        optimiser.zero_grad()
         forward = Forward(model, optimiser, batch, product=product)
         weights, targets = runs[0].step(forward, meta_batch, ids.to(device), 0.1)
-        loss = (weights * forward.losses).sum()
-        if targets is not None:
-            loss = -(targets * F.log_softmax(forward.logits, 1)).sum()
-        optimiser.zero_grad()
-        loss.backward()
+        if targets is None:
+            forward.backward(weights)
+        else:
+            (-(targets * F.log_softmax(forward.logits, 1)).sum()).backward()
         optimiser.step()
         return weights
 
@@ -114,7 +115,7 @@ class Arm:
         self.name, self.step = name, step
         stream = torch.Generator().manual_seed(0)
         torch.manual_seed(0)
-        self.model = subject.build().to(device).train()
+        self.model = subject.build().to(device, memory_format=torch.channels_last).train()  # as in its loop
         self.optimiser = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
         self.batch, self.meta = (
             Batch(
@@ -175,9 +176,12 @@ def main() -> None:
         steps = {
             "l2rw": ours("l2rw"),
             "second order": second_order,
-            "l2rw, two passes": ours("l2rw", Product(ways=[dual_numbers])),
+            "l2rw, two passes": ours("l2rw", product=Product(ways=[dual_numbers])),
+            "l2rw, scope=top": ours("l2rw", "scope=top"),
+            "l2rw, scope=last": ours("l2rw", "scope=last"),
             "direct": ours("direct"),
             "mw-net": ours("mw-net"),
+            "mw-net, lagged": ours("mw-net", "lagged=true"),
             "fsr": ours("fsr"),
             **peer_steps(peers),
         }
@@ -189,6 +193,9 @@ def main() -> None:
             most[arm.name] = (subject.at_most.get(name, ("-", "-"))[place], MEMORY.get(name, "-"))
         agree(new["second order"], [new[name] for name in ("l2rw", "higher, l2rw") if name in new])
         arms += new.values()
+    twice = Arm(f"fsr, m = {2 * batch}", ours("fsr"), subject, batch, 2 * batch, given.device)
+    most[twice.name] = (TWICE if subject.at_most is DEEP else "-", "-")
+    arms.append(twice)
     for arm in arms:
         arm.run()  # momentum buffers and the allocator's caches are there from now on, and products are checked
     peaks = {arm.name: arm.peak_mib() for arm in arms}
