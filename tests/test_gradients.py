@@ -347,6 +347,28 @@ def real_step(scene: Scene, weights: torch.Tensor) -> Scene:
     return twin
 
 
+@pytest.mark.parametrize("optimiser", ["nesterov", "adamw"])
+def test_every_method_on_resnet32_in_train_mode(optimiser: str) -> None:
+    scene = make_scene(
+        build_model("resnet32", (3, 8, 8), CLASSES, seed=3), optimiser, steps=2, count=4, meta_count=5
+    )
+    u = (-second_order(scene, torch.zeros(4, dtype=torch.float64), real=False)).clamp(min=0)
+    assert close(take_step(scene, begun("l2rw", 4)).weights, u / u.sum(), 1e-10)
+
+    run = begun("direct", 4)
+    run.step_per_rate, old = 1e-4 / LR, run.weights.clone()
+    expected = -1e-4 * second_order(scene, old / 4) / scene.forward().rate
+    take_step(scene, run)
+    assert close(run.weights - old, expected, 1e-9)  # the difference of numbers near 1
+
+    net = begun("mw-net", 4)
+    loss = meta_loss_after(scene, lambda losses: net.net(losses.detach()[:, None])[:, 0] / 4, real=True)
+    gradients = torch.autograd.grad(loss, list(net.net.parameters()))
+    take_step(scene, net)
+    for parameter, gradient in zip(net.net.parameters(), gradients, strict=True):
+        assert close(parameter.grad, gradient, 1e-10)
+
+
 @pytest.mark.parametrize("net", ["batchnorm", "dropout"])
 def test_sign_and_size_by_finite_differences_of_real_steps(net: str) -> None:
     scene = make_scene(net, "nesterov")
