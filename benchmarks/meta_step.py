@@ -75,13 +75,13 @@ def ours(method, product=None):
             known = Labels(batch.labels.cpu(), 10, ids, ids[:0])
             start = Start(known, 5, 0.1, torch.Generator().manual_seed(0), device)
             runs.append(configure(REWEIGHTERS[method], OPTIONS.get(method, [])).begin(start))
+        optimiser.zero_grad()
         forward = Forward(model, optimiser, batch, product=product)
         weights, targets = runs[0].step(forward, meta_batch, ids.to(device), 0.1)
-        loss = (weights * forward.losses).sum()
-        if targets is not None:
-            loss = -(targets * F.log_softmax(forward.logits, 1)).sum()
-        optimiser.zero_grad()
-        loss.backward()
+        if targets is None:
+            forward.backward(weights)
+        else:
+            (-(targets * F.log_softmax(forward.logits, 1)).sum()).backward()
         optimiser.step()
         return weights
 
