@@ -7,7 +7,8 @@ One warm-up of LeNet (a CPU can train it) and 200 labels bought by rbc (answered
 seed; shipped defaults. AUC is the chance that a sample with a right label weighs more than one with a wrong label, over
 the samples that were not bought. cleanlab's scores are of the same warm-up's probabilities, at the checkpoint that the
 re-weighters start from, over the same samples; the model was trained on nine tenths of them (cleanlab's own way is
-cross-validation), and they need no bought label.
+cross-validation), and they need no bought label. fsr's scores (its pusher's, momentum included) are in no artefact, so
+its training is run once more in this process.
 
 CIFAR-10N: Wei, Zhu, Cheng, Liu, Niu, Liu 2022 (arXiv:2110.12088), column ``worst``; 40.2 % of its labels are wrong.
 cleanlab: Kuan, Mueller 2022, "Model-agnostic label quality scoring"; Northcutt, Jiang, Chuang 2021 (arXiv:1911.00068).
@@ -23,7 +24,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from arms import buy, metaselect, read_truth, row, write_some
 
+from metaselect.cli.console import Console, ProgressMode
 from metaselect.metrics import cleanness_auc
+from metaselect.options import ReweightOptions
+from metaselect.run import Run
+from metaselect.stages import reweight as stage
 
 try:
     from cleanlab.rank import get_label_quality_scores
@@ -37,8 +42,25 @@ SCORES = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
 SAMPLES, BUDGET = 10_000, 200
 
 
-def cleanlab_aucs(run: Path, truth: dict[str, str]) -> dict[str, float | None]:
-    """AUC of each of cleanlab's scores, from the probabilities that `select` kept of the starting checkpoint."""
+def fsr_scores(run: Path, seed: int) -> np.ndarray:
+    """(n,) the pusher's scores at the end of `reweight --method fsr`, which is run again."""
+    kept, finish = [], stage._finish
+
+    def keeping(setting, trainee, *rest):
+        kept.append(trainee.method.history.scores.cpu().numpy())
+        finish(setting, trainee, *rest)
+
+    stage._finish = keeping
+    try:
+        options = ReweightOptions(method="fsr", name="fsr-again", seed=seed)
+        stage.reweight(Run.at(run), options, Console(ProgressMode.plain, as_json=True))
+    finally:
+        stage._finish = finish
+    return kept[0]
+
+
+def score_aucs(run: Path, truth: dict[str, str], seed: int) -> dict[str, float | None]:
+    """AUC of fsr's scores and of cleanlab's, these of the probabilities at the starting checkpoint."""
     epoch = json.loads((run / "warmup/model.json").read_text())["start_epoch"]
     found = pq.read_table(run / f"select/round-1/gradients-epoch-{epoch:04d}.parquet")
     weights = pq.read_table(run / f"reweight/{METHODS[0]}/weights.parquet")
@@ -54,7 +76,10 @@ def cleanlab_aucs(run: Path, truth: dict[str, str]) -> dict[str, float | None]:
     learnt = ~weights["bought"].to_numpy()
     labels = np.array([classes.index(label) for label in given])
     scores = {method: get_label_quality_scores(labels, probs, method=method) for method in SCORES}
-    return {method: cleanness_auc(score[learnt], clean[learnt]) for method, score in scores.items()}
+    named = {"fsr, scores": fsr_scores(run, seed)} | {
+        f"cleanlab, {name}": score for name, score in scores.items()
+    }
+    return {name: cleanness_auc(score[learnt], clean[learnt]) for name, score in named.items()}
 
 
 def run_seed(seed: int, given: argparse.Namespace) -> list[dict]:
@@ -71,9 +96,9 @@ def run_seed(seed: int, given: argparse.Namespace) -> list[dict]:
         seconds[method] = metaselect("reweight", "--run", run, "--method", method, "--seed", seed)[1]
     found = metaselect("evaluate", given.test, "--run", run, "--truth", noisy / "truth.csv")[0]
     rows = [row(each, seed, found["reweight"][each], seconds[each]) for each in METHODS]
-    for name, auc in cleanlab_aucs(run, read_truth(noisy / "truth.csv")).items():
+    for name, auc in score_aucs(run, read_truth(noisy / "truth.csv"), seed).items():
         judged = {"test_accuracy": found["warmup"]["test_accuracy"], "weight_auc": auc}
-        rows.append(row(f"cleanlab, {name}", seed, judged, seconds["warmup"]))
+        rows.append(row(name, seed, judged, seconds["fsr" if name.startswith("fsr") else "warmup"]))
     return rows
 
 
