@@ -8,10 +8,11 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
+from metaselect.annotation.csv_format import guard
 from metaselect.annotation.formats import Answer, Form, has_answers
 from metaselect.annotation.votes import BAD_SAMPLE, UNSURE
 from metaselect.annotation.xml_text import require_xml, walk_xml
@@ -42,21 +43,20 @@ class CvatFormat:
             DataError: a class name holds a character that XML does not have.
         """
         require_xml(form.classes, "class name")
-        items = sorted(form.items, key=lambda item: item.image)
+        # The folder images/ is uploaded, so that CVAT sees names without it.
+        named = sorted((PurePosixPath(item.image).name, item) for item in form.items)
         frames = "".join(
-            f' <image id="{number}" name={quoteattr(item.image)} width="{item.size[0]}" height="{item.size[1]}">'
+            f' <image id="{number}" name={quoteattr(name)} width="{item.size[0]}" height="{item.size[1]}">'
             "</image>\n"
-            for number, item in enumerate(items)
+            for number, (name, item) in enumerate(named)
         )
-        also = [each for each in (UNSURE, BAD_SAMPLE) if each not in form.classes]
-        labels: list[Json] = [
-            {"name": each, "type": "tag", "attributes": []} for each in (*form.classes, *also)
-        ]
-        rows = [(item.image, item.sample_id, form.batch_id) for item in items]
+        labels = [*form.classes, *(each for each in (UNSURE, BAD_SAMPLE) if each not in form.classes)]
+        described: list[Json] = [{"name": each, "type": "tag", "attributes": []} for each in labels]
+        rows = [(name, guard(item.sample_id), form.batch_id) for name, item in named]
         return {
-            ANNOTATIONS: f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n <version>1.1</version>\n{frames}'
-            "</annotations>\n",
-            "labels.json": json.dumps(labels, indent=1, ensure_ascii=False) + "\n",
+            ANNOTATIONS: '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n <version>1.1</version>\n'
+            f"{_meta(labels)}{frames}</annotations>\n",
+            "labels.json": json.dumps(described, indent=1, ensure_ascii=False) + "\n",
             "id_map.csv": format_csv(("image", "sample_id", "batch_id"), rows),
         }
 
@@ -89,6 +89,15 @@ class CvatFormat:
         """As it stands, then without surrounding space."""
         yield text
         yield text.strip()
+
+
+def _meta(labels: Sequence[str]) -> str:
+    """The task's labels as CVAT's own exports name them; other readers want that."""
+    names = "".join(
+        f"   <label><name>{escape(each)}</name><type>tag</type><attributes></attributes></label>\n"
+        for each in labels
+    )
+    return f" <meta><task><labels>\n{names}  </labels></task></meta>\n"
 
 
 class _Reader:
