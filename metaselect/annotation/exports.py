@@ -104,7 +104,8 @@ def _rows(path: Path, header: Sequence[str]) -> list[list[str]]:
     if not path.is_file():
         return []
     try:
-        first, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
+        text = io.StringIO(path.read_bytes().decode(), newline="")  # an id may hold a line end
+        first, *rows = csv.reader(text, strict=True)
     except (ValueError, csv.Error):
         raise _damaged(path, header) from None
     if tuple(first) != tuple(header):
