@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from annotation_run import add_round, csv_rows, make_run, result, votes_of
+from annotation_run import add_round, csv_rows, error, make_run, result, votes_of
 from exchange_people import LOSES_SKIPS, PEOPLE
 from exchange_run import CHOSEN, CLASSES, image_run
 from hypothesis import example, given, settings
@@ -254,6 +254,7 @@ def test_answers_for_content_that_is_another_by_now_are_not_taken(run: Run, caps
     write_record(run.path("data"), StageKey({}, {}), {})
     got = result(run, capsys, "import", str(path))
     assert (got["matched"], got["changed_ids"], got["missing"]) == (5, ["s3"], 1)
+    assert "select --discard-round 1" in error(run, capsys, "export", "--all", "--force", code=4)
 
 
 def test_the_ledger_of_a_batch_is_frozen_and_says_what_went_where(run: Run) -> None:
@@ -266,7 +267,16 @@ def test_the_ledger_of_a_batch_is_frozen_and_says_what_went_where(run: Run) -> N
         ("cvat", "export/round-1/cvat/annotations.xml", "6"),
     ]
     assert len({row["batch_id"] for row in rows}) == 1
-    sent = csv_rows(run.path(f"annotate/batches/{rows[0]['batch_id']}.csv"))
+    listed = run.path(f"annotate/batches/{rows[0]['batch_id']}.csv")
+    sent = csv_rows(listed)
     assert [(row["sample_id"], row["name"]) for row in sent] == [(each, each) for each in CHOSEN]
     assert all(len(row["content_hash"]) == 64 for row in sent)
     assert json.loads(exported(run, "hf").with_name("classes.json").read_text()) == list(CLASSES)
+
+
+def test_a_batch_that_was_changed_by_hand_is_refused(run: Run, capsys) -> None:
+    path = str(answered(run, "csv", EVERYONE))
+    assert result(run, capsys, "import", path)["matched"] == 6
+    (listed,) = run.path("annotate/batches").iterdir()
+    replaced(listed, **{"s7,s7": "s7,s0", "s0,s0": "s0,s7"})
+    assert f"{listed} is damaged" in error(run, capsys, "import", path, code=4)

@@ -196,6 +196,9 @@ def test_names_and_hashes_alone_find_their_sample(run: Run, capsys) -> None:
     back.write_text(f"content_hash,clean_label\n{rows[2]['content_hash']},cat\n{'0' * 64},cat\n")
     got = result(run, capsys, "import", str(back))
     assert (got["matched"], got["matched_by"]["content_hash"], got["unknown"]) == (1, 1, 1)
+    back.write_text("sample_id,image,clean_label\nnobody,s7.png,cat\n")
+    assert call(run, "import", str(back)) == 0
+    assert "image or content is known, taken by that: nobody." in capsys.readouterr().err
     assert [vote[0] for vote in votes_of(run)] == ["s7", "s3"]
 
 

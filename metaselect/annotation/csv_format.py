@@ -124,10 +124,12 @@ def read_truth(content: bytes, name: str) -> dict[str, str]:
     """True labels by id from a CSV with `sample_id` (or `id`) and `clean_label`; other columns are ignored.
 
     Raises:
-        DataError: as ``CsvFormat.read``, or an id with two labels.
+        DataError: as ``CsvFormat.read``, a row without an id, or an id with two labels.
     """
     found: dict[str, str] = {}
     for answer in CsvFormat().read(content, name):
+        if not answer.sample_id.strip():
+            raise DataError(f"{name}:{answer.row} has no sample_id.", REMEDY)
         if found.setdefault(answer.sample_id, answer.clean_label) != answer.clean_label:
             raise DataError(
                 f"{name}:{answer.row}: {answer.sample_id} has two labels, {found[answer.sample_id]!r} and "

@@ -50,6 +50,7 @@ class Strays:
         foreign: batch_id -> rows that belong to it, of batches that the run does not have.
         by_name: ids that were found by the name of their image.
         by_content: ids that were found by their content hash.
+        misnamed: what stood in place of such ids, where that was not nothing.
     """
 
     unknown: set[str] = field(default_factory=set)
@@ -59,6 +60,7 @@ class Strays:
     foreign: Counter[str] = field(default_factory=Counter)
     by_name: set[str] = field(default_factory=set)
     by_content: set[str] = field(default_factory=set)
+    misnamed: set[str] = field(default_factory=set)
 
 
 class Places:
@@ -112,14 +114,15 @@ class Places:
             for spelling in self.spellings(answer.sample_id):
                 if spelling in pool:
                     return spelling
-        by_name = self._named(answer.image) if answer.image else None
-        if by_name is not None:
-            self.strays.by_name.add(by_name)
-            return by_name
-        by_content = self._of_content.get(answer.content_hash) if answer.content_hash else None
-        if by_content is not None:
-            self.strays.by_content.add(by_content)
-        return by_content
+        found = self._named(answer.image) if answer.image else None
+        if found is not None:
+            self.strays.by_name.add(found)
+        elif answer.content_hash in self._of_content:
+            found = self._of_content[answer.content_hash]
+            self.strays.by_content.add(found)
+        if found is not None and answer.sample_id.strip():
+            self.strays.misnamed.add(answer.sample_id.strip())
+        return found
 
     def _contradicts(self, answer: Answer, sample_id: str) -> bool:
         """Whether the row's image or content is known to be another sample's.

@@ -118,8 +118,8 @@ def _nothing_matched(result: Reconciliation, name: str) -> DataError:
         )
     if strays.mismatched or strays.changed:
         return DataError(
-            f"{name}: every row names another image than that of its sample, or one whose content changed.",
-            "Were columns sorted apart, or was other data ingested since? Export the form again.",
+            f"{name}: every row names the image or content of another sample, or content that changed since.",
+            "Were columns sorted apart, or was other data ingested since?",
         )
     if not strays.unknown:
         return DataError(f"{name} has no rows.", "It must have one row per labelled sample.")

@@ -84,6 +84,8 @@ def troubles(found: Reconciliation, result: Mapping[str, Json], name: str) -> It
             f"Rows of a batch that is none of this run, not taken: {some(sorted(strays.foreign))}. "
             "Without the column batch_id they are matched by id alone."
         )
+    if strays.misnamed:
+        yield f"Unknown ids whose image or content is known, taken by that: {some(sorted(strays.misnamed))}."
     if strays.unknown:
         yield f"Ids that are not in the pool: {some(sorted(strays.unknown))}."
     if found.likely:

@@ -32,10 +32,13 @@ from metaselect.run.files import read_json
 from metaselect.run.layout import META_SET
 from metaselect.run.stage import inputs_of
 from metaselect.stages.annotate_form import (
+    CLASSES,
     changed_content,
     make_form,
+    other_classes,
     place_on_record,
     require_offered,
+    require_same_content,
     sent_now,
 )
 
@@ -97,11 +100,12 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
             report.note(f"Every sample of round {chosen.number} is answered; no form was written.")
             return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
         sent = sent_now(run, chosen)
+        require_same_content(run, book, chosen, sent)
         made = make_form(run, chosen, ids, sent, path, options, report)
         files = form.write(made)
         if path is not None:
             write_form(path, files, form, force=options.force)
-        classes = run.stage("data").verified("data/classes.json")
+        classes = run.stage("data").verified(CLASSES)
         place = place_on_record(run, path, options)
         record = Exported(_now(), chosen.number, chosen.batch_id, options.format, place, len(ids), classes)
         ledger.add_export(run, book, record, list(sent.values()))
@@ -188,7 +192,7 @@ def _import(
     chosen = wanted_rounds(run, options.round)
     if not chosen and not options.outside_round:
         raise nothing_selected(run)
-    classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
+    classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
 
     @cache
     def pool_ids() -> frozenset[str]:
@@ -205,20 +209,12 @@ def _import(
     new = [vote for vote in found.accepted if not vote.repeats(book.latest.get(vote.key))]
     book = ledger.add_votes(run, book, new)
     result = import_result(book, found, chosen, new_votes=len(new), noise=noise_estimate(run, book))
-    result["classes_changed"] = [*_other_classes(run, book, answers)]
+    result["classes_changed"] = [*other_classes(run, book, answers)]
     for sentence in troubles(found, result, name):
         report.warn(sentence)
     _say_next(run, result, report)
     unmet = f"{result['missing']} selected samples are still without an answer."
     return Outcome(result, unmet if options.require_complete and result["missing"] else "")
-
-
-def _other_classes(run: Run, book: ledger.Ledger, answers: Sequence[Answer]) -> list[str]:
-    """Batches of a file that went out when the run had other classes; all exported ones where it names none."""
-    now = run.stage("data").verified("data/classes.json")
-    named = {answer.batch_id.strip() for answer in answers} - {""}
-    last = {each.batch_id: each.classes_sha256 for each in book.exports}
-    return sorted(each for each in (named or last) if last.get(each, now) != now)
 
 
 def _now() -> str:

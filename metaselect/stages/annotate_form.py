@@ -1,4 +1,4 @@
-"""What `annotate export` puts into a form, and what it remembers of it."""
+"""What `annotate export` puts into a form, what it remembers of it, and what changed since."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -6,16 +6,27 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from metaselect.annotation.exports import Sent
-from metaselect.annotation.formats import GIVEN, NO_IMAGES, PREDICTIONS, ExchangeFormat, Form, Item
+from metaselect.annotation.formats import (
+    GIVEN,
+    NO_IMAGES,
+    PREDICTIONS,
+    Answer,
+    ExchangeFormat,
+    Form,
+    Item,
+)
+from metaselect.annotation.ledger import Ledger, sent_samples
 from metaselect.annotation.rounds import Round
+from metaselect.annotation.summary import some
 from metaselect.data.store import IMAGES
-from metaselect.errors import UsageError
+from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import ExportOptions
 from metaselect.records import Reporter
 from metaselect.run import Run
 from metaselect.run.files import read_json
 
 SAMPLES = "data/samples.parquet"
+CLASSES = "data/classes.json"
 
 
 def require_offered(run: Run, form: ExchangeFormat, options: ExportOptions) -> None:
@@ -57,6 +68,28 @@ def changed_content(run: Run, sent: Sequence[Sent]) -> frozenset[str]:
     return frozenset(each for each, digest in first.items() if now.get(each, digest) != digest)
 
 
+def require_same_content(run: Run, book: Ledger, chosen: Round, sent: Mapping[str, Sent]) -> None:
+    """Refuse to send a sample again that holds something else by now: answers could mean either.
+
+    Raises:
+        ArtefactError: one of ``sent`` does.
+    """
+    changed = sorted(changed_content(run, sent_samples(run, book)) & sent.keys())
+    if changed:
+        raise ArtefactError(
+            f"Round {chosen.number} went out with other content of {len(changed)} samples: {some(changed)}.",
+            f"Put the round aside: metaselect select --discard-round {chosen.number} {run.flag}",
+        )
+
+
+def other_classes(run: Run, book: Ledger, answers: Sequence[Answer]) -> list[str]:
+    """Batches of a file that went out when the run had other classes; all exported ones where it names none."""
+    now = run.stage("data").verified(CLASSES)
+    named = {answer.batch_id.strip() for answer in answers} - {""}
+    last = {each.batch_id: each.classes_sha256 for each in book.exports}
+    return sorted(each for each in (named or last) if last.get(each, now) != now)
+
+
 def make_form(
     run: Run,
     chosen: Round,
@@ -69,9 +102,10 @@ def make_form(
     """The form with these samples of the round; writes their images beside ``path``.
 
     Raises:
-        ArtefactError: predictions are wanted and there are none.
+        ArtefactError: predictions are wanted and there are none, or the data is damaged.
     """
-    classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
+    run.stage("data").verified(CLASSES)
+    classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
     given = _column(run, "given_label", ids) if options.show_given else {}
     model, predictions = "", {}
     if options.with_predictions:
