@@ -247,6 +247,7 @@ class ExportOptions:
         round: None is the latest one.
         format: a name of ``annotation.formats``.
         show_given: tell people the given label too.
+        with_predictions: tell people what a model says, where the format has a place for it.
         images: write the images beside the form.
         all: answered samples too.
         force: replace a form that holds no answers.
@@ -256,6 +257,7 @@ class ExportOptions:
     round: int | None = None
     format: str = "csv"
     show_given: bool = False
+    with_predictions: bool = False
     images: bool = True
     all: bool = False
     force: bool = bears_not(False)
@@ -270,11 +272,11 @@ class ImportOptions:
         outside_round: take labels of pool samples that were never selected.
         annotator: who answered, where the file does not say.
         require_complete: samples that are still without an answer make the exit code 1.
-        format: a name of ``annotation.formats``.
+        format: a name of ``annotation.formats``, or "auto": told from the content.
     """
 
     round: int | None = None
     outside_round: bool = False
     annotator: str = "annotator"
     require_complete: bool = bears_not(False)
-    format: str = "csv"
+    format: str = "auto"

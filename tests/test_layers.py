@@ -52,6 +52,7 @@ TORCH_FREE_STAGES = (
     "stages.status",
     "stages.verify",
     "stages.annotate",
+    "stages.annotate_form",
     "stages.explain",
     "stages.ingest",
     "stages.corrupt",

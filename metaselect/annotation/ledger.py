@@ -5,14 +5,25 @@ and ``stage.json`` follow from it. So a crash at any point is mended by the next
 what was recorded must still be the beginning of the vote file; what is behind it was not recorded yet.
 """
 
-import csv
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from metaselect.annotation.consensus import Verdict, latest_votes, meta_set_text, verdicts
+from metaselect.annotation.exports import (
+    BATCHES,
+    EXPORTS,
+    RESTORE,
+    Export,
+    Sent,
+    batch_path,
+    freeze_batch,
+    read_batch,
+    read_exports,
+    write_exports,
+)
 from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.run import Run, StageRecord
@@ -23,10 +34,7 @@ from metaselect.run.stage import inputs_of, write_record
 STAGE = "annotate"
 VOTES = "votes.csv"
 META_SET = "meta_set.csv"
-EXPORTS = "exports.csv"
-EXPORTS_HEADER = ("round", "batch_id", "format")
 POOL_INPUTS = ("data/samples.parquet", "data/classes.json")
-RESTORE = "Restore it from a copy, or move the folder annotate away and import the answers again."
 
 
 @dataclass(frozen=True)
@@ -36,12 +44,12 @@ class Ledger:
     Attributes:
         votes: oldest first.
         end: byte of ``votes.csv`` behind the last whole vote.
-        exports: (round, batch_id, format) of every form that was made.
+        exports: every form that was made, oldest first.
     """
 
     votes: tuple[Vote, ...]
     end: int
-    exports: tuple[tuple[int, str, str], ...]
+    exports: tuple[Export, ...]
 
     @cached_property
     def latest(self) -> dict[tuple[str, str], Vote]:
@@ -56,7 +64,7 @@ class Ledger:
     @property
     def exported(self) -> frozenset[int]:
         """Rounds that went out to people."""
-        return frozenset(number for number, _, _ in self.exports)
+        return frozenset(each.round for each in self.exports)
 
 
 def read(run: Run) -> Ledger:
@@ -68,10 +76,11 @@ def read(run: Run) -> Ledger:
     folder = run.path(STAGE)
     record = run.stage(STAGE).record()
     if record is not None:
-        for name in (VOTES, EXPORTS):
-            _check_beginning(folder / name, record)
+        for name in record.outputs:
+            if name in (VOTES, EXPORTS) or name.startswith(f"{BATCHES}/"):
+                _check_beginning(folder, name, record)
     votes, end = read_votes(folder / VOTES)
-    book = Ledger(tuple(votes), end, _read_exports(folder / EXPORTS))
+    book = Ledger(tuple(votes), end, read_exports(folder / EXPORTS))
     if record is not None:
         _check_meta_set(folder / META_SET, record, book)
     return book
@@ -88,13 +97,24 @@ def add_votes(run: Run, book: Ledger, votes: Iterable[Vote]) -> Ledger:
     return book
 
 
-def add_export(run: Run, book: Ledger, number: int, batch_id: str, form: str) -> None:
-    """Remember that a round went out to people."""
-    export = (number, batch_id, form)
-    if export not in book.exports:
+def add_export(run: Run, book: Ledger, export: Export, samples: Sequence[Sent]) -> None:
+    """Remember that a round went out to people; ``samples`` is all of it, which the first export freezes."""
+    folder = run.path(STAGE)
+    freeze_batch(folder, export.batch_id, samples)
+    if not any(export.repeats(earlier) for earlier in book.exports):
         book = Ledger(book.votes, book.end, (*book.exports, export))
-        write_text(run.path(f"{STAGE}/{EXPORTS}"), format_csv(EXPORTS_HEADER, book.exports))
+        write_exports(folder / EXPORTS, book.exports)
     _seal(run, book)
+
+
+def sent_samples(run: Run, book: Ledger) -> list[Sent]:
+    """Every sample that ever went out, as it did then, the earliest batch first.
+
+    Raises:
+        ArtefactError: the list of a batch is damaged.
+    """
+    batches = dict.fromkeys(each.batch_id for each in book.exports)
+    return [sent for batch_id in batches for sent in read_batch(run.path(STAGE), batch_id)]
 
 
 def forget_round(run: Run, number: int) -> int:
@@ -105,13 +125,15 @@ def forget_round(run: Run, number: int) -> int:
     book = read(run)
     folder = run.path(STAGE)
     kept = tuple(vote for vote in book.votes if vote.round != number)
-    exports = tuple(export for export in book.exports if export[0] != number)
+    exports = tuple(each for each in book.exports if each.round != number)
     if kept == book.votes and exports == book.exports:
         return 0
     # Without the record the files are taken as they are, so a crash below leaves nothing that looks damaged.
     for name in ("stage.json", META_SET):
         (folder / name).unlink(missing_ok=True)
-    write_text(folder / EXPORTS, format_csv(EXPORTS_HEADER, exports))
+    write_exports(folder / EXPORTS, exports)
+    for batch_id in {each.batch_id for each in book.exports} - {each.batch_id for each in exports}:
+        batch_path(folder, batch_id).unlink(missing_ok=True)
     if kept:
         write_text(folder / VOTES, format_csv(Vote._fields, kept))
         _seal(run, read(run))
@@ -137,22 +159,21 @@ def _seal(run: Run, book: Ledger) -> None:
     key = StageKey({}, inputs_of(run, *POOL_INPUTS, *selected, stale_ok=True))
     record = run.stage(STAGE).record()
     if record is None or record.key != key or not _is_recorded(folder, record):
-        for stray in folder.glob(".*.tmp"):  # of a killed command; a record must not name it
+        for stray in folder.rglob(".*.tmp"):  # of a killed command; a record must not name it
             stray.unlink()
         write_record(folder, key, {"votes": len(book.votes)})
 
 
 def _is_recorded(folder: Path, record: StageRecord) -> bool:
-    names = {path.name for path in folder.iterdir()} - {"stage.json"}
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = {*found} - {"stage.json"}
     return names == set(record.outputs) and all(
         matches(folder / name, expected) for name, expected in record.outputs.items()
     )
 
 
-def _check_beginning(path: Path, record: StageRecord) -> None:
-    expected = record.outputs.get(path.name)
-    if expected is None:
-        return
+def _check_beginning(folder: Path, name: str, record: StageRecord) -> None:
+    path, expected = folder / name, record.outputs[name]
     if not path.is_file():
         raise ArtefactError(f"{path} is missing.", RESTORE)
     if not _begins_with(path, expected):
@@ -185,16 +206,3 @@ def _check_meta_set(path: Path, record: StageRecord, book: Ledger) -> None:
             f"{path} is damaged: it does not follow from votes.csv.",
             f"Delete {path.name}; the next metaselect annotate import writes it from the votes.",
         )
-
-
-def _read_exports(path: Path) -> tuple[tuple[int, str, str], ...]:
-    if not path.is_file():
-        return ()
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.reader(stream))[1:]
-    try:
-        return tuple((int(number), batch_id, form) for number, batch_id, form in rows)
-    except ValueError:
-        raise ArtefactError(
-            f"{path} is damaged: a row is not {', '.join(EXPORTS_HEADER)}.", RESTORE
-        ) from None

@@ -33,9 +33,11 @@ def import_result(
         noise: what the control samples say by now.
 
     Returns:
-        Counts of answers (matched to conflicting), of ids (unknown, not_selected) and of samples (missing:
-        selected and still without an answer; tied; bought: with a clean label, in the whole run), and lists.
+        Counts of answers (matched to conflicting), of rows (other_batch), of ids (mismatched, changed, unknown,
+        not_selected; matched_by: found by another way than the id) and of samples (missing: selected and still
+        without an answer; tied; bought: with a clean label, in the whole run), and lists.
     """
+    strays = found.strays
     missing = {sample_id for each in chosen for sample_id in each.open_ids(book.verdicts)}
     selected = {sample_id for each in chosen for sample_id in each.samples}
     conflicts: list[Json] = [
@@ -49,9 +51,14 @@ def import_result(
         ),
         "new_votes": new_votes,
         "bought": _with_status(book.verdicts, DONE),
+        "matched_by": {"image": len(strays.by_name), "content_hash": len(strays.by_content)},
         "conflicts": conflicts,
-        "unknown_ids": list(sorted(found.unknown)),
-        "not_selected_ids": list(sorted(found.not_selected)),
+        "unknown_ids": list(sorted(strays.unknown)),
+        "likely_ids": dict(sorted(found.likely.items())),
+        "not_selected_ids": list(sorted(strays.not_selected)),
+        "mismatched_ids": list(sorted(strays.mismatched)),
+        "changed_ids": list(sorted(strays.changed)),
+        "other_batches": dict(sorted(strays.foreign.items())),
         "noise_estimate": noise and noise._asdict(),
     }
 
@@ -61,10 +68,31 @@ def troubles(found: Reconciliation, result: Mapping[str, Json], name: str) -> It
     if found.conflicting:
         pairs = [f"{sample_id} by {annotator}" for sample_id, annotator in sorted(found.conflicting)]
         yield f"{name} answers twice and differently: {some(pairs)}. Neither answer was taken."
-    if found.unknown:
-        yield f"Ids that are not in the pool: {some(sorted(found.unknown))}."
-    if found.not_selected:
-        listed = some(sorted(found.not_selected))
+    changed = result.get("classes_changed")
+    if isinstance(changed, list) and changed:
+        yield f"The run had other classes when batch {some([str(each) for each in changed])} went out."
+    strays = found.strays
+    if strays.mismatched:
+        yield (
+            f"Rows that name the image or content of another sample, not taken: {some(sorted(strays.mismatched))}. "
+            "Were columns sorted apart?"
+        )
+    if strays.changed:
+        yield f"Samples whose content changed since they went out, not taken: {some(sorted(strays.changed))}."
+    if strays.foreign:
+        yield (
+            f"Rows of a batch that is none of this run, not taken: {some(sorted(strays.foreign))}. "
+            "Without the column batch_id they are matched by id alone."
+        )
+    if strays.misnamed:
+        yield f"Unknown ids whose image or content is known, taken by that: {some(sorted(strays.misnamed))}."
+    if strays.unknown:
+        yield f"Ids that are not in the pool: {some(sorted(strays.unknown))}."
+    if found.likely:
+        pairs = [f"{spoilt} for {sample_id}" for spoilt, sample_id in sorted(found.likely.items())]
+        yield f"A spreadsheet may have written {some(pairs)}; import the column as text."
+    if strays.not_selected:
+        listed = some(sorted(strays.not_selected))
         yield f"Not selected, so not taken: {listed}. --outside-round takes them."
     if not found.accepted and not found.conflicting:
         yield f"{name} holds no answer yet."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from metaselect.annotation.formats import FORMATS
+from metaselect.annotation.formats import AUTO, FORMATS
 from metaselect.cli.console import Console
 from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
 from metaselect.errors import UsageError
@@ -16,14 +16,19 @@ from metaselect.records import Json
 from metaselect.run import Run
 
 Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]  # mypy wants the names spelt out
+ReadFormat = StrEnum("ReadFormat", [AUTO, *FORMATS])  # type: ignore[misc]
 CSV = Format("csv")
+ANY = ReadFormat(AUTO)
 
 RoundOption = Annotated[int | None, typer.Option("--round", metavar="K", min=1, help="Only this round.")]
 LatestRound = Annotated[
     int | None,
     typer.Option("--round", metavar="K", min=1, help="The round.", show_default="the latest"),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="The exchange format.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="For which tool; csv is for spreadsheets.")]
+ReadFormatOption = Annotated[
+    ReadFormat, typer.Option("--format", help="What FILE is; auto tells it from the content.")
+]
 
 COUNTS = {
     "matched": "answers with a label",
@@ -31,6 +36,9 @@ COUNTS = {
     "unsure": "answers: unsure",
     "unusable": "answers: bad_sample",
     "conflicting": "answered twice and differently, not taken",
+    "mismatched": "samples with another one's image or content, not taken",
+    "changed": "samples whose content changed since, not taken",
+    "other_batch": "rows of another run's batch, not taken",
     "not_selected": "ids of the pool, not selected, not taken",
     "unknown": "ids not in the pool",
     "missing": "selected samples still without an answer",
@@ -55,14 +63,21 @@ def export(
             "--output",
             "-o",
             metavar="FILE",
-            help="A file, a folder, or - for stdout.",
-            show_default="RUN/export/round-K/labels.csv",
+            help="A folder; of csv also a file, or - for stdout.",
+            show_default="below RUN/export/round-K",
         ),
     ] = None,
     round_number: LatestRound = None,
     form: FormatOption = CSV,
     show_given: Annotated[
         bool, typer.Option("--show-given", help="Show the given label too (it sways people).")
+    ] = False,
+    with_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--with-predictions",
+            help="Show what a model says (label-studio): the one re-weighted last, else the warm-up. Sways people.",
+        ),
     ] = False,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Write images beside the form.")
@@ -73,11 +88,16 @@ def export(
 ) -> None:
     """Write a form with the selected samples, for people to fill in.
 
-    People fill in clean_label (a class name), or status: skip, unsure or bad_sample.
+    People fill in clean_label (a class name), or status: skip, unsure or bad_sample. Images are named by sample_id, so
+    that no name tells the answer.
 
         metaselect annotate export --run RUN
 
         metaselect annotate export --run RUN -o for-anna.csv --show-given
+
+        metaselect annotate export --run RUN --format label-studio --with-predictions
+
+        metaselect annotate export --run RUN --format cvat -o for-cvat
     """  # fmt: skip
     from metaselect.stages import annotate as stage
 
@@ -89,6 +109,7 @@ def export(
         round=round_number,
         format=form.value,
         show_given=show_given,
+        with_predictions=with_predictions,
         images=images,
         all=everything,
         force=force,
@@ -116,17 +137,24 @@ def import_(
     require_complete: Annotated[
         bool, typer.Option("--require-complete", help="Exit 1 while answers are missing.")
     ] = False,
-    form: FormatOption = CSV,
+    form: ReadFormatOption = ANY,
     as_json: JsonOption = False,
 ) -> None:
     """Take the answers of a filled-in form; again is harmless, in parts is fine.
 
-    Answers find their sample by sample_id. A later file supersedes an earlier answer of the same annotator.
+    Answers find their sample by sample_id, else by the exported image's name, else by the content hash. A later file
+    supersedes an earlier answer of the same annotator.
 
         metaselect annotate import RUN/export/round-1/labels.csv --run RUN
 
         metaselect annotate import - --run RUN --annotator anna --require-complete < answers.csv
-    """
+
+        metaselect annotate import project-1-at-2026-11-20.json --run RUN      (Label Studio: JSON, JSON-MIN or CSV)
+
+        metaselect annotate import task_1_cvat_for_images_1.1.zip --run RUN    (CVAT: zip, or annotations.xml)
+
+        metaselect annotate import RUN/export/round-1/hf/train/metadata.csv --run RUN
+    """  # fmt: skip
     from metaselect.stages import annotate as stage
 
     console = Console(as_json=as_json)

@@ -23,13 +23,16 @@ SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # by Windows
 
 
-def write_originals(run: Run, sample_ids: Sequence[str], folder: Path) -> dict[str, str]:
+def write_originals(
+    run: Run, sample_ids: Sequence[str], folder: Path, stems: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Write the images of some samples as ``<sample_id>.<ext>``.
 
     Args:
         run: an ingested run.
         sample_ids: of the pool.
         folder: made if it is missing; files of the same name are replaced.
+        stems: sample_id -> file name without extension; by default those of ``file_stems``.
 
     Returns:
         sample_id -> file name; empty where the samples are features.
@@ -37,7 +40,7 @@ def write_originals(run: Run, sample_ids: Sequence[str], folder: Path) -> dict[s
     if run.info()["task"] != IMAGES or not sample_ids:
         return {}
     folder.mkdir(parents=True, exist_ok=True)
-    stems = file_stems(sample_ids)
+    stems = file_stems(sample_ids) if stems is None else stems
     places, hashes = _held(run)
     found = _originals(run, {sample_id: hashes[sample_id] for sample_id in sample_ids})
     pixels = np.load(run.path(array_file(IMAGES)), mmap_mode="r", allow_pickle=False)

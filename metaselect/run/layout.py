@@ -98,7 +98,16 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "annotate",
         ("reweight", "evaluate"),
     ),
-    Artefact("annotate/exports.csv", "round, batch_id, format", "annotate"),
+    Artefact(
+        "annotate/exports.csv",
+        "time, round, batch_id, format, file, samples, classes_sha256",
+        "annotate",
+    ),
+    Artefact(
+        "annotate/batches/<batch_id>.csv",
+        "sample_id, name, content_hash; the round as it first went out",
+        "annotate",
+    ),
     Artefact(
         "reweight/<name>/history.csv",
         "epoch, lr, loss, accuracy, mean_weight, zero_batches, bought_loss, bought_accuracy",

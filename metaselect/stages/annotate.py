@@ -13,10 +13,14 @@ from pathlib import Path
 from metaselect.annotation import ledger
 from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.csv_format import read_truth
-from metaselect.annotation.formats import Answer, Item, load_format
+from metaselect.annotation.exports import Export as Exported
+from metaselect.annotation.exports import Sent
+from metaselect.annotation.formats import AUTO, FILLED_IN, Answer, detect_format, load_format
 from metaselect.annotation.forms import form_path, write_form
-from metaselect.annotation.reconcile import Known, Reconciliation, Spellings, reconcile
-from metaselect.annotation.rounds import Round, nothing_selected, one_round, rounds, wanted_rounds
+from metaselect.annotation.labels import Spellings
+from metaselect.annotation.places import Known
+from metaselect.annotation.reconcile import Reconciliation, reconcile
+from metaselect.annotation.rounds import nothing_selected, one_round, rounds, wanted_rounds
 from metaselect.annotation.summary import Progress, import_result, progress, some, troubles
 from metaselect.annotation.votes import DONE
 from metaselect.data.store import load_ids
@@ -27,6 +31,16 @@ from metaselect.run import Run
 from metaselect.run.files import read_json
 from metaselect.run.layout import META_SET
 from metaselect.run.stage import inputs_of
+from metaselect.stages.annotate_form import (
+    CLASSES,
+    changed_content,
+    make_form,
+    other_classes,
+    place_on_record,
+    require_offered,
+    require_same_content,
+    sent_now,
+)
 
 STREAM = "-"
 SIMULATED = "simulated"
@@ -68,11 +82,12 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
 
     Raises:
         ArtefactError: nothing selected; the form exists and holds answers, or others than now without
-            ``force``.
-        UsageError: no such round, or a place within the run's own folders.
+            ``force``; predictions are wanted and there are none.
+        DataError: the format cannot spell a class.
+        UsageError: no such round, a place within the run's own folders, or something that the format cannot do.
     """
-    run.info()
     form = load_format(options.format)
+    require_offered(run, form, options)
     with run.lock():
         book = ledger.read(run)
         chosen = one_round(run, options.round)
@@ -84,16 +99,21 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
         if path is not None and not ids:
             report.note(f"Every sample of round {chosen.number} is answered; no form was written.")
             return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
-        images = _write_images(run, ids, path, options, report)
-        text = form.write(
-            _items(run, chosen, ids, images, show_given=options.show_given), show_given=options.show_given
-        )
+        sent = sent_now(run, chosen)
+        require_same_content(run, book, chosen, sent)
+        made = make_form(run, chosen, ids, sent, path, options, report)
+        files = form.write(made)
         if path is not None:
-            write_form(path, text, form, force=options.force)
-        ledger.add_export(run, book, chosen.number, chosen.batch_id, options.format)
-    where = shlex.quote(str(path)) if path is not None else "FILE"
-    report.note(f"Fill in clean_label, then: metaselect annotate import {where} {run.flag}")
-    return Export(path, text, chosen.batch_id, chosen.number, len(ids), len(images))
+            write_form(path, files, form, force=options.force)
+        classes = run.stage("data").verified(CLASSES)
+        place = place_on_record(run, path, options)
+        record = Exported(_now(), chosen.number, chosen.batch_id, options.format, place, len(ids), classes)
+        ledger.add_export(run, book, record, list(sent.values()))
+    back = shlex.quote(str(path)) if path is not None and FILLED_IN in form.offers else "FILE"
+    advice = form.advice.format(folder=path.parent if path is not None else "")
+    report.note(f"{advice}, then: metaselect annotate import {back} {run.flag}")
+    images = sum(bool(item.image) for item in made.items)
+    return Export(path, next(iter(files.values())), chosen.batch_id, chosen.number, len(ids), images)
 
 
 def import_file(run: Run, source: str, options: ImportOptions, report: Reporter) -> Outcome:
@@ -106,9 +126,10 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
     """
     run.info()
     name = "stdin" if source == STREAM else source
-    form = load_format(options.format)
     with _no_garbage_collection():
-        answers = form.read(_content(source), name)  # before the lock: a pipe may come from `annotate export`
+        content = _content(source)  # before the lock: a pipe may come from `annotate export`
+        form = load_format(detect_format(content, name) if options.format == AUTO else options.format)
+        answers = form.read(content, name)
         with run.lock():
             return _import(run, answers, form.spellings, options, report, name)
 
@@ -158,45 +179,6 @@ def status(run: Run) -> Progress:
     return progress(book, rounds(run), noise_estimate(run, book))
 
 
-def _write_images(
-    run: Run, ids: Sequence[str], path: Path | None, options: ExportOptions, report: Reporter
-) -> dict[str, str]:
-    """Image files beside the form, as names relative to it, by sample_id; empty for features."""
-    if not options.images:
-        return {}
-    if path is None:
-        report.note("A form on stdout has no images beside it; -o FILE writes them.")
-        return {}
-    from metaselect.data.originals import write_originals  # needs Pillow, which other commands do without
-
-    names = write_originals(run, ids, path.parent / "images")
-    return {sample_id: f"images/{name}" for sample_id, name in names.items()}
-
-
-def _items(
-    run: Run, chosen: Round, ids: Sequence[str], images: Mapping[str, str], *, show_given: bool
-) -> list[Item]:
-    given: dict[str, str] = {}
-    if show_given:
-        pool, labels, classes = load_ids(run)
-        wanted = set(ids)
-        given = {
-            sample_id: classes[label]
-            for sample_id, label in zip(pool, labels, strict=True)
-            if sample_id in wanted
-        }
-    return [
-        Item(
-            chosen.batch_id,
-            sample_id,
-            images.get(sample_id, ""),
-            given.get(sample_id, ""),
-            *chosen.samples[sample_id][1:],
-        )
-        for sample_id in ids
-    ]
-
-
 def _import(
     run: Run,
     answers: Sequence[Answer],
@@ -210,22 +192,34 @@ def _import(
     chosen = wanted_rounds(run, options.round)
     if not chosen and not options.outside_round:
         raise nothing_selected(run)
-    classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
+    classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
 
     @cache
     def pool_ids() -> frozenset[str]:
         return frozenset(load_ids(run)[0])
 
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # the only clock whose time is an artefact's
-    found = reconcile(answers, Known(chosen, pool_ids, classes), spellings, options, name=name, time=now)
+    @cache
+    def sent() -> list[Sent]:
+        return ledger.sent_samples(run, book)
+
+    every = chosen if options.round is None else rounds(run)
+    batches = {each.batch_id for each in every}
+    known = Known(chosen, pool_ids, classes, batches, sent, changed_content(run, sent()))
+    found = reconcile(answers, known, spellings, options, name=name, time=_now())
     new = [vote for vote in found.accepted if not vote.repeats(book.latest.get(vote.key))]
     book = ledger.add_votes(run, book, new)
     result = import_result(book, found, chosen, new_votes=len(new), noise=noise_estimate(run, book))
+    result["classes_changed"] = [*other_classes(run, book, answers)]
     for sentence in troubles(found, result, name):
         report.warn(sentence)
     _say_next(run, result, report)
     unmet = f"{result['missing']} selected samples are still without an answer."
     return Outcome(result, unmet if options.require_complete and result["missing"] else "")
+
+
+def _now() -> str:
+    """The only clock whose time is an artefact's."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
