@@ -49,6 +49,8 @@ TORCH_FREE_STAGES = (
     "stages.status",
     "stages.verify",
     "stages.annotate",
+    "stages.simulate",
+    "stages.votes",
     "stages.explain",
     "stages.ingest",
     "stages.corrupt",

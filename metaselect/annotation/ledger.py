@@ -8,12 +8,25 @@ what was recorded must still be the beginning of the vote file; what is behind i
 import csv
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from metaselect.annotation.consensus import Verdict, latest_votes, meta_set_text, verdicts
-from metaselect.annotation.votes import Vote, append_votes, read_votes
+from metaselect.annotation.imports import (
+    Import,
+    Source,
+    Undone,
+    corrections,
+    find_import,
+    next_import,
+    next_undo,
+    read_imports,
+    stretch,
+    without,
+    write_imports,
+)
+from metaselect.annotation.votes import WITHDRAWN, Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.run import Run, StageRecord
 from metaselect.run.files import Stamp, format_csv, matches, write_text
@@ -24,6 +37,7 @@ STAGE = "annotate"
 VOTES = "votes.csv"
 META_SET = "meta_set.csv"
 EXPORTS = "exports.csv"
+IMPORTS = "imports.csv"
 EXPORTS_HEADER = ("round", "batch_id", "format")
 POOL_INPUTS = ("data/samples.parquet", "data/classes.json")
 RESTORE = "Restore it from a copy, or move the folder annotate away and import the answers again."
@@ -37,11 +51,13 @@ class Ledger:
         votes: oldest first.
         end: byte of ``votes.csv`` behind the last whole vote.
         exports: (round, batch_id, format) of every form that was made.
+        imports: by number, undos too.
     """
 
     votes: tuple[Vote, ...]
     end: int
     exports: tuple[tuple[int, str, str], ...]
+    imports: tuple[Import, ...] = ()
 
     @cached_property
     def latest(self) -> dict[tuple[str, str], Vote]:
@@ -68,31 +84,71 @@ def read(run: Run) -> Ledger:
     folder = run.path(STAGE)
     record = run.stage(STAGE).record()
     if record is not None:
-        for name in (VOTES, EXPORTS):
+        for name in (VOTES, EXPORTS, IMPORTS):
             _check_beginning(folder / name, record)
     votes, end = read_votes(folder / VOTES)
-    book = Ledger(tuple(votes), end, _read_exports(folder / EXPORTS))
+    imports = read_imports(folder / IMPORTS, RESTORE)
+    book = Ledger(tuple(votes), end, _read_exports(folder / EXPORTS), imports)
     if record is not None:
         _check_meta_set(folder / META_SET, record, book)
     return book
 
 
-def add_votes(run: Run, book: Ledger, votes: Iterable[Vote]) -> Ledger:
+def open_book(run: Run) -> Ledger:
+    """What is there, for a command that writes: an undo that was cut short is completed first.
+
+    Raises:
+        ArtefactError: as ``read``.
+    """
+    book = read(run)
+    return _append(run, book, corrections(book.votes, book.imports)) if _pending_undo(run) else book
+
+
+def add_votes(run: Run, book: Ledger, votes: Iterable[Vote], source: Source | None = None) -> Ledger:
     """Append votes, derive the meta set and record both; without new votes only mends what a crash left."""
     added = tuple(votes)
-    if added:
-        path = run.path(f"{STAGE}/{VOTES}")
-        append_votes(path, added, book.end)
-        book = Ledger((*book.votes, *added), path.stat().st_size, book.exports)
+    if added and source is not None:
+        book = _add_import(run, book, next_import(book.imports, source, len(book.votes)))
+    book = _append(run, book, added)
     _seal(run, book)
     return book
+
+
+def undo(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone]:
+    """Take an import back: what counted before it counts again; nothing is deleted.
+
+    Called again after a crash, it goes on with the same import.
+
+    Args:
+        run: locked.
+        number: of the import; None is the latest one that stands.
+        time: of the votes that this appends.
+
+    Raises:
+        UsageError: there is no such import, or it is undone already.
+        ArtefactError: as ``read``.
+    """
+    pending = _pending_undo(run)
+    book = open_book(run)
+    if not pending or number not in (None, pending):
+        row = find_import(book.imports, number, len(book.votes))
+        book = _add_import(run, book, next_undo(book.imports, row.number, time, len(book.votes)))
+        book = _append(run, book, corrections(book.votes, book.imports))
+    _seal(run, book)
+    last = book.imports[-1]
+    row = book.imports[last.undoes - 1]
+    votes = len(stretch(book.imports, row, len(book.votes)))
+    added = [book.votes[at].status for at in stretch(book.imports, last, len(book.votes))]
+    withdrawn = added.count(WITHDRAWN)
+    restored = len(added) - withdrawn
+    return book, Undone(row.number, row.file, votes, withdrawn, restored, votes - len(added))
 
 
 def add_export(run: Run, book: Ledger, number: int, batch_id: str, form: str) -> None:
     """Remember that a round went out to people."""
     export = (number, batch_id, form)
     if export not in book.exports:
-        book = Ledger(book.votes, book.end, (*book.exports, export))
+        book = replace(book, exports=(*book.exports, export))
         write_text(run.path(f"{STAGE}/{EXPORTS}"), format_csv(EXPORTS_HEADER, book.exports))
     _seal(run, book)
 
@@ -104,20 +160,37 @@ def forget_round(run: Run, number: int) -> int:
     """
     book = read(run)
     folder = run.path(STAGE)
-    kept = tuple(vote for vote in book.votes if vote.round != number)
-    exports = tuple(export for export in book.exports if export[0] != number)
-    if kept == book.votes and exports == book.exports:
+    if not any(vote.round == number for vote in book.votes) and number not in book.exported:
         return 0
+    kept, imports = without(book.votes, book.imports, number)
+    exports = tuple(export for export in book.exports if export[0] != number)
     # Without the record the files are taken as they are, so a crash below leaves nothing that looks damaged.
     for name in ("stage.json", META_SET):
         (folder / name).unlink(missing_ok=True)
+    (folder / IMPORTS).unlink(missing_ok=True)  # its positions must never stand beside other votes
     write_text(folder / EXPORTS, format_csv(EXPORTS_HEADER, exports))
     if kept:
         write_text(folder / VOTES, format_csv(Vote._fields, kept))
+        write_imports(folder / IMPORTS, imports)
         _seal(run, read(run))
     else:
         (folder / VOTES).unlink(missing_ok=True)
-    return len(book.votes) - len(kept)
+    return sum(vote.round == number for vote in book.votes)
+
+
+def _add_import(run: Run, book: Ledger, row: Import) -> Ledger:
+    imports = (*book.imports, row)
+    write_imports(run.path(f"{STAGE}/{IMPORTS}"), imports)
+    return replace(book, imports=imports)
+
+
+def _append(run: Run, book: Ledger, votes: Iterable[Vote]) -> Ledger:
+    added = tuple(votes)
+    if not added:
+        return book
+    path = run.path(f"{STAGE}/{VOTES}")
+    append_votes(path, added, book.end)
+    return replace(book, votes=(*book.votes, *added), end=path.stat().st_size)
 
 
 def _seal(run: Run, book: Ledger) -> None:
@@ -140,6 +213,15 @@ def _seal(run: Run, book: Ledger) -> None:
         for stray in folder.glob(".*.tmp"):  # of a killed command; a record must not name it
             stray.unlink()
         write_record(folder, key, {"votes": len(book.votes)})
+
+
+def _pending_undo(run: Run) -> int:
+    """The import whose undo a crash cut short; 0 where there is none."""
+    folder = run.path(STAGE)
+    record = run.stage(STAGE).record()
+    imports = read_imports(folder / IMPORTS, RESTORE)
+    last = imports[-1].undoes if imports else 0
+    return 0 if record is not None and _is_recorded(folder, record) else last
 
 
 def _is_recorded(folder: Path, record: StageRecord) -> bool:

@@ -48,7 +48,7 @@ def import_result(
             verdict.status == TIED for sample_id, verdict in book.verdicts.items() if sample_id in selected
         ),
         "new_votes": new_votes,
-        "bought": _with_status(book.verdicts, DONE),
+        "bought": with_status(book.verdicts, DONE),
         "conflicts": conflicts,
         "unknown_ids": list(sorted(found.unknown)),
         "not_selected_ids": list(sorted(found.not_selected)),
@@ -137,8 +137,8 @@ def progress(book: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | None)
         annotators.setdefault(vote.annotator, dict.fromkeys(STATUSES, 0))[vote.status] += 1
     return Progress(
         [_round_progress(each, book) for each in rounds],
-        _with_status(book.verdicts, DONE),
-        _with_status(book.verdicts, BAD_SAMPLE),
+        with_status(book.verdicts, DONE),
+        with_status(book.verdicts, BAD_SAMPLE),
         len({vote.sample_id for vote in book.latest.values() if vote.round == 0}),
         {name: annotators[name] for name in sorted(annotators)},
         noise,
@@ -167,5 +167,6 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
+def with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
+    """Samples whose verdict that is."""
     return sum(verdict.status == wanted for verdict in verdicts.values())

@@ -100,6 +100,11 @@ ARTEFACTS: tuple[Artefact, ...] = (
     ),
     Artefact("annotate/exports.csv", "round, batch_id, format", "annotate"),
     Artefact(
+        "annotate/imports.csv",
+        "import, time, file, sha256, format, first_vote, undoes (an import)",
+        "annotate",
+    ),
+    Artefact(
         "reweight/<name>/history.csv",
         "epoch, lr, loss, accuracy, mean_weight, zero_batches, bought_loss, bought_accuracy",
         "reweight",

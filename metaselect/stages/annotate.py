@@ -1,6 +1,7 @@
 """The `annotate` stage: labels go out to people and come back. Never imports torch."""
 
 import gc
+import hashlib
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +13,12 @@ from pathlib import Path
 
 from metaselect.annotation import ledger
 from metaselect.annotation.control import noise_estimate
-from metaselect.annotation.csv_format import read_truth
 from metaselect.annotation.formats import Answer, Item, load_format
 from metaselect.annotation.forms import form_path, write_form
-from metaselect.annotation.reconcile import Known, Reconciliation, Spellings, reconcile
-from metaselect.annotation.rounds import Round, nothing_selected, one_round, rounds, wanted_rounds
-from metaselect.annotation.summary import Progress, import_result, progress, some, troubles
-from metaselect.annotation.votes import DONE
+from metaselect.annotation.imports import Source
+from metaselect.annotation.reconcile import Known, Spellings, reconcile
+from metaselect.annotation.rounds import Round, nothing_selected, one_round, wanted_rounds
+from metaselect.annotation.summary import import_result, some, troubles
 from metaselect.data.store import load_ids
 from metaselect.errors import ArtefactError, DataError
 from metaselect.options import ExportOptions, ImportOptions
@@ -29,7 +29,6 @@ from metaselect.run.layout import META_SET
 from metaselect.run.stage import inputs_of
 
 STREAM = "-"
-SIMULATED = "simulated"
 
 
 @dataclass(frozen=True)
@@ -108,54 +107,11 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
     name = "stdin" if source == STREAM else source
     form = load_format(options.format)
     with _no_garbage_collection():
-        answers = form.read(_content(source), name)  # before the lock: a pipe may come from `annotate export`
+        content = content_of(source)  # before the lock: a pipe may come from `annotate export`
+        answers = form.read(content, name)
+        origin = origin_of(content, name, options.format)
         with run.lock():
-            return _import(run, answers, form.spellings, options, report, name)
-
-
-def simulate(run: Run, truth: str, options: ImportOptions, report: Reporter) -> Outcome:
-    """Answer the open samples of a round from a truth file, as annotator "simulated".
-
-    Raises:
-        DataError: the truth file lacks a sample, or holds a label that is no class.
-        ArtefactError: nothing selected, or the votes were changed by hand.
-    """
-    run.info()
-    labels = read_truth(_content(truth), truth)
-    with run.lock():
-        book = ledger.read(run)
-        chosen = one_round(run, options.round)
-        ids = chosen.open_ids(book.verdicts)
-        lacking = [sample_id for sample_id in ids if not labels.get(sample_id, "").strip()]
-        if lacking:
-            raise DataError(
-                f"{truth} has no clean_label for {len(lacking)} samples of round {chosen.number}: "
-                f"{some(lacking)}.",
-                "Use the truth file of the data set that was ingested.",
-            )
-        if not ids:
-            report.note(f"Every sample of round {chosen.number} is answered.")
-            book = ledger.add_votes(run, book, ())
-            noise = noise_estimate(run, book)
-            return Outcome(import_result(book, Reconciliation(), [chosen], new_votes=0, noise=noise))
-        answers = [
-            Answer(row, sample_id, labels[sample_id], SIMULATED, DONE, "", chosen.batch_id)
-            for row, sample_id in enumerate(ids, start=1)
-        ]
-        options = ImportOptions(round=chosen.number)
-        # Truth files are written by programs, so that ids and names stand in them as they are.
-        return _import(run, answers, lambda text: (text,), options, report, truth)
-
-
-def status(run: Run) -> Progress:
-    """How far each round is; changes nothing.
-
-    Raises:
-        ArtefactError: no run, or the votes were changed by hand.
-    """
-    run.info()
-    book = ledger.read(run)
-    return progress(book, rounds(run), noise_estimate(run, book))
+            return take_answers(run, answers, form.spellings, options, report, name, origin)
 
 
 def _write_images(
@@ -197,15 +153,17 @@ def _items(
     ]
 
 
-def _import(
+def take_answers(
     run: Run,
     answers: Sequence[Answer],
     spellings: Spellings,
     options: ImportOptions,
     report: Reporter,
     name: str,
+    origin: Source,
 ) -> Outcome:
-    book = ledger.read(run)
+    """Make votes of answers, and say what became of them; the caller holds the run's lock."""
+    book = ledger.open_book(run)
     _require_same_pool(run, book)
     chosen = wanted_rounds(run, options.round)
     if not chosen and not options.outside_round:
@@ -216,10 +174,10 @@ def _import(
     def pool_ids() -> frozenset[str]:
         return frozenset(load_ids(run)[0])
 
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # the only clock whose time is an artefact's
-    found = reconcile(answers, Known(chosen, pool_ids, classes), spellings, options, name=name, time=now)
+    known = Known(chosen, pool_ids, classes)
+    found = reconcile(answers, known, spellings, options, name=name, time=origin.time)
     new = [vote for vote in found.accepted if not vote.repeats(book.latest.get(vote.key))]
-    book = ledger.add_votes(run, book, new)
+    book = ledger.add_votes(run, book, new, origin)
     result = import_result(book, found, chosen, new_votes=len(new), noise=noise_estimate(run, book))
     for sentence in troubles(found, result, name):
         report.warn(sentence)
@@ -251,7 +209,7 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _content(source: str) -> bytes:
+def content_of(source: str) -> bytes:
     """The bytes of a file, or of stdin for "-".
 
     Raises:
@@ -263,6 +221,16 @@ def _content(source: str) -> bytes:
         return Path(source).read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"{source} is not a file.", "Check the path.") from None
+
+
+def origin_of(content: bytes, name: str, form: str) -> Source:
+    """Where answers come from, now."""
+    return Source(now(), Path(name).name, hashlib.sha256(content).hexdigest(), form)
+
+
+def now() -> str:
+    """ISO 8601, UTC: the only clock whose time is an artefact's."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _require_same_pool(run: Run, book: ledger.Ledger) -> None:

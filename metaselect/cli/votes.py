@@ -1,0 +1,95 @@
+"""`metaselect annotate simulate`, `status` and `undo`: what is done with votes beside exporting and importing."""
+
+from typing import Annotated
+
+import typer
+
+from metaselect.cli.annotate import LatestRound, show_counts
+from metaselect.cli.console import Console
+from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
+from metaselect.options import ImportOptions
+from metaselect.run import Run
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands to `annotate`."""
+    for command in (simulate, status, undo):
+        group.command(command.__name__)(command)
+
+
+def simulate(
+    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="A CSV with sample_id and clean_label.")],
+    run: RunOption = None,
+    round_number: LatestRound = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a round from a truth file, as annotator "simulated" (for experiments).
+
+    metaselect annotate simulate OUT/truth.csv --run RUN
+
+    metaselect annotate simulate OUT/truth.csv --run RUN --round 1
+    """
+    from metaselect.stages import simulate as stage
+
+    console = Console(as_json=as_json)
+    outcome = stage.simulate(Run.at(run), truth, ImportOptions(round=round_number), console)
+    show_counts(console, outcome.result)
+    finish(console, outcome)
+
+
+def status(run: RunOption = None, as_json: JsonOption = False) -> None:
+    """Show how far each round is; changes nothing.
+
+    metaselect annotate status --run RUN
+
+    metaselect annotate status --run RUN --json
+    """
+    from metaselect.annotation.summary import RoundProgress
+    from metaselect.annotation.votes import STATUSES
+    from metaselect.stages import votes as stage
+
+    console = Console(as_json=as_json)
+    progress = stage.status(Run.at(run))
+    console.table(RoundProgress._fields, [[str(value) for value in each] for each in progress.rounds])
+    if progress.annotators:
+        people = [[name, *map(str, counts.values())] for name, counts in progress.annotators.items()]
+        console.table(("annotator", *STATUSES), people)
+    console.line(f"{progress.bought} labels bought, {progress.unusable} samples unusable.")
+    found = progress.as_json()
+    show_noise(console, found["noise_estimate"])
+    console.result(found)
+
+
+def undo(
+    run: RunOption = None,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "--import",
+            metavar="N",
+            min=1,
+            help="A row of imports.csv.",
+            show_default="the latest that stands",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an import back: what was answered before it counts again.
+
+    Nothing is deleted: the earlier answers are written once more, behind the others. Again goes one further back.
+
+        metaselect annotate undo --run RUN
+
+        metaselect annotate undo --import 2 --run RUN
+    """
+    from metaselect.stages import votes as stage
+
+    console = Console(as_json=as_json)
+    outcome = stage.undo(Run.at(run), number, console)
+    done = outcome.result
+    console.line(f"Undid import {done['number']} ({done['file']}): {done['votes']} votes.")
+    console.line(
+        f"{done['withdrawn']} withdrawn, {done['restored']} replaced by the answer before, "
+        f"{done['superseded']} had no effect any more. {done['bought']} labels bought."
+    )
+    finish(console, outcome)

@@ -1,0 +1,35 @@
+"""What is done with the votes themselves: `annotate status`, `undo` and `consensus`. Never imports torch."""
+
+from metaselect.annotation import ledger
+from metaselect.annotation.control import noise_estimate
+from metaselect.annotation.rounds import rounds
+from metaselect.annotation.summary import Progress, progress, with_status
+from metaselect.annotation.votes import DONE
+from metaselect.records import Outcome, Reporter
+from metaselect.run import Run
+from metaselect.stages.annotate import now
+
+
+def status(run: Run) -> Progress:
+    """How far each round is; changes nothing.
+
+    Raises:
+        ArtefactError: no run, or the votes were changed by hand.
+    """
+    run.info()
+    book = ledger.read(run)
+    return progress(book, rounds(run), noise_estimate(run, book))
+
+
+def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
+    """Take an import back; without a number the latest one that stands.
+
+    Raises:
+        UsageError: there is no such import, or it is undone already.
+        ArtefactError: no run, or the votes were changed by hand.
+    """
+    run.info()
+    with run.lock():
+        book, done = ledger.undo(run, number, now())
+    report.note("The votes stay in votes.csv; importing the file again takes the undo back.")
+    return Outcome({**done._asdict(), "bought": with_status(book.verdicts, DONE)})
