@@ -190,3 +190,13 @@ def without(votes: Sequence[Vote], imports: Sequence[Import], number: int) -> tu
     if again:
         rows.append(next_undo(rows, undone[-1].undoes, undone[-1].time, len(kept)))
     return kept + again, rows
+
+
+def last_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> Undone:
+    """What the last row, an undo, did."""
+    last = imports[-1]
+    row = imports[last.undoes - 1]
+    brought = len(stretch(imports, row, len(votes)))
+    added = [votes[at].status for at in stretch(imports, last, len(votes))]
+    withdrawn = added.count(WITHDRAWN)
+    return Undone(row.number, row.file, brought, withdrawn, len(added) - withdrawn, brought - len(added))

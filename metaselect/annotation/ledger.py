@@ -6,30 +6,36 @@ what was recorded must still be the beginning of the vote file; what is behind i
 """
 
 import csv
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from metaselect.annotation.consensus import Verdict, latest_votes, meta_set_text, verdicts
+from metaselect.annotation.consensus import (
+    MAJORITY,
+    Verdict,
+    latest_votes,
+    meta_set_text,
+    read_method,
+    verdicts,
+)
 from metaselect.annotation.imports import (
     Import,
     Source,
     Undone,
     corrections,
     find_import,
+    last_undone,
     next_import,
     next_undo,
     read_imports,
-    stretch,
     without,
     write_imports,
 )
-from metaselect.annotation.votes import WITHDRAWN, Vote, append_votes, read_votes
+from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.run import Run, StageRecord
-from metaselect.run.files import Stamp, format_csv, matches, write_text
+from metaselect.run.files import begins_with, format_csv, matches, write_json, write_text
 from metaselect.run.key import StageKey
 from metaselect.run.stage import inputs_of, write_record
 
@@ -38,6 +44,7 @@ VOTES = "votes.csv"
 META_SET = "meta_set.csv"
 EXPORTS = "exports.csv"
 IMPORTS = "imports.csv"
+CONSENSUS = "consensus.json"
 EXPORTS_HEADER = ("round", "batch_id", "format")
 POOL_INPUTS = ("data/samples.parquet", "data/classes.json")
 RESTORE = "Restore it from a copy, or move the folder annotate away and import the answers again."
@@ -52,12 +59,14 @@ class Ledger:
         end: byte of ``votes.csv`` behind the last whole vote.
         exports: (round, batch_id, format) of every form that was made.
         imports: by number, undos too.
+        method: how votes become a consensus.
     """
 
     votes: tuple[Vote, ...]
     end: int
     exports: tuple[tuple[int, str, str], ...]
     imports: tuple[Import, ...] = ()
+    method: str = MAJORITY
 
     @cached_property
     def latest(self) -> dict[tuple[str, str], Vote]:
@@ -67,7 +76,7 @@ class Ledger:
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
         """By sample_id, in its order."""
-        return verdicts(self.latest)
+        return verdicts(self.latest, self.method)
 
     @property
     def exported(self) -> frozenset[int]:
@@ -88,7 +97,8 @@ def read(run: Run) -> Ledger:
             _check_beginning(folder / name, record)
     votes, end = read_votes(folder / VOTES)
     imports = read_imports(folder / IMPORTS, RESTORE)
-    book = Ledger(tuple(votes), end, _read_exports(folder / EXPORTS), imports)
+    exports = _read_exports(folder / EXPORTS)
+    book = Ledger(tuple(votes), end, exports, imports, read_method(folder / CONSENSUS))
     if record is not None:
         _check_meta_set(folder / META_SET, record, book)
     return book
@@ -135,13 +145,16 @@ def undo(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone]:
         book = _add_import(run, book, next_undo(book.imports, row.number, time, len(book.votes)))
         book = _append(run, book, corrections(book.votes, book.imports))
     _seal(run, book)
-    last = book.imports[-1]
-    row = book.imports[last.undoes - 1]
-    votes = len(stretch(book.imports, row, len(book.votes)))
-    added = [book.votes[at].status for at in stretch(book.imports, last, len(book.votes))]
-    withdrawn = added.count(WITHDRAWN)
-    restored = len(added) - withdrawn
-    return book, Undone(row.number, row.file, votes, withdrawn, restored, votes - len(added))
+    return book, last_undone(book.votes, book.imports)
+
+
+def choose_consensus(run: Run, book: Ledger, method: str) -> Ledger:
+    """Record how votes become a consensus from now on, and derive the meta set anew."""
+    if method != book.method:
+        write_json(run.path(f"{STAGE}/{CONSENSUS}"), {"method": method})
+        book = replace(book, method=method)
+    _seal(run, book)
+    return book
 
 
 def add_export(run: Run, book: Ledger, number: int, batch_id: str, form: str) -> None:
@@ -237,24 +250,8 @@ def _check_beginning(path: Path, record: StageRecord) -> None:
         return
     if not path.is_file():
         raise ArtefactError(f"{path} is missing.", RESTORE)
-    if not _begins_with(path, expected):
+    if not begins_with(path, expected):
         raise ArtefactError(f"{path} is damaged: recorded rows were changed or removed.", RESTORE)
-
-
-def _begins_with(path: Path, expected: Stamp) -> bool:
-    status = path.stat()
-    if (status.st_size, status.st_mtime_ns) == (expected.size, expected.mtime_ns):
-        return True
-    if status.st_size < expected.size:
-        return False
-    digest = hashlib.sha256()
-    left = expected.size
-    with path.open("rb") as stream:
-        while left:
-            block = stream.read(min(left, 1 << 20))
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest() == expected.sha256
 
 
 def _check_meta_set(path: Path, record: StageRecord, book: Ledger) -> None:

@@ -1,19 +1,23 @@
-"""`metaselect annotate simulate`, `status` and `undo`: what is done with votes beside exporting and importing."""
+"""The sub-commands of `metaselect annotate` that neither write a form nor read one."""
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
+from metaselect.annotation.consensus import METHODS
 from metaselect.cli.annotate import LatestRound, show_counts
 from metaselect.cli.console import Console
 from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
 from metaselect.options import ImportOptions
 from metaselect.run import Run
 
+ConsensusMethod = StrEnum("ConsensusMethod", {name: name for name in METHODS})  # type: ignore[misc]
+
 
 def register(group: typer.Typer) -> None:
     """Add the commands to `annotate`."""
-    for command in (simulate, status, undo):
+    for command in (simulate, status, consensus, undo):
         group.command(command.__name__)(command)
 
 
@@ -58,6 +62,34 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
     found = progress.as_json()
     show_noise(console, found["noise_estimate"])
     console.result(found)
+
+
+def consensus(
+    run: RunOption = None,
+    method: Annotated[
+        ConsensusMethod | None,
+        typer.Option(help="How votes become labels, from now on.", show_default="as it is: majority"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose how the votes of several annotators become one label, and show what that changes.
+
+    majority: the most votes win. dawid-skene: annotators who are often wrong weigh less; for some dozens of answers
+    of each and more. Ties have no label in both.
+
+        metaselect annotate consensus --run RUN
+
+        metaselect annotate consensus --method dawid-skene --run RUN
+    """
+    from metaselect.stages import votes as stage
+
+    console = Console(as_json=as_json)
+    outcome = stage.consensus(Run.at(run), method and method.value, console)
+    found: Any = outcome.result
+    console.line(f"Consensus by {found['method']}: {found['bought']} labels bought, {found['tied']} ties.")
+    if found["changed"]:
+        console.table(("sample_id", "before", "now"), [list(row.values()) for row in found["changed"]])
+    finish(console, outcome)
 
 
 def undo(

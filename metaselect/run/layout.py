@@ -99,6 +99,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
         ("reweight", "evaluate"),
     ),
     Artefact("annotate/exports.csv", "round, batch_id, format", "annotate"),
+    Artefact("annotate/consensus.json", "method (majority where there is no such file)", "annotate"),
     Artefact(
         "annotate/imports.csv",
         "import, time, file, sha256, format, first_vote, undoes (an import)",
