@@ -16,7 +16,8 @@ from metaselect.gradients import FEW_DISTINCT, Batch, Forward
 from metaselect.products import Product
 from metaselect.records import Reporter
 from metaselect.reweighting import Hook, JointRun, MetaRun
-from metaselect.streams import derive, generator
+from metaselect.seeds import derive
+from metaselect.streams import generator
 
 EVALUATION_BATCH = 1000
 

@@ -222,7 +222,7 @@ def test_a_crash_before_the_meta_set_is_mended(run: Run, monkeypatch) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_seal", die)
+        patch.setattr(ledger, "seal", die)
         with pytest.raises(Killed):
             call(run, "consensus", "--method", "dawid-skene")
     assert call(run, "status") == 0

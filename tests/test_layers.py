@@ -13,7 +13,7 @@ ROOT = Path(metaselect.__file__).parent
 LAYERS = (
     {"errors"},
     {"records"},
-    {"options", "registry"},
+    {"options", "registry", "seeds"},
     {"run"},
     {"data", "annotation"},
     {"streams", "devices", "metrics"},
@@ -44,7 +44,7 @@ PURE = (
     "projections",
     "metrics",
 )
-TORCH_FREE = ("run", "data", "annotation", "cli", "records", "errors", "options", "registry")
+TORCH_FREE = ("run", "data", "annotation", "cli", "records", "errors", "options", "registry", "seeds")
 TORCH_FREE_STAGES = (
     "stages.status",
     "stages.verify",

@@ -6,7 +6,7 @@ what was recorded must still be the beginning of the vote file; what is behind i
 """
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,10 +32,11 @@ from metaselect.annotation.imports import (
     without,
     write_imports,
 )
+from metaselect.annotation.repeats import Repeat, read_repeats, write_repeats
 from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.run import Run, StageRecord
-from metaselect.run.files import begins_with, format_csv, matches, write_json, write_text
+from metaselect.run.files import begins_with, format_csv, matches, write_text
 from metaselect.run.key import StageKey
 from metaselect.run.stage import inputs_of, write_record
 
@@ -45,6 +46,7 @@ META_SET = "meta_set.csv"
 EXPORTS = "exports.csv"
 IMPORTS = "imports.csv"
 CONSENSUS = "consensus.json"
+REPEATS = "repeats.csv"
 EXPORTS_HEADER = ("round", "batch_id", "format")
 POOL_INPUTS = ("data/samples.parquet", "data/classes.json")
 RESTORE = "Restore it from a copy, or move the folder annotate away and import the answers again."
@@ -60,6 +62,7 @@ class Ledger:
         exports: (round, batch_id, format) of every form that was made.
         imports: by number, undos too.
         method: how votes become a consensus.
+        repeats: samples that forms showed twice.
     """
 
     votes: tuple[Vote, ...]
@@ -67,11 +70,27 @@ class Ledger:
     exports: tuple[tuple[int, str, str], ...]
     imports: tuple[Import, ...] = ()
     method: str = MAJORITY
+    repeats: tuple[Repeat, ...] = ()
+
+    @cached_property
+    def current(self) -> dict[tuple[str, str], Vote]:
+        """The last vote, by (id that the form showed, annotator); those for blind repeats too."""
+        return latest_votes(self.votes)
 
     @cached_property
     def latest(self) -> dict[tuple[str, str], Vote]:
         """The vote that counts, by (sample_id, annotator)."""
-        return latest_votes(self.votes)
+        again = self.stands_for
+        return (
+            {key: vote for key, vote in self.current.items() if key[0] not in again}
+            if again
+            else self.current
+        )
+
+    @cached_property
+    def stands_for(self) -> Mapping[str, str]:
+        """The sample of each blind repeat, by the id of the repeat."""
+        return {each.repeat_id: each.sample_id for each in self.repeats}
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
@@ -93,12 +112,13 @@ def read(run: Run) -> Ledger:
     folder = run.path(STAGE)
     record = run.stage(STAGE).record()
     if record is not None:
-        for name in (VOTES, EXPORTS, IMPORTS):
+        for name in (VOTES, EXPORTS, IMPORTS, REPEATS):
             _check_beginning(folder / name, record)
     votes, end = read_votes(folder / VOTES)
     imports = read_imports(folder / IMPORTS, RESTORE)
     exports = _read_exports(folder / EXPORTS)
-    book = Ledger(tuple(votes), end, exports, imports, read_method(folder / CONSENSUS))
+    repeats = read_repeats(folder / REPEATS, RESTORE)
+    book = Ledger(tuple(votes), end, exports, imports, read_method(folder / CONSENSUS), repeats)
     if record is not None:
         _check_meta_set(folder / META_SET, record, book)
     return book
@@ -120,7 +140,7 @@ def add_votes(run: Run, book: Ledger, votes: Iterable[Vote], source: Source | No
     if added and source is not None:
         book = _add_import(run, book, next_import(book.imports, source, len(book.votes)))
     book = _append(run, book, added)
-    _seal(run, book)
+    seal(run, book)
     return book
 
 
@@ -144,16 +164,17 @@ def undo(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone]:
         row = find_import(book.imports, number, len(book.votes))
         book = _add_import(run, book, next_undo(book.imports, row.number, time, len(book.votes)))
         book = _append(run, book, corrections(book.votes, book.imports))
-    _seal(run, book)
+    seal(run, book)
     return book, last_undone(book.votes, book.imports)
 
 
-def choose_consensus(run: Run, book: Ledger, method: str) -> Ledger:
-    """Record how votes become a consensus from now on, and derive the meta set anew."""
-    if method != book.method:
-        write_json(run.path(f"{STAGE}/{CONSENSUS}"), {"method": method})
-        book = replace(book, method=method)
-    _seal(run, book)
+def add_repeats(run: Run, book: Ledger, repeats: Iterable[Repeat]) -> Ledger:
+    """Remember what stands twice in a form; comes before the form."""
+    new = [each for each in repeats if each not in book.repeats]
+    if not new:
+        return book
+    book = replace(book, repeats=(*book.repeats, *new))
+    write_repeats(run.path(f"{STAGE}/{REPEATS}"), book.repeats)
     return book
 
 
@@ -163,7 +184,7 @@ def add_export(run: Run, book: Ledger, number: int, batch_id: str, form: str) ->
     if export not in book.exports:
         book = replace(book, exports=(*book.exports, export))
         write_text(run.path(f"{STAGE}/{EXPORTS}"), format_csv(EXPORTS_HEADER, book.exports))
-    _seal(run, book)
+    seal(run, book)
 
 
 def forget_round(run: Run, number: int) -> int:
@@ -185,7 +206,7 @@ def forget_round(run: Run, number: int) -> int:
     if kept:
         write_text(folder / VOTES, format_csv(Vote._fields, kept))
         write_imports(folder / IMPORTS, imports)
-        _seal(run, read(run))
+        seal(run, read(run))
     else:
         (folder / VOTES).unlink(missing_ok=True)
     return sum(vote.round == number for vote in book.votes)
@@ -206,7 +227,7 @@ def _append(run: Run, book: Ledger, votes: Iterable[Vote]) -> Ledger:
     return replace(book, votes=(*book.votes, *added), end=path.stat().st_size)
 
 
-def _seal(run: Run, book: Ledger) -> None:
+def seal(run: Run, book: Ledger) -> None:
     """Make ``meta_set.csv`` and ``stage.json`` follow from the votes; writes only what differs."""
     if not book.votes:
         return

@@ -33,6 +33,7 @@ COUNTS = {
     "conflicting": "answered twice and differently, not taken",
     "not_selected": "ids of the pool, not selected, not taken",
     "unknown": "ids not in the pool",
+    "repeated": "answers for blind repeats",
     "missing": "selected samples still without an answer",
     "tied": "samples with tied votes",
     "new_votes": "new votes",
@@ -71,6 +72,12 @@ def export(
         bool, typer.Option("--images/--no-images", help="Write images beside the form.")
     ] = True,
     everything: Annotated[bool, typer.Option("--all", help="Answered samples too.")] = False,
+    conflicts: Annotated[
+        bool, typer.Option("--conflicts", help="Only samples with tied votes, for somebody else.")
+    ] = False,
+    repeats: Annotated[
+        float, typer.Option(metavar="SHARE", help="Show this share of the samples twice, unnoticed.")
+    ] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Replace a form, unless it holds answers.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -94,6 +101,8 @@ def export(
         show_given=show_given,
         images=images,
         all=everything,
+        conflicts=conflicts,
+        repeats=repeats,
         force=force,
     )
     made = stage.export(Run.at(run), options, console)

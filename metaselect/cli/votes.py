@@ -1,15 +1,16 @@
 """The sub-commands of `metaselect annotate` that neither write a form nor read one."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from metaselect.annotation.consensus import METHODS
+from metaselect.annotation.simulation import SimulateOptions
 from metaselect.cli.annotate import LatestRound, show_counts
 from metaselect.cli.console import Console
-from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
-from metaselect.options import ImportOptions
+from metaselect.cli.shared import JsonOption, RunOption, SeedOption, finish, show_noise
 from metaselect.run import Run
 
 ConsensusMethod = StrEnum("ConsensusMethod", {name: name for name in METHODS})  # type: ignore[misc]
@@ -25,30 +26,53 @@ def simulate(
     truth: Annotated[str, typer.Argument(metavar="TRUTH", help="A CSV with sample_id and clean_label.")],
     run: RunOption = None,
     round_number: LatestRound = None,
+    error_rate: Annotated[
+        float, typer.Option(metavar="RATE", help="Of answers: any other class, all as likely.")
+    ] = 0.0,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A CSV: a row per true class, a column per answer, probabilities."),
+    ] = None,
+    annotators: Annotated[int, typer.Option(help="How many people answer each sample.")] = 1,
+    skip_rate: Annotated[float, typer.Option(metavar="RATE", help="Of answers that are skipped.")] = 0.0,
+    seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer a round from a truth file, as annotator "simulated" (for experiments).
+    """Answer a round from a truth file (for experiments), perfectly or as people would.
 
-    metaselect annotate simulate OUT/truth.csv --run RUN
+    The annotator is "simulated", of several "simulated-1" and so on. What one of them says of a sample does not
+    depend on the other samples.
 
-    metaselect annotate simulate OUT/truth.csv --run RUN --round 1
+        metaselect annotate simulate OUT/truth.csv --run RUN
+
+        metaselect annotate simulate OUT/truth.csv --annotators 3 --error-rate 0.1 --skip-rate 0.05 --run RUN
     """
     from metaselect.stages import simulate as stage
 
     console = Console(as_json=as_json)
-    outcome = stage.simulate(Run.at(run), truth, ImportOptions(round=round_number), console)
+    options = SimulateOptions(
+        round=round_number,
+        error_rate=error_rate,
+        confusion=confusion,
+        annotators=annotators,
+        skip_rate=skip_rate,
+        seed=seed,
+    )
+    outcome = stage.simulate(Run.at(run), truth, options, console)
     show_counts(console, outcome.result)
     finish(console, outcome)
 
 
 def status(run: RunOption = None, as_json: JsonOption = False) -> None:
-    """Show how far each round is; changes nothing.
+    """Show how far each round is, who answered how, and what is in conflict; changes nothing.
+
+    "as the consensus": samples that others answered too. "as before": samples that a form showed twice.
 
     metaselect annotate status --run RUN
 
     metaselect annotate status --run RUN --json
     """
-    from metaselect.annotation.summary import RoundProgress
+    from metaselect.annotation.summary import RoundProgress, some
     from metaselect.annotation.votes import STATUSES
     from metaselect.stages import votes as stage
 
@@ -56,9 +80,20 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
     progress = stage.status(Run.at(run))
     console.table(RoundProgress._fields, [[str(value) for value in each] for each in progress.rounds])
     if progress.annotators:
-        people = [[name, *map(str, counts.values())] for name, counts in progress.annotators.items()]
-        console.table(("annotator", *STATUSES), people)
+        people = []
+        for name, counts in progress.annotators.items():
+            skill = progress.agreement.annotators[name]
+            kept = [_of(skill.same, skill.compared), _of(skill.repeated_same, skill.repeated), skill.worst]
+            people.append([name, *map(str, counts.values()), *kept])
+        console.table(("annotator", *STATUSES, "as the consensus", "as before", "most often"), people)
     console.line(f"{progress.bought} labels bought, {progress.unusable} samples unusable.")
+    if progress.agreement.alpha is not None:
+        console.line(
+            f"Krippendorff's alpha {progress.agreement.alpha:.3f} (1: all agree, 0: chance), from "
+            f"{progress.agreement.samples} samples with several answers; consensus by {progress.method}."
+        )
+    if progress.conflict_ids:
+        console.line(f"Tied: {some(progress.conflict_ids)}. For somebody else: annotate export --conflicts")
     found = progress.as_json()
     show_noise(console, found["noise_estimate"])
     console.result(found)
@@ -125,3 +160,7 @@ def undo(
         f"{done['superseded']} had no effect any more. {done['bought']} labels bought."
     )
     finish(console, outcome)
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{part} of {whole}" if whole else ""

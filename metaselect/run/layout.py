@@ -99,6 +99,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
         ("reweight", "evaluate"),
     ),
     Artefact("annotate/exports.csv", "round, batch_id, format", "annotate"),
+    Artefact("annotate/repeats.csv", "repeat_id, sample_id, batch_id (what a form showed twice)", "annotate"),
     Artefact("annotate/consensus.json", "method (majority where there is no such file)", "annotate"),
     Artefact(
         "annotate/imports.csv",

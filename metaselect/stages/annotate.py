@@ -3,21 +3,23 @@
 import gc
 import hashlib
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from metaselect.annotation import ledger
 from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.formats import Answer, Item, load_format
-from metaselect.annotation.forms import form_path, write_form
+from metaselect.annotation.forms import EXPORT_FOLDER, form_path, write_form
 from metaselect.annotation.imports import Source
 from metaselect.annotation.reconcile import Known, Spellings, reconcile
-from metaselect.annotation.rounds import Round, nothing_selected, one_round, wanted_rounds
+from metaselect.annotation.repeats import choose_repeats, weave
+from metaselect.annotation.rounds import Round, as_asked, nothing_selected, one_round, wanted_rounds
 from metaselect.annotation.summary import import_result, some, troubles
 from metaselect.data.store import load_ids
 from metaselect.errors import ArtefactError, DataError
@@ -73,26 +75,41 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
     run.info()
     form = load_format(options.format)
     with run.lock():
-        book = ledger.read(run)
+        book = ledger.open_book(run)
         chosen = one_round(run, options.round)
-        ids = list(chosen.samples) if options.all else chosen.open_ids(book.verdicts)
+        path = form_path(run, chosen, form, options.output)
+        if options.conflicts:
+            chosen = chosen.conflicts(book.verdicts)
+            if options.output is None:
+                path = run.path(f"{EXPORT_FOLDER}/round-{chosen.number}/conflicts/{form.file_name}")
+        everything = options.all or options.conflicts
+        ids = list(chosen.samples) if everything else chosen.open_ids(book.verdicts)
         answered = len(chosen.samples) - len(ids)
         if answered:
             report.note(f"Left out {answered} answered samples of round {chosen.number}; --all asks again.")
-        path = form_path(run, chosen, form, options.output)
         if path is not None and not ids:
-            report.note(f"Every sample of round {chosen.number} is answered; no form was written.")
+            why = (
+                "No sample of round {} is tied"
+                if options.conflicts
+                else "Every sample of round {} is answered"
+            )
+            report.note(f"{why.format(chosen.number)}; no form was written.")
             return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
         images = _write_images(run, ids, path, options, report)
-        text = form.write(
-            _items(run, chosen, ids, images, show_given=options.show_given), show_given=options.show_given
-        )
+        items = _items(run, chosen, ids, images, show_given=options.show_given)
+        if options.repeats:
+            pool = load_ids(run)[0]
+            again = choose_repeats(ids, options.repeats, chosen.batch_id, pool, book.repeats)
+            book = ledger.add_repeats(run, book, again)
+            items = weave(items, again, partial(_image_again, path.parent if path else Path()))
+        text = form.write(items, show_given=options.show_given)
         if path is not None:
             write_form(path, text, form, force=options.force)
         ledger.add_export(run, book, chosen.number, chosen.batch_id, options.format)
     where = shlex.quote(str(path)) if path is not None else "FILE"
-    report.note(f"Fill in clean_label, then: metaselect annotate import {where} {run.flag}")
-    return Export(path, text, chosen.batch_id, chosen.number, len(ids), len(images))
+    whose = " --annotator NAME, of somebody new" if options.conflicts else ""
+    report.note(f"Fill in clean_label, then: metaselect annotate import {where} {run.flag}{whose}")
+    return Export(path, text, chosen.batch_id, chosen.number, len(items), len(images))
 
 
 def import_file(run: Run, source: str, options: ImportOptions, report: Reporter) -> Outcome:
@@ -153,6 +170,15 @@ def _items(
     ]
 
 
+def _image_again(folder: Path, image: str, repeat_id: str) -> str:
+    """A copy of a form's image under the name of a repeat; its path relative to the form."""
+    from metaselect.data.originals import file_stem
+
+    copy = f"images/{file_stem(repeat_id)}{Path(image).suffix}"
+    shutil.copyfile(folder / image, folder / copy)
+    return copy
+
+
 def take_answers(
     run: Run,
     answers: Sequence[Answer],
@@ -174,11 +200,15 @@ def take_answers(
     def pool_ids() -> frozenset[str]:
         return frozenset(load_ids(run)[0])
 
-    known = Known(chosen, pool_ids, classes)
+    known = Known(as_asked(chosen, book), pool_ids, classes)
     found = reconcile(answers, known, spellings, options, name=name, time=origin.time)
-    new = [vote for vote in found.accepted if not vote.repeats(book.latest.get(vote.key))]
+    new = [vote for vote in found.accepted if not vote.repeats(book.current.get(vote.key))]
+    again = book.stands_for
+    repeated = [vote for vote in found.accepted if vote.sample_id in again]
+    found.accepted = [vote for vote in found.accepted if vote.sample_id not in again]
     book = ledger.add_votes(run, book, new, origin)
     result = import_result(book, found, chosen, new_votes=len(new), noise=noise_estimate(run, book))
+    result["repeated"] = len(repeated)
     for sentence in troubles(found, result, name):
         report.warn(sentence)
     _say_next(run, result, report)
@@ -239,7 +269,7 @@ def _require_same_pool(run: Run, book: ledger.Ledger) -> None:
     if record is None or inputs_of(run, *ledger.POOL_INPUTS).items() <= record.key.inputs.items():
         return
     pool, _, classes = load_ids(run)
-    strangers = {vote.sample_id for vote in book.votes} - set(pool)
+    strangers = {vote.sample_id for vote in book.votes} - set(pool) - book.stands_for.keys()
     names = {vote.clean_label for vote in book.votes} - {"", *classes}
     if strangers or names:
         raise ArtefactError(

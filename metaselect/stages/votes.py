@@ -1,5 +1,7 @@
 """What is done with the votes themselves: `annotate status`, `undo` and `consensus`. Never imports torch."""
 
+from dataclasses import replace
+
 from metaselect.annotation import ledger
 from metaselect.annotation.consensus import TIED, Verdict
 from metaselect.annotation.control import noise_estimate
@@ -8,6 +10,7 @@ from metaselect.annotation.summary import Progress, progress, with_status
 from metaselect.annotation.votes import DONE
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
+from metaselect.run.files import write_json
 from metaselect.stages.annotate import now
 
 
@@ -46,8 +49,10 @@ def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
     with run.lock():
         book = ledger.open_book(run)
         before = book.verdicts
-        if method is not None:
-            book = ledger.choose_consensus(run, book, method)
+        if method is not None and method != book.method:
+            write_json(run.path(f"{ledger.STAGE}/{ledger.CONSENSUS}"), {"method": method})
+            book = replace(book, method=method)
+        ledger.seal(run, book)
         changed: list[Json] = [
             {"sample_id": sample_id, "before": _said(before[sample_id]), "now": _said(verdict)}
             for sample_id, verdict in book.verdicts.items()
