@@ -123,7 +123,7 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
     run.info()
     name = "stdin" if source == STREAM else source
     form = load_format(options.format)
-    with _no_garbage_collection():
+    with no_garbage_collection():
         content = content_of(source)  # before the lock: a pipe may come from `annotate export`
         answers = form.read(content, name)
         origin = origin_of(content, name, options.format)
@@ -228,7 +228,7 @@ def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """A million votes are millions of tuples without a cycle: looking for one takes a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -11,7 +11,7 @@ from metaselect.annotation.votes import DONE
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
 from metaselect.run.files import write_json
-from metaselect.stages.annotate import now
+from metaselect.stages.annotate import no_garbage_collection, now
 
 
 def status(run: Run) -> Progress:
@@ -21,8 +21,9 @@ def status(run: Run) -> Progress:
         ArtefactError: no run, or the votes were changed by hand.
     """
     run.info()
-    book = ledger.read(run)
-    return progress(book, rounds(run), noise_estimate(run, book))
+    with no_garbage_collection():
+        book = ledger.read(run)
+        return progress(book, rounds(run), noise_estimate(run, book))
 
 
 def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
@@ -33,7 +34,7 @@ def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
         ArtefactError: no run, or the votes were changed by hand.
     """
     run.info()
-    with run.lock():
+    with no_garbage_collection(), run.lock():
         book, done = ledger.undo(run, number, now())
     report.note("The votes stay in votes.csv; importing the file again takes the undo back.")
     return Outcome({**done._asdict(), "bought": with_status(book.verdicts, DONE)})
@@ -46,7 +47,7 @@ def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
         ArtefactError: no run, or the votes were changed by hand.
     """
     run.info()
-    with run.lock():
+    with no_garbage_collection(), run.lock():
         book = ledger.open_book(run)
         before = book.verdicts
         if method is not None and method != book.method:
