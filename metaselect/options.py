@@ -250,6 +250,8 @@ class ExportOptions:
         with_predictions: tell people what a model says, where the format has a place for it.
         images: write the images beside the form.
         all: answered samples too.
+        conflicts: only the tied samples, as a batch of their own.
+        repeats: the share of samples that the form shows twice, in [0, 0.5].
         force: replace a form that holds no answers.
     """
 
@@ -260,12 +262,19 @@ class ExportOptions:
     with_predictions: bool = False
     images: bool = True
     all: bool = False
+    conflicts: bool = False
+    repeats: float = 0.0
     force: bool = bears_not(False)
+
+    def __post_init__(self) -> None:
+        require_range("repeats", self.repeats, 0, 0.5)
+        if self.all and self.conflicts:
+            raise UsageError("--all and --conflicts exclude each other.", "Leave one out.")
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """`annotate import` and, of these, `annotate simulate` takes ``round``.
+    """`annotate import`.
 
     Attributes:
         round: None is all rounds.

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -28,7 +29,7 @@ many_classes = st.lists(
 )
 
 
-@pytest.fixture(scope="module")
+@contextmanager
 def drawn() -> Iterator[None]:
     """Every sample has an image without a run that has pixels."""
 
@@ -50,11 +51,11 @@ def drawn() -> Iterator[None]:
 @example(
     ids=["Case", "case", "../a", "a/b", "007"], classes=['<img src="x">', "ü\n&", "  x", "x"], seed=Random(1)
 )
-def test_what_people_answer_is_what_the_votes_say(drawn: None, way: str, ids, classes, seed) -> None:
+def test_what_people_answer_is_what_the_votes_say(way: str, ids, classes, seed) -> None:
     form, main, answer = PEOPLE[way]
     said = {each: seed.choice([*classes, *STATUSES]) for each in ids if seed.random() < 0.8}
     said[ids[0]] = classes[0]
-    with tempfile.TemporaryDirectory() as folder:
+    with drawn(), tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run", ids, classes)
         run.write_info("images", "0" * 64)
         add_round(run, 1, seed.sample(ids, len(ids)))

@@ -75,6 +75,14 @@ def write_exports(path: Path, exports: Sequence[Export]) -> None:
     write_text(path, format_csv(Export._fields, exports))
 
 
+def forget_exports(folder: Path, exports: Sequence[Export], number: int) -> None:
+    """Remove the exports of a round, and the lists of its batches."""
+    kept = tuple(each for each in exports if each.round != number)
+    write_exports(folder / EXPORTS, kept)
+    for batch_id in {each.batch_id for each in exports} - {each.batch_id for each in kept}:
+        batch_path(folder, batch_id).unlink(missing_ok=True)
+
+
 def batch_path(folder: Path, batch_id: str) -> Path:
     """Where the samples of a batch are listed, below ``annotate/``."""
     return folder / BATCHES / f"{batch_id}.csv"
@@ -98,6 +106,16 @@ def read_batch(folder: Path, batch_id: str) -> list[Sent]:
         return [Sent(*row) for row in _rows(path, Sent._fields)]
     except TypeError:
         raise _damaged(path, Sent._fields) from None
+
+
+def read_sent(folder: Path, exports: Sequence[Export]) -> list[Sent]:
+    """Every sample that ever went out, as it did then, the earliest batch first.
+
+    Raises:
+        ArtefactError: the list of a batch is missing or damaged.
+    """
+    batches = dict.fromkeys(each.batch_id for each in exports)
+    return [sent for batch_id in batches for sent in read_batch(folder, batch_id)]
 
 
 def _rows(path: Path, header: Sequence[str]) -> list[list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from metaselect.annotation.agreement import Agreement, agreement
 from metaselect.annotation.consensus import TIED, Verdict
 from metaselect.annotation.control import NoiseEstimate
 from metaselect.annotation.ledger import Ledger
@@ -45,12 +46,13 @@ def import_result(
     ]
     return {
         **found.counts(),
+        "repeated": 0,
         "missing": len(missing),
         "tied": sum(
             verdict.status == TIED for sample_id, verdict in book.verdicts.items() if sample_id in selected
         ),
         "new_votes": new_votes,
-        "bought": _with_status(book.verdicts, DONE),
+        "bought": with_status(book.verdicts, DONE),
         "matched_by": {"image": len(strays.by_name), "content_hash": len(strays.by_content)},
         "conflicts": conflicts,
         "unknown_ids": list(sorted(strays.unknown)),
@@ -137,6 +139,9 @@ class Progress:
         outside_round: samples with votes that belong to no round.
         annotators: answers of each status by annotator.
         noise: what the control samples say by now; None where there are none.
+        method: how votes become a consensus.
+        conflict_ids: tied samples, sorted.
+        agreement: of annotators with each other, the consensus, and themselves.
     """
 
     rounds: Sequence[RoundProgress]
@@ -145,6 +150,9 @@ class Progress:
     outside_round: int
     annotators: Mapping[str, Mapping[str, int]]
     noise: NoiseEstimate | None
+    method: str
+    conflict_ids: Sequence[str]
+    agreement: Agreement
 
     def as_json(self) -> dict[str, Json]:
         """The fields as JSON values."""
@@ -155,6 +163,9 @@ class Progress:
             "outside_round": self.outside_round,
             "annotators": {name: dict(counts) for name, counts in self.annotators.items()},
             "noise_estimate": self.noise and self.noise._asdict(),
+            "consensus": self.method,
+            "conflict_ids": list(self.conflict_ids),
+            "agreement": self.agreement.as_json(),
         }
 
 
@@ -163,13 +174,21 @@ def progress(book: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | None)
     annotators: dict[str, dict[str, int]] = {}
     for vote in book.latest.values():
         annotators.setdefault(vote.annotator, dict.fromkeys(STATUSES, 0))[vote.status] += 1
+    again = [
+        (vote, book.stands_for[vote.sample_id])
+        for vote in book.current.values()
+        if vote.sample_id in book.stands_for
+    ]
     return Progress(
         [_round_progress(each, book) for each in rounds],
-        _with_status(book.verdicts, DONE),
-        _with_status(book.verdicts, BAD_SAMPLE),
+        with_status(book.verdicts, DONE),
+        with_status(book.verdicts, BAD_SAMPLE),
         len({vote.sample_id for vote in book.latest.values() if vote.round == 0}),
         {name: annotators[name] for name in sorted(annotators)},
         noise,
+        book.method,
+        [sample_id for sample_id, verdict in book.verdicts.items() if verdict.status == TIED],
+        agreement(book.latest, book.verdicts, again),
     )
 
 
@@ -195,5 +214,6 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
+def with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
+    """Samples whose verdict that is."""
     return sum(verdict.status == wanted for verdict in verdicts.values())

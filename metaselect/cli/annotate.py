@@ -41,6 +41,7 @@ COUNTS = {
     "other_batch": "rows of another run's batch, not taken",
     "not_selected": "ids of the pool, not selected, not taken",
     "unknown": "ids not in the pool",
+    "repeated": "answers for blind repeats",
     "missing": "selected samples still without an answer",
     "tied": "samples with tied votes",
     "new_votes": "new votes",
@@ -51,6 +52,9 @@ group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Lab
 
 def register(app: typer.Typer) -> None:
     """Add `annotate` and its sub-commands to the program."""
+    from metaselect.cli import votes
+
+    votes.register(group)
     app.add_typer(group, name="annotate")
 
 
@@ -83,6 +87,12 @@ def export(
         bool, typer.Option("--images/--no-images", help="Write images beside the form.")
     ] = True,
     everything: Annotated[bool, typer.Option("--all", help="Answered samples too.")] = False,
+    conflicts: Annotated[
+        bool, typer.Option("--conflicts", help="Only samples with tied votes, for somebody else.")
+    ] = False,
+    repeats: Annotated[
+        float, typer.Option(metavar="SHARE", help="Show this share of the samples twice, unnoticed.")
+    ] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Replace a form, unless it holds answers.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -112,6 +122,8 @@ def export(
         with_predictions=with_predictions,
         images=images,
         all=everything,
+        conflicts=conflicts,
+        repeats=repeats,
         force=force,
     )
     made = stage.export(Run.at(run), options, console)
@@ -166,56 +178,12 @@ def import_(
         format=form.value,
     )
     outcome = stage.import_file(Run.at(run), file, options, console)
-    _show_counts(console, outcome.result)
+    show_counts(console, outcome.result)
     finish(console, outcome)
 
 
-@group.command("simulate")
-def simulate(
-    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="A CSV with sample_id and clean_label.")],
-    run: RunOption = None,
-    round_number: LatestRound = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Answer a round from a truth file, as annotator "simulated" (for experiments).
-
-    metaselect annotate simulate OUT/truth.csv --run RUN
-
-    metaselect annotate simulate OUT/truth.csv --run RUN --round 1
-    """
-    from metaselect.stages import annotate as stage
-
-    console = Console(as_json=as_json)
-    outcome = stage.simulate(Run.at(run), truth, ImportOptions(round=round_number), console)
-    _show_counts(console, outcome.result)
-    finish(console, outcome)
-
-
-@group.command("status")
-def status(run: RunOption = None, as_json: JsonOption = False) -> None:
-    """Show how far each round is; changes nothing.
-
-    metaselect annotate status --run RUN
-
-    metaselect annotate status --run RUN --json
-    """
-    from metaselect.annotation.summary import RoundProgress
-    from metaselect.annotation.votes import STATUSES
-    from metaselect.stages import annotate as stage
-
-    console = Console(as_json=as_json)
-    progress = stage.status(Run.at(run))
-    console.table(RoundProgress._fields, [[str(value) for value in each] for each in progress.rounds])
-    if progress.annotators:
-        people = [[name, *map(str, counts.values())] for name, counts in progress.annotators.items()]
-        console.table(("annotator", *STATUSES), people)
-    console.line(f"{progress.bought} labels bought, {progress.unusable} samples unusable.")
-    found = progress.as_json()
-    show_noise(console, found["noise_estimate"])
-    console.result(found)
-
-
-def _show_counts(console: Console, result: Mapping[str, Json]) -> None:
+def show_counts(console: Console, result: Mapping[str, Json]) -> None:
+    """What became of a file's rows, as a table."""
     rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
     console.table(("reconciliation", "count"), rows)
     show_noise(console, result["noise_estimate"])

@@ -108,6 +108,13 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "sample_id, name, content_hash; the round as it first went out",
         "annotate",
     ),
+    Artefact("annotate/repeats.csv", "repeat_id, sample_id, batch_id (what a form showed twice)", "annotate"),
+    Artefact("annotate/consensus.json", "method (majority where there is no such file)", "annotate"),
+    Artefact(
+        "annotate/imports.csv",
+        "import, time, file, sha256, format, first_vote, undoes (an import)",
+        "annotate",
+    ),
     Artefact(
         "reweight/<name>/history.csv",
         "epoch, lr, loss, accuracy, mean_weight, zero_batches, bought_loss, bought_accuracy",

@@ -1,11 +1,12 @@
 """What `annotate export` puts into a form, what it remembers of it, and what changed since."""
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from metaselect.annotation.exports import Sent
+from metaselect.annotation.exports import Sent, read_sent
 from metaselect.annotation.formats import (
     GIVEN,
     NO_IMAGES,
@@ -15,7 +16,8 @@ from metaselect.annotation.formats import (
     Form,
     Item,
 )
-from metaselect.annotation.ledger import Ledger, sent_samples
+from metaselect.annotation.ledger import STAGE, Ledger
+from metaselect.annotation.repeats import Repeat, content_again
 from metaselect.annotation.rounds import Round
 from metaselect.annotation.summary import some
 from metaselect.data.store import IMAGES
@@ -61,11 +63,38 @@ def sent_now(run: Run, chosen: Round) -> dict[str, Sent]:
     return {each: Sent(each, stems[each], hashes.get(each, "")) for each in ids}
 
 
-def changed_content(run: Run, sent: Sequence[Sent]) -> frozenset[str]:
-    """Samples that no longer hold what they held when they first went out."""
+def sent_again(repeats: Sequence[Repeat], sent: Sequence[Sent]) -> list[Sent]:
+    """The blind repeats of samples that went out, as they stand in forms."""
+    if not repeats:
+        return []
+    from metaselect.data.originals import file_stem
+
+    held = {each.sample_id: each.content_hash for each in reversed(sent)}
+    return [
+        Sent(each.repeat_id, file_stem(each.repeat_id), content_again(held[each.sample_id], each.repeat_id))
+        for each in repeats
+        if each.sample_id in held
+    ]
+
+
+def image_again(folder: Path, image: str, repeat_id: str) -> str:
+    """A copy of a form's image under the name of a repeat; its path relative to the form."""
+    from metaselect.data.originals import file_stem
+
+    copy = f"images/{file_stem(repeat_id)}{Path(image).suffix}"
+    shutil.copyfile(folder / image, folder / copy)
+    return copy
+
+
+def changed_content(
+    run: Run, sent: Sequence[Sent], stands_for: Mapping[str, str] | None = None
+) -> frozenset[str]:
+    """Samples, and repeats of them, that no longer hold what they held when they first went out."""
     first = {each.sample_id: each.content_hash for each in reversed(sent)}
     now = _column(run, "content_hash", first) if first else {}
-    return frozenset(each for each, digest in first.items() if now.get(each, digest) != digest)
+    changed = {each for each, digest in first.items() if now.get(each, digest) != digest}
+    again = {each for each, sample_id in (stands_for or {}).items() if sample_id in changed}
+    return frozenset(changed | again)
 
 
 def require_same_content(run: Run, book: Ledger, chosen: Round, sent: Mapping[str, Sent]) -> None:
@@ -74,7 +103,7 @@ def require_same_content(run: Run, book: Ledger, chosen: Round, sent: Mapping[st
     Raises:
         ArtefactError: one of ``sent`` does.
     """
-    changed = sorted(changed_content(run, sent_samples(run, book)) & sent.keys())
+    changed = sorted(changed_content(run, read_sent(run.path(STAGE), book.exports)) & sent.keys())
     if changed:
         raise ArtefactError(
             f"Round {chosen.number} went out with other content of {len(changed)} samples: {some(changed)}.",
