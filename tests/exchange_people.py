@@ -21,12 +21,20 @@ Said = Mapping[str, str]
 
 def in_a_spreadsheet(path: Path, said: Said, classes: list[str], chance: Random) -> bytes:
     """Rows and columns in another order, perhaps with a byte order mark, CRLF, or semicolons."""
-    rows = csv_rows(path)
+    rows = harmless(csv_rows(path))
     for row in rows:
         answer = said.get(unguard(row["sample_id"]), "")
         column = "clean_label" if answer in classes or not answer else "status"
         row[column] = guard(answer)
     return table(rows, chance, delimiter=chance.choice(",;\t"))
+
+
+def harmless(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows of which no cell would be run by a spreadsheet."""
+    assert [
+        cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    ] == []
+    return rows
 
 
 def table(rows: list[dict[str, str]], chance: Random, **form: Any) -> bytes:
@@ -89,7 +97,10 @@ def in_label_studio_csv(path: Path, said: Said, classes: list[str], chance: Rand
 
 def in_cvat(path: Path, said: Said, classes: list[str], chance: Random) -> bytes:
     """Tags, in a zip or not; who skips leaves no tag."""
-    names = {row["image"]: unguard(row["sample_id"]) for row in csv_rows(path.with_name("id_map.csv"))}
+    names = {
+        unguard(row["image"]): unguard(row["sample_id"])
+        for row in harmless(csv_rows(path.with_name("id_map.csv")))
+    }
     labels = json.loads(path.with_name("labels.json").read_text(encoding="utf-8"))
     shown = [each["name"] for each in labels]
     assert shown == [*classes, *(each for each in ALSO if each not in classes)]

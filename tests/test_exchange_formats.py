@@ -253,6 +253,18 @@ def test_no_name_and_no_text_of_a_form_holds_the_source_path_or_the_given_label(
             assert [each for each in (*CLASSES, "a.png", "/a.") if each in text] == []
 
 
+def test_the_given_label_is_shown_only_where_it_is_asked_for(run: Run) -> None:
+    given = {each: CLASSES[int(each[1:]) % 3] for each in CHOSEN}
+    assert call(run, "export", "--format", "hf", "--show-given") == 0
+    rows = csv_rows(run.path("export/round-1/hf/train/metadata.csv"))
+    assert {row["sample_id"]: row["given_label"] for row in rows} == given
+    assert call(run, "export", "--format", "label-studio", "--show-given") == 0
+    tasks = json.loads(run.path("export/round-1/label-studio/tasks.json").read_text(encoding="utf-8"))
+    assert {task["data"]["sample_id"]: task["data"]["given_label"] for task in tasks} == given
+    assert call(run, "export", "--format", "label-studio", "--force") == 0
+    assert "given_label" not in run.path("export/round-1/label-studio/tasks.json").read_text(encoding="utf-8")
+
+
 def test_predictions_are_those_of_the_model_that_was_re_weighted_last(run: Run, capsys) -> None:
     words = ("export", "--format", "label-studio", "--with-predictions", "--force")
     assert "metaselect reweight" in error(run, capsys, *words, code=4)

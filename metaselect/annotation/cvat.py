@@ -52,7 +52,7 @@ class CvatFormat:
         )
         labels = [*form.classes, *(each for each in (UNSURE, BAD_SAMPLE) if each not in form.classes)]
         described: list[Json] = [{"name": each, "type": "tag", "attributes": []} for each in labels]
-        rows = [(name, guard(item.sample_id), form.batch_id) for name, item in named]
+        rows = [(guard(name), guard(item.sample_id), form.batch_id) for name, item in named]
         return {
             ANNOTATIONS: '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n <version>1.1</version>\n'
             f"{_meta(labels)}{frames}</annotations>\n",

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePosixPath
 
 from metaselect.annotation.damage import Damaged
 from metaselect.annotation.exports import Sent
@@ -168,7 +167,7 @@ class Places:
 
 def _stem(path: str) -> str:
     """The file's name without folder and extension, in one case."""
-    name = PurePosixPath(path.strip().replace("\\", "/")).name
+    name = path.strip().replace("\\", "/").rpartition("/")[2]
     return (name.rpartition(".")[0] or name).casefold()
 
 

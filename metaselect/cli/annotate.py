@@ -155,15 +155,16 @@ def import_(
     """Take the answers of a filled-in form; again is harmless, in parts is fine.
 
     Answers find their sample by sample_id, else by the exported image's name, else by the content hash. A later file
-    supersedes an earlier answer of the same annotator.
+    supersedes an earlier answer of the same annotator. FILE is a CSV, what Label Studio exports as JSON, JSON-MIN or
+    CSV, what CVAT exports as CVAT for images 1.1 (zip or XML), or the metadata.csv of a Hugging Face imagefolder.
 
         metaselect annotate import RUN/export/round-1/labels.csv --run RUN
 
         metaselect annotate import - --run RUN --annotator anna --require-complete < answers.csv
 
-        metaselect annotate import project-1-at-2026-11-20.json --run RUN      (Label Studio: JSON, JSON-MIN or CSV)
+        metaselect annotate import project-1-at-2026-11-20.json --run RUN
 
-        metaselect annotate import task_1_cvat_for_images_1.1.zip --run RUN    (CVAT: zip, or annotations.xml)
+        metaselect annotate import task_1_cvat_for_images_1.1.zip --run RUN
 
         metaselect annotate import RUN/export/round-1/hf/train/metadata.csv --run RUN
     """  # fmt: skip
