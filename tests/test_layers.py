@@ -28,6 +28,7 @@ LAYERS = (
     {"batches"},
     {"features", "training"},
     {"checkpoint"},
+    {"web"},
     {"stages"},
     {"cli"},
 )
@@ -44,11 +45,12 @@ PURE = (
     "projections",
     "metrics",
 )
-TORCH_FREE = ("run", "data", "annotation", "cli", "records", "errors", "options", "registry")
+TORCH_FREE = ("run", "data", "annotation", "web", "cli", "records", "errors", "options", "registry")
 TORCH_FREE_STAGES = (
     "stages.status",
     "stages.verify",
     "stages.annotate",
+    "stages.serve",
     "stages.explain",
     "stages.ingest",
     "stages.corrupt",

@@ -7,6 +7,7 @@ from metaselect.registry import load
 
 FORMATS: dict[str, str] = {
     "csv": "metaselect.annotation.csv_format:CsvFormat",
+    "html": "metaselect.annotation.html_format:HtmlFormat",
 }
 
 

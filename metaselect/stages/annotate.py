@@ -15,6 +15,8 @@ from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.csv_format import read_truth
 from metaselect.annotation.formats import Answer, Item, load_format
 from metaselect.annotation.forms import form_path, write_form
+from metaselect.annotation.html_format import HtmlFormat
+from metaselect.annotation.page import data_uri
 from metaselect.annotation.reconcile import Known, Reconciliation, Spellings, reconcile
 from metaselect.annotation.rounds import Round, nothing_selected, one_round, rounds, wanted_rounds
 from metaselect.annotation.summary import Progress, import_result, progress, some, troubles
@@ -84,15 +86,19 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
         if path is not None and not ids:
             report.note(f"Every sample of round {chosen.number} is answered; no form was written.")
             return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
-        images = _write_images(run, ids, path, options, report)
+        if isinstance(form, HtmlFormat):
+            form, images = _with_thumbnails(run, ids), {}
+        else:
+            images = _write_images(run, ids, path, options, report)
         text = form.write(
             _items(run, chosen, ids, images, show_given=options.show_given), show_given=options.show_given
         )
         if path is not None:
             write_form(path, text, form, force=options.force)
         ledger.add_export(run, book, chosen.number, chosen.batch_id, options.format)
-    where = shlex.quote(str(path)) if path is not None else "FILE"
-    report.note(f"Fill in clean_label, then: metaselect annotate import {where} {run.flag}")
+    where = shlex.quote(str(path)) if path is not None and options.format != "html" else "FILE"
+    work = "Open it, answer, download" if options.format == "html" else "Fill in clean_label"
+    report.note(f"{work}, then: metaselect annotate import {where} {run.flag}")
     return Export(path, text, chosen.batch_id, chosen.number, len(ids), len(images))
 
 
@@ -173,6 +179,15 @@ def _write_images(
     return {sample_id: f"images/{name}" for sample_id, name in names.items()}
 
 
+def _with_thumbnails(run: Run, ids: Sequence[str]) -> HtmlFormat:
+    """The page with all that it shows inside."""
+    from metaselect.data.thumbnails import thumbnails  # needs Pillow, as above
+
+    classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
+    small = {sample_id: data_uri(kind, raw) for sample_id, kind, raw in thumbnails(run, ids)}
+    return HtmlFormat(classes, small)
+
+
 def _items(
     run: Run, chosen: Round, ids: Sequence[str], images: Mapping[str, str], *, show_given: bool
 ) -> list[Item]:
@@ -206,7 +221,7 @@ def _import(
     name: str,
 ) -> Outcome:
     book = ledger.read(run)
-    _require_same_pool(run, book)
+    require_same_pool(run, book)
     chosen = wanted_rounds(run, options.round)
     if not chosen and not options.outside_round:
         raise nothing_selected(run)
@@ -265,7 +280,7 @@ def _content(source: str) -> bytes:
         raise DataError(f"{source} is not a file.", "Check the path.") from None
 
 
-def _require_same_pool(run: Run, book: ledger.Ledger) -> None:
+def require_same_pool(run: Run, book: ledger.Ledger) -> None:
     """Refuse to go on when other data was ingested and earlier votes no longer fit it."""
     record = run.stage(ledger.STAGE).record()
     if record is None or inputs_of(run, *ledger.POOL_INPUTS).items() <= record.key.inputs.items():
