@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from annotation_run import CLASSES, add_round, answers, call, make_run, meta_set, votes_of
+from annotation_run import CLASSES, add_round, answers, call, error, make_run, meta_set, result, votes_of
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,7 +143,25 @@ def test_undo_leaves_other_peoples_answers(run: Run, desk: Desk) -> None:
     desk.answer("b", "bert", Given(0, "done", 0))
     state = desk.undo("a", "anna")
     assert meta_set(run) == {"s3": "cat"}
-    assert state["done"] == 1
+    assert (shown(state), state["done"]) == ("s3", 1)  # to be answered again, although bert's answer stands
+    desk.answer("a", "anna", Given(0, "done", 1))
+    assert votes_of(run)[1:] == [
+        ("s3", "cat", "bert", "done"),
+        ("s3", "", "anna", "withdrawn"),
+        ("s3", "dog", "anna", "done"),
+    ]
+
+
+def test_what_was_taken_back_is_open_for_all_commands(
+    run: Run, desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.answer("a", "anna", Given(0, "done", 0))
+    desk.undo("a", "anna")
+    found = result(run, capsys, "status")
+    assert found["rounds"][0]["missing"] == 4  # type: ignore[index]
+    assert found["annotators"] == {}
+    text = "sample_id,clean_label,status\ns3,,withdrawn\n"
+    assert "no status" in error(run, capsys, "import", answers(run, text), code=3)
 
 
 def test_a_sample_that_was_skipped_in_an_earlier_round_is_asked_again(run: Run, desk: Desk) -> None:

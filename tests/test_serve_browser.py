@@ -57,9 +57,9 @@ def test_a_batch_is_labelled_by_keyboard_alone(run: Run, context: Any) -> None:
         ("s4", "", "anna", "skip"),
         ("s0", "", "anna", "unsure"),
         ("s2", "", "anna", "bad_sample"),
-        ("s2", "", "anna", "skip"),
+        ("s2", "", "anna", "withdrawn"),
         ("s2", "owl", "anna", "done"),
-        ("s2", "", "anna", "skip"),
+        ("s2", "", "anna", "withdrawn"),
         ("s2", "cat", "anna", "done"),
         ("s5", "owl", "anna", "done"),
     ]
@@ -113,6 +113,8 @@ def test_a_killed_server_loses_nothing(run: Run, context: Any) -> None:
         page.keyboard.press("2")
         state(page, "trouble")
         assert "The server does not answer" in page.inner_text("[role=alert]")
+        alert, below = page.locator("#trouble").bounding_box(), page.locator("#classes").bounding_box()
+        assert alert["y"] + alert["height"] <= below["y"]
         assert page.inner_text("#caption") == "s1"
     assert len(votes_of(run)) == 1
     with serving(run, "--annotator", "anna") as (_, url):
@@ -204,12 +206,16 @@ def test_hostile_names_stay_text(tmp_path: Path, context: Any) -> None:
 
 
 def test_a_class_among_many_is_found_by_its_name(tmp_path: Path, context: Any) -> None:
-    classes = [f"kind {number:02d}" for number in range(59)] + ["Größe"]
+    classes = [f"kind {number:02d}" for number in range(58)] + ["Größe", "a name " * 12 + "without" * 9]
     run = image_run(tmp_path, [f"s{number:02d}" for number in range(60)], classes)
     page = context.new_page()
     with serving(run, "--annotator", "anna") as (_, url):
         page.goto(url)
         sample(page, 0)
+        for button in page.locator("#classes button").all():
+            assert button.evaluate(
+                "(one) => one.scrollHeight <= one.clientHeight && one.scrollWidth <= one.clientWidth"
+            )
         page.keyboard.press("/")
         page.keyboard.type("57")
         assert page.locator("#classes button:visible").all_inner_texts() == ["kind 57"]
@@ -224,7 +230,7 @@ def test_a_class_among_many_is_found_by_its_name(tmp_path: Path, context: Any) -
         page.keyboard.press("Enter")
         sample(page, 2)
         page.keyboard.press("Escape")
-        page.keyboard.press("2")
+        page.keyboard.press("3")
         sample(page, 3)
         page.keyboard.press("/")
         page.keyboard.type("kind 1")

@@ -73,7 +73,7 @@ def test_our_own_page_is_answered(server: Server, run: Run) -> None:
     assert ask(server, "POST", f"/{TOKEN}/suggest", content=json.dumps(ANSWER)).json() == {"label": "owl"}
     assert ask(server, "POST", f"/{TOKEN}/undo").json()["item"]["id"] == "s3"
     assert ask(server, "POST", f"/{TOKEN}/release").json() == {}
-    assert [vote[3] for vote in votes_of(run)] == ["done", "skip"]
+    assert [vote[3] for vote in votes_of(run)] == ["done", "withdrawn"]
 
 
 @pytest.mark.parametrize(

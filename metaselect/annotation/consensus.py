@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from metaselect.annotation.votes import BAD_SAMPLE, DONE, UNSURE, Vote
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, UNSURE, WITHDRAWN, Vote
 from metaselect.run.files import format_csv
 
 TIED = "tied"
@@ -31,8 +31,9 @@ class Verdict(NamedTuple):
 
 
 def latest_votes(votes: Iterable[Vote]) -> dict[tuple[str, str], Vote]:
-    """The last vote of each annotator for each sample, by (sample_id, annotator)."""
-    return {vote.key: vote for vote in votes}
+    """The last vote of each annotator for each sample, by (sample_id, annotator); not where it was withdrawn."""
+    latest = {vote.key: vote for vote in votes}
+    return {key: vote for key, vote in latest.items() if vote.status != WITHDRAWN}
 
 
 def verdicts(latest: Mapping[tuple[str, str], Vote]) -> dict[str, Verdict]:

@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from metaselect.annotation import ledger
 from metaselect.annotation.ledger import Ledger
 from metaselect.annotation.rounds import Round, wanted_rounds
-from metaselect.annotation.votes import DONE, SKIP, STATUSES, Vote
+from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.records import Json
 from metaselect.run import Run
 from metaselect.run.stage import inputs_of
 
 LEASE_SECONDS = 600.0  # a screen that says nothing for so long has been left
-UNDONE = "undone"  # the note of the vote that takes an answer back; the sample is asked for again
 LONGEST_NAME = 100
 ELSEWHERE = "That sample was answered elsewhere meanwhile, so this answer was not taken."
 
@@ -75,7 +74,7 @@ class Desk:
         with self.run.lock():
             book = self._book()
             earlier = book.latest.get(vote.key)
-            answered = earlier is not None and earlier.round == self.chosen.number and not _undone(earlier)
+            answered = earlier is not None and earlier.round == self.chosen.number
             if answered and not vote.repeats(earlier):
                 return {**self._state(session, book, said=ELSEWHERE), "refused": True}
             if not answered:
@@ -99,21 +98,15 @@ class Desk:
             )
             if last is None:
                 return self._state(session, book, said="There is nothing to undo.")
-            again = last._replace(clean_label="", status=SKIP, note=UNDONE, time=_now())
+            again = last._replace(clean_label="", status=WITHDRAWN, note="", time=_now())
             book = ledger.add_votes(self.run, book, [again])
         self.release(session)
-        self._lease(session, self.keys[last.sample_id])
         said = f"Taken back: {last.clean_label or last.status}. Answer again."
-        return self._state(session, book, said=said)
+        return self._state(session, book, said=said, again=self.keys[last.sample_id])
 
     def open_keys(self, book: Ledger) -> list[int]:
-        """Positions that nobody has answered, or whose every answer was taken back, by rank."""
-        wanted = set(self.chosen.open_ids(book.verdicts))
-        back: dict[str, bool] = {}
-        for vote in book.latest.values():
-            if vote.round == self.chosen.number:
-                back[vote.sample_id] = back.get(vote.sample_id, True) and _undone(vote)
-        return [key for key, name in enumerate(self.ids) if name in wanted or back.get(name, False)]
+        """Positions of the samples that nobody has answered, by rank."""
+        return [self.keys[sample_id] for sample_id in self.chosen.open_ids(book.verdicts)]
 
     def sample_id(self, key: object) -> str:
         """The sample at a position of the round.
@@ -156,20 +149,22 @@ class Desk:
         return (
             vote.annotator == annotator
             and vote.round == self.chosen.number
-            and book.latest[vote.key] is vote
-            and not _undone(vote)
+            and book.latest.get(vote.key) is vote
             and vote.sample_id in self.keys
         )
 
-    def _state(self, session: str, book: Ledger, *, said: str = "") -> dict[str, Json]:
+    def _state(
+        self, session: str, book: Ledger, *, said: str = "", again: int | None = None
+    ) -> dict[str, Json]:
+        """What the page shows: sample ``again``, whoever else answered it, or the session's own, or the next."""
         open_keys = self.open_keys(book)
         now = self.clock()
         self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > now}
         own = [key for key in open_keys if key in self._leases and self._leases[key][0] == session]
         free = [key for key in open_keys if key not in self._leases]
         item: dict[str, Json] | None = None
-        if own or free:
-            key = (own or free)[0]
+        if again is not None or own or free:
+            key = again if again is not None else (own or free)[0]
             self._lease(session, key)
             item = {"key": key, "id": self.ids[key]}
         return {
@@ -182,10 +177,6 @@ class Desk:
 
     def _lease(self, session: str, key: int) -> None:
         self._leases[key] = (session, self.clock() + LEASE_SECONDS)
-
-
-def _undone(vote: Vote) -> bool:
-    return (vote.status, vote.note) == (SKIP, UNDONE)
 
 
 def checked_name(annotator: str) -> str:
