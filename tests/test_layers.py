@@ -30,6 +30,7 @@ LAYERS = (
     {"batches"},
     {"features", "training", "pool_pass"},
     {"checkpoint"},
+    {"web"},
     {"stages"},
     {"cli"},
 )
@@ -47,7 +48,7 @@ PURE = (
     "projections",
     "metrics",
 )
-TORCH_FREE = ("run", "data", "annotation", "cli", "records", "errors", "options", "registry", "seeds")
+TORCH_FREE = ("run", "data", "annotation", "web", "cli", "records", "errors", "options", "registry", "seeds")
 TORCH_FREE_STAGES = (
     "stages.status",
     "stages.verify",
@@ -55,6 +56,7 @@ TORCH_FREE_STAGES = (
     "stages.annotate_form",
     "stages.simulate",
     "stages.votes",
+    "stages.serve",
     "stages.explain",
     "stages.ingest",
     "stages.corrupt",

@@ -12,6 +12,7 @@ FORMATS: dict[str, str] = {
     "label-studio": "metaselect.annotation.label_studio:LabelStudioFormat",
     "cvat": "metaselect.annotation.cvat:CvatFormat",
     "hf": "metaselect.annotation.hf:HfFormat",
+    "html": "metaselect.annotation.html_format:HtmlFormat",
 }
 AUTO = "auto"
 GIVEN = "given labels"
@@ -19,6 +20,7 @@ PREDICTIONS = "predictions"
 STDOUT = "a form on stdout"
 NO_IMAGES = "a form without images"
 FILLED_IN = "a form that comes back itself"
+INSIDE = "images inside the form"
 
 
 class Prediction(NamedTuple):
@@ -38,7 +40,7 @@ class Item(NamedTuple):
 
     Attributes:
         sample_id: the key by which the answer finds its way back.
-        image: path of the image, relative to the form; empty without one.
+        image: path of the image, relative to the form, or a data URI where the form holds it; empty without one.
         given_label: as the data came; empty when people should not see it.
         rank: 1 is the first choice of the selector.
         cluster: as in ``selected.csv``.
@@ -113,7 +115,7 @@ class ExchangeFormat(Protocol):
 
     @property
     def offers(self) -> frozenset[str]:
-        """Which of GIVEN, PREDICTIONS, STDOUT, NO_IMAGES and FILLED_IN it can do."""
+        """Which of GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, FILLED_IN and INSIDE it can do."""
 
     @property
     def advice(self) -> str:

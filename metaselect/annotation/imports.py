@@ -28,7 +28,7 @@ class Source(NamedTuple):
         time: ISO 8601, UTC.
         file: its name without folders.
         sha256: hex digest of its bytes.
-        format: a name of ``annotation.formats``, or "simulate".
+        format: a name of ``annotation.formats``, "simulate" or "serve".
     """
 
     time: str
@@ -57,6 +57,10 @@ class Import(NamedTuple):
     format: str
     first_vote: int
     undoes: int
+
+    def came_from(self, source: Source) -> bool:
+        """Whether its votes are from there, and from then."""
+        return self[1:5] == source
 
 
 class Undone(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from metaselect.errors import ArtefactError, UsageError
+from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
 from metaselect.run.files import read_json, write_json
 
@@ -250,7 +250,8 @@ class Run:
             new: make the folder where there is none; else a mistyped --run leaves nothing behind.
 
         Raises:
-            ArtefactError: another command holds it, or there is no run.
+            LockedError: another command holds it.
+            ArtefactError: there is no run.
             UsageError: there can be no folder at that place.
         """
         if not new:
@@ -263,7 +264,7 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ArtefactError(
+            raise LockedError(
                 f"Another metaselect command is working in {self.root}.",
                 "Wait for it to end, then try again.",
             ) from None

@@ -15,7 +15,7 @@ from metaselect.annotation import ledger
 from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.exports import Export as Exported
 from metaselect.annotation.exports import Sent, read_sent
-from metaselect.annotation.formats import AUTO, FILLED_IN, Answer, detect_format, load_format
+from metaselect.annotation.formats import AUTO, FILLED_IN, INSIDE, Answer, detect_format, load_format
 from metaselect.annotation.forms import EXPORT_FOLDER, form_path, write_form
 from metaselect.annotation.imports import Source
 from metaselect.annotation.labels import Spellings
@@ -114,7 +114,7 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
             return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
         sent = {each: whole[each] for each in chosen.samples}
         require_same_content(run, book, chosen, sent)
-        made = make_form(run, chosen, ids, sent, path, options, report)
+        made = make_form(run, chosen, ids, sent, path, form.offers, options, report)
         if options.repeats:
             pool = load_ids(run)[0]
             again = choose_repeats(ids, options.repeats, chosen.batch_id, pool, book.repeats)
@@ -132,7 +132,7 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
     advice = form.advice.format(folder=path.parent if path is not None else "")
     whose = " --annotator NAME, of somebody new" if options.conflicts else ""
     report.note(f"{advice}, then: metaselect annotate import {back} {run.flag}{whose}")
-    images = sum(bool(item.image) for item in made.items)
+    images = 0 if INSIDE in form.offers else sum(bool(item.image) for item in made.items)
     return Export(path, next(iter(files.values())), chosen.batch_id, chosen.number, rows, images)
 
 
@@ -167,7 +167,7 @@ def take_answers(
 ) -> Outcome:
     """Make votes of answers, and say what became of them; the caller holds the run's lock."""
     book = ledger.open_book(run)
-    _require_same_pool(run, book)
+    require_same_pool(run, book)
     chosen = wanted_rounds(run, options.round)
     if not chosen and not options.outside_round:
         raise nothing_selected(run)
@@ -254,7 +254,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _require_same_pool(run: Run, book: ledger.Ledger) -> None:
+def require_same_pool(run: Run, book: ledger.Ledger) -> None:
     """Refuse to go on when other data was ingested and earlier votes no longer fit it."""
     record = run.stage(ledger.STAGE).record()
     if record is None or inputs_of(run, *ledger.POOL_INPUTS).items() <= record.key.inputs.items():

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from metaselect.annotation.exports import Sent, read_sent
 from metaselect.annotation.formats import (
     GIVEN,
+    INSIDE,
     NO_IMAGES,
     PREDICTIONS,
     Answer,
@@ -17,6 +18,7 @@ from metaselect.annotation.formats import (
     Item,
 )
 from metaselect.annotation.ledger import STAGE, Ledger
+from metaselect.annotation.page import data_uri
 from metaselect.annotation.repeats import Repeat, content_again
 from metaselect.annotation.rounds import Round
 from metaselect.annotation.summary import some
@@ -78,7 +80,9 @@ def sent_again(repeats: Sequence[Repeat], sent: Sequence[Sent]) -> list[Sent]:
 
 
 def image_again(folder: Path, image: str, repeat_id: str) -> str:
-    """A copy of a form's image under the name of a repeat; its path relative to the form."""
+    """A copy of a form's image under the name of a repeat, as a path relative to the form; data URIs stay."""
+    if image.startswith("data:"):
+        return image
     from metaselect.data.originals import file_stem
 
     copy = f"images/{file_stem(repeat_id)}{Path(image).suffix}"
@@ -125,10 +129,11 @@ def make_form(
     ids: Sequence[str],
     sent: Mapping[str, Sent],
     path: Path | None,
+    offers: Collection[str],
     options: ExportOptions,
     report: Reporter,
 ) -> Form:
-    """The form with these samples of the round; writes their images beside ``path``.
+    """The form with these samples of the round; writes their images beside ``path``, or has them inside.
 
     Raises:
         ArtefactError: predictions are wanted and there are none, or the data is damaged.
@@ -142,7 +147,12 @@ def make_form(
 
         model, found = latest_predictions(run, chosen.number, ids, classes)
         predictions = {**found}
-    images, sizes = _write_images(run, ids, sent, path, options, report)
+    images: Mapping[str, str] = {}
+    sizes: Mapping[str, tuple[int, int]] = {}
+    if options.images and INSIDE in offers:
+        images = _small_images(run, ids)
+    elif options.images:
+        images, sizes = _write_images(run, ids, sent, path, report)
     items = [
         Item(
             *(each, images.get(each, ""), given.get(each, ""), *chosen.samples[each][1:]),
@@ -162,17 +172,21 @@ def place_on_record(run: Run, path: Path | None, options: ExportOptions) -> str:
     return path.relative_to(run.root).as_posix() if path is not None else ""
 
 
+def _small_images(run: Run, ids: Sequence[str]) -> dict[str, str]:
+    """Thumbnails as data URIs by sample_id."""
+    from metaselect.data.thumbnails import thumbnails  # needs Pillow, as below
+
+    return {each: data_uri(kind, raw) for each, kind, raw in thumbnails(run, ids)}
+
+
 def _write_images(
     run: Run,
     ids: Sequence[str],
     sent: Mapping[str, Sent],
     path: Path | None,
-    options: ExportOptions,
     report: Reporter,
 ) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
     """Names relative to the form and (width, height) of the image files beside it, by sample_id."""
-    if not options.images:
-        return {}, {}
     if path is None:
         report.note("A form on stdout has no images beside it; -o FILE writes them.")
         return {}, {}
