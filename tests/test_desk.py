@@ -169,6 +169,7 @@ def test_a_sample_that_was_skipped_in_an_earlier_round_is_asked_again(run: Run, 
     add_round(run, 2, ["s3", "s9"])
     second = desk_of(run)
     assert shown(second.next("a")) == "s3"
+    assert "nothing to undo" in str(second.undo("a", "anna")["said"])  # what was said in round 1 stays
     assert shown(second.answer("a", "anna", Given(0, "skip", None))) == "s9"
     assert shown(second.undo("a", "anna")) == "s3"
 
