@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -118,6 +119,24 @@ def in_cvat(path: Path, said: Said, classes: list[str], chance: Random) -> bytes
     return zipped({"annotations.xml": raw}) if chance.random() < 0.5 else raw
 
 
+def in_the_page(path: Path, said: Said, classes: list[str], chance: Random) -> bytes:
+    """The CSV that the page's button downloads."""
+    text = path.read_text(encoding="utf-8")
+    (found,) = re.findall('<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    page = json.loads(found)
+    assert page["classes"] == classes
+    rows = [("batch_id", "sample_id", "clean_label", "annotator", "status", "note")]
+    for item in page["items"]:
+        answer = said.get(item["id"], "")
+        label, status = (answer, "done" if answer else "") if answer in ("", *classes) else ("", answer)
+        rows.append((page["batch"], item["id"], label, "carl" if answer else "", status, ""))
+    return "".join(",".join(f'"{quoted(cell)}"' for cell in row) + "\n" for row in rows).encode()
+
+
+def quoted(cell: str) -> str:
+    return guard(cell).replace('"', '""')
+
+
 def zipped(files: Mapping[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -133,6 +152,8 @@ PEOPLE: dict[str, tuple[str, str, Callable[[Path, Said, list[str], Random], byte
     "label-studio CSV": ("label-studio", "label-studio/tasks.json", in_label_studio_csv),
     "cvat": ("cvat", "cvat/annotations.xml", in_cvat),
     "hf": ("hf", "hf/train/metadata.csv", in_a_spreadsheet),
+    "html": ("html", "labels.html", in_the_page),
 }
 """Way back -> the format of the form, its main file below ``export/round-1``, and who answers it."""
+KEEPS_NO_NAMES = ("html",)
 LOSES_SKIPS = ("label-studio JSON_MIN", "label-studio CSV", "cvat")

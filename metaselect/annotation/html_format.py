@@ -20,16 +20,17 @@ class HtmlFormat:
         return {self.file_name: page(form)}
 
     def read(self, content: bytes, name: str) -> list[Answer]:
-        """Never: answers are in the file that the page hands out.
+        """What the file says that the page handed out.
 
         Raises:
-            DataError: always.
+            DataError: it is the page itself, or as the CSV form.
         """
-        del content
-        raise DataError(
-            f"{name} is the page itself, which holds no answers.",
-            "Open it in a browser, press Download answers, and import that file.",
-        )
+        if self.recognises(content):
+            raise DataError(
+                f"{name} is the page itself, which holds no answers.",
+                "Open it in a browser, press Download answers, and import that file.",
+            )
+        return CsvFormat().read(content, name)
 
     def recognises(self, content: bytes) -> bool:
         """By its document type, to say what is wrong."""
