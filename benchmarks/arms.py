@@ -6,7 +6,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 
 def metaselect(*words: object) -> tuple[dict, float]:
@@ -35,6 +40,39 @@ def buy(run: Path, truth: Path, *, sham: bool = False) -> None:
     metaselect("annotate", "import", form, "--run", run)
 
 
+def buy_named(run: Path, labels: Mapping[str, str]) -> None:
+    """Buy the labels of samples that no selector chose, clean label by sample_id."""
+    form = run.parent / f"{run.name}-bought.csv"
+    with form.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("sample_id", "clean_label"))
+        writer.writerows(labels.items())
+    metaselect("annotate", "import", form, "--run", run, "--outside-round")
+
+
+def read_truth(path: Path) -> dict[str, str]:
+    """The clean label by sample_id."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return {each["sample_id"]: each["clean_label"] for each in csv.DictReader(stream)}
+
+
+def some_of_each(truth: Mapping[str, str], each: int, draw: np.random.Generator) -> dict[str, str]:
+    """As many samples of every class, drawn at random: clean label by sample_id."""
+    members: dict[str, list[str]] = {}
+    for sample_id, label in sorted(truth.items()):
+        members.setdefault(label, []).append(sample_id)
+    chosen = {label: draw.choice(ids, each, replace=False).tolist() for label, ids in sorted(members.items())}
+    return {sample_id: label for label, ids in chosen.items() for sample_id in ids}
+
+
+def write_some(data: Path, out: Path, count: int, draw: np.random.Generator) -> Path:
+    """A Parquet file with ``count`` of the samples of another, drawn at random."""
+    everything = pq.read_table(data)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(everything.take(pa.array(draw.permutation(len(everything))[:count])), out)
+    return out
+
+
 def row(arm: str, seed: int, found: dict, seconds: float) -> dict:
     """One result, printed as soon as it is known."""
     result = {
@@ -48,15 +86,19 @@ def row(arm: str, seed: int, found: dict, seconds: float) -> dict:
     return result
 
 
-def table(rows: list[dict], paper: dict[str, str]) -> str:
-    """A Markdown table: every seed, mean and spread (sample standard deviation), beside the paper's figures."""
+def table(rows: list[dict], paper: dict[str, str], *, error: bool = False) -> str:
+    """A Markdown table: every seed, mean and spread (sample standard deviation), beside the paper's figures.
+
+    With ``error``, 100 less the accuracy.
+    """
     classes = any("classes_without" in each for each in rows)
-    columns = ("arm", "accuracy % (each seed)", "mean", "spread", "weight AUC", "s a run, at most", "paper")
+    what = "error" if error else "accuracy"
+    columns = ("arm", f"{what} % (each seed)", "mean", "spread", "weight AUC", "s a run, at most", "paper")
     columns = (*columns[:5], "classes not bought", *columns[5:]) if classes else columns
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for arm in dict.fromkeys(each["arm"] for each in rows):
         mine = [each for each in rows if each["arm"] == arm]
-        values = [100 * each["accuracy"] for each in mine]
+        values = [100 * abs(error - each["accuracy"]) for each in mine]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         aucs = [each["auc"] for each in mine if each["auc"] is not None]
         cells = (

@@ -93,7 +93,7 @@ def reweight(
     Examples:
         metaselect reweight --run RUN
 
-        metaselect reweight --run RUN --method l2rw
+        metaselect reweight --run RUN --method l2rw --option every=5 --name l2rw-5
 
         metaselect reweight --run RUN --method direct --option step=2 --name direct-2
 
