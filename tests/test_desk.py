@@ -1,6 +1,7 @@
 """Who is shown what: every open sample once, every answer on disk, nobody's answer lost or overwritten."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
+from metaselect.annotation.predictions import has_predictions, latest_predictions
 from metaselect.annotation.rounds import one_round
-from metaselect.annotation.suggestions import has_suggestions, suggestions
 from metaselect.errors import ArtefactError, LockedError
 from metaselect.run import Run
 from metaselect.run.files import write_csv
@@ -284,27 +285,34 @@ def test_whatever_people_do_the_votes_say_what_they_said_last(
 
 @pytest.fixture
 def weights(run: Run) -> Iterator[Path]:
-    """What a model says after re-weighting; "uniform" says something else."""
-    for name, label in (("direct", "owl"), ("uniform", "cat")):
+    """What a model says after re-weighting; "uniform", which came later, says something else."""
+    for turn, (name, label) in enumerate((("direct", "owl"), ("uniform", "cat"))):
         folder = run.path(f"reweight/{name}")
         folder.mkdir(parents=True)
-        table = {"sample_id": ["s1", "s3", "s9"], "predicted_label": [label] * 3}
+        table = {"sample_id": BATCH, "predicted_label": [label] * 4, "predicted_prob": [0.5] * 4}
         pq.write_table(pa.table(table), folder / "weights.parquet")
         write_record(folder, StageKey({}, {}), {})
+        os.utime(folder / "stage.json", (turn, turn))
     return run.path("reweight/direct/weights.parquet")
 
 
+def suggested(run: Run, ids: Sequence[str] = BATCH) -> dict[str, str]:
+    _, found = latest_predictions(run, 1, ids, CLASSES)
+    return {each: prediction.label for each, prediction in found.items()}
+
+
 def test_there_is_nothing_to_suggest_without_a_model(run: Run) -> None:
-    assert not has_suggestions(run, 1)
-    assert suggestions(run, 1, BATCH) == {}
+    assert not has_predictions(run, 1)
+    with pytest.raises(ArtefactError, match="No model's predictions"):
+        suggested(run)
 
 
 def test_suggestions_come_from_the_robust_model(run: Run, weights: Path) -> None:
-    assert has_suggestions(run, 1)
-    assert suggestions(run, 1, BATCH) == {"s1": "owl", "s3": "owl"}
+    assert has_predictions(run, 1)
+    assert suggested(run) == dict.fromkeys(BATCH, "owl")
     weights.write_bytes(weights.read_bytes() + b"x")
     with pytest.raises(ArtefactError, match="damaged"):
-        suggestions(run, 1, BATCH)
+        suggested(run)
 
 
 def test_before_that_they_come_from_the_last_checkpoint(run: Run) -> None:
@@ -313,4 +321,5 @@ def test_before_that_they_come_from_the_last_checkpoint(run: Run) -> None:
         table = {"sample_id": ["s1", "s2"], "probs": probs}
         pq.write_table(pa.table(table), folder / f"gradients-epoch-{epoch:04d}.parquet")
     write_record(folder, StageKey({}, {}), {})
-    assert suggestions(run, 1, BATCH) == {"s1": "dog", "s2": "cat"}
+    assert has_predictions(run, 1)
+    assert suggested(run, ("s1", "s2")) == {"s1": "dog", "s2": "cat"}

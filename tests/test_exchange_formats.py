@@ -281,7 +281,11 @@ def test_predictions_are_those_of_the_model_that_was_re_weighted_last(run: Run, 
     then = [task["predictions"][0] for task in json.loads(path.read_text())]
     assert [each["result"][0]["value"]["choices"][0] for each in then] == ["cat", "dög"] * 3
     assert {each["model_version"].partition("-")[0] for each in then} == {"direct"}
-    add_weights(run, [("s7", "cat", 0.25)], name="uniform")
+    add_weights(run, [(each, "dög", 0.25) for each in CHOSEN], name="uniform")  # only where there is no other
+    before = path.read_bytes()
+    assert call(run, *words) == 0
+    assert path.read_bytes() == before
+    add_weights(run, [("s7", "cat", 0.25)], name="later")
     assert "no prediction for 5 samples" in error(run, capsys, *words, code=4)
 
 

@@ -9,13 +9,16 @@ from metaselect.annotation.formats import Prediction
 from metaselect.errors import ArtefactError
 from metaselect.run import Run
 
+CONTROL = "uniform"  # learns nothing about labels
+
 
 def latest_predictions(
     run: Run, number: int, sample_ids: Sequence[str], classes: Sequence[str]
 ) -> tuple[str, Mapping[str, Prediction]]:
     """The name of the model (such as "warmup-9c2e"), and what it says of each sample.
 
-    That is the model which was re-weighted last or, where there is none, the warm-up as the selection saw it.
+    That is the model which was re-weighted last (the control only where there is no other) or, where there is none,
+    the warm-up as the selection saw it.
 
     Args:
         run: the run.
@@ -27,7 +30,7 @@ def latest_predictions(
         ArtefactError: there are no predictions, or they are damaged or of other samples.
     """
     wanted = [("sample_id", "in", list(sample_ids))]
-    reweighted = max(run.stage_names("reweight"), key=lambda name: (_finished(run, name), name), default=None)
+    reweighted = _reweighted(run)
     path = f"{reweighted}/weights.parquet" if reweighted else _probabilities(run, number)
     if path is None:
         raise ArtefactError(
@@ -53,6 +56,18 @@ def latest_predictions(
         )
     name = reweighted.partition("/")[2] if reweighted else "warmup"
     return f"{name}-{digest[:4]}", found
+
+
+def has_predictions(run: Run, number: int) -> bool:
+    """Whether ``latest_predictions`` would find a model; reads no table."""
+    return bool(_reweighted(run) or _probabilities(run, number))
+
+
+def _reweighted(run: Run) -> str | None:
+    names = run.stage_names("reweight")
+    return max(
+        names, key=lambda name: (not name.endswith(f"/{CONTROL}"), _finished(run, name), name), default=None
+    )
 
 
 def _finished(run: Run, name: str) -> int:

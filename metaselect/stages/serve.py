@@ -8,8 +8,8 @@ from pathlib import Path
 from metaselect.annotation import ledger
 from metaselect.annotation.exports import Export, Sent
 from metaselect.annotation.forms import EXPORT_FOLDER
+from metaselect.annotation.predictions import has_predictions, latest_predictions
 from metaselect.annotation.rounds import one_round
-from metaselect.annotation.suggestions import has_suggestions, suggestions
 from metaselect.errors import UsageError
 from metaselect.records import Json, Reporter
 from metaselect.run import Run
@@ -68,9 +68,7 @@ def serve(
         digest = run.stage("data").verified(CLASSES)
         export = Export(now(), chosen.number, chosen.batch_id, FORMAT, "", len(desk.ids), digest)
         ledger.add_export(run, book, export, list(sent.values()))
-    suggest = (
-        partial(suggestions, run, chosen.number, desk.ids) if has_suggestions(run, chosen.number) else None
-    )
+    suggest = partial(_labels, run, desk) if has_predictions(run, chosen.number) else None
     made = server.Server(desk, images, annotator=annotator, suggest=suggest)
     token = secrets.token_urlsafe(32)
     port = listener.getsockname()[1]
@@ -95,6 +93,12 @@ def serve(
     finally:
         missing = len(desk.open_keys(ledger.read(run)))
         report.note(f"{desk.taken} answers were given, {missing} samples are without one.")
+
+
+def _labels(run: Run, desk: Desk) -> dict[str, str]:
+    """What the latest model says, by sample_id."""
+    _, found = latest_predictions(run, desk.chosen.number, desk.ids, desk.classes)
+    return {each: prediction.label for each, prediction in found.items()}
 
 
 def _images(run: Run, desk: Desk, sent: Mapping[str, Sent]) -> dict[str, Path]:
