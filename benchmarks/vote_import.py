@@ -71,8 +71,9 @@ def measured(*words: str) -> tuple[float, float, float]:
     child = subprocess.Popen([sys.executable, "-m", "metaselect", "annotate", *words], stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     _, status, used = os.wait4(child.pid, 0)
-    if status:
-        raise SystemExit(f"{words} ended with {os.waitstatus_to_exitcode(status)}")
+    child.returncode = os.waitstatus_to_exitcode(status)  # it was waited for behind its back
+    if child.returncode:
+        raise SystemExit(f"{words} ended with {child.returncode}")
     return used.ru_utime + used.ru_stime, time.monotonic() - began, used.ru_maxrss / 1024
 
 
