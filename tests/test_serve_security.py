@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def ask(server: Server, method: str, path: str, **more: Any) -> httpx.Response:
             kept = {name: value for name, value in headers.items() if value is not None}
             return await client.request(method, path, headers=kept, **more)
 
-    return asyncio.run(send())
+    # Not in this thread, where the browser of other tests has a loop running.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(send())).result()
 
 
 def test_our_own_page_is_answered(server: Server, run: Run) -> None:
