@@ -4,7 +4,8 @@
       ConditionUnmet      1   it ran, but a condition does not hold (something stale, a dead training)
       UsageError          2   the command line itself is wrong
       DataError           3   the data set, or a file that came back, is bad or missing
-      ArtefactError       4   a file of the run is missing, stale, damaged or locked
+      ArtefactError       4   a file of the run is missing, stale or damaged
+        LockedError       4   another command is working in the run
       ResourceError       5   out of memory or disk
 
 Only ``cli.main`` turns them into exit codes. A message names the value, the limit and the file; ``hint`` is
@@ -55,6 +56,10 @@ class ArtefactError(MetaSelectError):
 
     exit_code = 4
     code = "artefact"
+
+
+class LockedError(ArtefactError):
+    """Another command is working in the run; the same may succeed when that one has ended."""
 
 
 class ResourceError(MetaSelectError):

@@ -247,8 +247,11 @@ class ExportOptions:
         round: None is the latest one.
         format: a name of ``annotation.formats``.
         show_given: tell people the given label too.
+        with_predictions: tell people what a model says, where the format has a place for it.
         images: write the images beside the form.
         all: answered samples too.
+        conflicts: only the tied samples, as a batch of their own.
+        repeats: the share of samples that the form shows twice, in [0, 0.5].
         force: replace a form that holds no answers.
     """
 
@@ -256,25 +259,33 @@ class ExportOptions:
     round: int | None = None
     format: str = "csv"
     show_given: bool = False
+    with_predictions: bool = False
     images: bool = True
     all: bool = False
+    conflicts: bool = False
+    repeats: float = 0.0
     force: bool = bears_not(False)
+
+    def __post_init__(self) -> None:
+        require_range("repeats", self.repeats, 0, 0.5)
+        if self.all and self.conflicts:
+            raise UsageError("--all and --conflicts exclude each other.", "Leave one out.")
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """`annotate import` and, of these, `annotate simulate` takes ``round``.
+    """`annotate import`.
 
     Attributes:
         round: None is all rounds.
         outside_round: take labels of pool samples that were never selected.
         annotator: who answered, where the file does not say.
         require_complete: samples that are still without an answer make the exit code 1.
-        format: a name of ``annotation.formats``.
+        format: a name of ``annotation.formats``, or "auto": told from the content.
     """
 
     round: int | None = None
     outside_round: bool = False
     annotator: str = "annotator"
     require_complete: bool = bears_not(False)
-    format: str = "csv"
+    format: str = "auto"

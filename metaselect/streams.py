@@ -1,16 +1,11 @@
 """Random streams by name: one seed fans out to independent generators, and nothing global is ever drawn from."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-
-def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream that ``names`` name; equal names give equal streams."""
-    text = "/".join(map(str, (seed, *names)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+from metaselect.seeds import derive
 
 
 def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:

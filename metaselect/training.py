@@ -17,7 +17,8 @@ from metaselect.optimisers import Constants, make_optimiser
 from metaselect.products import Product
 from metaselect.records import Reporter
 from metaselect.reweighting import Hook, JointRun, MetaRun
-from metaselect.streams import derive, generator
+from metaselect.seeds import derive
+from metaselect.streams import generator
 
 
 @dataclass(frozen=True)

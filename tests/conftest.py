@@ -1,5 +1,6 @@
-"""What tests start from: of the numerical core, and (from ``command_line``) finished runs."""
+"""What tests start from: of the numerical core, (from ``command_line``) finished runs, and a browser."""
 
+import chromium
 import command_line
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ torch.set_num_threads(1)
 
 finished_once, finished = command_line.finished_once, command_line.finished
 warm, bought = command_line.warm, command_line.bought
+browser, context = chromium.browser, chromium.context
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_a_form_does_not_go_among_the_artefacts(run: Run, capsys) -> None:
 
 
 def test_images_go_beside_the_form(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_originals(run: Run, sample_ids: list[str], folder: Path) -> dict[str, str]:
+    def write_originals(run: Run, sample_ids: list[str], folder: Path, stems: object) -> dict[str, str]:
         folder.mkdir(parents=True)
         for sample_id in sample_ids:
             (folder / f"{sample_id}.png").write_bytes(b"png")

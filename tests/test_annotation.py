@@ -270,7 +270,9 @@ def test_forgetting_a_round_takes_its_votes_and_forms_and_nothing_else(run: Run)
     give(run, ["s0,cat,,"])
     before = run.path("annotate/votes.csv").read_bytes()
     give(run, ["s7,dog,,"])
+    assert len([*run.path("annotate/batches").iterdir()]) == 1
     assert ledger.forget_round(run, 2) == 1
+    assert [*run.path("annotate/batches").iterdir()] == []
     assert run.path("annotate/votes.csv").read_bytes() == before
     assert meta_set(run) == {"s0": "cat"}
     assert not round_is_closed(run, 2)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaselect.annotation.csv_format import CsvFormat, guard, unguard
-from metaselect.annotation.formats import FORMATS, load_format
+from metaselect.annotation.formats import FORMATS, Form, detect_format, load_format
 from metaselect.errors import DataError
 
 
@@ -67,10 +67,20 @@ def test_a_table_that_cannot_be_meant_is_refused(text: bytes, message: str) -> N
 def test_every_format_of_the_table_loads_and_writes_and_reads_back() -> None:
     for name in FORMATS:
         form = load_format(name)
-        assert form.file_name
-        empty = form.write([], show_given=False).encode()
-        assert form.read(empty, "form") == []
+        files = form.write(Form("b01-0", (), ("cat", "dog")))
+        main = next(iter(files))
+        assert form.file_name.endswith(main)
+        assert {each for each in files if "/" in each or "\\" in each} == set()
+        empty = files[main].encode()
+        if name == "html":  # the page hands out another file
+            with pytest.raises(DataError, match="is the page itself"):
+                form.read(empty, "form")
+            assert form.read(b"sample_id,clean_label\na,cat\n", "form")[0].clean_label == "cat"
+        else:
+            assert form.read(empty, "form") == []
         assert not form.holds_answers(empty)
+        assert detect_format(empty, "form") == name
+        assert form.advice.format(folder="x")
 
 
 def test_a_form_of_which_nothing_is_certain_holds_answers() -> None:

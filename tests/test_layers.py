@@ -13,7 +13,7 @@ ROOT = Path(metaselect.__file__).parent
 LAYERS = (
     {"errors"},
     {"records"},
-    {"options"},
+    {"options", "seeds"},
     {"registry"},
     {"run"},
     {"data", "annotation"},
@@ -30,6 +30,7 @@ LAYERS = (
     {"batches"},
     {"features", "training", "pool_pass"},
     {"checkpoint"},
+    {"web"},
     {"stages"},
     {"cli"},
 )
@@ -47,11 +48,15 @@ PURE = (
     "projections",
     "metrics",
 )
-TORCH_FREE = ("run", "data", "annotation", "cli", "records", "errors", "options", "registry")
+TORCH_FREE = ("run", "data", "annotation", "web", "cli", "records", "errors", "options", "registry", "seeds")
 TORCH_FREE_STAGES = (
     "stages.status",
     "stages.verify",
     "stages.annotate",
+    "stages.annotate_form",
+    "stages.simulate",
+    "stages.votes",
+    "stages.serve",
     "stages.explain",
     "stages.ingest",
     "stages.corrupt",

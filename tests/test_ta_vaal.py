@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from metaselect.errors import UsageError
 from metaselect.models import build_model
 from metaselect.registry import SELECTORS, configure
+from metaselect.seeds import derive
 from metaselect.selection import Choice, ImagePool, PoolFeatures, silent
 from metaselect.selection.ta_vaal import TAVAAL, ranked_kinds, train_adversaries, train_task
 from metaselect.selection.ta_vaal_nets import (
@@ -27,7 +28,6 @@ from metaselect.selection.ta_vaal_nets import (
     telling_loss,
     vae_loss,
 )
-from metaselect.streams import derive
 
 NONE = torch.empty(0, dtype=torch.int64)
 CPU = torch.device("cpu")

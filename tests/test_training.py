@@ -25,8 +25,9 @@ from metaselect.pool_pass import pool_pass
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting import MetaRun, State, StepWeights
 from metaselect.reweighting.uniform import Uniform
+from metaselect.seeds import derive
 from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start
-from metaselect.streams import derive, generator
+from metaselect.streams import generator
 from metaselect.training import EpochLog, Plan, Trainee, make_trainee, train
 
 BOUGHT = torch.arange(0, 24, 2)

@@ -1,18 +1,27 @@
-"""What people say together: the latest vote of each annotator counts, and the most votes win."""
+"""What people say together: the latest vote of each annotator counts, then a method weighs them.
+
+``majority``: the answer with the most votes. ``dawid-skene``: the likeliest answer, where everybody's errors are
+learned from all votes together; good with several annotators of different skill and some dozens of votes of each.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
+from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.annotation.votes import BAD_SAMPLE, DONE, UNSURE, Vote
-from metaselect.run.files import format_csv
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, UNSURE, WITHDRAWN, Vote
+from metaselect.errors import ArtefactError
+from metaselect.run.files import format_csv, read_json
 
 TIED = "tied"
 BOUGHT = (DONE, BAD_SAMPLE, TIED)
 """What was paid for and answered; `skip` and `unsure` samples stay in the noisy pool."""
+MAJORITY, DAWID_SKENE = "majority", "dawid-skene"
+METHODS = (MAJORITY, DAWID_SKENE)
+EQUAL = 1e-9  # probabilities that differ by less are a tie
 META_SET_HEADER = ("sample_id", "clean_label")
 
 
@@ -20,7 +29,7 @@ class Verdict(NamedTuple):
     """What the votes for one sample come to.
 
     Attributes:
-        status: "done", "bad_sample", "tied" (two answers with as many votes), "unsure" or "skip".
+        status: "done", "bad_sample", "tied" (two answers with as many votes, or as likely), "unsure" or "skip".
         clean_label: the class name where the status is done, else empty.
         round: the latest round in which anybody voted; 0 for votes outside of all rounds.
     """
@@ -31,15 +40,69 @@ class Verdict(NamedTuple):
 
 
 def latest_votes(votes: Iterable[Vote]) -> dict[tuple[str, str], Vote]:
-    """The last vote of each annotator for each sample, by (sample_id, annotator)."""
-    return {vote.key: vote for vote in votes}
+    """The last vote of each annotator for each sample, by (sample_id, annotator); not where it was withdrawn."""
+    latest = {vote.key: vote for vote in votes}
+    return {key: vote for key, vote in latest.items() if vote.status != WITHDRAWN}
 
 
-def verdicts(latest: Mapping[tuple[str, str], Vote]) -> dict[str, Verdict]:
-    """One verdict per sample that has a vote, ordered by sample_id."""
+def read_method(path: Path) -> str:
+    """The method that ``consensus.json`` names; majority where there is none.
+
+    Raises:
+        ArtefactError: it names none.
+    """
+    if not path.is_file():
+        return MAJORITY
+    remedy = "Choose again: delete it, then metaselect annotate consensus --method METHOD."
+    found = read_json(path, remedy)
+    if not isinstance(found, dict) or found.get("method") not in METHODS:
+        raise ArtefactError(f"{path} is damaged: it names none of {', '.join(METHODS)}.", remedy)
+    return str(found["method"])
+
+
+def answer_of(vote: Vote) -> tuple[str, str] | None:
+    """What the vote says: "unusable" is one more answer beside the classes; skipping and being unsure are none."""
+    if vote.status == DONE:
+        return DONE, vote.clean_label
+    return (BAD_SAMPLE, "") if vote.status == BAD_SAMPLE else None
+
+
+def verdicts(latest: Mapping[tuple[str, str], Vote], method: str = MAJORITY) -> dict[str, Verdict]:
+    """One verdict per sample that has a vote, ordered by sample_id.
+
+    Args:
+        latest: the votes that count.
+        method: one of ``METHODS``.
+    """
     by_sample = attrgetter("sample_id")
     ordered = sorted(latest.values(), key=by_sample)
-    return {sample_id: _verdict(list(votes)) for sample_id, votes in groupby(ordered, key=by_sample)}
+    groups = ((sample_id, list(votes)) for sample_id, votes in groupby(ordered, key=by_sample))
+    if method == MAJORITY:
+        return {sample_id: _majority(votes) for sample_id, votes in groups}
+    likely = likeliest(ordered)
+    return {sample_id: _verdict(votes, likely.get(sample_id, ())) for sample_id, votes in groups}
+
+
+def likeliest(votes: Sequence[Vote]) -> dict[str, list[tuple[str, str]]]:
+    """The most probable answers by Dawid and Skene, more than one where they tie; only of answered samples."""
+    import numpy as np
+
+    from metaselect.annotation.dawid_skene import dawid_skene
+
+    said = sorted((vote.sample_id, vote.annotator, answer) for vote in votes if (answer := answer_of(vote)))
+    if not said:
+        return {}
+    samples, people, answers = (sorted(set(column)) for column in zip(*said, strict=True))
+    codes = [
+        np.fromiter(map({name: code for code, name in enumerate(names)}.__getitem__, column), np.int64)
+        for names, column in zip((samples, people, answers), zip(*said, strict=True), strict=True)
+    ]
+    found = dawid_skene(*codes)
+    best = found >= found.max(1, keepdims=True) - EQUAL
+    rows: list[list[tuple[str, str]]] = [[] for _ in samples]
+    for row, answer in zip(*best.nonzero(), strict=True):
+        rows[row].append(answers[answer])
+    return dict(zip(samples, rows, strict=True))
 
 
 def meta_set_text(found: Mapping[str, Verdict]) -> str:
@@ -58,20 +121,18 @@ def _sole_verdict(status: str, clean_label: str, number: int) -> Verdict:
     return Verdict(status, clean_label if status == DONE else "", number)
 
 
-def _verdict(votes: Sequence[Vote]) -> Verdict:
+def _majority(votes: Sequence[Vote]) -> Verdict:
     if len(votes) == 1:
         return _sole_verdict(votes[0].status, votes[0].clean_label, votes[0].round)
+    counts = Counter(answer for vote in votes if (answer := answer_of(vote)))
+    most = max(counts.values(), default=0)
+    return _verdict(votes, [answer for answer, count in counts.items() if count == most])
+
+
+def _verdict(votes: Sequence[Vote], best: Sequence[tuple[str, str]]) -> Verdict:
+    """The verdict where ``best`` are the answers that win."""
     latest_round = max(vote.round for vote in votes)
-    # "Unusable" is one more answer beside the classes; skipping and being unsure are none.
-    counts = Counter(
-        (vote.status, vote.clean_label if vote.status == DONE else "")
-        for vote in votes
-        if vote.status in (DONE, BAD_SAMPLE)
-    )
-    if not counts:
+    if not best:
         unsure = any(vote.status == UNSURE for vote in votes)
         return Verdict(UNSURE if unsure else "skip", "", latest_round)
-    (winner, most), *others = counts.most_common(2)
-    if others and others[0][1] == most:
-        return Verdict(TIED, "", latest_round)
-    return Verdict(winner[0], winner[1], latest_round)
+    return Verdict(*best[0], latest_round) if len(best) == 1 else Verdict(TIED, "", latest_round)

@@ -1,48 +1,98 @@
 """What every exchange format does, and the table of them; a new format is its file and one line here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from metaselect.errors import DataError
 from metaselect.registry import load
 
 FORMATS: dict[str, str] = {
     "csv": "metaselect.annotation.csv_format:CsvFormat",
+    "label-studio": "metaselect.annotation.label_studio:LabelStudioFormat",
+    "cvat": "metaselect.annotation.cvat:CvatFormat",
+    "hf": "metaselect.annotation.hf:HfFormat",
+    "html": "metaselect.annotation.html_format:HtmlFormat",
 }
+AUTO = "auto"
+GIVEN = "given labels"
+PREDICTIONS = "predictions"
+STDOUT = "a form on stdout"
+NO_IMAGES = "a form without images"
+FILLED_IN = "a form that comes back itself"
+INSIDE = "images inside the form"
+
+
+class Prediction(NamedTuple):
+    """What a model says of a sample.
+
+    Attributes:
+        label: a class name.
+        score: its probability, in [0, 1].
+    """
+
+    label: str
+    score: float
 
 
 class Item(NamedTuple):
     """One sample as it goes to people.
 
     Attributes:
-        batch_id: which purchase this is; the same for all items of a round.
         sample_id: the key by which the answer finds its way back.
-        image: path of the image, relative to the form; empty without one.
+        image: path of the image, relative to the form, or a data URI where the form holds it; empty without one.
         given_label: as the data came; empty when people should not see it.
         rank: 1 is the first choice of the selector.
         cluster: as in ``selected.csv``.
         cluster_size: as in ``selected.csv``.
+        content_hash: of the sample, as in the data.
+        size: (width, height) of the image in pixels; (0, 0) without one.
+        prediction: None unless it was asked for.
     """
 
-    batch_id: str
     sample_id: str
     image: str
     given_label: str
     rank: str
     cluster: str
     cluster_size: str
+    content_hash: str = ""
+    size: tuple[int, int] = (0, 0)
+    prediction: Prediction | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What goes to people in one export.
+
+    Attributes:
+        batch_id: which purchase this is.
+        items: in the order in which people should see them.
+        classes: K names, in the order of the run.
+        show_given: whether people see the given labels.
+        model: which one the items' predictions are of; empty without predictions.
+    """
+
+    batch_id: str
+    items: Sequence[Item] = field(default_factory=tuple)
+    classes: Sequence[str] = ()
+    show_given: bool = False
+    model: str = ""
 
 
 class Answer(NamedTuple):
-    """One row of a file that came back; every text is as the file spells it.
+    """One answer in a file that came back; every text is as the file spells it.
 
     Attributes:
-        row: where in the file, for messages; the first line is 1.
-        sample_id: never blank.
+        row: where in the file, for messages; the first line, or the first sample, is 1.
+        sample_id: blank where the file does not carry it.
         clean_label: blank where nobody chose one.
         annotator: blank where the file does not say.
         status: blank, or what the file says.
         note: free text.
         batch_id: blank where the file does not say.
+        image: name or path of the image, as it was exported or as a tool made of it; blank where unknown.
+        content_hash: of the sample that was looked at; blank where the file does not carry it.
     """
 
     row: int
@@ -52,6 +102,8 @@ class Answer(NamedTuple):
     status: str
     note: str
     batch_id: str
+    image: str = ""
+    content_hash: str = ""
 
 
 class ExchangeFormat(Protocol):
@@ -59,10 +111,22 @@ class ExchangeFormat(Protocol):
 
     @property
     def file_name(self) -> str:
-        """What the form is called below ``RUN/export/round-<k>``."""
+        """The main file of a form, below ``RUN/export/round-<k>``."""
 
-    def write(self, items: Sequence[Item], *, show_given: bool) -> str:
-        """The form as text, one item after the other."""
+    @property
+    def offers(self) -> frozenset[str]:
+        """Which of GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, FILLED_IN and INSIDE it can do."""
+
+    @property
+    def advice(self) -> str:
+        """What people do with the form before it is imported; "{folder}" stands for its folder."""
+
+    def write(self, form: Form) -> Mapping[str, str]:
+        """The form's files: names beside the main file, which comes first, and their text.
+
+        Raises:
+            DataError: the format has no way to spell a class or an id.
+        """
 
     def read(self, content: bytes, name: str) -> list[Answer]:
         """What a file says; ``name`` is its name in messages.
@@ -70,6 +134,9 @@ class ExchangeFormat(Protocol):
         Raises:
             DataError: not a file of this format; the message names the row.
         """
+
+    def recognises(self, content: bytes) -> bool:
+        """Whether a file is of this format, and of no other one."""
 
     def holds_answers(self, content: bytes) -> bool:
         """Whether somebody worked in this form; True also when that cannot be told."""
@@ -82,3 +149,26 @@ def load_format(name: str) -> ExchangeFormat:
     """The format of that name."""
     made: ExchangeFormat = load(FORMATS[name])()
     return made
+
+
+def detect_format(content: bytes, name: str) -> str:
+    """The name of the format that a file is in.
+
+    Raises:
+        DataError: it is in none of them, or could be in two.
+    """
+    found = [each for each in FORMATS if load_format(each).recognises(content)]
+    if len(found) == 1:
+        return found[0]
+    if not content.strip():
+        raise DataError(f"{name} is empty.", "Check that the file is the one that was filled in.")
+    what = f"could be {' or '.join(found)}" if found else f"is in none of the formats {', '.join(FORMATS)}"
+    raise DataError(
+        f"{name} {what}.",
+        "Name its format with --format. A CSV file is UTF-8 and has the columns sample_id and clean_label.",
+    )
+
+
+def has_answers(answers: Sequence[Answer]) -> bool:
+    """Whether any of them says anything."""
+    return any((each.clean_label + each.status + each.note).strip() for each in answers)

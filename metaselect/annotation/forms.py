@@ -1,8 +1,9 @@
 """Where a form for people goes, and that nobody's work in one is ever lost."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from metaselect.annotation.formats import ExchangeFormat
+from metaselect.annotation.formats import STDOUT, ExchangeFormat
 from metaselect.annotation.rounds import Round
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.run import Run
@@ -12,18 +13,26 @@ EXPORT_FOLDER = "export"
 
 
 def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None) -> Path | None:
-    """The form's file; None for stdout ("-").
+    """The form's main file; None for stdout ("-").
 
     Raises:
-        UsageError: a place among the run's own artefacts.
+        UsageError: a place among the run's own artefacts, a file where a folder is needed, or stdout for a
+            form that is more than one file.
     """
     if output == "-":
+        if STDOUT not in form.offers:
+            raise UsageError("This form is a folder and does not go to stdout.", "Name a folder with -o.")
         return None
     if output is None:
         return run.path(f"{EXPORT_FOLDER}/round-{chosen.number}/{form.file_name}")
     path = Path(output)
-    if path.is_dir():
-        path = path / form.file_name
+    first, _, inside = form.file_name.partition("/")
+    if inside:
+        if path.is_file():
+            raise UsageError(f"-o {output} is a file, and this form is a folder.", "Name a folder with -o.")
+        path = path / inside
+    elif path.is_dir():
+        path = path / first
     place = path.resolve()
     own = run.root.resolve()
     if place.is_relative_to(own) and not place.is_relative_to(own / EXPORT_FOLDER):
@@ -34,23 +43,31 @@ def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None)
     return path
 
 
-def write_form(path: Path, text: str, form: ExchangeFormat, *, force: bool) -> None:
-    """Write the form whole or not at all, and never over somebody's work.
+def write_form(path: Path, files: Mapping[str, str], form: ExchangeFormat, *, force: bool) -> None:
+    """Write a form's files, the first one to ``path``, the others beside it, and never over somebody's work.
 
     Raises:
-        ArtefactError: a file is there that holds answers, or, without ``force``, any other than this form.
+        ArtefactError: a file is there that holds answers, or, without ``force``, any other than this form's.
     """
-    content = path.read_bytes() if path.exists() else None
-    if content == text.encode():
-        return
-    if content is not None and form.holds_answers(content):
-        raise ArtefactError(
-            f"{path} holds answers and is never overwritten.",
-            f"Import it first (metaselect annotate import {path}), then name another file with -o.",
-        )
-    if content is not None and not force:
-        raise ArtefactError(
-            f"{path} is there already, with other content.",
-            "Add --force to replace it (it holds no answers), or name another file with -o.",
-        )
-    write_text(path, text)
+    (main, *_) = files
+    texts = {path if name == main else path.with_name(name): text for name, text in files.items()}
+    stale = {place: text for place, text in texts.items() if not _holds(place, text)}
+    for place in stale:
+        if not place.exists():
+            continue
+        if place == path and form.holds_answers(place.read_bytes()):
+            raise ArtefactError(
+                f"{place} holds answers and is never overwritten.",
+                f"Import it first (metaselect annotate import {place}), then name another file with -o.",
+            )
+        if not force:
+            raise ArtefactError(
+                f"{place} is there already, with other content.",
+                "Add --force to replace it (it holds no answers), or name another file with -o.",
+            )
+    for place, text in stale.items():
+        write_text(place, text)
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()

@@ -5,28 +5,59 @@ and ``stage.json`` follow from it. So a crash at any point is mended by the next
 what was recorded must still be the beginning of the vote file; what is behind it was not recorded yet.
 """
 
-import csv
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from metaselect.annotation.consensus import Verdict, latest_votes, meta_set_text, verdicts
+from metaselect.annotation.consensus import (
+    MAJORITY,
+    Verdict,
+    latest_votes,
+    meta_set_text,
+    read_method,
+    verdicts,
+)
+from metaselect.annotation.exports import (
+    BATCHES,
+    EXPORTS,
+    RESTORE,
+    Export,
+    Sent,
+    forget_exports,
+    freeze_batch,
+    read_exports,
+    write_exports,
+)
+from metaselect.annotation.imports import (
+    Import,
+    Source,
+    Undone,
+    corrections,
+    find_import,
+    last_undone,
+    next_import,
+    next_undo,
+    read_imports,
+    without,
+    write_imports,
+)
+from metaselect.annotation.repeats import Repeat, read_repeats, write_repeats
 from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.run import Run, StageRecord
-from metaselect.run.files import Stamp, format_csv, matches, write_text
+from metaselect.run.files import begins_with, format_csv, matches, write_text
 from metaselect.run.key import StageKey
 from metaselect.run.stage import inputs_of, write_record
 
 STAGE = "annotate"
 VOTES = "votes.csv"
 META_SET = "meta_set.csv"
-EXPORTS = "exports.csv"
-EXPORTS_HEADER = ("round", "batch_id", "format")
+IMPORTS = "imports.csv"
+CONSENSUS = "consensus.json"
+REPEATS = "repeats.csv"
+GROWING = (VOTES, EXPORTS, IMPORTS, REPEATS)  # what is recorded of them stays
 POOL_INPUTS = ("data/samples.parquet", "data/classes.json")
-RESTORE = "Restore it from a copy, or move the folder annotate away and import the answers again."
 
 
 @dataclass(frozen=True)
@@ -36,27 +67,48 @@ class Ledger:
     Attributes:
         votes: oldest first.
         end: byte of ``votes.csv`` behind the last whole vote.
-        exports: (round, batch_id, format) of every form that was made.
+        exports: every form that was made, oldest first.
+        imports: by number, undos too.
+        method: how votes become a consensus.
+        repeats: samples that forms showed twice.
     """
 
     votes: tuple[Vote, ...]
     end: int
-    exports: tuple[tuple[int, str, str], ...]
+    exports: tuple[Export, ...]
+    imports: tuple[Import, ...] = ()
+    method: str = MAJORITY
+    repeats: tuple[Repeat, ...] = ()
+
+    @cached_property
+    def current(self) -> dict[tuple[str, str], Vote]:
+        """The last vote, by (id that the form showed, annotator); those for blind repeats too."""
+        return latest_votes(self.votes)
 
     @cached_property
     def latest(self) -> dict[tuple[str, str], Vote]:
         """The vote that counts, by (sample_id, annotator)."""
-        return latest_votes(self.votes)
+        again = self.stands_for
+        return (
+            {key: vote for key, vote in self.current.items() if key[0] not in again}
+            if again
+            else self.current
+        )
+
+    @cached_property
+    def stands_for(self) -> Mapping[str, str]:
+        """The sample of each blind repeat, by the id of the repeat."""
+        return {each.repeat_id: each.sample_id for each in self.repeats}
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
         """By sample_id, in its order."""
-        return verdicts(self.latest)
+        return verdicts(self.latest, self.method)
 
     @property
     def exported(self) -> frozenset[int]:
         """Rounds that went out to people."""
-        return frozenset(number for number, _, _ in self.exports)
+        return frozenset(each.round for each in self.exports)
 
 
 def read(run: Run) -> Ledger:
@@ -68,33 +120,81 @@ def read(run: Run) -> Ledger:
     folder = run.path(STAGE)
     record = run.stage(STAGE).record()
     if record is not None:
-        for name in (VOTES, EXPORTS):
-            _check_beginning(folder / name, record)
+        for name in record.outputs:
+            if name in GROWING or name.startswith(f"{BATCHES}/"):
+                _check_beginning(folder, name, record)
     votes, end = read_votes(folder / VOTES)
-    book = Ledger(tuple(votes), end, _read_exports(folder / EXPORTS))
+    imports = read_imports(folder / IMPORTS, RESTORE)
+    exports = read_exports(folder / EXPORTS)
+    repeats = read_repeats(folder / REPEATS, RESTORE)
+    book = Ledger(tuple(votes), end, exports, imports, read_method(folder / CONSENSUS), repeats)
     if record is not None:
         _check_meta_set(folder / META_SET, record, book)
     return book
 
 
-def add_votes(run: Run, book: Ledger, votes: Iterable[Vote]) -> Ledger:
+def open_book(run: Run) -> Ledger:
+    """What is there, for a command that writes: an undo that was cut short is completed first.
+
+    Raises:
+        ArtefactError: as ``read``.
+    """
+    book = read(run)
+    return _append(run, book, corrections(book.votes, book.imports)) if _pending_undo(run) else book
+
+
+def add_votes(run: Run, book: Ledger, votes: Iterable[Vote], source: Source | None = None) -> Ledger:
     """Append votes, derive the meta set and record both; without new votes only mends what a crash left."""
     added = tuple(votes)
-    if added:
-        path = run.path(f"{STAGE}/{VOTES}")
-        append_votes(path, added, book.end)
-        book = Ledger((*book.votes, *added), path.stat().st_size, book.exports)
-    _seal(run, book)
+    if added and source is not None:
+        book = _add_import(run, book, next_import(book.imports, source, len(book.votes)))
+    book = _append(run, book, added)
+    seal(run, book)
     return book
 
 
-def add_export(run: Run, book: Ledger, number: int, batch_id: str, form: str) -> None:
-    """Remember that a round went out to people."""
-    export = (number, batch_id, form)
-    if export not in book.exports:
-        book = Ledger(book.votes, book.end, (*book.exports, export))
-        write_text(run.path(f"{STAGE}/{EXPORTS}"), format_csv(EXPORTS_HEADER, book.exports))
-    _seal(run, book)
+def undo(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone]:
+    """Take an import back: what counted before it counts again; nothing is deleted.
+
+    Called again after a crash, it goes on with the same import.
+
+    Args:
+        run: locked.
+        number: of the import; None is the latest one that stands.
+        time: of the votes that this appends.
+
+    Raises:
+        UsageError: there is no such import, or it is undone already.
+        ArtefactError: as ``read``.
+    """
+    pending = _pending_undo(run)
+    book = open_book(run)
+    if not pending or number not in (None, pending):
+        row = find_import(book.imports, number, len(book.votes))
+        book = _add_import(run, book, next_undo(book.imports, row.number, time, len(book.votes)))
+        book = _append(run, book, corrections(book.votes, book.imports))
+    seal(run, book)
+    return book, last_undone(book.votes, book.imports)
+
+
+def add_repeats(run: Run, book: Ledger, repeats: Iterable[Repeat]) -> Ledger:
+    """Remember what stands twice in a form; comes before the form."""
+    new = [each for each in repeats if each not in book.repeats]
+    if not new:
+        return book
+    book = replace(book, repeats=(*book.repeats, *new))
+    write_repeats(run.path(f"{STAGE}/{REPEATS}"), book.repeats)
+    return book
+
+
+def add_export(run: Run, book: Ledger, export: Export, samples: Sequence[Sent]) -> None:
+    """Remember that people got a batch; ``samples`` is all of it, which the first export freezes."""
+    folder = run.path(STAGE)
+    freeze_batch(folder, export.batch_id, samples)
+    if not any(export.repeats(earlier) for earlier in book.exports):
+        book = replace(book, exports=(*book.exports, export))
+        write_exports(folder / EXPORTS, book.exports)
+    seal(run, book)
 
 
 def forget_round(run: Run, number: int) -> int:
@@ -104,23 +204,39 @@ def forget_round(run: Run, number: int) -> int:
     """
     book = read(run)
     folder = run.path(STAGE)
-    kept = tuple(vote for vote in book.votes if vote.round != number)
-    exports = tuple(export for export in book.exports if export[0] != number)
-    if kept == book.votes and exports == book.exports:
+    if not any(vote.round == number for vote in book.votes) and number not in book.exported:
         return 0
+    kept, imports = without(book.votes, book.imports, number)
     # Without the record the files are taken as they are, so a crash below leaves nothing that looks damaged.
     for name in ("stage.json", META_SET):
         (folder / name).unlink(missing_ok=True)
-    write_text(folder / EXPORTS, format_csv(EXPORTS_HEADER, exports))
+    (folder / IMPORTS).unlink(missing_ok=True)  # its positions must never stand beside other votes
+    forget_exports(folder, book.exports, number)
     if kept:
         write_text(folder / VOTES, format_csv(Vote._fields, kept))
-        _seal(run, read(run))
+        write_imports(folder / IMPORTS, imports)
+        seal(run, read(run))
     else:
         (folder / VOTES).unlink(missing_ok=True)
-    return len(book.votes) - len(kept)
+    return sum(vote.round == number for vote in book.votes)
 
 
-def _seal(run: Run, book: Ledger) -> None:
+def _add_import(run: Run, book: Ledger, row: Import) -> Ledger:
+    imports = (*book.imports, row)
+    write_imports(run.path(f"{STAGE}/{IMPORTS}"), imports)
+    return replace(book, imports=imports)
+
+
+def _append(run: Run, book: Ledger, votes: Iterable[Vote]) -> Ledger:
+    added = tuple(votes)
+    if not added:
+        return book
+    path = run.path(f"{STAGE}/{VOTES}")
+    append_votes(path, added, book.end)
+    return replace(book, votes=(*book.votes, *added), end=path.stat().st_size)
+
+
+def seal(run: Run, book: Ledger) -> None:
     """Make ``meta_set.csv`` and ``stage.json`` follow from the votes; writes only what differs."""
     if not book.votes:
         return
@@ -137,42 +253,34 @@ def _seal(run: Run, book: Ledger) -> None:
     key = StageKey({}, inputs_of(run, *POOL_INPUTS, *selected, stale_ok=True))
     record = run.stage(STAGE).record()
     if record is None or record.key != key or not _is_recorded(folder, record):
-        for stray in folder.glob(".*.tmp"):  # of a killed command; a record must not name it
+        for stray in folder.rglob(".*.tmp"):  # of a killed command; a record must not name it
             stray.unlink()
         write_record(folder, key, {"votes": len(book.votes)})
 
 
+def _pending_undo(run: Run) -> int:
+    """The import whose undo a crash cut short; 0 where there is none."""
+    folder = run.path(STAGE)
+    record = run.stage(STAGE).record()
+    imports = read_imports(folder / IMPORTS, RESTORE)
+    last = imports[-1].undoes if imports else 0
+    return 0 if record is not None and _is_recorded(folder, record) else last
+
+
 def _is_recorded(folder: Path, record: StageRecord) -> bool:
-    names = {path.name for path in folder.iterdir()} - {"stage.json"}
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = {*found} - {"stage.json"}
     return names == set(record.outputs) and all(
         matches(folder / name, expected) for name, expected in record.outputs.items()
     )
 
 
-def _check_beginning(path: Path, record: StageRecord) -> None:
-    expected = record.outputs.get(path.name)
-    if expected is None:
-        return
+def _check_beginning(folder: Path, name: str, record: StageRecord) -> None:
+    path, expected = folder / name, record.outputs[name]
     if not path.is_file():
         raise ArtefactError(f"{path} is missing.", RESTORE)
-    if not _begins_with(path, expected):
+    if not begins_with(path, expected):
         raise ArtefactError(f"{path} is damaged: recorded rows were changed or removed.", RESTORE)
-
-
-def _begins_with(path: Path, expected: Stamp) -> bool:
-    status = path.stat()
-    if (status.st_size, status.st_mtime_ns) == (expected.size, expected.mtime_ns):
-        return True
-    if status.st_size < expected.size:
-        return False
-    digest = hashlib.sha256()
-    left = expected.size
-    with path.open("rb") as stream:
-        while left:
-            block = stream.read(min(left, 1 << 20))
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest() == expected.sha256
 
 
 def _check_meta_set(path: Path, record: StageRecord, book: Ledger) -> None:
@@ -185,16 +293,3 @@ def _check_meta_set(path: Path, record: StageRecord, book: Ledger) -> None:
             f"{path} is damaged: it does not follow from votes.csv.",
             f"Delete {path.name}; the next metaselect annotate import writes it from the votes.",
         )
-
-
-def _read_exports(path: Path) -> tuple[tuple[int, str, str], ...]:
-    if not path.is_file():
-        return ()
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.reader(stream))[1:]
-    try:
-        return tuple((int(number), batch_id, form) for number, batch_id, form in rows)
-    except ValueError:
-        raise ArtefactError(
-            f"{path} is damaged: a row is not {', '.join(EXPORTS_HEADER)}.", RESTORE
-        ) from None

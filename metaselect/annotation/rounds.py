@@ -1,13 +1,14 @@
 """Purchases: what was selected in each round, what of it went out to people, and what came back."""
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import NamedTuple
 
 from metaselect.annotation import ledger
-from metaselect.annotation.consensus import BOUGHT, Verdict
+from metaselect.annotation.consensus import BOUGHT, TIED, Verdict
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.run import Run
 
@@ -41,6 +42,16 @@ class Round:
         """Samples that nobody has answered since they were selected here, by rank."""
         return [sample_id for sample_id in self.samples if not self._is_answered(verdicts.get(sample_id))]
 
+    def conflicts(self, verdicts: Mapping[str, Verdict]) -> "Round":
+        """The tied samples alone, as a batch of their own."""
+        tied = {
+            each: row
+            for each, row in self.samples.items()
+            if each in verdicts and verdicts[each].status == TIED
+        }
+        digest = hashlib.sha256("\n".join(tied).encode()).hexdigest()
+        return replace(self, batch_id=f"{self.batch_id}-{digest[:4]}", samples=tied)
+
     def _is_answered(self, verdict: Verdict | None) -> bool:
         # A sample that was skipped in an earlier round and selected again is asked for again.
         return verdict is not None and (verdict.status in BOUGHT or verdict.round >= self.number)
@@ -69,6 +80,21 @@ def wanted_rounds(run: Run, number: int | None) -> list[Round]:
         numbers = ", ".join(str(each.number) for each in found) or "none"
         raise UsageError(f"There is no round {number}.", f"Rounds of {run.root}: {numbers}.")
     return chosen
+
+
+def as_asked(found: Sequence[Round], book: ledger.Ledger) -> list[Round]:
+    """The rounds as people know them: with what forms showed twice, and with batches of tied samples."""
+    shown = []
+    for each in found:
+        again = {
+            repeat.repeat_id: each.samples[repeat.sample_id]._replace(sample_id=repeat.repeat_id)
+            for repeat in book.repeats
+            if repeat.sample_id in each.samples and repeat.batch_id.startswith(each.batch_id)
+        }
+        asked = replace(each, samples={**each.samples, **again})
+        parts = {export.batch_id for export in book.exports if export.round == each.number}
+        shown += [asked, *(replace(asked, batch_id=part) for part in sorted(parts - {each.batch_id}))]
+    return shown
 
 
 def one_round(run: Run, number: int | None) -> Round:

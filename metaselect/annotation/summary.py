@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from metaselect.annotation.agreement import Agreement, agreement
 from metaselect.annotation.consensus import TIED, Verdict
 from metaselect.annotation.control import NoiseEstimate
 from metaselect.annotation.ledger import Ledger
@@ -33,9 +34,11 @@ def import_result(
         noise: what the control samples say by now.
 
     Returns:
-        Counts of answers (matched to conflicting), of ids (unknown, not_selected) and of samples (missing:
-        selected and still without an answer; tied; bought: with a clean label, in the whole run), and lists.
+        Counts of answers (matched to conflicting), of rows (other_batch), of ids (mismatched, changed, unknown,
+        not_selected; matched_by: found by another way than the id) and of samples (missing: selected and still
+        without an answer; tied; bought: with a clean label, in the whole run), and lists.
     """
+    strays = found.strays
     missing = {sample_id for each in chosen for sample_id in each.open_ids(book.verdicts)}
     selected = {sample_id for each in chosen for sample_id in each.samples}
     conflicts: list[Json] = [
@@ -43,15 +46,21 @@ def import_result(
     ]
     return {
         **found.counts(),
+        "repeated": 0,
         "missing": len(missing),
         "tied": sum(
             verdict.status == TIED for sample_id, verdict in book.verdicts.items() if sample_id in selected
         ),
         "new_votes": new_votes,
-        "bought": _with_status(book.verdicts, DONE),
+        "bought": with_status(book.verdicts, DONE),
+        "matched_by": {"image": len(strays.by_name), "content_hash": len(strays.by_content)},
         "conflicts": conflicts,
-        "unknown_ids": list(sorted(found.unknown)),
-        "not_selected_ids": list(sorted(found.not_selected)),
+        "unknown_ids": list(sorted(strays.unknown)),
+        "likely_ids": dict(sorted(found.likely.items())),
+        "not_selected_ids": list(sorted(strays.not_selected)),
+        "mismatched_ids": list(sorted(strays.mismatched)),
+        "changed_ids": list(sorted(strays.changed)),
+        "other_batches": dict(sorted(strays.foreign.items())),
         "noise_estimate": noise and noise._asdict(),
     }
 
@@ -61,10 +70,31 @@ def troubles(found: Reconciliation, result: Mapping[str, Json], name: str) -> It
     if found.conflicting:
         pairs = [f"{sample_id} by {annotator}" for sample_id, annotator in sorted(found.conflicting)]
         yield f"{name} answers twice and differently: {some(pairs)}. Neither answer was taken."
-    if found.unknown:
-        yield f"Ids that are not in the pool: {some(sorted(found.unknown))}."
-    if found.not_selected:
-        listed = some(sorted(found.not_selected))
+    changed = result.get("classes_changed")
+    if isinstance(changed, list) and changed:
+        yield f"The run had other classes when batch {some([str(each) for each in changed])} went out."
+    strays = found.strays
+    if strays.mismatched:
+        yield (
+            f"Rows that name the image or content of another sample, not taken: {some(sorted(strays.mismatched))}. "
+            "Were columns sorted apart?"
+        )
+    if strays.changed:
+        yield f"Samples whose content changed since they went out, not taken: {some(sorted(strays.changed))}."
+    if strays.foreign:
+        yield (
+            f"Rows of a batch that is none of this run, not taken: {some(sorted(strays.foreign))}. "
+            "Without the column batch_id they are matched by id alone."
+        )
+    if strays.misnamed:
+        yield f"Unknown ids whose image or content is known, taken by that: {some(sorted(strays.misnamed))}."
+    if strays.unknown:
+        yield f"Ids that are not in the pool: {some(sorted(strays.unknown))}."
+    if found.likely:
+        pairs = [f"{spoilt} for {sample_id}" for spoilt, sample_id in sorted(found.likely.items())]
+        yield f"A spreadsheet may have written {some(pairs)}; import the column as text."
+    if strays.not_selected:
+        listed = some(sorted(strays.not_selected))
         yield f"Not selected, so not taken: {listed}. --outside-round takes them."
     if not found.accepted and not found.conflicting:
         yield f"{name} holds no answer yet."
@@ -109,6 +139,9 @@ class Progress:
         outside_round: samples with votes that belong to no round.
         annotators: answers of each status by annotator.
         noise: what the control samples say by now; None where there are none.
+        method: how votes become a consensus.
+        conflict_ids: tied samples, sorted.
+        agreement: of annotators with each other, the consensus, and themselves.
     """
 
     rounds: Sequence[RoundProgress]
@@ -117,6 +150,9 @@ class Progress:
     outside_round: int
     annotators: Mapping[str, Mapping[str, int]]
     noise: NoiseEstimate | None
+    method: str
+    conflict_ids: Sequence[str]
+    agreement: Agreement
 
     def as_json(self) -> dict[str, Json]:
         """The fields as JSON values."""
@@ -127,6 +163,9 @@ class Progress:
             "outside_round": self.outside_round,
             "annotators": {name: dict(counts) for name, counts in self.annotators.items()},
             "noise_estimate": self.noise and self.noise._asdict(),
+            "consensus": self.method,
+            "conflict_ids": list(self.conflict_ids),
+            "agreement": self.agreement.as_json(),
         }
 
 
@@ -135,13 +174,21 @@ def progress(book: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | None)
     annotators: dict[str, dict[str, int]] = {}
     for vote in book.latest.values():
         annotators.setdefault(vote.annotator, dict.fromkeys(STATUSES, 0))[vote.status] += 1
+    again = [
+        (vote, book.stands_for[vote.sample_id])
+        for vote in book.current.values()
+        if vote.sample_id in book.stands_for
+    ]
     return Progress(
         [_round_progress(each, book) for each in rounds],
-        _with_status(book.verdicts, DONE),
-        _with_status(book.verdicts, BAD_SAMPLE),
+        with_status(book.verdicts, DONE),
+        with_status(book.verdicts, BAD_SAMPLE),
         len({vote.sample_id for vote in book.latest.values() if vote.round == 0}),
         {name: annotators[name] for name in sorted(annotators)},
         noise,
+        book.method,
+        [sample_id for sample_id, verdict in book.verdicts.items() if verdict.status == TIED],
+        agreement(book.latest, book.verdicts, again),
     )
 
 
@@ -167,5 +214,6 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
+def with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
+    """Samples whose verdict that is."""
     return sum(verdict.status == wanted for verdict in verdicts.values())

@@ -15,6 +15,8 @@ SKIP = "skip"
 UNSURE = "unsure"
 BAD_SAMPLE = "bad_sample"
 STATUSES = (DONE, SKIP, UNSURE, BAD_SAMPLE)
+WITHDRAWN = "withdrawn"
+"""Of a vote that `annotate undo` writes: the annotator has no answer any more. No form may use it."""
 
 
 class Vote(NamedTuple):
@@ -24,7 +26,7 @@ class Vote(NamedTuple):
         sample_id: a pool sample.
         clean_label: a class name; may be empty unless ``status`` is done.
         annotator: who answered.
-        status: "done", "skip", "unsure" or "bad_sample".
+        status: "done", "skip", "unsure", "bad_sample", or "withdrawn", which takes an answer back.
         note: free text.
         round: the purchase it belongs to; 0 for a label of a sample that was not selected.
         time: when it was imported, ISO 8601, UTC.
@@ -128,7 +130,7 @@ def _vote(cells: Sequence[str], where: str, shared: dict[str, str]) -> Vote:
     if len(cells) != len(Vote._fields):
         raise _damaged(where, f"it has {len(cells)} cells, a vote has {len(Vote._fields)}")
     sample_id, label, annotator, status, note, number, time = cells
-    if status not in STATUSES or not number.isdecimal():
+    if status not in (*STATUSES, WITHDRAWN) or not number.isdecimal():
         raise _damaged(where, f"no vote has status {status!r} and round {number!r}")
     same = shared.setdefault
     return Vote(

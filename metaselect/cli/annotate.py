@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from metaselect.annotation.formats import FORMATS
+from metaselect.annotation.formats import AUTO, FORMATS
 from metaselect.cli.console import Console
 from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
 from metaselect.errors import UsageError
@@ -16,14 +16,19 @@ from metaselect.records import Json
 from metaselect.run import Run
 
 Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]  # mypy wants the names spelt out
+ReadFormat = StrEnum("ReadFormat", [AUTO, *FORMATS])  # type: ignore[misc]
 CSV = Format("csv")
+ANY = ReadFormat(AUTO)
 
 RoundOption = Annotated[int | None, typer.Option("--round", metavar="K", min=1, help="Only this round.")]
 LatestRound = Annotated[
     int | None,
     typer.Option("--round", metavar="K", min=1, help="The round.", show_default="the latest"),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="The exchange format.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="For which tool; csv is for spreadsheets.")]
+ReadFormatOption = Annotated[
+    ReadFormat, typer.Option("--format", help="What FILE is; auto tells it from the content.")
+]
 
 COUNTS = {
     "matched": "answers with a label",
@@ -31,8 +36,12 @@ COUNTS = {
     "unsure": "answers: unsure",
     "unusable": "answers: bad_sample",
     "conflicting": "answered twice and differently, not taken",
+    "mismatched": "samples with another one's image or content, not taken",
+    "changed": "samples whose content changed since, not taken",
+    "other_batch": "rows of another run's batch, not taken",
     "not_selected": "ids of the pool, not selected, not taken",
     "unknown": "ids not in the pool",
+    "repeated": "answers for blind repeats",
     "missing": "selected samples still without an answer",
     "tied": "samples with tied votes",
     "new_votes": "new votes",
@@ -43,6 +52,9 @@ group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Lab
 
 def register(app: typer.Typer) -> None:
     """Add `annotate` and its sub-commands to the program."""
+    from metaselect.cli import votes
+
+    votes.register(group)
     app.add_typer(group, name="annotate")
 
 
@@ -55,8 +67,8 @@ def export(
             "--output",
             "-o",
             metavar="FILE",
-            help="A file, a folder, or - for stdout.",
-            show_default="RUN/export/round-K/labels.csv",
+            help="A folder; of csv also a file, or - for stdout.",
+            show_default="below RUN/export/round-K",
         ),
     ] = None,
     round_number: LatestRound = None,
@@ -64,20 +76,38 @@ def export(
     show_given: Annotated[
         bool, typer.Option("--show-given", help="Show the given label too (it sways people).")
     ] = False,
+    with_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--with-predictions",
+            help="Show what a model says (label-studio): the one re-weighted last, else the warm-up. Sways people.",
+        ),
+    ] = False,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Write images beside the form.")
     ] = True,
     everything: Annotated[bool, typer.Option("--all", help="Answered samples too.")] = False,
+    conflicts: Annotated[
+        bool, typer.Option("--conflicts", help="Only samples with tied votes, for somebody else.")
+    ] = False,
+    repeats: Annotated[
+        float, typer.Option(metavar="SHARE", help="Show this share of the samples twice, unnoticed.")
+    ] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Replace a form, unless it holds answers.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a form with the selected samples, for people to fill in.
 
-    People fill in clean_label (a class name), or status: skip, unsure or bad_sample.
+    People fill in clean_label (a class name), or status: skip, unsure or bad_sample. Images are named by sample_id, so
+    that no name tells the answer.
 
         metaselect annotate export --run RUN
 
         metaselect annotate export --run RUN -o for-anna.csv --show-given
+
+        metaselect annotate export --run RUN --format label-studio --with-predictions
+
+        metaselect annotate export --run RUN --format cvat -o for-cvat
     """  # fmt: skip
     from metaselect.stages import annotate as stage
 
@@ -89,8 +119,11 @@ def export(
         round=round_number,
         format=form.value,
         show_given=show_given,
+        with_predictions=with_predictions,
         images=images,
         all=everything,
+        conflicts=conflicts,
+        repeats=repeats,
         force=force,
     )
     made = stage.export(Run.at(run), options, console)
@@ -116,17 +149,25 @@ def import_(
     require_complete: Annotated[
         bool, typer.Option("--require-complete", help="Exit 1 while answers are missing.")
     ] = False,
-    form: FormatOption = CSV,
+    form: ReadFormatOption = ANY,
     as_json: JsonOption = False,
 ) -> None:
     """Take the answers of a filled-in form; again is harmless, in parts is fine.
 
-    Answers find their sample by sample_id. A later file supersedes an earlier answer of the same annotator.
+    Answers find their sample by sample_id, else by the exported image's name, else by the content hash. A later file
+    supersedes an earlier answer of the same annotator. FILE is a CSV, what Label Studio exports as JSON, JSON-MIN or
+    CSV, what CVAT exports as CVAT for images 1.1 (zip or XML), or the metadata.csv of a Hugging Face imagefolder.
 
         metaselect annotate import RUN/export/round-1/labels.csv --run RUN
 
         metaselect annotate import - --run RUN --annotator anna --require-complete < answers.csv
-    """
+
+        metaselect annotate import project-1-at-2026-11-20.json --run RUN
+
+        metaselect annotate import task_1_cvat_for_images_1.1.zip --run RUN
+
+        metaselect annotate import RUN/export/round-1/hf/train/metadata.csv --run RUN
+    """  # fmt: skip
     from metaselect.stages import annotate as stage
 
     console = Console(as_json=as_json)
@@ -138,56 +179,12 @@ def import_(
         format=form.value,
     )
     outcome = stage.import_file(Run.at(run), file, options, console)
-    _show_counts(console, outcome.result)
+    show_counts(console, outcome.result)
     finish(console, outcome)
 
 
-@group.command("simulate")
-def simulate(
-    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="A CSV with sample_id and clean_label.")],
-    run: RunOption = None,
-    round_number: LatestRound = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Answer a round from a truth file, as annotator "simulated" (for experiments).
-
-    metaselect annotate simulate OUT/truth.csv --run RUN
-
-    metaselect annotate simulate OUT/truth.csv --run RUN --round 1
-    """
-    from metaselect.stages import annotate as stage
-
-    console = Console(as_json=as_json)
-    outcome = stage.simulate(Run.at(run), truth, ImportOptions(round=round_number), console)
-    _show_counts(console, outcome.result)
-    finish(console, outcome)
-
-
-@group.command("status")
-def status(run: RunOption = None, as_json: JsonOption = False) -> None:
-    """Show how far each round is; changes nothing.
-
-    metaselect annotate status --run RUN
-
-    metaselect annotate status --run RUN --json
-    """
-    from metaselect.annotation.summary import RoundProgress
-    from metaselect.annotation.votes import STATUSES
-    from metaselect.stages import annotate as stage
-
-    console = Console(as_json=as_json)
-    progress = stage.status(Run.at(run))
-    console.table(RoundProgress._fields, [[str(value) for value in each] for each in progress.rounds])
-    if progress.annotators:
-        people = [[name, *map(str, counts.values())] for name, counts in progress.annotators.items()]
-        console.table(("annotator", *STATUSES), people)
-    console.line(f"{progress.bought} labels bought, {progress.unusable} samples unusable.")
-    found = progress.as_json()
-    show_noise(console, found["noise_estimate"])
-    console.result(found)
-
-
-def _show_counts(console: Console, result: Mapping[str, Json]) -> None:
+def show_counts(console: Console, result: Mapping[str, Json]) -> None:
+    """What became of a file's rows, as a table."""
     rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
     console.table(("reconciliation", "count"), rows)
     show_noise(console, result["noise_estimate"])

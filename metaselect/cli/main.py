@@ -79,12 +79,13 @@ def _register() -> None:
         ingest,
         reweight,
         select,
+        serve,
         status,
         verify,
         warmup,
     )
 
-    for module in (ingest, warmup, select, annotate, reweight, evaluate, status, verify, corrupt):
+    for module in (ingest, warmup, select, annotate, serve, reweight, evaluate, status, verify, corrupt):
         module.register(app)
 
 

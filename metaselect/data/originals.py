@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,34 +19,54 @@ from metaselect.run import Run
 from metaselect.run.files import write_atomically
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+}
 SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # by Windows
 
 
-def write_originals(run: Run, sample_ids: Sequence[str], folder: Path) -> dict[str, str]:
+def write_originals(
+    run: Run, sample_ids: Sequence[str], folder: Path, stems: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Write the images of some samples as ``<sample_id>.<ext>``.
 
     Args:
         run: an ingested run.
         sample_ids: of the pool.
         folder: made if it is missing; files of the same name are replaced.
+        stems: sample_id -> file name without extension; by default those of ``file_stems``.
 
     Returns:
         sample_id -> file name; empty where the samples are features.
     """
-    if run.info()["task"] != IMAGES or not sample_ids:
-        return {}
-    folder.mkdir(parents=True, exist_ok=True)
-    stems = file_stems(sample_ids)
-    places, hashes = _held(run)
-    found = _originals(run, {sample_id: hashes[sample_id] for sample_id in sample_ids})
-    pixels = np.load(run.path(array_file(IMAGES)), mmap_mode="r", allow_pickle=False)
+    stems = file_stems(sample_ids) if stems is None else stems
     names = {}
-    for sample_id in sample_ids:
-        suffix, raw = found.get(sample_id) or (".png", encode_png(pixels[places[sample_id]]))
+    for sample_id, suffix, raw in read_originals(run, sample_ids):
+        folder.mkdir(parents=True, exist_ok=True)
         names[sample_id] = stems[sample_id] + suffix
         _write(folder / names[sample_id], raw)
     return names
+
+
+def read_originals(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
+    """(sample_id, file name suffix, bytes) of the images of some samples; nothing where they are features.
+
+    Args:
+        run: an ingested run.
+        sample_ids: of the pool.
+    """
+    if run.info()["task"] != IMAGES or not sample_ids:
+        return
+    places, hashes = _held(run)
+    found = _originals(run, {sample_id: hashes[sample_id] for sample_id in sample_ids})
+    pixels = np.load(run.path(array_file(IMAGES)), mmap_mode="r", allow_pickle=False)
+    for sample_id in sample_ids:
+        yield sample_id, *(found.get(sample_id) or (".png", encode_png(pixels[places[sample_id]])))
 
 
 def file_stems(sample_ids: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,8 @@ from torch import nn
 
 from metaselect.errors import UsageError
 from metaselect.registry import MODELS, ZOO_FAMILIES, load
-from metaselect.streams import derive, seeded_globals
+from metaselect.seeds import derive
+from metaselect.streams import seeded_globals
 
 
 def auto_model(shape: Sequence[int]) -> str:

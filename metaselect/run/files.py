@@ -56,6 +56,23 @@ def matches(path: Path, expected: Stamp, *, thorough: bool = False) -> bool:
     return sha256_file(path) == expected.sha256
 
 
+def begins_with(path: Path, expected: Stamp) -> bool:
+    """Whether the file still begins with the stamped content; what was added behind it does not count."""
+    status = path.stat()
+    if (status.st_size, status.st_mtime_ns) == (expected.size, expected.mtime_ns):
+        return True
+    if status.st_size < expected.size:
+        return False
+    digest = hashlib.sha256()
+    left = expected.size
+    with path.open("rb") as stream:
+        while left:
+            block = stream.read(min(left, 1 << 20))
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest() == expected.sha256
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` make a temporary neighbour of ``path``, flush it to disk, and rename it.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from metaselect.errors import ArtefactError, UsageError
+from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
 from metaselect.run.files import read_json, write_json
 
@@ -98,7 +98,23 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "annotate",
         ("reweight", "evaluate"),
     ),
-    Artefact("annotate/exports.csv", "round, batch_id, format", "annotate"),
+    Artefact(
+        "annotate/exports.csv",
+        "time, round, batch_id, format, file, samples, classes_sha256",
+        "annotate",
+    ),
+    Artefact(
+        "annotate/batches/<batch_id>.csv",
+        "sample_id, name, content_hash; the round as it first went out",
+        "annotate",
+    ),
+    Artefact("annotate/repeats.csv", "repeat_id, sample_id, batch_id (what a form showed twice)", "annotate"),
+    Artefact("annotate/consensus.json", "method (majority where there is no such file)", "annotate"),
+    Artefact(
+        "annotate/imports.csv",
+        "import, time, file, sha256, format, first_vote, undoes (an import)",
+        "annotate",
+    ),
     Artefact(
         "reweight/<name>/history.csv",
         "epoch, lr, loss, accuracy, mean_weight, zero_batches, bought_loss, bought_accuracy",
@@ -234,7 +250,8 @@ class Run:
             new: make the folder where there is none; else a mistyped --run leaves nothing behind.
 
         Raises:
-            ArtefactError: another command holds it, or there is no run.
+            LockedError: another command holds it.
+            ArtefactError: there is no run.
             UsageError: there can be no folder at that place.
         """
         if not new:
@@ -247,7 +264,7 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ArtefactError(
+            raise LockedError(
                 f"Another metaselect command is working in {self.root}.",
                 "Wait for it to end, then try again.",
             ) from None

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from metaselect.errors import UsageError
 from metaselect.records import Json
+from metaselect.seeds import derive
 from metaselect.selection import Choice, ImagePool, PoolFeatures, Tell, lowest, silent, unclustered
 from metaselect.selection.ta_vaal_nets import (
     SCORE_BATCH,
@@ -36,8 +37,8 @@ from metaselect.selection.ta_vaal_nets import (
     telling_loss,
     vae_loss,
 )
-from metaselect.streams import derive, seeded_globals
 from metaselect.streams import generator as stream
+from metaselect.streams import seeded_globals
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of the task model's SGD, as published
 TELL_EVERY = 50  # steps

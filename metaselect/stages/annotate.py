@@ -1,24 +1,29 @@
 """The `annotate` stage: labels go out to people and come back. Never imports torch."""
 
 import gc
+import hashlib
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from metaselect.annotation import ledger
 from metaselect.annotation.control import noise_estimate
-from metaselect.annotation.csv_format import read_truth
-from metaselect.annotation.formats import Answer, Item, load_format
-from metaselect.annotation.forms import form_path, write_form
-from metaselect.annotation.reconcile import Known, Reconciliation, Spellings, reconcile
-from metaselect.annotation.rounds import Round, nothing_selected, one_round, rounds, wanted_rounds
-from metaselect.annotation.summary import Progress, import_result, progress, some, troubles
-from metaselect.annotation.votes import DONE
+from metaselect.annotation.exports import Export as Exported
+from metaselect.annotation.exports import Sent, read_sent
+from metaselect.annotation.formats import AUTO, FILLED_IN, INSIDE, Answer, detect_format, load_format
+from metaselect.annotation.forms import EXPORT_FOLDER, form_path, write_form
+from metaselect.annotation.imports import Source
+from metaselect.annotation.labels import Spellings
+from metaselect.annotation.places import Known
+from metaselect.annotation.reconcile import reconcile
+from metaselect.annotation.repeats import choose_repeats, weave
+from metaselect.annotation.rounds import as_asked, nothing_selected, one_round, rounds, wanted_rounds
+from metaselect.annotation.summary import import_result, some, troubles
 from metaselect.data.store import load_ids
 from metaselect.errors import ArtefactError, DataError
 from metaselect.options import ExportOptions, ImportOptions
@@ -27,9 +32,20 @@ from metaselect.run import Run
 from metaselect.run.files import read_json
 from metaselect.run.layout import META_SET
 from metaselect.run.stage import inputs_of
+from metaselect.stages.annotate_form import (
+    CLASSES,
+    changed_content,
+    image_again,
+    make_form,
+    other_classes,
+    place_on_record,
+    require_offered,
+    require_same_content,
+    sent_again,
+    sent_now,
+)
 
 STREAM = "-"
-SIMULATED = "simulated"
 
 
 @dataclass(frozen=True)
@@ -68,32 +84,56 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
 
     Raises:
         ArtefactError: nothing selected; the form exists and holds answers, or others than now without
-            ``force``.
-        UsageError: no such round, or a place within the run's own folders.
+            ``force``; predictions are wanted and there are none.
+        DataError: the format cannot spell a class.
+        UsageError: no such round, a place within the run's own folders, or something that the format cannot do.
     """
-    run.info()
     form = load_format(options.format)
+    require_offered(run, form, options)
     with run.lock():
-        book = ledger.read(run)
+        book = ledger.open_book(run)
         chosen = one_round(run, options.round)
-        ids = list(chosen.samples) if options.all else chosen.open_ids(book.verdicts)
+        whole = sent_now(run, chosen)
+        path = form_path(run, chosen, form, options.output)
+        if options.conflicts:
+            chosen = chosen.conflicts(book.verdicts)
+            if options.output is None:
+                path = run.path(f"{EXPORT_FOLDER}/round-{chosen.number}/conflicts/{form.file_name}")
+        everything = options.all or options.conflicts
+        ids = list(chosen.samples) if everything else chosen.open_ids(book.verdicts)
         answered = len(chosen.samples) - len(ids)
         if answered:
             report.note(f"Left out {answered} answered samples of round {chosen.number}; --all asks again.")
-        path = form_path(run, chosen, form, options.output)
         if path is not None and not ids:
-            report.note(f"Every sample of round {chosen.number} is answered; no form was written.")
+            why = (
+                "No sample of round {} is tied"
+                if options.conflicts
+                else "Every sample of round {} is answered"
+            )
+            report.note(f"{why.format(chosen.number)}; no form was written.")
             return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
-        images = _write_images(run, ids, path, options, report)
-        text = form.write(
-            _items(run, chosen, ids, images, show_given=options.show_given), show_given=options.show_given
-        )
+        sent = {each: whole[each] for each in chosen.samples}
+        require_same_content(run, book, chosen, sent)
+        made = make_form(run, chosen, ids, sent, path, form.offers, options, report)
+        if options.repeats:
+            pool = load_ids(run)[0]
+            again = choose_repeats(ids, options.repeats, chosen.batch_id, pool, book.repeats)
+            book = ledger.add_repeats(run, book, again)
+            image_of = partial(image_again, path.parent if path else Path())
+            made = replace(made, items=weave(made.items, again, image_of))
+        files = form.write(made)
         if path is not None:
-            write_form(path, text, form, force=options.force)
-        ledger.add_export(run, book, chosen.number, chosen.batch_id, options.format)
-    where = shlex.quote(str(path)) if path is not None else "FILE"
-    report.note(f"Fill in clean_label, then: metaselect annotate import {where} {run.flag}")
-    return Export(path, text, chosen.batch_id, chosen.number, len(ids), len(images))
+            write_form(path, files, form, force=options.force)
+        classes = run.stage("data").verified(CLASSES)
+        place, rows = place_on_record(run, path, options), len(made.items)
+        record = Exported(now(), chosen.number, chosen.batch_id, options.format, place, rows, classes)
+        ledger.add_export(run, book, record, list(sent.values()))
+    back = shlex.quote(str(path)) if path is not None and FILLED_IN in form.offers else "FILE"
+    advice = form.advice.format(folder=path.parent if path is not None else "")
+    whose = " --annotator NAME, of somebody new" if options.conflicts else ""
+    report.note(f"{advice}, then: metaselect annotate import {back} {run.flag}{whose}")
+    images = 0 if INSIDE in form.offers else sum(bool(item.image) for item in made.items)
+    return Export(path, next(iter(files.values())), chosen.batch_id, chosen.number, rows, images)
 
 
 def import_file(run: Run, source: str, options: ImportOptions, report: Reporter) -> Outcome:
@@ -106,126 +146,65 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
     """
     run.info()
     name = "stdin" if source == STREAM else source
-    form = load_format(options.format)
-    with _no_garbage_collection():
-        answers = form.read(_content(source), name)  # before the lock: a pipe may come from `annotate export`
+    with no_garbage_collection():
+        content = content_of(source)  # before the lock: a pipe may come from `annotate export`
+        wanted = detect_format(content, name) if options.format == AUTO else options.format
+        form = load_format(wanted)
+        answers = form.read(content, name)
+        origin = origin_of(content, name, wanted)
         with run.lock():
-            return _import(run, answers, form.spellings, options, report, name)
+            return take_answers(run, answers, form.spellings, options, report, name, origin)
 
 
-def simulate(run: Run, truth: str, options: ImportOptions, report: Reporter) -> Outcome:
-    """Answer the open samples of a round from a truth file, as annotator "simulated".
-
-    Raises:
-        DataError: the truth file lacks a sample, or holds a label that is no class.
-        ArtefactError: nothing selected, or the votes were changed by hand.
-    """
-    run.info()
-    labels = read_truth(_content(truth), truth)
-    with run.lock():
-        book = ledger.read(run)
-        chosen = one_round(run, options.round)
-        ids = chosen.open_ids(book.verdicts)
-        lacking = [sample_id for sample_id in ids if not labels.get(sample_id, "").strip()]
-        if lacking:
-            raise DataError(
-                f"{truth} has no clean_label for {len(lacking)} samples of round {chosen.number}: "
-                f"{some(lacking)}.",
-                "Use the truth file of the data set that was ingested.",
-            )
-        if not ids:
-            report.note(f"Every sample of round {chosen.number} is answered.")
-            book = ledger.add_votes(run, book, ())
-            noise = noise_estimate(run, book)
-            return Outcome(import_result(book, Reconciliation(), [chosen], new_votes=0, noise=noise))
-        answers = [
-            Answer(row, sample_id, labels[sample_id], SIMULATED, DONE, "", chosen.batch_id)
-            for row, sample_id in enumerate(ids, start=1)
-        ]
-        options = ImportOptions(round=chosen.number)
-        # Truth files are written by programs, so that ids and names stand in them as they are.
-        return _import(run, answers, lambda text: (text,), options, report, truth)
-
-
-def status(run: Run) -> Progress:
-    """How far each round is; changes nothing.
-
-    Raises:
-        ArtefactError: no run, or the votes were changed by hand.
-    """
-    run.info()
-    book = ledger.read(run)
-    return progress(book, rounds(run), noise_estimate(run, book))
-
-
-def _write_images(
-    run: Run, ids: Sequence[str], path: Path | None, options: ExportOptions, report: Reporter
-) -> dict[str, str]:
-    """Image files beside the form, as names relative to it, by sample_id; empty for features."""
-    if not options.images:
-        return {}
-    if path is None:
-        report.note("A form on stdout has no images beside it; -o FILE writes them.")
-        return {}
-    from metaselect.data.originals import write_originals  # needs Pillow, which other commands do without
-
-    names = write_originals(run, ids, path.parent / "images")
-    return {sample_id: f"images/{name}" for sample_id, name in names.items()}
-
-
-def _items(
-    run: Run, chosen: Round, ids: Sequence[str], images: Mapping[str, str], *, show_given: bool
-) -> list[Item]:
-    given: dict[str, str] = {}
-    if show_given:
-        pool, labels, classes = load_ids(run)
-        wanted = set(ids)
-        given = {
-            sample_id: classes[label]
-            for sample_id, label in zip(pool, labels, strict=True)
-            if sample_id in wanted
-        }
-    return [
-        Item(
-            chosen.batch_id,
-            sample_id,
-            images.get(sample_id, ""),
-            given.get(sample_id, ""),
-            *chosen.samples[sample_id][1:],
-        )
-        for sample_id in ids
-    ]
-
-
-def _import(
+def take_answers(
     run: Run,
     answers: Sequence[Answer],
     spellings: Spellings,
     options: ImportOptions,
     report: Reporter,
     name: str,
+    origin: Source,
 ) -> Outcome:
-    book = ledger.read(run)
-    _require_same_pool(run, book)
+    """Make votes of answers, and say what became of them; the caller holds the run's lock."""
+    book = ledger.open_book(run)
+    require_same_pool(run, book)
     chosen = wanted_rounds(run, options.round)
     if not chosen and not options.outside_round:
         raise nothing_selected(run)
-    classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
+    classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
 
     @cache
     def pool_ids() -> frozenset[str]:
         return frozenset(load_ids(run)[0])
 
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # the only clock whose time is an artefact's
-    found = reconcile(answers, Known(chosen, pool_ids, classes), spellings, options, name=name, time=now)
-    new = [vote for vote in found.accepted if not vote.repeats(book.latest.get(vote.key))]
-    book = ledger.add_votes(run, book, new)
+    @cache
+    def sent() -> list[Sent]:
+        first = read_sent(run.path(ledger.STAGE), book.exports)
+        return first + sent_again(book.repeats, first)
+
+    asked = as_asked(chosen, book)
+    every = asked if options.round is None else as_asked(rounds(run), book)
+    batches = {each.batch_id for each in every}
+    known = Known(asked, pool_ids, classes, batches, sent, changed_content(run, sent(), book.stands_for))
+    found = reconcile(answers, known, spellings, options, name=name, time=origin.time)
+    new = [vote for vote in found.accepted if not vote.repeats(book.current.get(vote.key))]
+    again = book.stands_for
+    repeated = [vote for vote in found.accepted if vote.sample_id in again]
+    found.accepted = [vote for vote in found.accepted if vote.sample_id not in again]
+    book = ledger.add_votes(run, book, new, origin)
     result = import_result(book, found, chosen, new_votes=len(new), noise=noise_estimate(run, book))
+    result["repeated"] = len(repeated)
+    result["classes_changed"] = [*other_classes(run, book, answers)]
     for sentence in troubles(found, result, name):
         report.warn(sentence)
     _say_next(run, result, report)
     unmet = f"{result['missing']} selected samples are still without an answer."
     return Outcome(result, unmet if options.require_complete and result["missing"] else "")
+
+
+def _now() -> str:
+    """The only clock whose time is an artefact's."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
@@ -240,7 +219,7 @@ def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """A million votes are millions of tuples without a cycle: looking for one takes a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -251,7 +230,7 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _content(source: str) -> bytes:
+def content_of(source: str) -> bytes:
     """The bytes of a file, or of stdin for "-".
 
     Raises:
@@ -265,13 +244,23 @@ def _content(source: str) -> bytes:
         raise DataError(f"{source} is not a file.", "Check the path.") from None
 
 
-def _require_same_pool(run: Run, book: ledger.Ledger) -> None:
+def origin_of(content: bytes, name: str, form: str) -> Source:
+    """Where answers come from, now."""
+    return Source(now(), Path(name).name, hashlib.sha256(content).hexdigest(), form)
+
+
+def now() -> str:
+    """ISO 8601, UTC: the only clock whose time is an artefact's."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def require_same_pool(run: Run, book: ledger.Ledger) -> None:
     """Refuse to go on when other data was ingested and earlier votes no longer fit it."""
     record = run.stage(ledger.STAGE).record()
     if record is None or inputs_of(run, *ledger.POOL_INPUTS).items() <= record.key.inputs.items():
         return
     pool, _, classes = load_ids(run)
-    strangers = {vote.sample_id for vote in book.votes} - set(pool)
+    strangers = {vote.sample_id for vote in book.votes} - set(pool) - book.stands_for.keys()
     names = {vote.clean_label for vote in book.votes} - {"", *classes}
     if strangers or names:
         raise ArtefactError(

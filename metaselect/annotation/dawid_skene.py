@@ -1,0 +1,70 @@
+"""The Dawid-Skene consensus: every annotator has a matrix of errors, learned together with the answers.
+
+Source: Dawid and Skene 1979, "Maximum likelihood estimation of observer error-rates using the EM algorithm",
+Applied Statistics 28 (1), 20-28: eqs. 2.3 to 2.5.
+Differs: as in crowd-kit it starts from the shares of the votes, raises zero rates to ``FLOOR``, so that no single vote
+is ever beyond doubt, and stops when a step gains less than 1e-5 a vote. What must gain is the log-likelihood itself;
+crowd-kit's bound counts the prior once a vote, so that it may stop at another step.
+"""
+
+import numpy as np
+
+ITERATIONS = 100
+TOLERANCE = 1e-5
+FLOOR = 1e-10
+DIGITS = 12  # of a probability: answers that symmetry makes equal must not drift apart by rounding
+
+
+def dawid_skene(
+    samples: np.ndarray,
+    annotators: np.ndarray,
+    answers: np.ndarray,
+    *,
+    iterations: int = ITERATIONS,
+    tolerance: float = TOLERANCE,
+) -> np.ndarray:
+    """The probability of every answer for every sample. Needs about 3 n A floats.
+
+    Args:
+        samples: (V,) int64, 0..n-1, of each vote; every sample has one at least.
+        annotators: (V,) int64, 0..W-1; votes of one annotator for one sample count as often as they are there.
+        answers: (V,) int64, 0..A-1.
+        iterations: at most so many.
+        tolerance: of the log-likelihood a vote.
+
+    Returns:
+        (n, A) float64, rows add up to 1.
+    """
+    n, width = samples.max(initial=-1) + 1, answers.max(initial=-1) + 1
+    # An annotator's rates only stand for answers that the annotator ever gave: the others are never asked for.
+    cells, cell = np.unique(annotators * width + answers, return_inverse=True)
+    annotator = cells // width
+    found = np.bincount(answers * n + samples, minlength=width * n).reshape(width, n)  # rows are contiguous
+    found = found / found.sum(0)
+    before = -np.inf
+    for _ in range(iterations):
+        prior = np.log(np.maximum(found.mean(1), FLOOR))
+        rates = np.log(_rates(found, samples, cell, annotator))
+        likelihood = _sum_of_votes(rates, samples, cell, n) + prior[:, None]
+        top = likelihood.max(0)
+        found = np.exp(likelihood - top)
+        total = found.sum(0)
+        found = np.round(found / total, DIGITS)
+        now = float((top + np.log(total)).sum()) / len(samples)
+        if now - before < tolerance:
+            break
+        before = now
+    return np.asarray(found.T)
+
+
+def _rates(found: np.ndarray, samples: np.ndarray, cell: np.ndarray, annotator: np.ndarray) -> np.ndarray:
+    """Eq. 2.3: (A, cells), how often an annotator gives the cell's answer where the true one is the row's."""
+    counts = np.stack([np.bincount(cell, weights=row[samples], minlength=len(annotator)) for row in found])
+    counts = np.maximum(counts, FLOOR)
+    totals = np.stack([np.bincount(annotator, weights=row) for row in counts])
+    return np.asarray(counts / totals[:, annotator])
+
+
+def _sum_of_votes(rates: np.ndarray, samples: np.ndarray, cell: np.ndarray, n: int) -> np.ndarray:
+    """Eq. 2.5 without the prior, in logarithms: (A, n)."""
+    return np.stack([np.bincount(samples, weights=row[cell], minlength=n) for row in rates])

@@ -1,0 +1,135 @@
+"""What went out to people: one row per form, and per batch its samples as they were at the first export."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from metaselect.errors import ArtefactError
+from metaselect.run.files import format_csv, write_text
+
+EXPORTS = "exports.csv"
+BATCHES = "batches"
+RESTORE = "Restore it from a copy, or move the folder annotate away and import the answers again."
+
+
+class Export(NamedTuple):
+    """One form that was made; the fields are the columns of ``exports.csv``.
+
+    Attributes:
+        time: when, ISO 8601, UTC.
+        round: the purchase that it is about.
+        batch_id: of that round.
+        format: a name of ``annotation.formats``.
+        file: below the run, or as the command named it; "-" for stdout.
+        samples: rows of the form.
+        classes_sha256: of ``data/classes.json`` at that time.
+    """
+
+    time: str
+    round: int
+    batch_id: str
+    format: str
+    file: str
+    samples: int
+    classes_sha256: str
+
+    def repeats(self, earlier: "Export") -> bool:
+        """Whether an earlier export says the same, whenever that was."""
+        return self[1:] == earlier[1:]
+
+
+class Sent(NamedTuple):
+    """One sample of a batch; the fields are the columns of ``batches/<batch_id>.csv``.
+
+    Attributes:
+        sample_id: as in the pool.
+        name: of the exported image, without its extension.
+        content_hash: as in the data at the first export.
+    """
+
+    sample_id: str
+    name: str
+    content_hash: str
+
+
+def read_exports(path: Path) -> tuple[Export, ...]:
+    """Every form that was made, oldest first.
+
+    Raises:
+        ArtefactError: a row that is none.
+    """
+    rows = _rows(path, Export._fields)
+    try:
+        return tuple(
+            Export(time, int(number), batch_id, form, file, int(samples), classes)
+            for time, number, batch_id, form, file, samples, classes in rows
+        )
+    except ValueError:
+        raise _damaged(path, Export._fields) from None
+
+
+def write_exports(path: Path, exports: Sequence[Export]) -> None:
+    """The whole table anew."""
+    write_text(path, format_csv(Export._fields, exports))
+
+
+def forget_exports(folder: Path, exports: Sequence[Export], number: int) -> None:
+    """Remove the exports of a round, and the lists of its batches."""
+    kept = tuple(each for each in exports if each.round != number)
+    write_exports(folder / EXPORTS, kept)
+    for batch_id in {each.batch_id for each in exports} - {each.batch_id for each in kept}:
+        batch_path(folder, batch_id).unlink(missing_ok=True)
+
+
+def batch_path(folder: Path, batch_id: str) -> Path:
+    """Where the samples of a batch are listed, below ``annotate/``."""
+    return folder / BATCHES / f"{batch_id}.csv"
+
+
+def freeze_batch(folder: Path, batch_id: str, samples: Sequence[Sent]) -> None:
+    """List a batch's samples, unless an earlier export did."""
+    path = batch_path(folder, batch_id)
+    if not path.is_file():
+        write_text(path, format_csv(Sent._fields, samples))
+
+
+def read_batch(folder: Path, batch_id: str) -> list[Sent]:
+    """The samples of a batch as they went out.
+
+    Raises:
+        ArtefactError: missing or damaged.
+    """
+    path = batch_path(folder, batch_id)
+    try:
+        return [Sent(*row) for row in _rows(path, Sent._fields)]
+    except TypeError:
+        raise _damaged(path, Sent._fields) from None
+
+
+def read_sent(folder: Path, exports: Sequence[Export]) -> list[Sent]:
+    """Every sample that ever went out, as it did then, the earliest batch first.
+
+    Raises:
+        ArtefactError: the list of a batch is missing or damaged.
+    """
+    batches = dict.fromkeys(each.batch_id for each in exports)
+    return [sent for batch_id in batches for sent in read_batch(folder, batch_id)]
+
+
+def _rows(path: Path, header: Sequence[str]) -> list[list[str]]:
+    if not path.is_file():
+        return []
+    try:
+        text = io.StringIO(path.read_bytes().decode(), newline="")  # an id may hold a line end
+        first, *rows = csv.reader(text, strict=True)
+    except (ValueError, csv.Error):
+        raise _damaged(path, header) from None
+    if tuple(first) != tuple(header):
+        raise _damaged(path, header)
+    return rows
+
+
+def _damaged(path: Path, header: Sequence[str]) -> ArtefactError:
+    return ArtefactError(f"{path} is damaged: a row is not {', '.join(header)}.", RESTORE)

@@ -1,0 +1,206 @@
+"""Imports by number: which votes each brought, and which were undone.
+
+The rows of ``imports.csv`` cut ``votes.csv`` into stretches: an import's votes begin at ``first_vote`` and end where
+the next row's begin. A row is written before its votes, so that no vote is ever without one; after a crash its stretch
+is shorter, or empty. An undo is a row and a stretch too, whose votes bring back what counted before. So the latest
+vote of each annotator in ``votes.csv`` stays the one that counts, whoever reads it.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from metaselect.annotation.votes import WITHDRAWN, Vote
+from metaselect.errors import ArtefactError, UsageError
+from metaselect.run.files import format_csv, write_text
+
+UNDO = "undo"
+HEADER = ("import", "time", "file", "sha256", "format", "first_vote", "undoes")
+
+
+class Source(NamedTuple):
+    """Where answers came from.
+
+    Attributes:
+        time: ISO 8601, UTC.
+        file: its name without folders.
+        sha256: hex digest of its bytes.
+        format: a name of ``annotation.formats``, "simulate" or "serve".
+    """
+
+    time: str
+    file: str
+    sha256: str
+    format: str
+
+
+class Import(NamedTuple):
+    """A row of ``imports.csv``.
+
+    Attributes:
+        number: from 1.
+        time: as in the votes.
+        file: name without folders; empty for an undo.
+        sha256: of the file; empty for an undo.
+        format: of the file, or "undo".
+        first_vote: how many votes were there before.
+        undoes: the import that this row takes back; 0 for an import.
+    """
+
+    number: int
+    time: str
+    file: str
+    sha256: str
+    format: str
+    first_vote: int
+    undoes: int
+
+    def came_from(self, source: Source) -> bool:
+        """Whether its votes are from there, and from then."""
+        return self[1:5] == source
+
+
+class Undone(NamedTuple):
+    """What an undo did; the last three add up to the import's votes.
+
+    Attributes:
+        number: of the import.
+        file: its name.
+        votes: that it had brought.
+        withdrawn: for which no earlier answer of the same annotator counts now.
+        restored: whose annotator's earlier answer counts again.
+        superseded: that another import's votes stand for, so that nothing changed.
+    """
+
+    number: int
+    file: str
+    votes: int
+    withdrawn: int
+    restored: int
+    superseded: int
+
+
+def next_import(imports: Sequence[Import], source: Source, first_vote: int) -> Import:
+    """The row of a new import."""
+    name = os.fsencode(source.file).decode("utf-8", "replace")
+    return Import(len(imports) + 1, source.time, name, source.sha256, source.format, first_vote, undoes=0)
+
+
+def next_undo(imports: Sequence[Import], number: int, time: str, first_vote: int) -> Import:
+    """The row that takes an import back."""
+    return Import(len(imports) + 1, time, "", "", UNDO, first_vote, undoes=number)
+
+
+def read_imports(path: Path, remedy: str) -> tuple[Import, ...]:
+    """The rows; none where there is no file.
+
+    Raises:
+        ArtefactError: a row that no import can be; ``remedy`` becomes the hint.
+    """
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))[1:]
+    try:
+        return tuple(
+            Import(int(number), time, file, digest, form, int(first), int(undoes or 0))
+            for number, time, file, digest, form, first, undoes in rows
+        )
+    except ValueError:
+        raise ArtefactError(f"{path} is damaged: a row is not {', '.join(HEADER)}.", remedy) from None
+
+
+def write_imports(path: Path, imports: Iterable[Import]) -> None:
+    """All rows; earlier ones are never changed."""
+    write_text(path, format_csv(HEADER, ((*row[:-1], row.undoes or "") for row in imports)))
+
+
+def stretch(imports: Sequence[Import], row: Import, total: int) -> range:
+    """Positions in ``votes.csv`` of what a row brought; ``total`` is the number of votes."""
+    later = imports[row.number].first_vote if row.number < len(imports) else total
+    return range(min(row.first_vote, total), min(later, total))
+
+
+def latest_import(imports: Sequence[Import], total: int) -> Import | None:
+    """The last import with votes that was not undone yet."""
+    undone = {row.undoes for row in imports}
+    standing = (row for row in reversed(imports) if not row.undoes and row.number not in undone)
+    return next((row for row in standing if stretch(imports, row, total)), None)
+
+
+def find_import(imports: Sequence[Import], number: int | None, total: int) -> Import:
+    """The import with that number, or the latest one that stands.
+
+    Raises:
+        UsageError: there is none, it is undone already, or it is an undo itself.
+    """
+    if number is None:
+        found = latest_import(imports, total)
+        if found is None:
+            raise UsageError("There is no import to undo.")
+        return found
+    if not 1 <= number <= len(imports):
+        last = f"The latest is {len(imports)}." if imports else "Nothing was imported yet."
+        raise UsageError(f"There is no import {number}.", last)
+    row = imports[number - 1]
+    if row.undoes:
+        raise UsageError(
+            f"Import {number} is the undo of import {row.undoes}.", "Import the file of that one again."
+        )
+    if any(other.undoes == number for other in imports):
+        raise UsageError(f"Import {number} is undone already.", "Importing its file again takes that back.")
+    return row
+
+
+def standing_votes(votes: Sequence[Vote], imports: Sequence[Import]) -> dict[tuple[str, str], Vote]:
+    """The latest vote of each annotator for each sample, of the imports that were not undone."""
+    undone = {row.undoes for row in imports}
+    found: dict[tuple[str, str], Vote] = {}
+    starts = [0, *(min(row.first_vote, len(votes)) for row in imports), len(votes)]
+    for row, (start, end) in zip((None, *imports), pairwise(starts), strict=True):
+        if row is None or not (row.undoes or row.number in undone):
+            found.update((vote.key, vote) for vote in votes[start:end])
+    return found
+
+
+def corrections(votes: Sequence[Vote], imports: Sequence[Import]) -> list[Vote]:
+    """The votes that must follow so that the latest ones are those of imports that were not undone.
+
+    Ordered by sample and annotator, with the time of the last row; empty when nothing is left to do.
+    """
+    wanted = standing_votes(votes, imports)
+    found = []
+    for key, vote in sorted({vote.key: vote for vote in votes}.items()):
+        other = wanted.get(key)
+        if other is None and vote.status != WITHDRAWN:
+            found.append(vote._replace(clean_label="", status=WITHDRAWN, note="", time=imports[-1].time))
+        elif other is not None and not other.repeats(vote):
+            found.append(other._replace(time=imports[-1].time))
+    return found
+
+
+def without(votes: Sequence[Vote], imports: Sequence[Import], number: int) -> tuple[list[Vote], list[Import]]:
+    """Votes and imports as they are without the votes of a round; no import that was undone comes back by it."""
+    kept = [vote for vote in votes if vote.round != number]
+    left = {0: 0}
+    for position, vote in enumerate(votes, start=1):
+        left[position] = left[position - 1] + (vote.round != number)
+    rows = [row._replace(first_vote=left[min(row.first_vote, len(votes))]) for row in imports]
+    undone = [row for row in rows if row.undoes]
+    again = corrections(kept, rows) if undone else []
+    if again:
+        rows.append(next_undo(rows, undone[-1].undoes, undone[-1].time, len(kept)))
+    return kept + again, rows
+
+
+def last_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> Undone:
+    """What the last row, an undo, did."""
+    last = imports[-1]
+    row = imports[last.undoes - 1]
+    brought = len(stretch(imports, row, len(votes)))
+    added = [votes[at].status for at in stretch(imports, last, len(votes))]
+    withdrawn = added.count(WITHDRAWN)
+    return Undone(row.number, row.file, brought, withdrawn, len(added) - withdrawn, brought - len(added))

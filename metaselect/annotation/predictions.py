@@ -1,0 +1,92 @@
+"""What the run's models say of samples, read from what is on disk: no model runs here."""
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metaselect.annotation.formats import Prediction
+from metaselect.errors import ArtefactError
+from metaselect.run import Run
+
+CONTROL = "uniform"  # learns nothing about labels
+
+
+def latest_predictions(
+    run: Run, number: int, sample_ids: Sequence[str], classes: Sequence[str]
+) -> tuple[str, Mapping[str, Prediction]]:
+    """The name of the model (such as "warmup-9c2e"), and what it says of each sample.
+
+    That is the model which was re-weighted last (the control only where there is no other) or, where there is none,
+    the warm-up as the selection saw it.
+
+    Args:
+        run: the run.
+        number: the round that goes out.
+        sample_ids: what is wanted.
+        classes: K names.
+
+    Raises:
+        ArtefactError: there are no predictions, or they are damaged or of other samples.
+    """
+    wanted = [("sample_id", "in", list(sample_ids))]
+    reweighted = _reweighted(run)
+    path = f"{reweighted}/weights.parquet" if reweighted else _probabilities(run, number)
+    if path is None:
+        raise ArtefactError(
+            f"No model's predictions are on disk for round {number}.",
+            f"First run: metaselect reweight {run.flag}",
+        )
+    stage = reweighted or "/".join(path.split("/")[:2])
+    digest = run.stage(stage).verified(path)
+    if reweighted:
+        columns = ["sample_id", "predicted_label", "predicted_prob"]
+        table = pq.read_table(run.path(path), columns=columns, filters=wanted)
+        rows = zip(*(table[column].to_pylist() for column in columns), strict=True)
+        found = {sample_id: Prediction(label, float(prob)) for sample_id, label, prob in rows}
+    else:
+        found = _surest(
+            pq.read_table(run.path(path), columns=["sample_id", "probs"], filters=wanted), classes
+        )
+    lacking = [sample_id for sample_id in sample_ids if sample_id not in found]
+    if lacking:
+        raise ArtefactError(
+            f"{run.path(path)} has no prediction for {len(lacking)} samples, {lacking[0]} for example.",
+            "It was made from other data; run its stage again.",
+        )
+    name = reweighted.partition("/")[2] if reweighted else "warmup"
+    return f"{name}-{digest[:4]}", found
+
+
+def has_predictions(run: Run, number: int) -> bool:
+    """Whether ``latest_predictions`` would find a model; reads no table."""
+    return bool(_reweighted(run) or _probabilities(run, number))
+
+
+def _reweighted(run: Run) -> str | None:
+    names = run.stage_names("reweight")
+    return max(
+        names, key=lambda name: (not name.endswith(f"/{CONTROL}"), _finished(run, name), name), default=None
+    )
+
+
+def _finished(run: Run, name: str) -> int:
+    return run.path(f"{name}/stage.json").stat().st_mtime_ns
+
+
+def _probabilities(run: Run, number: int) -> str | None:
+    """The last checkpoint's probabilities that the round, or an earlier one, was chosen from."""
+    for each in range(number, 0, -1):
+        folder = run.path(f"select/round-{each}")
+        for path in sorted(folder.glob("gradients-epoch-*.parquet"), reverse=True):
+            if "probs" in pq.read_schema(path).names:
+                return f"select/round-{each}/{path.name}"
+    return None
+
+
+def _surest(table: pa.Table, classes: Sequence[str]) -> dict[str, Prediction]:
+    found = {}
+    for sample_id, probs in zip(table["sample_id"].to_pylist(), table["probs"].to_pylist(), strict=True):
+        place = max(range(len(probs)), key=probs.__getitem__)
+        found[sample_id] = Prediction(classes[place], float(probs[place]))
+    return found

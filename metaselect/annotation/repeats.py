@@ -1,0 +1,123 @@
+"""Blind repeats: a few samples stand in a form twice, to see whether people answer the same again.
+
+The second time a sample has an id of its own, made of the letters of other ids, so that nobody can tell it from a
+first one. ``annotate/repeats.csv`` knows which it stands for. Its answers are votes for that id, and count nowhere but
+in the agreement of annotators with themselves.
+"""
+
+import csv
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+from metaselect.annotation.formats import Item
+from metaselect.errors import ArtefactError
+from metaselect.run.files import format_csv, write_text
+from metaselect.seeds import derive
+
+STREAM = "repeats"
+TRIES = 50  # names of the same length, before longer ones are tried
+
+
+class Repeat(NamedTuple):
+    """A row of ``repeats.csv``: under which id a sample was asked for again, in which batch."""
+
+    repeat_id: str
+    sample_id: str
+    batch_id: str
+
+
+def read_repeats(path: Path, remedy: str) -> tuple[Repeat, ...]:
+    """The rows; none where there is no file.
+
+    Raises:
+        ArtefactError: a row that is none; ``remedy`` becomes the hint.
+    """
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))[1:]
+    if any(len(row) != len(Repeat._fields) for row in rows):
+        raise ArtefactError(f"{path} is damaged: a row is not {', '.join(Repeat._fields)}.", remedy)
+    return tuple(Repeat(*row) for row in rows)
+
+
+def write_repeats(path: Path, repeats: Sequence[Repeat]) -> None:
+    """All rows; earlier ones are never changed."""
+    write_text(path, format_csv(Repeat._fields, repeats))
+
+
+def choose_repeats(
+    ids: Sequence[str], share: float, batch_id: str, pool: Collection[str], known: Sequence[Repeat]
+) -> list[Repeat]:
+    """Which samples of a form are asked for twice: a seeded choice from its first half.
+
+    Args:
+        ids: of the form, in its order.
+        share: of them, in (0, 0.5]; at least one is repeated where there are two.
+        batch_id: of the form.
+        pool: all ids, none of which a repeat may have.
+        known: earlier repeats; a sample keeps its second id within a batch.
+    """
+    half = list(ids[: len(ids) // 2])
+    chosen = sorted(half, key=lambda each: derive(0, STREAM, batch_id, each))
+    chosen = chosen[: max(round(share * len(ids)), 1)]
+    before = {(each.sample_id, each.batch_id): each for each in known}
+    taken = {each.casefold() for each in (*pool, *(each.repeat_id for each in known))}
+    alike: dict[int, list[str]] = {}
+    for each in sorted(pool):
+        alike.setdefault(len(each), []).append(each)
+    found = []
+    for sample_id in chosen:
+        repeat = before.get((sample_id, batch_id))
+        if repeat is None:
+            names = _names(alike[len(sample_id)], batch_id, sample_id)
+            repeat_id = next(name for name in names if name.casefold() not in taken)
+            taken.add(repeat_id.casefold())
+            repeat = Repeat(repeat_id, sample_id, batch_id)
+        found.append(repeat)
+    return found
+
+
+def weave(
+    items: Sequence[Item], repeats: Sequence[Repeat], image_of: Callable[[str, str], str]
+) -> list[Item]:
+    """The items with the repeats among those of the second half, and ranks that do not tell.
+
+    Args:
+        items: of the form, in its order.
+        repeats: of ``choose_repeats``.
+        image_of: gives an id's copy of an image, as a path relative to the form; called where there are images.
+    """
+    if not repeats:
+        return list(items)
+    half = len(items) // 2
+    by_id = {item.sample_id: item for item in items}
+    behind: dict[int, list[Item]] = {}
+    for repeat in sorted(repeats, key=lambda each: derive(0, STREAM, "order", *each)):
+        place = half + derive(0, STREAM, "place", *repeat) % (len(items) - half)
+        item = by_id[repeat.sample_id]
+        image = image_of(item.image, repeat.repeat_id) if item.image else ""
+        digest = content_again(item.content_hash, repeat.repeat_id)
+        shown = item._replace(sample_id=repeat.repeat_id, image=image, content_hash=digest)
+        behind.setdefault(place, []).append(shown)
+    woven = [each for place, item in enumerate(items) for each in (item, *behind.get(place, ()))]
+    return [item._replace(rank=str(rank)) for rank, item in enumerate(woven, start=1)]
+
+
+def content_again(content_hash: str, repeat_id: str) -> str:
+    """What stands for the content hash beside a repeat: the same one twice in a form would tell."""
+    return content_hash and hashlib.sha256(f"{content_hash}/{repeat_id}".encode()).hexdigest()
+
+
+def _names(alike: Sequence[str], batch_id: str, sample_id: str) -> Iterator[str]:
+    """Ids that look like the given ones: each letter is that of one of them in this place; longer and longer."""
+    for attempt in count():
+        letters = [
+            alike[derive(0, STREAM, batch_id, sample_id, attempt, place) % len(alike)][place % len(sample_id)]
+            for place in range(len(sample_id) + attempt // TRIES)
+        ]
+        # What a cell may lose at its ends is no part of a name.
+        yield "".join(letter if letter.strip() and letter != "'" else "0" for letter in letters)

@@ -1,0 +1,141 @@
+"""Answers as people give them: with errors, skipped samples, and several opinions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from metaselect.annotation.formats import Answer
+from metaselect.annotation.votes import DONE, SKIP
+from metaselect.errors import DataError, UsageError
+from metaselect.options import require_range
+from metaselect.run.files import read_csv
+from metaselect.seeds import uniform
+
+SIMULATED = "simulated"
+CLOSE = 1e-6  # to 1, of the sum of a row of probabilities
+
+
+@dataclass(frozen=True)
+class SimulateOptions:
+    """`annotate simulate`.
+
+    Attributes:
+        round: None is the latest one.
+        error_rate: of answers, in [0, 1]; any other class is as likely.
+        confusion: CSV file, in place of the rate.
+        annotators: who answer each sample.
+        skip_rate: of answers, in [0, 1].
+    """
+
+    round: int | None = None
+    error_rate: float = 0.0
+    confusion: Path | None = None
+    annotators: int = 1
+    skip_rate: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_range("error-rate", self.error_rate, 0, 1)
+        require_range("skip-rate", self.skip_rate, 0, 1)
+        require_range("annotators", self.annotators, 1, 1000)
+        if self.error_rate and self.confusion is not None:
+            raise UsageError("--error-rate and --confusion exclude each other.", "Leave one out.")
+
+
+def simulated_answers(
+    labels: Mapping[str, str],
+    rates: Mapping[str, Sequence[float]],
+    classes: Sequence[str],
+    batch_id: str,
+    options: SimulateOptions,
+) -> list[Answer]:
+    """What the simulated annotators say; each answer has a stream of its own, so none depends on another.
+
+    Args:
+        labels: the true class by id, in the order in which they are answered.
+        rates: of ``error_rates``.
+        classes: K names.
+        batch_id: of the answers.
+        options: who answers, and how often not.
+    """
+    alone = options.annotators == 1
+    people = [SIMULATED] if alone else [f"{SIMULATED}-{each + 1}" for each in range(options.annotators)]
+    return [
+        Answer(row, sample_id, label, who, status, "", batch_id)
+        for who in people
+        for row, sample_id, label, status in _answers(labels, rates, classes, who, options)
+    ]
+
+
+def error_rates(classes: Sequence[str], options: SimulateOptions) -> dict[str, list[float]]:
+    """The probability of every answer, in the order of the classes, by true class; empty without errors.
+
+    Raises:
+        DataError: the confusion file lacks a class, names a strange one, or a row is no distribution.
+        UsageError: an error rate with one class alone.
+    """
+    if options.confusion is not None:
+        return _read_confusion(options.confusion, classes)
+    if not options.error_rate:
+        return {}
+    if len(classes) < 2:
+        raise UsageError("--error-rate needs two classes at least.", "Leave it out.")
+    wrong = options.error_rate / (len(classes) - 1)
+    return {true: [1 - options.error_rate if name == true else wrong for name in classes] for true in classes}
+
+
+def _answers(
+    labels: Mapping[str, str],
+    rates: Mapping[str, Sequence[float]],
+    classes: Sequence[str],
+    who: str,
+    options: SimulateOptions,
+) -> Iterator[tuple[int, str, str, str]]:
+    reach = {true: list(accumulate(row)) for true, row in rates.items()}
+    for row, (sample_id, label) in enumerate(labels.items(), start=1):
+        if (
+            options.skip_rate
+            and uniform(options.seed, "simulate", "skip", who, sample_id) < options.skip_rate
+        ):
+            yield row, sample_id, "", SKIP
+        elif label in reach:
+            draw = uniform(options.seed, "simulate", "answer", who, sample_id) * reach[label][-1]
+            yield (
+                row,
+                sample_id,
+                next(c for c, end in zip(classes, reach[label], strict=True) if draw < end),
+                DONE,
+            )
+        else:
+            yield row, sample_id, label, DONE  # a label that is no class is found out like anybody's
+
+
+def _read_confusion(path: Path, classes: Sequence[str]) -> dict[str, list[float]]:
+    (_, *given), rows = read_csv(path)
+    if sorted(given) != sorted(classes):
+        odd = sorted(set(given) ^ set(classes)) or given
+        raise DataError(
+            f"{path}: the columns after the first are not the {len(classes)} classes; see {odd[0]!r}.",
+            "The first line must be: true, then every class name once.",
+        )
+    found: dict[str, list[float]] = {}
+    for number, row in enumerate(rows, start=2):
+        true, *cells = row.values()
+        try:
+            rates = dict(zip(given, map(float, cells), strict=True))
+        except ValueError:
+            raise DataError(
+                f"{path}:{number} holds something that is no number.", "Write probabilities."
+            ) from None
+        if true not in classes or true in found:
+            raise DataError(f"{path}:{number}: {true!r} is {'there twice' if true in found else 'no class'}.")
+        if not all(0 <= rate <= 1 for rate in rates.values()) or abs(sum(rates.values()) - 1) > CLOSE:
+            raise DataError(
+                f"{path}:{number}: the probabilities of {true!r} are not in 0..1 with the sum 1.",
+                "Every row must add up to 1.",
+            )
+        found[true] = [rates[name] for name in classes]
+    if missing := [name for name in classes if name not in found]:
+        raise DataError(f"{path} has no row for {missing[0]!r}.", "It needs one row per class.")
+    return found

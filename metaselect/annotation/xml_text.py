@@ -1,0 +1,48 @@
+"""What XML can hold, and reading it without doing what it says."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from xml.parsers import expat
+
+from metaselect.errors import DataError
+
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def require_xml(texts: Iterable[str], what: str) -> None:
+    """Refuse texts that no XML file can hold.
+
+    Raises:
+        DataError: one has such a character.
+    """
+    for text in texts:
+        if NOT_XML.search(text):
+            raise DataError(
+                f"The {what} {text!r} holds a character that XML does not have.", "Use --format csv."
+            )
+
+
+def walk_xml(
+    content: bytes,
+    name: str,
+    start: Callable[[str, Mapping[str, str]], None],
+    end: Callable[[str], None],
+    remedy: str,
+) -> None:
+    """Call ``start`` with each element's name and attributes and ``end`` behind it, in order.
+
+    Raises:
+        DataError: not XML, or with a document type: entities could grow without end or name other files.
+    """
+
+    def refuse(*_: object) -> None:
+        raise DataError(f"{name} declares a document type, which is not read.", remedy)
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    try:
+        parser.Parse(content, True)
+    except expat.ExpatError as error:
+        raise DataError(f"{name} is not an XML file: {error}.", remedy) from None

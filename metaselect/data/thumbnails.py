@@ -1,0 +1,38 @@
+"""Images of single samples, small enough to stand inside a page."""
+
+import io
+from collections.abc import Iterator, Sequence
+
+from PIL import Image
+
+from metaselect.data.images import decode
+from metaselect.data.originals import read_originals
+from metaselect.data.samples import Unusable
+from metaselect.run import Run
+
+LONGEST_SIDE = 512  # pixels; as much as a phone shows
+LOSSLESS_SIDE = 128  # pixels; up to here PNG is small, and every pixel counts
+JPEG_QUALITY = 85
+
+
+def thumbnails(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
+    """(sample_id, media type, bytes) of each image, encoded anew, so that nothing but its pixels goes out.
+
+    Args:
+        run: an ingested run; nothing comes where its samples are features.
+        sample_ids: of the pool.
+    """
+    for sample_id, _, raw in read_originals(run, sample_ids):
+        image = decode(raw)
+        assert not isinstance(image, Unusable), "it was decoded when it was read"
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+        yield sample_id, *_encode(image)
+
+
+def _encode(image: Image.Image) -> tuple[str, bytes]:
+    stream = io.BytesIO()
+    if max(image.size) <= LOSSLESS_SIDE:
+        image.save(stream, format="PNG")
+        return "image/png", stream.getvalue()
+    image.save(stream, format="JPEG", quality=JPEG_QUALITY)
+    return "image/jpeg", stream.getvalue()

@@ -1,0 +1,254 @@
+"""The desk over HTTP, for browsers on this machine alone.
+
+Who may ask: whoever knows the token in the address. Other pages in the same browser do not, and cannot learn
+it: no address is ever handed on, and a request that names another host or comes from another page is refused.
+"""
+
+import asyncio
+import hmac
+import json
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from metaselect.annotation.page import served_page, served_policy
+from metaselect.data.originals import MEDIA_TYPES
+from metaselect.errors import ArtefactError, LockedError, UsageError
+from metaselect.records import Json
+from metaselect.web.desk import Desk, Given, Refused
+
+LOOPBACK = "127.0.0.1"
+LARGEST = 16 * 1024  # bytes of a request; an answer has some two hundred
+BUSY_TRIES, BUSY_SECONDS = (
+    20,
+    0.1,
+)  # while another command works in the run; then the page is told, and asks again
+HEADERS = {
+    "Content-Security-Policy": f"{served_policy()}; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+Body = dict[str, Any]
+
+
+class Server:
+    """What can be asked of a desk.
+
+    Attributes:
+        desk: who is shown what.
+        images: files by sample_id; samples without one show their id.
+        suggest: gives predictions by sample_id; called when somebody first asks for one.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        images: Mapping[str, Path],
+        *,
+        annotator: str,
+        suggest: Callable[[], Mapping[str, str]] | None,
+    ) -> None:
+        self.desk, self.images, self.suggest = desk, images, suggest
+        self.suggested: Mapping[str, str] | None = None
+        self.page = served_page(desk.classes, annotator=annotator, suggests=suggest is not None)
+
+    def app(self, token: str, port: int) -> ASGIApp:
+        """The application, which answers below ``/<token>/`` only and only as ``127.0.0.1:<port>``."""
+        verbs = {"next": self._next, "answer": self._answer, "undo": self._undo, "suggest": self._suggest}
+        routes = [
+            Route("/", self._page),
+            Route("/image/{key}", self._image),
+            *(Route(f"/{name}", self._verb(handle), methods=["POST"]) for name, handle in verbs.items()),
+            Route("/release", self._verb(self._release), methods=["POST"]),
+        ]
+        inner = Starlette(routes=routes)
+        inner.router.redirect_slashes = False
+        return Guard(inner, token, port)
+
+    async def _page(self, request: Request) -> Response:
+        del request
+        return Response(self.page, media_type="text/html")
+
+    async def _image(self, request: Request) -> Response:
+        key = request.path_params["key"]
+        if not (key.isascii() and key.isdecimal() and len(key) < 10):
+            return refusal(404, "There is no such image.")
+        try:
+            path = self.images.get(self.desk.sample_id(int(key)))
+        except Refused:
+            path = None
+        if path is None or not path.is_file():
+            return refusal(404, "There is no such image.")
+        return Response(path.read_bytes(), media_type=MEDIA_TYPES[path.suffix])
+
+    def _next(self, body: Body) -> dict[str, Json]:
+        return self._with_image(self.desk.next(body["session"]))
+
+    def _answer(self, body: Body) -> dict[str, Json]:
+        given = Given(body.get("key"), body.get("status"), body.get("label"))  # type: ignore[arg-type]
+        return self._with_image(self.desk.answer(body["session"], body["annotator"], given))
+
+    def _undo(self, body: Body) -> dict[str, Json]:
+        return self._with_image(self.desk.undo(body["session"], body["annotator"]))
+
+    def _release(self, body: Body) -> dict[str, Json]:
+        self.desk.release(body["session"])
+        return {}
+
+    def _suggest(self, body: Body) -> dict[str, Json]:
+        sample_id = self.desk.sample_id(body.get("key"))
+        if self.suggested is None:
+            self.suggested = self.suggest() if self.suggest else {}
+        return {"label": self.suggested.get(sample_id)}
+
+    def _with_image(self, state: dict[str, Json]) -> dict[str, Json]:
+        item = state["item"]
+        if isinstance(item, dict) and str(item["id"]) in self.images:
+            item["image"] = f"image/{item['key']}"
+        return state
+
+    def _verb(self, handle: Callable[[Body], dict[str, Json]]) -> Callable[[Request], Awaitable[Response]]:
+        """A route of JSON in and JSON out; it runs between others, never beside them, so that none collide."""
+
+        async def respond(request: Request) -> Response:
+            try:
+                body = await read_body(request)
+                for left in reversed(range(BUSY_TRIES)):
+                    try:
+                        return JSONResponse(handle(body))
+                    except ArtefactError:
+                        if not left:
+                            raise
+                    await asyncio.sleep(BUSY_SECONDS)
+            except Refused as error:
+                return refusal(400, str(error))
+            except ArtefactError as error:
+                return refusal(503 if isinstance(error, LockedError) else 409, f"{error} {error.hint}")
+            except OSError as error:
+                return refusal(500, f"It could not be saved: {error.strerror}.")
+            raise AssertionError("the last try answers or raises")
+
+        return respond
+
+
+class Guard:
+    """Lets through what our own page asks for, and puts the same headers on every response."""
+
+    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
+        self.app = app
+        self.token = token.encode()
+        self.hosts = {f"{LOOPBACK}:{port}", f"localhost:{port}"}
+        self.origins = {f"http://{host}" for host in self.hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or hand it on without the token."""
+        if scope["type"] != "http":  # no web sockets, and nothing to do at start and end
+            return
+        request = Request(scope)
+        token, slash, path = scope["path"].removeprefix("/").partition("/")
+        known = hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self.token)
+        if request.headers.getlist("host") not in [[host] for host in self.hosts]:
+            response: ASGIApp = refusal(403, "This server answers to its own address only.")
+        elif not self._from_here(request):
+            response = refusal(403, "Requests come from this server's own page only.")
+        elif not known or not slash:
+            response = refusal(404, "There is nothing here. Open the address that was printed, all of it.")
+        else:
+            scope = {**scope, "path": f"/{path}", "raw_path": None, "root_path": ""}
+            response = self.app
+
+        async def send_guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        await response(scope, receive, send_guarded)
+
+    def _from_here(self, request: Request) -> bool:
+        """Whether no other page made the request; what changes something must say where it comes from."""
+        origin = request.headers.get("origin")
+        if origin is None and request.method not in ("GET", "HEAD"):
+            return False
+        if origin is not None and origin not in self.origins:
+            return False
+        # A link to the page, in a terminal within a browser for example, may be followed from anywhere.
+        followed = request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
+        return followed or request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+
+
+async def read_body(request: Request) -> Body:
+    """The request's JSON object, with the two texts that every request has.
+
+    Raises:
+        Refused: too long, not JSON, or without them.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise Refused("Requests are JSON.")
+    raw = b""
+    async for part in request.stream():
+        raw += part
+        if len(raw) > LARGEST:
+            raise Refused("The request is too long.")
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise Refused("Requests are JSON objects.")
+    session, annotator = body.get("session"), body.get("annotator")
+    if not (isinstance(session, str) and 0 < len(session) <= 64 and isinstance(annotator, str)):
+        raise Refused("Requests name their session and annotator.")
+    return body
+
+
+def refusal(status: int, why: str) -> Response:
+    """A response that says why not; the page shows the sentence."""
+    if status == 404:
+        return PlainTextResponse(why, status)
+    return JSONResponse({"error": why}, status)
+
+
+def bind(port: int) -> socket.socket:
+    """A socket on the loopback address; port 0 is any free one.
+
+    Raises:
+        UsageError: the port is taken, or not ours to take.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port))
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"--port {port}: {error.strerror}.", "Name another one, or none for any that is free."
+        ) from None
+    return listener
+
+
+def serve(app: ASGIApp, listener: socket.socket) -> None:
+    """Answer until somebody interrupts."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="critical",
+        access_log=False,  # it would hold the token
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=2,
+    )
+    uvicorn.Server(config).run(sockets=[listener])

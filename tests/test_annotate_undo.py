@@ -1,0 +1,223 @@
+"""`metaselect annotate undo`: imports by number, and that what counted before counts again."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, votes_of
+from command_line import metaselect
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metaselect.annotation import ledger
+from metaselect.annotation.imports import Import, Source, corrections, stretch, without
+from metaselect.annotation.votes import Vote, append_votes, read_votes
+from metaselect.run import Run
+
+CAT_DOG = "sample_id,clean_label\ns0,cat\ns1,dog\n"
+OWLS = "sample_id,clean_label\ns1,owl\ns2,owl\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = make_run(tmp_path / "run")
+    add_round(made, 1, ["s3", "s1", "s2", "s0"])
+    return made
+
+
+def give(run: Run, text: str, name: str = "answers.csv", *words: str) -> None:
+    assert call(run, "import", answers(run, text, name), *words) == 0
+
+
+def test_an_undo_brings_back_what_counted_before_and_only_adds_rows(run: Run, capsys) -> None:
+    give(run, CAT_DOG, "first.csv")
+    give(run, OWLS, "second.csv")
+    before = run.path("annotate/votes.csv").read_bytes()
+    got = result(run, capsys, "undo")
+    expected = {"number": 2, "file": "second.csv", "votes": 2, "withdrawn": 1, "restored": 1, "superseded": 0}
+    assert {name: got[name] for name in expected} == expected
+    assert got["bought"] == 2
+    assert meta_set(run) == {"s0": "cat", "s1": "dog"}
+    assert run.path("annotate/votes.csv").read_bytes().startswith(before)
+    assert votes_of(run)[-2:] == [("s1", "dog", "annotator", "done"), ("s2", "", "annotator", "withdrawn")]
+    run.stage("annotate").check(thorough=True)
+    assert result(run, capsys, "undo")["number"] == 1
+    assert meta_set(run) == {}
+    assert "no import to undo" in error(run, capsys, "undo", code=2)
+
+
+def test_the_record_names_the_file_without_its_folder_and_its_bytes(run: Run) -> None:
+    import hashlib
+
+    give(run, CAT_DOG, "first.csv")
+    assert call(run, "undo") == 0
+    first, second = csv_rows(run.path("annotate/imports.csv"))
+    time = csv_rows(run.path("annotate/votes.csv"))[0]["time"]
+    digest = hashlib.sha256(CAT_DOG.encode()).hexdigest()
+    assert list(first.values()) == ["1", time, "first.csv", digest, "csv", "0", ""]
+    assert [second[name] for name in ("import", "file", "format", "first_vote", "undoes")] == [
+        "2", "", "undo", "2", "1",
+    ]  # fmt: skip
+
+
+def test_the_same_file_can_be_imported_again_after_an_undo(run: Run, capsys) -> None:
+    give(run, CAT_DOG)
+    assert call(run, "undo") == 0
+    assert result(run, capsys, "import", answers(run, CAT_DOG))["new_votes"] == 2
+    assert meta_set(run) == {"s0": "cat", "s1": "dog"}
+    assert result(run, capsys, "undo")["number"] == 3
+
+
+def test_samples_of_an_undone_import_are_open_again(run: Run, capsys) -> None:
+    give(run, CAT_DOG)
+    assert result(run, capsys, "status")["rounds"][0]["missing"] == 2
+    assert call(run, "undo") == 0
+    found = result(run, capsys, "status")
+    assert (found["rounds"][0]["missing"], found["annotators"]) == (4, {})
+    assert call(run, "export") == 0
+    assert len(csv_rows(run.path("export/round-1/labels.csv"))) == 4
+
+
+def test_an_earlier_import_can_be_named(run: Run, capsys) -> None:
+    give(run, CAT_DOG)
+    give(run, OWLS)
+    got = result(run, capsys, "undo", "--import", "1")
+    assert (got["withdrawn"], got["restored"], got["superseded"]) == (1, 0, 1)
+    assert meta_set(run) == {"s1": "owl", "s2": "owl"}
+    assert "undone already" in error(run, capsys, "undo", "--import", "1", code=2)
+    assert "is the undo of import 1" in error(run, capsys, "undo", "--import", "3", code=2)
+    assert "The latest is 3" in error(run, capsys, "undo", "--import", "4", code=2)
+    assert call(run, "undo") == 0  # of import 2: what import 1 said of s1 does not come back
+    assert meta_set(run) == {}
+
+
+def test_people_read_what_an_undo_did(run: Run) -> None:
+    give(run, CAT_DOG, "first.csv")
+    done = metaselect("annotate", "undo", run=run.root)
+    assert "Undid import 1 (first.csv): 2 votes." in done.out
+    assert "2 withdrawn" in done.out
+    assert metaselect("annotate", "undo", run=run.root, code=2).out == ""
+    nothing = metaselect("annotate", "undo", "--json", run=run.root, code=2).json
+    assert nothing["error"]["message"] == "There is no import to undo."
+
+
+def test_no_form_may_say_withdrawn(run: Run, capsys) -> None:
+    table = answers(run, "sample_id,clean_label,status\ns0,,withdrawn\n")
+    assert "no status 'withdrawn'" in error(run, capsys, "import", table, code=3)
+
+
+SAMPLES, PEOPLE, LABELS = ("s0", "s1", "s2"), ("anna", "ben"), ("cat", "dog", "owl")
+answers_of_one_file = st.dictionaries(
+    st.tuples(st.sampled_from(SAMPLES), st.sampled_from(PEOPLE)), st.sampled_from(LABELS), min_size=1
+)
+steps = st.lists(st.one_of(answers_of_one_file, st.integers(0, 9)), max_size=8)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=steps)
+def test_what_counts_is_the_latest_of_the_imports_that_stand(steps) -> None:
+    """The vote file alone gives what a list of files, of which some are taken out again, gives."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder) / "run")
+        files: dict[int, dict[tuple[str, str], str]] = {}  # that stand, by number
+        rows = 0
+        for step, each in enumerate(steps):
+            time = f"2026-01-01T00:00:{step:02d}Z"
+            book = ledger.open_book(run)
+            if isinstance(each, dict):
+                votes = [Vote(key[0], label, key[1], "done", "", 0, time) for key, label in each.items()]
+                new = [vote for vote in votes if not vote.repeats(book.latest.get(vote.key))]
+                ledger.add_votes(run, book, new, Source(time, "x.csv", "", "csv"))
+                if new:
+                    rows += 1
+                    files[rows] = {vote.key: vote.clean_label for vote in new}
+            elif files:
+                number = sorted(files)[each % len(files)] if each else None
+                ledger.undo(run, number, time)
+                del files[number or max(files)]
+                rows += 1
+            expected = {key: label for number in sorted(files) for key, label in files[number].items()}
+            book = ledger.read(run)
+            assert {key: vote.clean_label for key, vote in book.latest.items()} == expected
+        if rows:
+            run.stage("annotate").check(thorough=True)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("place", ["_add_import", "append_votes", "write_text", "write_record", "torn"])
+@pytest.mark.parametrize("then", ["undo", "import"])
+def test_an_undo_that_was_cut_short_is_completed(
+    run: Run, monkeypatch, capsys, place: str, then: str
+) -> None:
+    give(run, CAT_DOG)
+    give(run, OWLS)
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    def tear(path: Path, votes: list[Vote], end: int) -> None:
+        append_votes(path, votes, end)
+        path.write_bytes(path.read_bytes()[:-30])
+        assert len(read_votes(path)[0]) == 5  # the first of two votes; half of the other reached the disk
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*(ledger, "append_votes", tear) if place == "torn" else (ledger, place, die))
+        with pytest.raises(Killed):
+            call(run, "undo")
+    assert call(run, "status") == 0
+    if then == "undo":
+        assert result(run, capsys, "undo")["number"] == 2
+        assert meta_set(run) == {"s0": "cat", "s1": "dog"}
+    else:
+        give(run, OWLS)
+        assert meta_set(run) == {"s0": "cat", "s1": "owl", "s2": "owl"}
+    run.stage("annotate").check(thorough=True)
+
+
+def test_an_import_that_died_before_its_votes_leaves_nothing_to_undo(run: Run, monkeypatch, capsys) -> None:
+    give(run, CAT_DOG, "first.csv")
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "append_votes", die)
+        with pytest.raises(Killed):
+            call(run, "import", answers(run, OWLS, "second.csv"))
+    assert result(run, capsys, "undo")["file"] == "first.csv"
+
+
+def test_imports_changed_by_hand_are_refused(run: Run, capsys) -> None:
+    give(run, CAT_DOG)
+    path = run.path("annotate/imports.csv")
+    path.write_text(path.read_text().replace("answers", "others"))
+    assert "imports.csv is damaged" in error(run, capsys, "undo", code=4)
+
+
+@given(
+    rounds=st.lists(
+        st.tuples(st.sampled_from(SAMPLES), st.sampled_from(LABELS), st.integers(1, 3)), max_size=9
+    ),
+    cuts=st.lists(st.integers(0, 9), max_size=3),
+    undone=st.integers(0, 3),
+    gone=st.integers(1, 3),
+)
+def test_forgetting_a_round_keeps_imports_and_their_votes_together(rounds, cuts, undone, gone) -> None:
+    votes = [Vote(name, label, "anna", "done", str(at), number, "t")
+             for at, (name, label, number) in enumerate(rounds)]  # fmt: skip
+    starts = [0, *sorted(min(cut, len(votes)) for cut in cuts)]
+    imports = [Import(at, "t", "f", "", "csv", first, 0) for at, first in enumerate(starts, start=1)]
+    if 0 < undone <= len(imports):
+        imports.append(Import(len(imports) + 1, "t", "", "", "undo", len(votes), undone))
+        votes += corrections(votes, imports)
+    kept, rows = without(votes, imports, gone)
+    assert corrections(kept, rows) == []
+    assert not any(vote.round == gone for vote in kept)
+    for row in imports:
+        before = [votes[at] for at in stretch(imports, row, len(votes))]
+        after = [kept[at] for at in stretch(rows, rows[row.number - 1], len(kept))]
+        assert after == [vote for vote in before if vote.round != gone]

@@ -1,0 +1,325 @@
+"""Who is shown what: every open sample once, every answer on disk, nobody's answer lost or overwritten."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from annotation_run import CLASSES, add_round, answers, call, error, make_run, meta_set, result, votes_of
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaselect.annotation import ledger
+from metaselect.annotation.predictions import has_predictions, latest_predictions
+from metaselect.annotation.rounds import one_round
+from metaselect.errors import ArtefactError, LockedError
+from metaselect.run import Run
+from metaselect.run.files import write_csv
+from metaselect.run.key import StageKey
+from metaselect.run.stage import write_record
+from metaselect.web.desk import LEASE_SECONDS, Desk, Given, Refused
+
+BATCH = ["s3", "s1", "s2", "s0"]
+
+
+class Clock:
+    """Time that stands still until it is told otherwise."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def desk_of(run: Run, number: int | None = None, clock: Clock | None = None) -> Desk:
+    return Desk(run, one_round(run, number), CLASSES, clock=clock or Clock())
+
+
+def shown(state: dict[str, object]) -> str | None:
+    item = state["item"]
+    return str(item["id"]) if isinstance(item, dict) else None
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = make_run(tmp_path / "run")
+    add_round(made, 1, BATCH)
+    return made
+
+
+@pytest.fixture
+def desk(run: Run) -> Desk:
+    return desk_of(run)
+
+
+def test_samples_come_by_rank_and_each_answer_is_on_disk_before_the_next(run: Run, desk: Desk) -> None:
+    state = desk.next("a")
+    given = [
+        Given(0, "done", 1),
+        Given(1, "skip", None),
+        Given(2, "unsure", None),
+        Given(3, "bad_sample", None),
+    ]
+    for number, (answer, sample_id) in enumerate(zip(given, BATCH, strict=True)):
+        assert shown(state) == sample_id
+        assert (state["done"], state["total"]) == (number, 4)
+        state = desk.answer("a", " anna ", answer)
+        assert len(votes_of(run)) == number + 1
+        run.stage("annotate").check(thorough=True)
+    assert state == {"item": None, "said": "", "total": 4, "done": 4, "waiting": 0}
+    assert votes_of(run) == [
+        ("s3", "dog", "anna", "done"),
+        ("s1", "", "anna", "skip"),
+        ("s2", "", "anna", "unsure"),
+        ("s0", "", "anna", "bad_sample"),
+    ]
+    assert meta_set(run) == {"s0": "", "s3": "dog"}
+    assert desk.taken == 4
+
+
+def test_a_new_desk_goes_on_where_the_last_one_was(run: Run, desk: Desk) -> None:
+    desk.next("a")
+    desk.answer("a", "anna", Given(0, "done", 0))
+    assert shown(desk_of(run).next("b")) == "s1"
+
+
+def test_no_two_screens_have_the_same_sample(desk: Desk) -> None:
+    assert [shown(desk.next(session)) for session in "abcd"] == BATCH
+    assert [shown(desk.next(session)) for session in "abcd"] == BATCH  # each keeps its own
+    late = desk.next("e")
+    assert (late["item"], late["waiting"]) == (None, 4)
+    desk.release("c")
+    assert shown(desk.next("e")) == "s2"
+
+
+def test_a_screen_that_was_left_loses_its_sample_but_not_its_answer(run: Run) -> None:
+    clock = Clock()
+    desk = desk_of(run, clock=clock)
+    desk.next("a")
+    clock.now = LEASE_SECONDS - 1
+    assert shown(desk.next("b")) == "s1"
+    clock.now = LEASE_SECONDS
+    assert shown(desk.next("c")) == "s3"
+    desk.answer("c", "carl", Given(0, "done", 0))
+    desk.answer("a", "anna", Given(0, "done", 1))
+    assert votes_of(run) == [("s3", "cat", "carl", "done"), ("s3", "dog", "anna", "done")]
+
+
+def test_the_same_person_in_two_tabs_cannot_answer_twice(run: Run, desk: Desk) -> None:
+    desk.answer("a", "anna", Given(0, "done", 0))
+    again = desk.answer("a", "anna", Given(0, "done", 0))  # as when the first reply got lost
+    assert "refused" not in again
+    other = desk.answer("b", "anna", Given(0, "done", 1))
+    assert other["refused"] is True
+    assert "not taken" in str(other["said"])
+    assert votes_of(run) == [("s3", "cat", "anna", "done")]
+
+
+def test_undo_appends_and_asks_again(run: Run, desk: Desk) -> None:
+    for key in range(3):
+        desk.answer("a", "anna", Given(key, "done", key))
+    before = run.path("annotate/votes.csv").read_bytes()
+    state = desk.undo("a", "anna")
+    assert shown(state) == "s2"
+    assert state["done"] == 2
+    assert run.path("annotate/votes.csv").read_bytes().startswith(before)
+    assert meta_set(run) == {"s1": "dog", "s3": "cat"}
+    assert shown(desk_of(run).next("b")) == "s2"  # also for a desk that knows nothing of it
+    assert shown(desk.undo("a", "anna")) == "s1"
+    desk.answer("a", "anna", Given(1, "done", 2))
+    assert meta_set(run) == {"s1": "owl", "s3": "cat"}
+    assert shown(desk.undo("a", "anna")) == "s1"
+    assert shown(desk.undo("a", "anna")) == "s3"
+    nothing = desk.undo("a", "anna")
+    assert "nothing to undo" in str(nothing["said"])
+    assert nothing["done"] == 0
+    assert "nothing to undo" in str(desk.undo("b", "bert")["said"])
+
+
+def test_undo_leaves_other_peoples_answers(run: Run, desk: Desk) -> None:
+    desk.answer("a", "anna", Given(0, "done", 0))
+    desk.answer("b", "bert", Given(0, "done", 0))
+    state = desk.undo("a", "anna")
+    assert meta_set(run) == {"s3": "cat"}
+    assert (shown(state), state["done"]) == ("s3", 1)  # to be answered again, although bert's answer stands
+    desk.answer("a", "anna", Given(0, "done", 1))
+    assert votes_of(run)[1:] == [
+        ("s3", "cat", "bert", "done"),
+        ("s3", "", "anna", "withdrawn"),
+        ("s3", "dog", "anna", "done"),
+    ]
+
+
+def test_what_was_taken_back_is_open_for_all_commands(
+    run: Run, desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.answer("a", "anna", Given(0, "done", 0))
+    desk.undo("a", "anna")
+    found = result(run, capsys, "status")
+    assert found["rounds"][0]["missing"] == 4  # type: ignore[index]
+    assert found["annotators"] == {}
+    text = "sample_id,clean_label,status\ns3,,withdrawn\n"
+    assert "no status" in error(run, capsys, "import", answers(run, text), code=3)
+
+
+def test_a_sample_that_was_skipped_in_an_earlier_round_is_asked_again(run: Run, desk: Desk) -> None:
+    desk.answer("a", "anna", Given(0, "skip", None))
+    add_round(run, 2, ["s3", "s9"])
+    second = desk_of(run)
+    assert shown(second.next("a")) == "s3"
+    assert "nothing to undo" in str(second.undo("a", "anna")["said"])  # what was said in round 1 stays
+    assert shown(second.answer("a", "anna", Given(0, "skip", None))) == "s9"
+    assert shown(second.undo("a", "anna")) == "s3"
+
+
+def test_other_commands_write_between_answers(run: Run, desk: Desk) -> None:
+    desk.next("a")
+    assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns3,owl,olga\n")) == 0
+    assert shown(desk.next("a")) == "s1"
+    desk.answer("a", "anna", Given(1, "done", 0))
+    assert meta_set(run) == {"s1": "cat", "s3": "owl"}
+
+
+def test_while_another_command_works_nothing_is_taken(run: Run, desk: Desk) -> None:
+    desk.next("a")
+    with FileLock(run.root / ".lock"), pytest.raises(LockedError):
+        desk.answer("a", "anna", Given(0, "done", 0))
+    assert not run.path("annotate/votes.csv").exists()
+    assert shown(desk.next("a")) == "s3"
+
+
+def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, desk: Desk) -> None:
+    folder = run.path("select/round-1")
+    write_csv(
+        folder / "selected.csv",
+        ("sample_id", "rank", "cluster", "cluster_size", "control"),
+        [("s9", 1, 0, 1, 0)],
+    )
+    write_record(folder, StageKey({}, {}), {})
+    with pytest.raises(ArtefactError, match="chosen anew"):
+        desk.answer("a", "anna", Given(0, "done", 0))
+    assert not run.path("annotate/votes.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("annotator", "given"),
+    [
+        ("anna", Given(4, "done", 0)),
+        ("anna", Given(-1, "done", 0)),
+        ("anna", Given(True, "done", 0)),
+        ("anna", Given("0", "done", 0)),
+        ("anna", Given(None, "done", 0)),
+        ("anna", Given(0, "done", 3)),
+        ("anna", Given(0, "done", -1)),
+        ("anna", Given(0, "done", None)),
+        ("anna", Given(0, "done", "cat")),
+        ("anna", Given(0, "done", False)),
+        ("anna", Given(0, "undone", 0)),
+        ("anna", Given(0, ["done"], 0)),
+        (" ", Given(0, "done", 0)),
+        ("a\nb", Given(0, "done", 0)),
+        ("a" * 101, Given(0, "done", 0)),
+    ],
+)  # fmt: skip
+def test_what_no_page_sends_is_refused(run: Run, desk: Desk, annotator: str, given: Given) -> None:
+    with pytest.raises(Refused):
+        desk.answer("a", annotator, given)
+    assert not run.path("annotate/votes.csv").exists()
+
+
+Step = tuple[str, str, int]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["next", "answer", "undo", "release", "restart"]),
+            st.sampled_from(["anna", "bert"]),
+            st.integers(0, 2),
+        ),
+        max_size=25,
+    )
+)
+def test_whatever_people_do_the_votes_say_what_they_said_last(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
+) -> None:
+    """Against a model: a list of (annotator, sample, label), from which undo takes that annotator's last."""
+    run = make_run(tmp_path_factory.mktemp("desk") / "run")
+    add_round(run, 1, BATCH)
+    desk = desk_of(run)
+    said: list[tuple[str, str, int]] = []
+    screens: dict[str, str | None] = {}
+    for verb, name, label in steps:
+        if verb == "next":
+            screens[name] = shown(desk.next(name))
+        elif verb == "answer" and screens.get(name):
+            sample_id = str(screens[name])
+            screens[name] = shown(desk.answer(name, name, Given(desk.keys[sample_id], "done", label)))
+            said.append((name, sample_id, label))
+        elif verb == "undo":
+            screens[name] = shown(desk.undo(name, name))
+            mine = [entry for entry in said if entry[0] == name]
+            if mine:
+                said.remove(mine[-1])
+                assert screens[name] == mine[-1][1]
+        elif verb == "release":
+            desk.release(name)
+            screens[name] = None
+        elif verb == "restart":
+            desk, screens = desk_of(run), {}
+        looked_at = [sample_id for sample_id in screens.values() if sample_id]
+        assert len(set(looked_at)) == len(looked_at)
+        assert not set(looked_at) & {sample_id for _, sample_id, _ in said}
+    expected = {sample_id: CLASSES[label] for _, sample_id, label in said}
+    assert {
+        key: verdict.clean_label
+        for key, verdict in ledger.read(run).verdicts.items()
+        if verdict.status == "done"
+    } == expected
+    assert len(desk.open_keys(ledger.read(run))) == len(BATCH) - len(expected)
+
+
+@pytest.fixture
+def weights(run: Run) -> Iterator[Path]:
+    """What a model says after re-weighting; "uniform", which came later, says something else."""
+    for turn, (name, label) in enumerate((("direct", "owl"), ("uniform", "cat"))):
+        folder = run.path(f"reweight/{name}")
+        folder.mkdir(parents=True)
+        table = {"sample_id": BATCH, "predicted_label": [label] * 4, "predicted_prob": [0.5] * 4}
+        pq.write_table(pa.table(table), folder / "weights.parquet")
+        write_record(folder, StageKey({}, {}), {})
+        os.utime(folder / "stage.json", (turn, turn))
+    return run.path("reweight/direct/weights.parquet")
+
+
+def suggested(run: Run, ids: Sequence[str] = BATCH) -> dict[str, str]:
+    _, found = latest_predictions(run, 1, ids, CLASSES)
+    return {each: prediction.label for each, prediction in found.items()}
+
+
+def test_there_is_nothing_to_suggest_without_a_model(run: Run) -> None:
+    assert not has_predictions(run, 1)
+    with pytest.raises(ArtefactError, match="No model's predictions"):
+        suggested(run)
+
+
+def test_suggestions_come_from_the_robust_model(run: Run, weights: Path) -> None:
+    assert has_predictions(run, 1)
+    assert suggested(run) == dict.fromkeys(BATCH, "owl")
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with pytest.raises(ArtefactError, match="damaged"):
+        suggested(run)
+
+
+def test_before_that_they_come_from_the_last_checkpoint(run: Run) -> None:
+    folder = run.path("select/round-1")
+    for epoch, probs in ((4, [[0.9, 0.1, 0], [0, 0, 1.0]]), (12, [[0.2, 0.7, 0.1], [0.4, 0.4, 0.2]])):
+        table = {"sample_id": ["s1", "s2"], "probs": probs}
+        pq.write_table(pa.table(table), folder / f"gradients-epoch-{epoch:04d}.parquet")
+    write_record(folder, StageKey({}, {}), {})
+    assert has_predictions(run, 1)
+    assert suggested(run, ("s1", "s2")) == {"s1": "dog", "s2": "cat"}

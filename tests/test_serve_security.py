@@ -1,0 +1,320 @@
+"""Who may ask the server what: nobody without the token, no other page, no other host, nothing but the images."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from annotation_run import add_round, make_run, votes_of
+from command_line import command, environment, metaselect
+from filelock import FileLock
+
+from metaselect.annotation.rounds import one_round
+from metaselect.cli.main import main
+from metaselect.run import Run
+from metaselect.web.desk import Desk
+from metaselect.web.server import LARGEST, Server
+
+TOKEN, PORT = "the-token", 8765
+HERE = f"http://127.0.0.1:{PORT}"
+ASK = {"session": "s", "annotator": "anna"}
+ANSWER = {**ASK, "key": 0, "status": "done", "label": 1}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = make_run(tmp_path / "run")
+    add_round(made, 1, ["s3", "s1"])
+    return made
+
+
+@pytest.fixture
+def server(run: Run, tmp_path: Path) -> Server:
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"\x89PNG of s1")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    desk = Desk(run, one_round(run, None), ("cat", "dog", "owl"))
+    return Server(desk, {"s1": picture}, annotator="", suggest=lambda: {"s3": "owl"})
+
+
+def ask(server: Server, method: str, path: str, **more: Any) -> httpx.Response:
+    """One request, as our own page makes it unless told otherwise; a header of None is left out."""
+    headers = {"Host": f"127.0.0.1:{PORT}", "Sec-Fetch-Site": "same-origin", **more.pop("headers", {})}
+    if method == "POST":
+        headers = {"Origin": HERE, "Content-Type": "application/json", **headers}
+        more.setdefault("content", json.dumps(ASK))
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(server.app(TOKEN, PORT))
+        async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
+            kept = {name: value for name, value in headers.items() if value is not None}
+            return await client.request(method, path, headers=kept, **more)
+
+    # Not in this thread, where the browser of other tests has a loop running.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(send())).result()
+
+
+def test_our_own_page_is_answered(server: Server, run: Run) -> None:
+    page = ask(server, "GET", f"/{TOKEN}/", headers={"Sec-Fetch-Site": "none"})
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert TOKEN not in page.text
+    state = ask(server, "POST", f"/{TOKEN}/next").json()
+    assert state["item"] == {"key": 0, "id": "s3"}
+    state = ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(ANSWER)).json()
+    assert state["item"] == {"key": 1, "id": "s1", "image": "image/1"}
+    image = ask(server, "GET", f"/{TOKEN}/image/1")
+    assert (image.content, image.headers["content-type"]) == (b"\x89PNG of s1", "image/png")
+    assert ask(server, "POST", f"/{TOKEN}/suggest", content=json.dumps(ANSWER)).json() == {"label": "owl"}
+    assert ask(server, "POST", f"/{TOKEN}/undo").json()["item"]["id"] == "s3"
+    assert ask(server, "POST", f"/{TOKEN}/release").json() == {}
+    assert [vote[3] for vote in votes_of(run)] == ["done", "withdrawn"]
+
+
+@pytest.mark.parametrize(
+    "token", ["the-toke", "the-tokenx", "THE-TOKEN", "", "%74he-toke", "the-token%00", "\u00e9"]
+)
+@pytest.mark.parametrize("verb", ["", "next", "image/1"])
+def test_without_the_token_there_is_nothing(server: Server, token: str, verb: str) -> None:
+    path = f"/{token}/{verb}" if token else f"/{verb}"
+    refused = ask(server, "POST" if verb == "next" else "GET", path)
+    assert refused.status_code == 404
+    assert b"PNG" not in refused.content
+
+
+@pytest.mark.parametrize("path", [f"/{TOKEN}", f"/x/{TOKEN}/", "/favicon.ico"])
+def test_the_token_stands_at_one_place(server: Server, path: str) -> None:
+    assert ask(server, "GET", path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["example.org", f"example.org:{PORT}", "127.0.0.1", "127.0.0.1:8766", f"127.0.0.1.example.org:{PORT}",
+     f"0.0.0.0:{PORT}", ""],
+)  # fmt: skip
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "image/1"), ("POST", "next")])
+def test_another_host_is_refused(server: Server, host: str, method: str, path: str) -> None:
+    """As when a foreign name is made to point to this machine."""
+    assert ask(server, method, f"/{TOKEN}/{path}", headers={"Host": host}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://example.org"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:8766"},
+        {"Origin": f"https://127.0.0.1:{PORT}"},
+        {"Origin": f"{HERE}.example.org"},
+        {"Origin": None},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+    ],
+)
+def test_another_pages_request_is_refused(server: Server, run: Run, headers: dict[str, str | None]) -> None:
+    refused = ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(ANSWER), headers=headers)
+    assert refused.status_code == 403
+    assert not run.path("annotate").exists()
+
+
+def test_another_page_can_show_no_image_but_a_link_can_be_followed(server: Server) -> None:
+    foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert ask(server, "GET", f"/{TOKEN}/image/1", headers=foreign).status_code == 403
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert ask(server, "GET", f"/{TOKEN}/", headers=followed).status_code == 200
+    assert ask(server, "GET", f"/{TOKEN}/", headers={"Origin": "http://example.org"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["../secret.png", "..%2fsecret.png", "%2e%2e/secret.png", "%2e%2e%2fsecret.png", "p.png", "secret.png", "2", "-1",
+     "0", "1/", "1.png", "01x", "%00", "1%00", "%31%2f..%2fsecret.png", "s1", "9" * 30, "²", "١", "", "1;",
+     "/etc/passwd", "%2fetc%2fpasswd", "..\\secret.png", "file:///etc/passwd"],
+)  # fmt: skip
+def test_images_are_found_by_their_number_alone(server: Server, key: str) -> None:
+    refused = ask(server, "GET", f"/{TOKEN}/image/{key}")
+    assert refused.status_code == 404
+    assert b"secret" not in refused.content
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND"])
+@pytest.mark.parametrize("path", ["", "next", "answer", "image/1"])
+def test_other_methods_are_refused(server: Server, method: str, path: str) -> None:
+    for origin in (HERE, None):
+        refused = ask(
+            server, method, f"/{TOKEN}/{path}", headers={"Origin": origin}, content=json.dumps(ANSWER)
+        )
+        assert refused.status_code == (405 if origin else 403)
+
+
+def test_votes_are_not_given_by_reading(server: Server) -> None:
+    for verb in ("next", "answer", "undo", "release", "suggest"):
+        assert ask(server, "GET", f"/{TOKEN}/{verb}").status_code == 405
+    assert ask(server, "POST", f"/{TOKEN}/").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (
+            json.dumps(ANSWER),
+            "text/plain",
+        ),  # what a form of another page could send without being asked first
+        (json.dumps(ANSWER), "application/x-www-form-urlencoded"),
+        (json.dumps(ANSWER), ""),
+        ("", "application/json"),
+        ("{", "application/json"),
+        ("[" * 9000, "application/json"),
+        ("[]", "application/json"),
+        ("{}", "application/json"),
+        (b"\xff", "application/json"),
+        (json.dumps({**ANSWER, "session": 1}), "application/json"),
+        (json.dumps({**ANSWER, "session": "x" * 65}), "application/json"),
+        (json.dumps({**ANSWER, "annotator": None}), "application/json"),
+        (json.dumps({**ANSWER, "key": 2}), "application/json"),
+        (json.dumps({**ANSWER, "key": "../s"}), "application/json"),
+        (json.dumps({**ANSWER, "status": {}}), "application/json"),
+        (json.dumps({**ANSWER, "note": "x" * LARGEST}), "application/json"),
+    ],
+)
+def test_what_is_no_answer_is_refused(server: Server, run: Run, content: str | bytes, kind: str) -> None:
+    refused = ask(server, "POST", f"/{TOKEN}/answer", content=content, headers={"Content-Type": kind})
+    assert refused.status_code == 400
+    assert refused.json()["error"]
+    assert not run.path("annotate").exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["/", f"/{TOKEN}/", f"/{TOKEN}/image/1", f"/{TOKEN}/image/7", f"/{TOKEN}/nothing"]
+)
+def test_every_response_forbids_what_it_can(server: Server, path: str) -> None:
+    headers = ask(server, "GET", path).headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["img-src"] == policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    for name in ("script-src", "style-src"):
+        assert policy[name].startswith("'sha256-")
+        assert "unsafe" not in policy[name]
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "server" not in headers
+    assert not any("access-control" in name for name in headers)
+
+
+def test_a_busy_run_is_a_reason_to_ask_again(
+    server: Server, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metaselect.web.server.BUSY_TRIES", 2)
+    with FileLock(run.root / ".lock"):
+        busy = ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(ANSWER))
+    assert busy.status_code == 503
+    assert "Another metaselect command" in busy.json()["error"]
+    assert ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(ANSWER)).status_code == 200
+
+
+def test_a_full_disk_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("metaselect.annotation.ledger.append_votes", full)
+    refused = ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(ANSWER))
+    assert refused.status_code == 500
+    assert "No space left" in refused.json()["error"]
+
+
+@pytest.fixture
+def process(run: Run) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """`annotate serve` and what it says under --json."""
+    started = subprocess.Popen(
+        command("annotate", "serve", "--json", run=run.root), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=environment(),
+    )  # fmt: skip
+    with started:
+        assert started.stdout
+        yield started, json.loads(started.stdout.readline())
+        started.kill()
+
+
+def raw_request(port: int, target: str, host: str = "") -> bytes:
+    """A request as no client would send it, over a real socket."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        lines = (
+            f"GET {target} HTTP/1.1",
+            f"Host: {host or f'127.0.0.1:{port}'}",
+            "Connection: close",
+            "",
+            "",
+        )
+        connection.sendall("\r\n".join(lines).encode())
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_the_real_server_listens_on_the_loopback_address_alone(process: Any, run: Run) -> None:
+    started, said = process
+    url = httpx.URL(said["url"])
+    assert (url.host, said["samples"], said["missing"], said["round"], said["ok"]) == (
+        "127.0.0.1",
+        2,
+        2,
+        1,
+        True,
+    )
+    token = url.path.strip("/")
+    assert len(token) >= 43  # 256 bits
+    port = url.port or 0
+    assert raw_request(port, url.path).startswith(b"HTTP/1.1 200")
+    for target in (
+        "/../../etc/passwd",
+        f"/{token}/image/../../../etc/passwd",
+        f"/{token}/image/..%2f..%2fetc%2fpasswd",
+    ):
+        refused = raw_request(port, target)
+        assert refused.startswith(b"HTTP/1.1 404")
+        assert b"root:" not in refused
+    assert raw_request(port, url.path, "example.org").startswith(b"HTTP/1.1 403")
+    listening = Path("/proc/net/tcp")
+    if listening.is_file():
+        bound = [line.split()[1] for line in listening.read_text().splitlines() if line.split()[3] == "0A"]
+        assert [address for address in bound if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+    # The run is not locked meanwhile, and the round counts as exported.
+    assert metaselect("annotate", "status", "--json", run=run.root).json["rounds"][0]["exported"] is True
+    (run.root.parent / "a.csv").write_text("sample_id,clean_label\ns1,cat\n")
+    metaselect("annotate", "import", run.root.parent / "a.csv", run=run.root)
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=30)
+    assert (started.returncode, out) == (0, "")
+    assert "1 samples are without one" in err
+    assert token not in err
+
+
+def test_a_taken_port_and_a_bad_name_are_usage_errors(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["annotate", "serve", "--run", str(run.root), "--port", port]) == 2
+    assert f"--port {port}" in capsys.readouterr().err
+    assert main(["annotate", "serve", "--run", str(run.root), "--annotator", "a\x07"]) == 2
+    assert "--annotator" in capsys.readouterr().err
+    assert not run.path("annotate").exists()
+
+
+def test_without_the_extra_it_says_what_to_install(run: Run, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden" / "starlette"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ModuleNotFoundError('no', name='starlette')\n")
+    path = os.pathsep.join([str(hidden.parent), os.environ.get("PYTHONPATH", "")])
+    said = metaselect("annotate", "serve", run=run.root, code=2, env={"PYTHONPATH": path})
+    assert "pip install starlette uvicorn" in said.err
