@@ -77,7 +77,7 @@ def test_an_open_round_is_up_to_date_too(warm: Path) -> None:
         ((*WARMUP, "--epochs", 7), "epochs: 6 -> 7"),
         ((*WARMUP, "--no-augment", "--seed", 1), "seed: 0 -> 1"),
         ((*REWEIGHT, "--lr", 0.03), "lr: 0.02 -> 0.03"),
-        ((*REWEIGHT, "--option", "step=2"), '{"step": 1.0} -> {"step": 2.0}'),
+        ((*REWEIGHT, "--option", "step=2"), "option step: 1.0 -> 2.0"),
         ((*UNIFORM, "--name", "direct"), 'method: "direct" -> "uniform"'),
         ((*EVALUATE, "--k", 5), "k: null -> 5"),
     ],

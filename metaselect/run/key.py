@@ -33,9 +33,7 @@ def differences(old: StageKey, new: StageKey, *, ignore: Collection[str] = ()) -
     """What differs in options, device and outside data, one phrase each: "epochs: 10 -> 20"."""
     names = sorted((set(old.options) | set(new.options)) - set(ignore))
     changed = [
-        f"{name}: {json.dumps(old.options.get(name))} -> {json.dumps(new.options.get(name))}"
-        for name in names
-        if old.options.get(name) != new.options.get(name)
+        phrase for name in names for phrase in _changes(name, old.options.get(name), new.options.get(name))
     ]
     if old.device != new.device:
         changed.append(f"device: {old.device} -> {new.device}")
@@ -45,6 +43,14 @@ def differences(old: StageKey, new: StageKey, *, ignore: Collection[str] = ()) -
             gone = name.startswith(GIVEN) and name not in new.inputs
             changed.append(f"{name.partition(':')[2]} {'was given before' if gone else 'is other data'}")
     return changed
+
+
+def _changes(name: str, old: Json, new: Json) -> list[str]:
+    """One phrase for a value that differs; of two mappings, one for each of their values that does."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [phrase for key in keys for phrase in _changes(f"{name} {key}", old.get(key), new.get(key))]
+    return [] if old == new else [f"{name}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
 def moved_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
