@@ -231,6 +231,7 @@ def test_the_same_command_goes_on_once_there_is_room(
     after = {path: content for path, content in results(run).items() if not path.startswith(".work/")}
     if name == "simulate":
         after.pop("annotate/votes.csv")  # grows by appending; a torn last line is ignored
+        after.pop("annotate/imports.csv")  # a row comes before its votes; without any it means nothing
     assert after == before
     metaselect(*PIPELINE[name], run=run)
     metaselect("verify", run=run)
