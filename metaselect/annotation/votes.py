@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,11 @@ class Vote(NamedTuple):
     def repeats(self, earlier: "Vote | None") -> bool:
         """Whether an earlier vote says the same, whenever that was."""
         return earlier is not None and self[:-1] == earlier[:-1]
+
+
+def now() -> str:
+    """ISO 8601, UTC: the only clock whose time is an artefact's."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_votes(path: Path) -> tuple[list[Vote], int]:

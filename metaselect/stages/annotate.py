@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from metaselect.annotation.reconcile import reconcile
 from metaselect.annotation.repeats import choose_repeats, weave
 from metaselect.annotation.rounds import as_asked, nothing_selected, one_round, rounds, wanted_rounds
 from metaselect.annotation.summary import import_result, some, troubles
+from metaselect.annotation.votes import now
 from metaselect.data.store import load_ids
 from metaselect.errors import ArtefactError, DataError
 from metaselect.options import ExportOptions, ImportOptions
@@ -202,11 +202,6 @@ def take_answers(
     return Outcome(result, unmet if options.require_complete and result["missing"] else "")
 
 
-def _now() -> str:
-    """The only clock whose time is an artefact's."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
     if result["missing"]:
         report.note(
@@ -247,11 +242,6 @@ def content_of(source: str) -> bytes:
 def origin_of(content: bytes, name: str, form: str) -> Source:
     """Where answers come from, now."""
     return Source(now(), Path(name).name, hashlib.sha256(content).hexdigest(), form)
-
-
-def now() -> str:
-    """ISO 8601, UTC: the only clock whose time is an artefact's."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def require_same_pool(run: Run, book: ledger.Ledger) -> None:

@@ -10,11 +10,12 @@ from metaselect.annotation.exports import Export, Sent
 from metaselect.annotation.forms import EXPORT_FOLDER
 from metaselect.annotation.predictions import has_predictions, latest_predictions
 from metaselect.annotation.rounds import one_round
+from metaselect.annotation.votes import now
 from metaselect.errors import UsageError
 from metaselect.records import Json, Reporter
 from metaselect.run import Run
 from metaselect.run.files import read_json
-from metaselect.stages.annotate import now, require_same_pool
+from metaselect.stages.annotate import require_same_pool
 from metaselect.stages.annotate_form import CLASSES, require_same_content, sent_now
 from metaselect.web.desk import FORMAT, Desk, Refused, checked_name
 

@@ -7,11 +7,11 @@ from metaselect.annotation.consensus import TIED, Verdict
 from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, progress, with_status
-from metaselect.annotation.votes import DONE
+from metaselect.annotation.votes import DONE, now
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
 from metaselect.run.files import write_json
-from metaselect.stages.annotate import no_garbage_collection, now
+from metaselect.stages.annotate import no_garbage_collection
 
 
 def status(run: Run) -> Progress:

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from metaselect.annotation import ledger
 from metaselect.annotation.imports import Source
 from metaselect.annotation.ledger import Ledger
 from metaselect.annotation.rounds import Round, wanted_rounds
-from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote
+from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote, now
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.records import Json
 from metaselect.run import Run
@@ -54,7 +53,7 @@ class Desk:
         self.ids = list(chosen.samples)
         self.keys = {sample_id: key for key, sample_id in enumerate(self.ids)}
         self.pool = inputs_of(run, *ledger.POOL_INPUTS)
-        self.source = Source(_now(), FORMAT, "", FORMAT)
+        self.source = Source(now(), FORMAT, "", FORMAT)
         self.taken = 0  # answers, by this desk
         self._leases: dict[int, tuple[str, float]] = {}  # key -> (session, until when)
 
@@ -101,7 +100,7 @@ class Desk:
             )
             if last is None:
                 return self._state(session, book, said="There is nothing to undo.")
-            book = self._add(book, last._replace(clean_label="", status=WITHDRAWN, note="", time=_now()))
+            book = self._add(book, last._replace(clean_label="", status=WITHDRAWN, note="", time=now()))
         self.release(session)
         said = f"Taken back: {last.clean_label or last.status}. Answer again."
         return self._state(session, book, said=said, again=self.keys[last.sample_id])
@@ -131,13 +130,13 @@ class Desk:
             if not known or not 0 <= (given.label or 0) < len(self.classes):
                 raise Refused("There is no such class.")
             label = self.classes[given.label or 0]
-        return Vote(sample_id, label, name, given.status, "", self.chosen.number, _now())
+        return Vote(sample_id, label, name, given.status, "", self.chosen.number, now())
 
     def _book(self) -> Ledger:
         """The votes, after making sure that they still are about what is on the screens."""
         try:
-            (now,) = wanted_rounds(self.run, self.chosen.number)
-            same = now.batch_id == self.chosen.batch_id and inputs_of(self.run, *self.pool) == self.pool
+            (found,) = wanted_rounds(self.run, self.chosen.number)
+            same = found.batch_id == self.chosen.batch_id and inputs_of(self.run, *self.pool) == self.pool
         except UsageError:
             same = False
         if not same:
@@ -165,8 +164,8 @@ class Desk:
     ) -> dict[str, Json]:
         """What the page shows: sample ``again``, whoever else answered it, or the session's own, or the next."""
         open_keys = self.open_keys(book)
-        now = self.clock()
-        self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > now}
+        moment = self.clock()
+        self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > moment}
         own = [key for key in open_keys if key in self._leases and self._leases[key][0] == session]
         free = [key for key in open_keys if key not in self._leases]
         item: dict[str, Json] | None = None
@@ -196,7 +195,3 @@ def checked_name(annotator: str) -> str:
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise Refused(f"Answers need a name of 1 to {LONGEST_NAME} visible characters.")
     return name
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
