@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaselect.annotation.csv_format import CsvFormat, guard, unguard
-from metaselect.annotation.formats import FORMATS, Form, detect_format, load_format
+from metaselect.annotation.formats import FORMATS, Form, detect_format, holds_answers, load_format
 from metaselect.errors import DataError
 
 
@@ -78,12 +78,21 @@ def test_every_format_of_the_table_loads_and_writes_and_reads_back() -> None:
             assert form.read(b"sample_id,clean_label\na,cat\n", "form")[0].clean_label == "cat"
         else:
             assert form.read(empty, "form") == []
-        assert not form.holds_answers(empty)
+        assert not holds_answers(empty)
         assert detect_format(empty, "form") == name
         assert form.advice.format(folder="x")
 
 
 def test_a_form_of_which_nothing_is_certain_holds_answers() -> None:
-    assert CsvFormat().holds_answers(b"sample_id,clean_label\na,\xff\n")
-    assert CsvFormat().holds_answers(b"sample_id,clean_label,note\na,,blurred\n")
-    assert not CsvFormat().holds_answers(b"sample_id,clean_label,note\na, ,\n")
+    assert holds_answers(b"sample_id,clean_label\na,\xff\n")
+    assert holds_answers(b"sample_id,clean_label,note\na,,blurred\n")
+    assert holds_answers(b"minutes of the meeting\n")
+    assert not holds_answers(b"sample_id,clean_label,note\na, ,\n")
+    assert not holds_answers(b"\n")
+
+
+def test_a_file_of_another_format_than_the_new_form_is_looked_into_too() -> None:
+    answered = b'[{"sample_id": "a", "image": "a.png", "clean_label": "cat"}]'
+    assert detect_format(answered, "form") == "label-studio"
+    assert holds_answers(answered)
+    assert not holds_answers(answered.replace(b"cat", b""))

@@ -14,15 +14,30 @@ from metaselect.run.files import format_csv
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that starts so
 GUARDED = (*FORMULA, "'")
 ANSWERED_IN = ("clean_label", "annotator", "status", "note")
-WORKED_IN = ("clean_label", "status", "note")
-FOREIGN = (
-    "annotation_id",
-    "file_name",
-)  # columns that say that a table is one of Label Studio or Hugging Face
+FOREIGN = ("annotation_id", "file_name")  # columns of tables of Label Studio and Hugging Face
 # (id, label): ours, Cleanlab Studio's, and the long tables of crowd-kit and cleanlab. A bare `label` counts
 # only beside `task`: elsewhere it is the given label, and that is no answer.
 SHAPES = (("sample_id", "clean_label"), ("id", "clean_label"), ("task", "label"))
 REMEDY = "Save it as CSV UTF-8 with the columns sample_id and clean_label."
+
+
+def guard(cell: str) -> str:
+    """The cell with an apostrophe before anything that a spreadsheet would run; ``unguard`` undoes it."""
+    return f"'{cell}" if cell.startswith(GUARDED) else cell
+
+
+def unguard(cell: str) -> str:
+    """The cell without the apostrophe of ``guard``; other apostrophes stay."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(GUARDED) else cell
+
+
+def unguarded(text: str) -> Iterator[str]:
+    """What a cell may stand for: without its guard, then without surrounding space, then as it stands."""
+    yield unguard(text)
+    trimmed = text.strip()
+    yield unguard(trimmed)
+    yield text  # a script may have written the id or name as it is in the run
+    yield trimmed
 
 
 class CsvFormat:
@@ -31,6 +46,8 @@ class CsvFormat:
     file_name = "labels.csv"
     offers = frozenset((GIVEN, STDOUT, NO_IMAGES, FILLED_IN))
     advice = "Fill in clean_label"
+
+    spellings = staticmethod(unguarded)
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The form; cells that a spreadsheet would run as a formula get an apostrophe."""
@@ -64,22 +81,6 @@ class CsvFormat:
         header = header_of(content)
         return _shape(header) is not None and not any(column in header for column in FOREIGN)
 
-    def holds_answers(self, content: bytes) -> bool:
-        """Whether any row has a label, a status or a note; True also when that cannot be told."""
-        try:
-            rows = csv.DictReader(_text(content))
-            return any((row.get(column) or "").strip() for row in rows for column in WORKED_IN)
-        except (csv.Error, UnicodeDecodeError):
-            return True
-
-    def spellings(self, text: str) -> Iterator[str]:
-        """The cell without its guard, then without surrounding space, then as it stands."""
-        yield unguard(text)
-        trimmed = text.strip()
-        yield unguard(trimmed)
-        yield text  # a script may have written the id or name as it is in the run
-        yield trimmed
-
 
 def read_table(content: bytes, name: str, image: str = "image") -> list[Answer]:
     """The answers of a CSV file; ``image`` is the column that names the images.
@@ -108,16 +109,6 @@ def header_of(content: bytes) -> list[str]:
         return _table(_text(content))[0]
     except (csv.Error, UnicodeDecodeError):
         return []
-
-
-def guard(cell: str) -> str:
-    """The cell with an apostrophe before anything that a spreadsheet would run; ``unguard`` undoes it."""
-    return f"'{cell}" if cell.startswith(GUARDED) else cell
-
-
-def unguard(cell: str) -> str:
-    """The cell without the apostrophe of ``guard``; other apostrophes stay."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(GUARDED) else cell
 
 
 def read_truth(content: bytes, name: str) -> dict[str, str]:

@@ -8,12 +8,12 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from xml.sax.saxutils import escape, quoteattr
 
 from metaselect.annotation.csv_format import guard
-from metaselect.annotation.formats import Answer, Form, has_answers
+from metaselect.annotation.formats import Answer, Form, trimmed
 from metaselect.annotation.votes import BAD_SAMPLE, UNSURE
 from metaselect.annotation.xml_text import require_xml, walk_xml
 from metaselect.errors import DataError
@@ -35,6 +35,8 @@ class CvatFormat:
         "Create a CVAT task of {folder}/images with the raw labels of labels.json, "
         "and export it as CVAT for images 1.1"
     )
+
+    spellings = staticmethod(trimmed)
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The frames without tags, ``labels.json`` for a new task, and ``id_map.csv``, which nobody needs to send back.
@@ -77,18 +79,6 @@ class CvatFormat:
         if content.startswith(ZIP):
             return True  # no other format is one
         return b"<annotations" in content.lstrip()[:4096]
-
-    def holds_answers(self, content: bytes) -> bool:
-        """Whether any image has a tag; True also when that cannot be told."""
-        try:
-            return has_answers(self.read(content, ""))
-        except DataError:
-            return True
-
-    def spellings(self, text: str) -> Iterator[str]:
-        """As it stands, then without surrounding space."""
-        yield text
-        yield text.strip()
 
 
 def _meta(labels: Sequence[str]) -> str:

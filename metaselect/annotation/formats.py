@@ -1,6 +1,6 @@
 """What every exchange format does, and the table of them; a new format is its file and one line here."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -138,10 +138,7 @@ class ExchangeFormat(Protocol):
     def recognises(self, content: bytes) -> bool:
         """Whether a file is of this format, and of no other one."""
 
-    def holds_answers(self, content: bytes) -> bool:
-        """Whether somebody worked in this form; True also when that cannot be told."""
-
-    def spellings(self, text: str) -> Iterator[str]:
+    def spellings(self, text: str) -> Iterable[str]:
         """What ids or class names a cell may stand for, the likeliest first."""
 
 
@@ -172,3 +169,20 @@ def detect_format(content: bytes, name: str) -> str:
 def has_answers(answers: Sequence[Answer]) -> bool:
     """Whether any of them says anything."""
     return any((each.clean_label + each.status + each.note).strip() for each in answers)
+
+
+def holds_answers(content: bytes) -> bool:
+    """Whether somebody worked in a form, whatever format it is in; True also when that cannot be told."""
+    if not content.strip():
+        return False
+    try:
+        form = load_format(detect_format(content, ""))
+        # The browser keeps the answers of a page, so a form with everything inside has none.
+        return INSIDE not in form.offers and has_answers(form.read(content, ""))
+    except DataError:
+        return True
+
+
+def trimmed(text: str) -> tuple[str, str]:
+    """The spellings of a format that changes no text: as it stands, then without surrounding space."""
+    return text, text.strip()

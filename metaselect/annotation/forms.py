@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from metaselect.annotation.formats import STDOUT, ExchangeFormat
+from metaselect.annotation.formats import STDOUT, ExchangeFormat, holds_answers
 from metaselect.annotation.rounds import Round
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.run import Run
@@ -43,7 +43,7 @@ def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None)
     return path
 
 
-def write_form(path: Path, files: Mapping[str, str], form: ExchangeFormat, *, force: bool) -> None:
+def write_form(path: Path, files: Mapping[str, str], *, force: bool) -> None:
     """Write a form's files, the first one to ``path``, the others beside it, and never over somebody's work.
 
     Raises:
@@ -55,9 +55,9 @@ def write_form(path: Path, files: Mapping[str, str], form: ExchangeFormat, *, fo
     for place in stale:
         if not place.exists():
             continue
-        if place == path and form.holds_answers(place.read_bytes()):
+        if place == path and holds_answers(place.read_bytes()):
             raise ArtefactError(
-                f"{place} holds answers and is never overwritten.",
+                f"{place} holds answers, or is none of our forms, and is never overwritten.",
                 f"Import it first (metaselect annotate import {place}), then name another file with -o.",
             )
         if not force:

@@ -5,11 +5,11 @@ release 5.2.0). So every image has its row, and ``classes.json`` has the order.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from metaselect.annotation.csv_format import ANSWERED_IN, CsvFormat, guard, header_of, read_table
-from metaselect.annotation.formats import FILLED_IN, GIVEN, Answer, Form, has_answers
+from metaselect.annotation.csv_format import ANSWERED_IN, guard, header_of, read_table, unguarded
+from metaselect.annotation.formats import FILLED_IN, GIVEN, Answer, Form
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv
 
@@ -22,6 +22,8 @@ class HfFormat:
     file_name = "hf/train/metadata.csv"
     offers = frozenset((GIVEN, FILLED_IN))
     advice = "Fill in clean_label"
+
+    spellings = staticmethod(unguarded)
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The table and the classes; cells that a spreadsheet would run as a formula get an apostrophe."""
@@ -59,17 +61,6 @@ class HfFormat:
         if _is_jsonl(content):
             return b'"file_name"' in content.split(b"\n", 1)[0]
         return "file_name" in header_of(content)
-
-    def holds_answers(self, content: bytes) -> bool:
-        """Whether any row has a label, a status or a note; True also when that cannot be told."""
-        try:
-            return has_answers(self.read(content, ""))
-        except DataError:
-            return True
-
-    def spellings(self, text: str) -> Iterator[str]:
-        """As in the CSV form."""
-        return CsvFormat().spellings(text)
 
 
 def _is_jsonl(content: bytes) -> bool:

@@ -1,8 +1,8 @@
 """The page as an exchange format: out as one file for a browser, back as the CSV that its button downloads."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from metaselect.annotation.csv_format import CsvFormat
+from metaselect.annotation.csv_format import CsvFormat, unguarded
 from metaselect.annotation.formats import GIVEN, INSIDE, NO_IMAGES, PREDICTIONS, STDOUT, Answer, Form
 from metaselect.annotation.page import page
 from metaselect.errors import DataError
@@ -14,6 +14,8 @@ class HtmlFormat:
     file_name = "labels.html"
     offers = frozenset((GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, INSIDE))
     advice = "Open it in a browser, answer, press Download answers"
+
+    spellings = staticmethod(unguarded)  # as in the CSV that the page hands out
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The page; the given label stands in an item only where people should see it."""
@@ -35,12 +37,3 @@ class HtmlFormat:
     def recognises(self, content: bytes) -> bool:
         """By its document type, to say what is wrong."""
         return content.lstrip()[:14].lower() == b"<!doctype html"
-
-    def holds_answers(self, content: bytes) -> bool:
-        """Never: the browser keeps them."""
-        del content
-        return False
-
-    def spellings(self, text: str) -> Iterator[str]:
-        """As in the CSV that the page hands out."""
-        return CsvFormat().spellings(text)

@@ -7,13 +7,13 @@ that nobody opened is a row without annotator and label; two choices are an obje
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 from metaselect.annotation.csv_format import header_of, read_records
-from metaselect.annotation.formats import GIVEN, PREDICTIONS, Answer, Form, Item, has_answers
+from metaselect.annotation.formats import GIVEN, PREDICTIONS, Answer, Form, Item, has_answers, trimmed
 from metaselect.annotation.votes import BAD_SAMPLE, SKIP, UNSURE
 from metaselect.annotation.xml_text import require_xml
 from metaselect.errors import DataError
@@ -36,6 +36,8 @@ class LabelStudioFormat:
         "Serve {folder} as Label Studio's local files, create a project with config.xml, import tasks.json, "
         "and export it as JSON"
     )
+
+    spellings = staticmethod(trimmed)
 
     def write(self, form: Form) -> Mapping[str, str]:
         """Tasks and ``config.xml``, the labelling configuration for them.
@@ -76,18 +78,6 @@ class LabelStudioFormat:
     def recognises(self, content: bytes) -> bool:
         """By the columns of its CSV, or as a JSON list of tasks."""
         return "annotation_id" in header_of(content) or _are_tasks(_json(content))
-
-    def holds_answers(self, content: bytes) -> bool:
-        """Whether any task is annotated; True also when that cannot be told."""
-        try:
-            return has_answers(self.read(content, ""))
-        except DataError:
-            return True
-
-    def spellings(self, text: str) -> Iterator[str]:
-        """As it stands, then without surrounding space: JSON changes nothing."""
-        yield text
-        yield text.strip()
 
 
 class _Said(NamedTuple):

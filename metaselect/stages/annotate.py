@@ -123,7 +123,7 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
             made = replace(made, items=weave(made.items, again, image_of))
         files = form.write(made)
         if path is not None:
-            write_form(path, files, form, force=options.force)
+            write_form(path, files, force=options.force)
         classes = run.stage("data").verified(CLASSES)
         place, rows = place_on_record(run, path, options), len(made.items)
         record = Exported(now(), chosen.number, chosen.batch_id, options.format, place, rows, classes)
