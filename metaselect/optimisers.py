@@ -19,14 +19,12 @@ from torch import nn
 
 from metaselect.errors import UsageError
 
-NAMES = ("sgd", "adam", "adamw")
-
 
 class Constants(NamedTuple):
     """What an optimiser is made with.
 
     Attributes:
-        name: one of ``NAMES``.
+        name: "sgd", "adam" or "adamw".
         lr: rate per step.
         momentum: of SGD, Nesterov's wherever it is not 0; Adam and AdamW have their own two.
         weight_decay: L2 factor; of AdamW, decoupled.
@@ -44,8 +42,8 @@ def make_optimiser(model: nn.Module, given: Constants) -> torch.optim.Optimizer:
     if given.name == "sgd":
         mu = given.momentum
         return torch.optim.SGD(parameters, lr, momentum=mu, weight_decay=decay, nesterov=mu > 0)
-    kind = torch.optim.AdamW if given.name == "adamw" else torch.optim.Adam
-    return kind(parameters, lr, weight_decay=decay)
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[given.name](parameters, lr, weight_decay=decay)
 
 
 class Ahead(NamedTuple):

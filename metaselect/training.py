@@ -30,7 +30,7 @@ class Plan:
         schedule: "cosine" (to 0), "step" (a tenth at 1/2 and again at 3/4) or "constant".
         augment: random crop and flip.
         amp: bfloat16 autocast.
-        optimiser: a name of ``optimisers.NAMES``.
+        optimiser: "sgd", "adam" or "adamw".
         momentum: of SGD alone.
         accumulate: batches whose mean gradient makes a step.
     """

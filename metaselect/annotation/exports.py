@@ -1,17 +1,14 @@
 """What went out to people: one row per form, and per batch its samples as they were at the first export."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.errors import ArtefactError
-from metaselect.run.files import format_csv, write_text
+from metaselect.annotation.votes import RESTORE
+from metaselect.run.files import format_csv, read_rows, write_text
 
 EXPORTS = "exports.csv"
 BATCHES = "batches"
-RESTORE = "Restore it from a copy, or move the folder annotate away and import the answers again."
 
 
 class Export(NamedTuple):
@@ -60,14 +57,7 @@ def read_exports(path: Path) -> tuple[Export, ...]:
     Raises:
         ArtefactError: a row that is none.
     """
-    rows = _rows(path, Export._fields)
-    try:
-        return tuple(
-            Export(time, int(number), batch_id, form, file, int(samples), classes)
-            for time, number, batch_id, form, file, samples, classes in rows
-        )
-    except ValueError:
-        raise _damaged(path, Export._fields) from None
+    return read_rows(path, Export._fields, _export, RESTORE)
 
 
 def write_exports(path: Path, exports: Sequence[Export]) -> None:
@@ -95,17 +85,13 @@ def freeze_batch(folder: Path, batch_id: str, samples: Sequence[Sent]) -> None:
         write_text(path, format_csv(Sent._fields, samples))
 
 
-def read_batch(folder: Path, batch_id: str) -> list[Sent]:
+def read_batch(folder: Path, batch_id: str) -> tuple[Sent, ...]:
     """The samples of a batch as they went out.
 
     Raises:
         ArtefactError: missing or damaged.
     """
-    path = batch_path(folder, batch_id)
-    try:
-        return [Sent(*row) for row in _rows(path, Sent._fields)]
-    except TypeError:
-        raise _damaged(path, Sent._fields) from None
+    return read_rows(batch_path(folder, batch_id), Sent._fields, Sent, RESTORE)
 
 
 def read_sent(folder: Path, exports: Sequence[Export]) -> list[Sent]:
@@ -118,18 +104,7 @@ def read_sent(folder: Path, exports: Sequence[Export]) -> list[Sent]:
     return [sent for batch_id in batches for sent in read_batch(folder, batch_id)]
 
 
-def _rows(path: Path, header: Sequence[str]) -> list[list[str]]:
-    if not path.is_file():
-        return []
-    try:
-        text = io.StringIO(path.read_bytes().decode(), newline="")  # an id may hold a line end
-        first, *rows = csv.reader(text, strict=True)
-    except (ValueError, csv.Error):
-        raise _damaged(path, header) from None
-    if tuple(first) != tuple(header):
-        raise _damaged(path, header)
-    return rows
-
-
-def _damaged(path: Path, header: Sequence[str]) -> ArtefactError:
-    return ArtefactError(f"{path} is damaged: a row is not {', '.join(header)}.", RESTORE)
+def _export(
+    time: str, number: str, batch_id: str, form: str, file: str, samples: str, classes: str
+) -> Export:
+    return Export(time, int(number), batch_id, form, file, int(samples), classes)

@@ -6,16 +6,15 @@ is shorter, or empty. An undo is a row and a stretch too, whose votes bring back
 vote of each annotator in ``votes.csv`` stays the one that counts, whoever reads it.
 """
 
-import csv
 import os
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.annotation.votes import WITHDRAWN, Vote
-from metaselect.errors import ArtefactError, UsageError
-from metaselect.run.files import format_csv, write_text
+from metaselect.annotation.votes import RESTORE, WITHDRAWN, Vote
+from metaselect.errors import UsageError
+from metaselect.run.files import format_csv, read_rows, write_text
 
 UNDO = "undo"
 HEADER = ("import", "time", "file", "sha256", "format", "first_vote", "undoes")
@@ -94,23 +93,13 @@ def next_undo(imports: Sequence[Import], number: int, time: str, first_vote: int
     return Import(len(imports) + 1, time, "", "", UNDO, first_vote, undoes=number)
 
 
-def read_imports(path: Path, remedy: str) -> tuple[Import, ...]:
+def read_imports(path: Path) -> tuple[Import, ...]:
     """The rows; none where there is no file.
 
     Raises:
-        ArtefactError: a row that no import can be; ``remedy`` becomes the hint.
+        ArtefactError: a row that no import can be.
     """
-    if not path.is_file():
-        return ()
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.reader(stream))[1:]
-    try:
-        return tuple(
-            Import(int(number), time, file, digest, form, int(first), int(undoes or 0))
-            for number, time, file, digest, form, first, undoes in rows
-        )
-    except ValueError:
-        raise ArtefactError(f"{path} is damaged: a row is not {', '.join(HEADER)}.", remedy) from None
+    return read_rows(path, HEADER, _import, RESTORE)
 
 
 def write_imports(path: Path, imports: Iterable[Import]) -> None:
@@ -204,3 +193,9 @@ def last_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> Undone:
     added = [votes[at].status for at in stretch(imports, last, len(votes))]
     withdrawn = added.count(WITHDRAWN)
     return Undone(row.number, row.file, brought, withdrawn, len(added) - withdrawn, brought - len(added))
+
+
+def _import(
+    number: str, time: str, file: str, digest: str, form: str, first_vote: str, undoes: str
+) -> Import:
+    return Import(int(number), time, file, digest, form, int(first_vote), int(undoes or 0))

@@ -21,7 +21,6 @@ from metaselect.annotation.consensus import (
 from metaselect.annotation.exports import (
     BATCHES,
     EXPORTS,
-    RESTORE,
     Export,
     Sent,
     forget_exports,
@@ -43,7 +42,7 @@ from metaselect.annotation.imports import (
     write_imports,
 )
 from metaselect.annotation.repeats import Repeat, read_repeats, write_repeats
-from metaselect.annotation.votes import Vote, append_votes, read_votes
+from metaselect.annotation.votes import RESTORE, Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.run import Run, StageRecord
 from metaselect.run.files import begins_with, format_csv, matches, write_text
@@ -124,9 +123,9 @@ def read(run: Run) -> Ledger:
             if name in GROWING or name.startswith(f"{BATCHES}/"):
                 _check_beginning(folder, name, record)
     votes, end = read_votes(folder / VOTES)
-    imports = read_imports(folder / IMPORTS, RESTORE)
+    imports = read_imports(folder / IMPORTS)
     exports = read_exports(folder / EXPORTS)
-    repeats = read_repeats(folder / REPEATS, RESTORE)
+    repeats = read_repeats(folder / REPEATS)
     book = Ledger(tuple(votes), end, exports, imports, read_method(folder / CONSENSUS), repeats)
     if record is not None:
         _check_meta_set(folder / META_SET, record, book)
@@ -140,7 +139,7 @@ def open_book(run: Run) -> Ledger:
         ArtefactError: as ``read``.
     """
     book = read(run)
-    return _append(run, book, corrections(book.votes, book.imports)) if _pending_undo(run) else book
+    return _completed(run, book) if _pending_undo(run, book) else book
 
 
 def add_votes(run: Run, book: Ledger, votes: Iterable[Vote], source: Source | None = None) -> Ledger:
@@ -167,12 +166,14 @@ def undo(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone]:
         UsageError: there is no such import, or it is undone already.
         ArtefactError: as ``read``.
     """
-    pending = _pending_undo(run)
-    book = open_book(run)
+    book = read(run)
+    pending = _pending_undo(run, book)
+    if pending:
+        book = _completed(run, book)
     if not pending or number not in (None, pending):
         row = find_import(book.imports, number, len(book.votes))
         book = _add_import(run, book, next_undo(book.imports, row.number, time, len(book.votes)))
-        book = _append(run, book, corrections(book.votes, book.imports))
+        book = _completed(run, book)
     seal(run, book)
     return book, last_undone(book.votes, book.imports)
 
@@ -227,6 +228,11 @@ def _add_import(run: Run, book: Ledger, row: Import) -> Ledger:
     return replace(book, imports=imports)
 
 
+def _completed(run: Run, book: Ledger) -> Ledger:
+    """The last row of the imports is an undo: append the votes that it still lacks."""
+    return _append(run, book, corrections(book.votes, book.imports))
+
+
 def _append(run: Run, book: Ledger, votes: Iterable[Vote]) -> Ledger:
     added = tuple(votes)
     if not added:
@@ -258,19 +264,18 @@ def seal(run: Run, book: Ledger) -> None:
         write_record(folder, key, {"votes": len(book.votes)})
 
 
-def _pending_undo(run: Run) -> int:
+def _pending_undo(run: Run, book: Ledger) -> int:
     """The import whose undo a crash cut short; 0 where there is none."""
-    folder = run.path(STAGE)
+    last = book.imports[-1].undoes if book.imports else 0
+    if not last:
+        return 0
     record = run.stage(STAGE).record()
-    imports = read_imports(folder / IMPORTS, RESTORE)
-    last = imports[-1].undoes if imports else 0
-    return 0 if record is not None and _is_recorded(folder, record) else last
+    return 0 if record is not None and _is_recorded(run.path(STAGE), record) else last
 
 
 def _is_recorded(folder: Path, record: StageRecord) -> bool:
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    names = {*found} - {"stage.json"}
-    return names == set(record.outputs) and all(
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return names == {*record.outputs, "stage.json"} and all(
         matches(folder / name, expected) for name, expected in record.outputs.items()
     )
 

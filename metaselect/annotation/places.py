@@ -12,10 +12,6 @@ from metaselect.annotation.labels import Spellings
 from metaselect.annotation.rounds import Round
 
 
-def _nothing_sent() -> Sequence[Sent]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Known:
     """What answers can refer to.
@@ -25,7 +21,7 @@ class Known:
         pool_ids: gives all ids; called only when a file has ids that no round has.
         classes: K names.
         batches: every batch of the run; None: whatever a file says.
-        sent: gives the samples of all exports; called only when a file names images or content.
+        sent: the samples of all exports.
         changed: samples that hold other content than when they went out to people.
     """
 
@@ -33,7 +29,7 @@ class Known:
     pool_ids: Callable[[], Collection[str]]
     classes: Sequence[str]
     batches: Collection[str] | None = None
-    sent: Callable[[], Sequence[Sent]] = _nothing_sent
+    sent: Sequence[Sent] = ()
     changed: Collection[str] = frozenset()
 
 
@@ -147,15 +143,15 @@ class Places:
 
     @cached_property
     def _of_name(self) -> Mapping[str, str]:
-        return _unambiguous((each.name.casefold(), each.sample_id) for each in self.known.sent())
+        return _unambiguous((each.name.casefold(), each.sample_id) for each in self.known.sent)
 
     @cached_property
     def _of_content(self) -> Mapping[str, str]:
-        return _unambiguous((each.content_hash, each.sample_id) for each in self.known.sent())
+        return _unambiguous((each.content_hash, each.sample_id) for each in self.known.sent)
 
     @cached_property
     def _content(self) -> Mapping[str, str]:
-        return {each.sample_id: each.content_hash for each in self.known.sent()}
+        return {each.sample_id: each.content_hash for each in self.known.sent}
 
     @cached_property
     def _folders(self) -> Counter[str]:

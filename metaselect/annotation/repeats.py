@@ -5,7 +5,6 @@ first one. ``annotate/repeats.csv`` knows which it stands for. Its answers are v
 in the agreement of annotators with themselves.
 """
 
-import csv
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import count
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metaselect.annotation.formats import Item
-from metaselect.errors import ArtefactError
-from metaselect.run.files import format_csv, write_text
+from metaselect.annotation.votes import RESTORE
+from metaselect.run.files import format_csv, read_rows, write_text
 from metaselect.seeds import derive
 
 STREAM = "repeats"
@@ -29,19 +28,13 @@ class Repeat(NamedTuple):
     batch_id: str
 
 
-def read_repeats(path: Path, remedy: str) -> tuple[Repeat, ...]:
+def read_repeats(path: Path) -> tuple[Repeat, ...]:
     """The rows; none where there is no file.
 
     Raises:
-        ArtefactError: a row that is none; ``remedy`` becomes the hint.
+        ArtefactError: a row that is none.
     """
-    if not path.is_file():
-        return ()
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.reader(stream))[1:]
-    if any(len(row) != len(Repeat._fields) for row in rows):
-        raise ArtefactError(f"{path} is damaged: a row is not {', '.join(Repeat._fields)}.", remedy)
-    return tuple(Repeat(*row) for row in rows)
+    return read_rows(path, Repeat._fields, Repeat, RESTORE)
 
 
 def write_repeats(path: Path, repeats: Sequence[Repeat]) -> None:

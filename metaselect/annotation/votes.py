@@ -19,6 +19,9 @@ STATUSES = (DONE, SKIP, UNSURE, BAD_SAMPLE)
 WITHDRAWN = "withdrawn"
 """Of a vote that `annotate undo` writes: the annotator has no answer any more. No form may use it."""
 
+RESTORE = "Restore it from a copy, or move the folder annotate away and import the answers again."
+"""What helps when a file of the folder ``annotate`` is damaged."""
+
 
 class Vote(NamedTuple):
     """One person's answer for one sample; the fields are the columns of ``votes.csv``.
@@ -151,7 +154,4 @@ def _vote(cells: Sequence[str], where: str, shared: dict[str, str]) -> Vote:
 
 
 def _damaged(where: str, why: str) -> ArtefactError:
-    return ArtefactError(
-        f"{where} is damaged: {why}.",
-        "Restore votes.csv from a copy, or move the folder annotate away and import the answers again.",
-    )
+    return ArtefactError(f"{where} is damaged: {why}.", RESTORE)

@@ -2,15 +2,18 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from metaselect.errors import ArtefactError, DataError
 from metaselect.records import Json
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,25 @@ class _Lines(list[str]):
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file atomically."""
     write_text(path, format_csv(header, rows))
+
+
+def read_rows(path: Path, header: Sequence[str], make: Callable[..., Row], remedy: str) -> tuple[Row, ...]:
+    """A CSV table that a stage wrote: what ``make`` makes of the cells of each row; empty without a file.
+
+    Raises:
+        ArtefactError: another header, or a row of which ``make`` raises ValueError; ``remedy`` becomes the hint.
+    """
+    if not path.is_file():
+        return ()
+    damaged = ArtefactError(f"{path} is damaged: a row is not {', '.join(header)}.", remedy)
+    try:
+        text = io.StringIO(path.read_bytes().decode(), newline="")  # a cell may hold a line end
+        first, *rows = csv.reader(text, strict=True)
+        if first != list(header) or any(len(cells) != len(header) for cells in rows):
+            raise damaged
+        return tuple(make(*cells) for cells in rows)
+    except (ValueError, csv.Error):
+        raise damaged from None
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from metaselect.annotation import ledger
 from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.exports import Export as Exported
-from metaselect.annotation.exports import Sent, read_sent
+from metaselect.annotation.exports import read_sent
 from metaselect.annotation.formats import AUTO, FILLED_IN, INSIDE, Answer, detect_format, load_format
 from metaselect.annotation.forms import EXPORT_FOLDER, form_path, write_form
 from metaselect.annotation.imports import Source
@@ -177,15 +177,12 @@ def take_answers(
     def pool_ids() -> frozenset[str]:
         return frozenset(load_ids(run)[0])
 
-    @cache
-    def sent() -> list[Sent]:
-        first = read_sent(run.path(ledger.STAGE), book.exports)
-        return first + sent_again(book.repeats, first)
-
+    first = read_sent(run.path(ledger.STAGE), book.exports)
+    sent = first + sent_again(book.repeats, first)
     asked = as_asked(chosen, book)
     every = asked if options.round is None else as_asked(rounds(run), book)
     batches = {each.batch_id for each in every}
-    known = Known(asked, pool_ids, classes, batches, sent, changed_content(run, sent(), book.stands_for))
+    known = Known(asked, pool_ids, classes, batches, sent, changed_content(run, sent, book.stands_for))
     found = reconcile(answers, known, spellings, options, name=name, time=origin.time)
     new = [vote for vote in found.accepted if not vote.repeats(book.current.get(vote.key))]
     again = book.stands_for

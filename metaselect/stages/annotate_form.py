@@ -16,6 +16,7 @@ from metaselect.annotation.formats import (
     ExchangeFormat,
     Form,
     Item,
+    Prediction,
 )
 from metaselect.annotation.ledger import STAGE, Ledger
 from metaselect.annotation.page import data_uri
@@ -141,12 +142,12 @@ def make_form(
     run.stage("data").verified(CLASSES)
     classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
     given = _column(run, "given_label", ids) if options.show_given else {}
-    model, predictions = "", {}
+    model = ""
+    predictions: Mapping[str, Prediction] = {}
     if options.with_predictions:
         from metaselect.annotation.predictions import latest_predictions
 
-        model, found = latest_predictions(run, chosen.number, ids, classes)
-        predictions = {**found}
+        model, predictions = latest_predictions(run, chosen.number, ids, classes)
     images: Mapping[str, str] = {}
     sizes: Mapping[str, tuple[int, int]] = {}
     if options.images and INSIDE in offers:

@@ -27,10 +27,8 @@ from metaselect.web.desk import Desk, Given, Refused
 
 LOOPBACK = "127.0.0.1"
 LARGEST = 16 * 1024  # bytes of a request; an answer has some two hundred
-BUSY_TRIES, BUSY_SECONDS = (
-    20,
-    0.1,
-)  # while another command works in the run; then the page is told, and asks again
+BUSY_TRIES = 20  # while another command works in the run; then the page is told, and asks again
+BUSY_SECONDS = 0.1  # between two tries
 HEADERS = {
     "Content-Security-Policy": f"{served_policy()}; frame-ancestors 'none'",
     "Cache-Control": "no-store",
