@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.annotation.votes import BAD_SAMPLE, DONE, UNSURE, WITHDRAWN, Vote
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, UNSURE, WITHDRAWN, Vote, in_order
 from metaselect.errors import ArtefactError
 from metaselect.run.files import format_csv, read_json
 
@@ -63,8 +63,8 @@ def read_method(path: Path) -> str:
 def answer_of(vote: Vote) -> tuple[str, str] | None:
     """What the vote says: "unusable" is one more answer beside the classes; skipping and being unsure are none."""
     if vote.status == DONE:
-        return DONE, vote.clean_label
-    return (BAD_SAMPLE, "") if vote.status == BAD_SAMPLE else None
+        return _answer(DONE, vote.clean_label)
+    return _answer(BAD_SAMPLE, "") if vote.status == BAD_SAMPLE else None
 
 
 def verdicts(latest: Mapping[tuple[str, str], Vote], method: str = MAJORITY) -> dict[str, Verdict]:
@@ -74,9 +74,9 @@ def verdicts(latest: Mapping[tuple[str, str], Vote], method: str = MAJORITY) -> 
         latest: the votes that count.
         method: one of ``METHODS``.
     """
-    by_sample = attrgetter("sample_id")
-    ordered = sorted(latest.values(), key=by_sample)
-    groups = ((sample_id, list(votes)) for sample_id, votes in groupby(ordered, key=by_sample))
+    ordered = in_order(latest.values())
+    by_sample = groupby(ordered, key=attrgetter("sample_id"))
+    groups = ((sample_id, list(votes)) for sample_id, votes in by_sample)
     if method == MAJORITY:
         return {sample_id: _majority(votes) for sample_id, votes in groups}
     likely = likeliest(ordered)
@@ -84,20 +84,20 @@ def verdicts(latest: Mapping[tuple[str, str], Vote], method: str = MAJORITY) -> 
 
 
 def likeliest(votes: Sequence[Vote]) -> dict[str, list[tuple[str, str]]]:
-    """The most probable answers by Dawid and Skene, more than one where they tie; only of answered samples."""
-    import numpy as np
+    """The most probable answers by Dawid and Skene, more than one where they tie; only of answered samples.
 
-    from metaselect.annotation.dawid_skene import dawid_skene
+    Args:
+        votes: by sample and annotator, an order that rounding depends on.
+    """
+    from metaselect.annotation.dawid_skene import coded, dawid_skene  # numpy, which a majority needs not
 
-    said = sorted((vote.sample_id, vote.annotator, answer) for vote in votes if (answer := answer_of(vote)))
+    said = [vote for vote in votes if answer_of(vote)]
     if not said:
         return {}
-    samples, people, answers = (sorted(set(column)) for column in zip(*said, strict=True))
-    codes = [
-        np.fromiter(map({name: code for code, name in enumerate(names)}.__getitem__, column), np.int64)
-        for names, column in zip((samples, people, answers), zip(*said, strict=True), strict=True)
-    ]
-    found = dawid_skene(*codes)
+    samples, sample = coded([vote.sample_id for vote in said])
+    _, person = coded([vote.annotator for vote in said])
+    answers, answer = coded([each for vote in said if (each := answer_of(vote))])
+    found = dawid_skene(sample, person, answer)
     best = found >= found.max(1, keepdims=True) - EQUAL
     rows: list[list[tuple[str, str]]] = [[] for _ in samples]
     for row, answer in zip(*best.nonzero(), strict=True):
@@ -113,6 +113,12 @@ def meta_set_text(found: Mapping[str, Verdict]) -> str:
         if verdict.status in (DONE, BAD_SAMPLE)
     )
     return format_csv(META_SET_HEADER, rows)
+
+
+@lru_cache(maxsize=4096)
+def _answer(status: str, clean_label: str) -> tuple[str, str]:
+    """The same object for all votes that say the same."""
+    return status, clean_label
 
 
 @lru_cache(maxsize=4096)

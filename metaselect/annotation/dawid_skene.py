@@ -7,12 +7,16 @@ is ever beyond doubt, and stops when a step gains less than 1e-5 a vote. What mu
 crowd-kit's bound counts the prior once a vote, so that it may stop at another step.
 """
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 
 ITERATIONS = 100
 TOLERANCE = 1e-5
 FLOOR = 1e-10
 DIGITS = 12  # of a probability: answers that symmetry makes equal must not drift apart by rounding
+Value = TypeVar("Value", str, tuple[str, str])
 
 
 def dawid_skene(
@@ -55,6 +59,13 @@ def dawid_skene(
             break
         before = now
     return np.asarray(found.T)
+
+
+def coded(column: Sequence[Value]) -> tuple[list[Value], np.ndarray]:
+    """The different values of a column, sorted, and (V,) int64 the place of each row's value among them."""
+    values = sorted(set(column))
+    place = {value: code for code, value in enumerate(values)}
+    return values, np.fromiter(map(place.__getitem__, column), np.int64, len(column))
 
 
 def _rates(found: np.ndarray, samples: np.ndarray, cell: np.ndarray, annotator: np.ndarray) -> np.ndarray:

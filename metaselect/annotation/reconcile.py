@@ -1,12 +1,13 @@
 """Matching what came back with what went out, so that no answer is lost or misread in silence."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from metaselect.annotation.formats import Answer
 from metaselect.annotation.labels import Labels, Spellings
 from metaselect.annotation.places import Known, Places, Strays
-from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, UNSURE, Vote
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, UNSURE, Vote, in_order
 from metaselect.errors import DataError
 from metaselect.options import ImportOptions
 
@@ -31,17 +32,14 @@ class Reconciliation:
     conflicting: set[tuple[str, str]] = field(default_factory=set)
     blank: int = 0
 
-    def count(self, status: str) -> int:
-        """Accepted answers of a status."""
-        return sum(answer.status == status for answer in self.accepted)
-
     def counts(self) -> dict[str, int]:
         """The reconciliation as people read it; answers, or ids where there was no answer to take."""
+        accepted = Counter(vote.status for vote in self.accepted)
         return {
-            "matched": self.count(DONE),
-            "skipped": self.count(SKIP),
-            "unsure": self.count(UNSURE),
-            "unusable": self.count(BAD_SAMPLE),
+            "matched": accepted[DONE],
+            "skipped": accepted[SKIP],
+            "unsure": accepted[UNSURE],
+            "unusable": accepted[BAD_SAMPLE],
             "conflicting": len(self.conflicting),
             "mismatched": len(self.strays.mismatched),
             "changed": len(self.strays.changed),
@@ -91,15 +89,16 @@ def reconcile(
         vote = Vote(
             sample_id, label, answer.annotator or options.annotator, status, answer.note, number, time
         )
-        earlier = found.get(vote.key, vote)
-        if (earlier.clean_label, earlier.status) != (label, status):
-            result.conflicting.add(vote.key)
-        found[vote.key] = vote
+        key = vote.key
+        earlier = found.get(key)
+        if earlier is not None and (earlier.clean_label, earlier.status) != (label, status):
+            result.conflicting.add(key)
+        found[key] = vote
     result.likely = places.likely() if places.strays.unknown else {}
     if not matched_any:
         raise _nothing_matched(result, name)
     labels.complain()
-    result.accepted = [found[key] for key in sorted(found.keys() - result.conflicting)]
+    result.accepted = in_order(vote for key, vote in found.items() if key not in result.conflicting)
     return result
 
 

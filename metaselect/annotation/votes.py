@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from io import BufferedReader
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,13 @@ class Vote(NamedTuple):
 def now() -> str:
     """ISO 8601, UTC: the only clock whose time is an artefact's."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def in_order(votes: Iterable[Vote]) -> list[Vote]:
+    """By sample and annotator."""
+    found = sorted(votes, key=attrgetter("annotator"))
+    found.sort(key=attrgetter("sample_id"))  # stable; comparing texts twice is faster than comparing pairs
+    return found
 
 
 def read_votes(path: Path) -> tuple[list[Vote], int]:

@@ -152,6 +152,7 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
         form = load_format(wanted)
         answers = form.read(content, name)
         origin = origin_of(content, name, wanted)
+        del content  # the answers say all of it
         with run.lock():
             return take_answers(run, answers, form.spellings, options, report, name, origin)
 
