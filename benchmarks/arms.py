@@ -1,17 +1,41 @@
 """What the accuracy benchmarks share: the command line as a subprocess, and the table of results."""
 
+import argparse
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+MAKE = Path(__file__).parent.parent / "sample_data" / "make.py"
+
+
+def over_seeds(description: str, work: str, run_seed: Callable[[int, Path], list[dict]]) -> None:
+    """The command line of a benchmark on the digits: every arm on every seed, then the table."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--work", type=Path, default=Path(work), help="folder for runs")
+    given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
+    given.work.mkdir(parents=True, exist_ok=True)
+    rows = [each for seed in given.seeds for each in run_seed(seed, given.work)]
+    (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    print(table(rows, {}))
+
+
+def make_digits(data: Path, seed: int) -> None:
+    """The demo's digits with another split and other wrong labels."""
+    subprocess.run([sys.executable, MAKE, "--seed", str(seed), "-o", data], check=True)
 
 
 def metaselect(*words: object) -> tuple[dict, float]:

@@ -7,16 +7,10 @@ one purchase serve all arms of a seed, which differ in the knob alone. Seconds a
 costs is in meta_step.py.
 """
 
-import argparse
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from arms import buy, metaselect, row, table
+from arms import buy, make_digits, metaselect, over_seeds, row
 
-MAKE = Path(__file__).parent.parent / "sample_data" / "make.py"
 METHODS = ("direct", "l2rw")
 KNOBS: dict[str, tuple[str, ...]] = {
     "exact": (),
@@ -32,7 +26,7 @@ KNOBS: dict[str, tuple[str, ...]] = {
 def run_seed(seed: int, work: Path) -> list[dict]:
     """Every arm on one draw of the noise."""
     data, run = work / f"data-{seed}", work / f"run-{seed}"
-    subprocess.run([sys.executable, MAKE, "--seed", str(seed), "-o", data], check=True)
+    make_digits(data, seed)
     metaselect("warmup", data / "train.parquet", "--run", run, "--seed", seed)
     metaselect("select", "--run", run, "--budget", 20, "--method", "rbc", "--seed", seed)
     buy(run, data / "truth.csv")
@@ -46,19 +40,5 @@ def run_seed(seed: int, work: Path) -> list[dict]:
     return [row(arm, seed, found["reweight"][name], wall) for arm, (name, wall) in seconds.items()]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--work", type=Path, default=Path("cheaper-steps"), help="folder for runs")
-    given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
-    given.work.mkdir(parents=True, exist_ok=True)
-    rows = [each for seed in given.seeds for each in run_seed(seed, given.work)]
-    (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
-    print(table(rows, {}))
-
-
 if __name__ == "__main__":
-    main()
+    over_seeds(__doc__, "cheaper-steps", run_seed)

@@ -6,17 +6,11 @@ Each seed draws another split and another set of wrong labels (``sample_data/mak
 The sham is the same pipeline with the bought labels replaced by the given ones: what the labels themselves are worth.
 """
 
-import argparse
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-from arms import buy, metaselect, row, table
+from arms import buy, make_digits, metaselect, over_seeds, row
 
-MAKE = Path(__file__).parent.parent / "sample_data" / "make.py"
 ARMS = (
     ("rbc", False, "direct"),
     ("gbc", False, "direct"),
@@ -28,7 +22,7 @@ ARMS = (
 def run_seed(seed: int, work: Path) -> list[dict]:
     """Every arm on one draw of the noise."""
     data = work / f"data-{seed}"
-    subprocess.run([sys.executable, MAKE, "--seed", str(seed), "-o", data], check=True)
+    make_digits(data, seed)
     base = work / f"run-{seed}"
     warmup_seconds = metaselect("warmup", data / "train.parquet", "--run", base, "--seed", seed)[1]
     rows = []
@@ -51,19 +45,5 @@ def run_seed(seed: int, work: Path) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--work", type=Path, default=Path("digits-adversarial"), help="folder for runs")
-    given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
-    given.work.mkdir(parents=True, exist_ok=True)
-    rows = [each for seed in given.seeds for each in run_seed(seed, given.work)]
-    (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
-    print(table(rows, {}))
-
-
 if __name__ == "__main__":
-    main()
+    over_seeds(__doc__, "digits-adversarial", run_seed)

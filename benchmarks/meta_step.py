@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from peers import installed_peers, peer_steps
+from peers import installed_peers, peer_steps, weighted_step
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -102,11 +102,7 @@ def second_order(model, optimiser, batch, meta_batch):
         meta_logits = functional_call(model, ahead, (meta_batch.inputs,))
         meta_loss = F.cross_entropy(meta_logits, meta_batch.labels)
     weights = rectify_and_normalise(-torch.autograd.grad(meta_loss, epsilon)[0])
-    loss = (weights * F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")).sum()
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    return weights
+    return weighted_step(model, optimiser, batch, weights)
 
 
 class Arm:

@@ -52,6 +52,15 @@ def weight_net(device):
     return net, torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
 
 
+def weighted_step(model, optimiser, batch, weights):
+    """The step that follows when the weights are known, by a forward pass of its own."""
+    loss = (weights * F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")).sum()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return weights
+
+
 def higher_l2rw(model, optimiser, batch, meta_batch):
     """Learning to reweight by ``innerloop_ctx``; the virtual step has the optimiser's momentum, unlike the paper's."""
     import higher
@@ -62,11 +71,7 @@ def higher_l2rw(model, optimiser, batch, meta_batch):
         virtual_optimiser.step((epsilon * losses).sum())
         meta_loss = F.cross_entropy(virtual_model(meta_batch.inputs), meta_batch.labels)
         weights = rectify_and_normalise(-torch.autograd.grad(meta_loss, epsilon)[0])
-    loss = (weights * F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")).sum()
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    return weights
+    return weighted_step(model, optimiser, batch, weights)
 
 
 def higher_mw_net():

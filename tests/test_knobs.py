@@ -29,7 +29,7 @@ from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.direct import DirectRun
 from metaselect.reweighting.meta_gradient import MetaGradient
 from metaselect.reweighting.mw_net import MetaWeightNet, MetaWeightNetRun
-from metaselect.training import make_trainee, train
+from metaselect.training import EpochLog, Plan, Trainee, make_trainee, train
 
 META = [name for name, path in REWEIGHTERS.items() if configure(path, []).meta]
 
@@ -41,6 +41,18 @@ def weight_net(pairs: list[str]) -> MetaWeightNetRun:
     run = hyper.begin(start)
     run.net.double()
     return run
+
+
+def epochs_of(
+    trainee: Trainee, batches: Batches, given: Plan, ids: torch.Tensor, bought: torch.Tensor | None = None
+) -> list[EpochLog]:
+    """What `train` says of every epoch on these samples."""
+    bought, meta = (torch.arange(0), 0) if bought is None else (bought, 8)
+    return list(
+        train(
+            trainee, batches, given, ids=ids, bought=bought, meta_batch_size=meta, report=Listener(), what="t"
+        )
+    )
 
 
 # Optimisers
@@ -194,7 +206,7 @@ def test_a_kept_v_meets_the_samples_of_today() -> None:
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 def test_accumulated_parts_are_one_step_on_their_mean(tiny_batches: Batches, optimiser: str) -> None:
     """Without BatchNorm and in equal parts, that is a step on all of them."""
-    ids, none = torch.arange(24), torch.arange(0)
+    ids = torch.arange(24)
     models = []
     for batch_size, accumulate in ((12, 1), (4, 3)):
         given = plan(
@@ -208,18 +220,7 @@ def test_accumulated_parts_are_one_step_on_their_mean(tiny_batches: Batches, opt
         )
         model = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1)
         trainee = make_trainee(model, given, configure(REWEIGHTERS["uniform"], []))
-        list(
-            train(
-                trainee,
-                tiny_batches,
-                given,
-                ids=ids,
-                bought=none,
-                meta_batch_size=0,
-                report=Listener(),
-                what="t",
-            )
-        )
+        epochs_of(trainee, tiny_batches, given, ids)
         models.append(model.state_dict())
     start = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1).state_dict()
     for name, value in models[0].items():
@@ -232,10 +233,7 @@ def test_every_part_has_a_sample(tiny_batches: Batches) -> None:
     given = plan(epochs=1, batch_size=1, accumulate=4, momentum=0.0)
     model = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1)
     trainee = make_trainee(model, given, configure(REWEIGHTERS["uniform"], []))
-    ids, none = torch.arange(10), torch.arange(0)
-    (log,) = train(
-        trainee, tiny_batches, given, ids=ids, bought=none, meta_batch_size=0, report=Listener(), what="t"
-    )
+    (log,) = epochs_of(trainee, tiny_batches, given, torch.arange(10))
     assert log.mean_weight == pytest.approx(1)
 
 
@@ -341,19 +339,7 @@ def test_every_method_trains_with_every_optimiser(tiny_batches: Batches, method:
     run = configure(REWEIGHTERS[method], []).begin(start_of(labels, epochs=2, lr=0.001, bought=bought))
     trainee = make_trainee(build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1), given, run)
     before = copy.deepcopy(trainee.model.state_dict())
-    ids = torch.arange(1, 24, 2)
-    logs = list(
-        train(
-            trainee,
-            tiny_batches,
-            given,
-            ids=ids,
-            bought=bought,
-            meta_batch_size=8,
-            report=Listener(),
-            what="t",
-        )
-    )
+    logs = epochs_of(trainee, tiny_batches, given, torch.arange(1, 24, 2), bought)
     assert len(logs) == 2
     assert any(not torch.equal(value, before[name]) for name, value in trainee.model.state_dict().items())
     assert type(trainee.optimiser).__name__.lower() == optimiser
