@@ -180,16 +180,17 @@ class Forward:
         """(B,) cross-entropy of each sample with its given label, with its graph."""
         return F.cross_entropy(self.logits, self.batch.labels, reduction="none")
 
-    def virtual(self, weights: torch.Tensor) -> Virtual:
+    def virtual(self, weights: torch.Tensor, *, keep: bool = False) -> Virtual:
         """One step of the real optimiser on ``sum_i weights_i f_i``.
 
         Nothing is changed: the optimiser's state and weight decay enter through their current values.
 
         Args:
             weights: (B,), factors of the loss *sum*, without a graph.
+            keep: hold the gradient, as large as the model, for a ``backward`` with these very weights.
         """
         gradients = self._gradients(weights, self.moving, retain_graph=True)
-        self._pulled = (weights, gradients)
+        self._pulled = (weights, gradients) if keep else None
         ahead = {
             name: step_ahead(self.optimiser, p, gradients[name])
             if name in gradients
@@ -209,7 +210,7 @@ class Forward:
     def backward(self, weights: torch.Tensor, share: float = 1.0) -> None:
         """Add ``share`` times the gradient of ``sum_i weights_i f_i`` to the parameters' ``grad``.
 
-        No second backward pass is run where the virtual step was taken with these very weights, by all parameters.
+        No second backward pass is run where ``virtual`` kept the gradient of these very weights, by all parameters.
         """
         if self._pulled is None or self._pulled[0] is not weights or len(self.moving) < len(self.params):
             (share * (weights * self.losses).sum()).backward()  # type: ignore[no-untyped-call]

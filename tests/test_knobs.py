@@ -309,7 +309,7 @@ def test_a_share_of_the_gradient_is_added_to_what_is_there() -> None:
                 parameter.grad = torch.ones_like(parameter)
         forward = scene.forward()
         if reused:
-            forward.virtual(weights)
+            forward.virtual(weights, keep=True)
         forward.backward(weights, 0.25)
         (0.25 * (weights * twin.forward().losses).sum()).backward()
         for mine, other in zip(scene.model.parameters(), twin.model.parameters(), strict=True):

@@ -41,13 +41,16 @@ class MetaGradient:
         self.age, self.v = 0, Params()
         self.names: frozenset[str] = frozenset()
 
-    def of(self, forward: Forward, meta_batch: Batch, weights: torch.Tensor | None = None) -> torch.Tensor:
+    def of(
+        self, forward: Forward, meta_batch: Batch, weights: torch.Tensor | None = None, *, keep: bool = False
+    ) -> torch.Tensor:
         """s: (B,), how fast the meta loss falls with more weight for each sample, in units of ``forward.rate``.
 
         Args:
             forward: the pass of the batch.
             meta_batch: bought samples, looked at where v is taken anew.
             weights: (B,) of the virtual step, without a graph; None: v is taken at theta itself.
+            keep: the real step will have these weights too.
 
         Raises:
             UsageError: no parameter of the scope is trained.
@@ -60,7 +63,7 @@ class MetaGradient:
                 )
             forward.within(self.names)
         if self.age == 0:
-            ahead = None if weights is None else forward.virtual(weights)
+            ahead = None if weights is None else forward.virtual(weights, keep=keep)
             self.v = forward.meta_grad(meta_batch, ahead)
         self.age = (self.age + 1) % self.every
         v, self.v = self.v, self.v if self.age else Params()  # what nobody needs again is not held

@@ -110,7 +110,7 @@ class MetaWeightNetRun:
         losses = forward.losses.detach()
         virtual = self._virtual_weights(losses)
         at = virtual.detach()
-        s = self.meta_gradient.of(forward, meta_batch, at)
+        s = self.meta_gradient.of(forward, meta_batch, at, keep=self.hyper.lagged)
         self.optimiser.zero_grad()
         # A linear surrogate whose gradient in Phi is the meta gradient.
         (-forward.rate * (s.detach() * virtual).sum()).backward()  # type: ignore[no-untyped-call]
