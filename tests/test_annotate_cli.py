@@ -89,6 +89,26 @@ def test_the_same_file_twice_changes_nothing(run: Run, capsys) -> None:
     assert files(run) == before
 
 
+def test_answers_in_place_of_others_are_counted_and_two_people_without_names_are_noticed(
+    run: Run, capsys
+) -> None:
+    assert call(run, "import", answers(run, "sample_id,clean_label\ns0,cat\ns1,dog\ns2,owl\n", "p1.csv")) == 0
+    second = answers(run, "sample_id,clean_label\ns0,dog\ns1,dog\ns3,owl\n", "p2.csv")
+    capsys.readouterr()
+    assert call(run, "import", second) == 0
+    printed = capsys.readouterr()
+    assert "Nobody's name is in" in printed.err
+    assert "new votes in place of another answer of the same annotator │     1" in printed.out
+    assert result(run, capsys, "import", second)["replaced"] == 0
+    assert "Nobody's name" not in capsys.readouterr().err
+    named = answers(run, "sample_id,clean_label,annotator\ns0,owl,anna\n", "anna.csv")
+    assert result(run, capsys, "import", named)["replaced"] == 0
+    corrected = answers(run, "sample_id,clean_label,annotator\ns0,cat,anna\n", "anna.csv")
+    capsys.readouterr()
+    assert call(run, "import", corrected) == 0
+    assert "Nobody's name" not in capsys.readouterr().err
+
+
 def test_a_later_file_supersedes_and_only_adds_lines(run: Run, capsys) -> None:
     assert call(run, "import", answers(run, "sample_id,clean_label\ns0,cat\ns1,cat\n")) == 0
     before = run.path("annotate/votes.csv").read_bytes()

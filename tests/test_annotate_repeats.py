@@ -46,6 +46,9 @@ def test_a_form_shows_some_samples_twice_and_does_not_say_which(run: Run, capsys
     assert set(shown) == {*IDS[:40], *known}
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 45)]
     assert len({tuple(row.values())[:1] for row in rows}) == 1  # one batch
+    assert {(row["cluster"], row["cluster_size"]) for row in rows} == {
+        ("", "")
+    }  # of a repeat it would come twice
     for repeat_id, sample_id in known.items():
         assert len(repeat_id) == 4
         assert repeat_id[0] == "s"
@@ -56,6 +59,18 @@ def test_a_form_shows_some_samples_twice_and_does_not_say_which(run: Run, capsys
     assert call(run, "export", "--repeats", "0.1") == 0
     assert run.path("export/round-1/labels.csv").read_bytes() == before
     assert len(csv_rows(run.path("annotate/repeats.csv"))) == 4
+
+
+def test_a_form_does_not_tell_control_samples(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    add_round(run, 1, ["s3", "s1"])
+    add_round(run, 2, ["s2", "s0"], control=["s0"])
+    shown = {}
+    for number in ("1", "2"):
+        assert call(run, "export", "--round", number) == 0
+        rows = csv_rows(run.path(f"export/round-{number}/labels.csv"))
+        shown[number] = [(row["cluster"], row["cluster_size"]) for row in rows]
+    assert shown == {"1": [("0", "2")] * 2, "2": [("", "")] * 2}
 
 
 def test_answers_for_repeats_count_nowhere_but_for_the_annotator(run: Run, capsys) -> None:

@@ -46,6 +46,15 @@ def test_an_undo_brings_back_what_counted_before_and_only_adds_rows(run: Run, ca
     assert "no import to undo" in error(run, capsys, "undo", code=2)
 
 
+def test_only_who_imported_a_file_is_told_to_import_it_again(run: Run, capsys) -> None:
+    truth = answers(run, "sample_id,clean_label\n" + "".join(f"s{number},cat\n" for number in range(10)))
+    for words, told in ((("import", truth), True), (("simulate", truth), False)):
+        assert call(run, *words) == 0
+        capsys.readouterr()
+        assert call(run, "undo") == 0
+        assert ("importing the file again" in capsys.readouterr().err) is told
+
+
 def test_the_record_names_the_file_without_its_folder_and_its_bytes(run: Run) -> None:
     import hashlib
 

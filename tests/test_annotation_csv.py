@@ -96,3 +96,8 @@ def test_a_file_of_another_format_than_the_new_form_is_looked_into_too() -> None
     assert detect_format(answered, "form") == "label-studio"
     assert holds_answers(answered)
     assert not holds_answers(answered.replace(b"cat", b""))
+
+
+def test_names_and_notes_lose_the_guard_of_the_page_too() -> None:
+    (found,) = CsvFormat().read(b"sample_id,clean_label,annotator,note\na,cat,'=anna,'-torn-\n", "file.csv")
+    assert (found.annotator, found.note) == ("=anna", "-torn-")

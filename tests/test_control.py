@@ -184,7 +184,7 @@ def test_people_read_one_sentence(run: Run, capsys: pytest.CaptureFixture[str]) 
     table = answers(run, "sample_id,clean_label,status\ns0,dog,\ns1,dog,\ns2,owl,\ns3,,bad_sample\n")
     known = (
         "Noise rate of the given labels: 33.3% (95% interval 6.1 to 79.2%), from 3 of 5 control samples; "
-        "1 unusable, 1 without an answer."
+        "1 unusable, 1 without a label."
     )
     for words in (("import", table), ("status",)):
         capsys.readouterr()

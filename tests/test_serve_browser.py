@@ -252,6 +252,18 @@ def test_digits_are_answered_by_their_own_keys(tmp_path: Path, context: Any) -> 
     assert [label for _, label, _, _ in votes_of(run)] == ["0", "7", "3"]
 
 
+def test_no_class_is_answered_by_the_name_of_another(tmp_path: Path, context: Any) -> None:
+    classes = ["-5", "0", "1", "10", "A", "a", "B", "=1+1"]
+    run = image_run(tmp_path, [f"s{number}" for number in range(8)], classes)
+    form = tmp_path / "page.html"
+    assert call(run, "export", "--format", "html", "-o", str(form)) == 0
+    page = context.new_page()
+    page.goto(form.as_uri())
+    enter(page, "anna")
+    keys = [one.get_attribute("aria-keyshortcuts") for one in page.locator("#classes button").all()]
+    assert keys == ["2", "0", "1", "3", "4", "5", "b", "6"]
+
+
 def test_a_model_speaks_only_when_it_is_asked(finished: Path, context: Any) -> None:
     run = Run(finished)
     call_select = ["select", "--round", "next", "--budget", "3", "--run", str(finished)]

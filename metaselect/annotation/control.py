@@ -53,7 +53,7 @@ class NoiseEstimate(NamedTuple):
             )
         lacking = [
             f"{count} {what}"
-            for count, what in ((self.unusable, "unusable"), (self.unanswered, "without an answer"))
+            for count, what in ((self.unusable, "unusable"), (self.unanswered, "without a label"))
             if count
         ]
         return (

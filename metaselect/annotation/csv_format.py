@@ -168,7 +168,15 @@ def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:
             label, annotator = same.setdefault(label, label), same.setdefault(annotator, annotator)
             batch_id = same.setdefault(batch_id, batch_id)
             yield Answer(
-                *(row, sample_id, label, annotator.strip(), status.strip(), note.strip(), batch_id),
+                *(
+                    row,
+                    sample_id,
+                    label,
+                    unguard(annotator.strip()),
+                    status.strip(),
+                    unguard(note.strip()),
+                    batch_id,
+                ),
                 image=picture,
                 content_hash=content.strip(),
             )

@@ -68,6 +68,7 @@ class Undone(NamedTuple):
     Attributes:
         number: of the import.
         file: its name.
+        format: as in ``Import``.
         votes: that it had brought.
         withdrawn: for which no earlier answer of the same annotator counts now.
         restored: whose annotator's earlier answer counts again.
@@ -76,6 +77,7 @@ class Undone(NamedTuple):
 
     number: int
     file: str
+    format: str
     votes: int
     withdrawn: int
     restored: int
@@ -192,7 +194,9 @@ def last_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> Undone:
     brought = len(stretch(imports, row, len(votes)))
     added = [votes[at].status for at in stretch(imports, last, len(votes))]
     withdrawn = added.count(WITHDRAWN)
-    return Undone(row.number, row.file, brought, withdrawn, len(added) - withdrawn, brought - len(added))
+    return Undone(
+        row.number, row.file, row.format, brought, withdrawn, len(added) - withdrawn, brought - len(added)
+    )
 
 
 def _import(

@@ -47,6 +47,7 @@ def import_result(
     return {
         **found.counts(),
         "repeated": 0,
+        "replaced": 0,
         "missing": len(missing),
         "tied": sum(
             verdict.status == TIED for sample_id, verdict in book.verdicts.items() if sample_id in selected

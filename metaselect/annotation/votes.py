@@ -50,6 +50,11 @@ class Vote(NamedTuple):
         """Of two votes with the same key the later one counts."""
         return self.sample_id, self.annotator
 
+    @property
+    def answer(self) -> tuple[str, str]:
+        """What it says, whoever says it: status and class name."""
+        return self.status, self.clean_label
+
     def repeats(self, earlier: "Vote | None") -> bool:
         """Whether an earlier vote says the same, whenever that was."""
         return earlier is not None and self[:-1] == earlier[:-1]

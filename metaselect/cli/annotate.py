@@ -45,6 +45,7 @@ COUNTS = {
     "missing": "selected samples still without an answer",
     "tied": "samples with tied votes",
     "new_votes": "new votes",
+    "replaced": "new votes in place of another answer of the same annotator",
     "bought": "labels bought so far",
 }
 group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Labels out to people, and back.")
@@ -67,7 +68,7 @@ def export(
             "--output",
             "-o",
             metavar="FILE",
-            help="A folder; of csv also a file, or - for stdout.",
+            help="A folder; of csv and html a file, or - for stdout.",
             show_default="below RUN/export/round-K",
         ),
     ] = None,
@@ -80,13 +81,13 @@ def export(
         bool,
         typer.Option(
             "--with-predictions",
-            help="Show what a model says (label-studio): the one re-weighted last, else the warm-up. Sways people.",
+            help="Show what a model says (label-studio, html): that re-weighted last, or the warm-up. Sways people.",
         ),
     ] = False,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Write images beside the form.")
     ] = True,
-    everything: Annotated[bool, typer.Option("--all", help="Answered samples too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Answered and skipped samples too.")] = False,
     conflicts: Annotated[
         bool, typer.Option("--conflicts", help="Only samples with tied votes, for somebody else.")
     ] = False,
@@ -156,7 +157,8 @@ def import_(
 
     Answers find their sample by sample_id, else by the exported image's name, else by the content hash. A later file
     supersedes an earlier answer of the same annotator. FILE is a CSV, what Label Studio exports as JSON, JSON-MIN or
-    CSV, what CVAT exports as CVAT for images 1.1 (zip or XML), or the metadata.csv of a Hugging Face imagefolder.
+    CSV, what CVAT exports as CVAT for images 1.1 (zip or XML), what the single page of --format html downloads, or the
+    metadata.csv of a Hugging Face imagefolder.
 
         metaselect annotate import RUN/export/round-1/labels.csv --run RUN
 

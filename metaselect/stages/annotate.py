@@ -185,16 +185,24 @@ def take_answers(
     batches = {each.batch_id for each in every}
     known = Known(asked, pool_ids, classes, batches, sent, changed_content(run, sent, book.stands_for))
     found = reconcile(answers, known, spellings, options, name=name, time=origin.time)
-    new = [vote for vote in found.accepted if not vote.repeats(book.current.get(vote.key))]
+    before = book.current
+    new = [vote for vote in found.accepted if not vote.repeats(before.get(vote.key))]
+    replaced = [vote for vote in new if vote.key in before and vote.answer != before[vote.key].answer]
     again = book.stands_for
     repeated = [vote for vote in found.accepted if vote.sample_id in again]
     found.accepted = [vote for vote in found.accepted if vote.sample_id not in again]
     book = ledger.add_votes(run, book, new, origin)
     result = import_result(book, found, chosen, new_votes=len(new), noise=noise_estimate(run, book))
     result["repeated"] = len(repeated)
+    result["replaced"] = len(replaced)
     result["classes_changed"] = [*other_classes(run, book, answers)]
     for sentence in troubles(found, result, name):
         report.warn(sentence)
+    if any(vote.annotator == options.annotator == ImportOptions.annotator for vote in replaced):
+        report.warn(
+            f"Nobody's name is in {name}, and other answers were there already, which these replace. Were they "
+            "another person's? Then: metaselect annotate undo, and import again with --annotator NAME."
+        )
     _say_next(run, result, report)
     unmet = f"{result['missing']} selected samples are still without an answer."
     return Outcome(result, unmet if options.require_complete and result["missing"] else "")

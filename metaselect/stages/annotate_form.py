@@ -154,9 +154,15 @@ def make_form(
         images = _small_images(run, ids)
     elif options.images:
         images, sizes = _write_images(run, ids, sent, path, report)
+    # A cluster that comes twice tells a blind repeat, one that is missing a control sample.
+    blind = bool(options.repeats or chosen.control)
+    shown = {
+        each: row._replace(cluster="", cluster_size="") if blind else row
+        for each, row in chosen.samples.items()
+    }
     items = [
         Item(
-            *(each, images.get(each, ""), given.get(each, ""), *chosen.samples[each][1:]),
+            *(each, images.get(each, ""), given.get(each, ""), *shown[each][1:]),
             content_hash=sent[each].content_hash,
             size=sizes.get(each, (0, 0)),
             prediction=predictions.get(each),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from metaselect.annotation import ledger
 from metaselect.annotation.consensus import TIED, Verdict
 from metaselect.annotation.control import noise_estimate
+from metaselect.annotation.formats import FORMATS
 from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, progress, with_status
 from metaselect.annotation.votes import DONE, now
@@ -36,7 +37,8 @@ def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
     run.info()
     with no_garbage_collection(), run.lock():
         book, done = ledger.undo(run, number, now())
-    report.note("The votes stay in votes.csv; importing the file again takes the undo back.")
+    again = "; importing the file again takes the undo back" if done.format in FORMATS else ""
+    report.note(f"The votes stay in votes.csv{again}.")
     return Outcome({**done._asdict(), "bought": with_status(book.verdicts, DONE)})
 
 
