@@ -80,7 +80,7 @@ def test_every_format_of_the_table_loads_and_writes_and_reads_back() -> None:
             assert form.read(empty, "form") == []
         assert not holds_answers(empty)
         assert detect_format(empty, "form") == name
-        assert form.advice.format(folder="x")
+        assert form.advice.format(folder="x", classes="cat")
 
 
 def test_a_form_of_which_nothing_is_certain_holds_answers() -> None:

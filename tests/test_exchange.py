@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from unicodedata import normalize
 
 import pytest
 from annotation_run import add_round, csv_rows, error, make_run, result, votes_of
@@ -15,6 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_annotation import Silent, names, quick
 
+from metaselect.annotation.csv_format import CsvFormat
+from metaselect.annotation.formats import Answer
+from metaselect.annotation.labels import Labels
 from metaselect.annotation.xml_text import NOT_XML
 from metaselect.errors import DataError
 from metaselect.options import ExportOptions, ImportOptions
@@ -196,6 +200,18 @@ def test_an_answer_outside_the_classes_imports_nothing_and_says_what_it_could_me
         annotate.import_file(run, str(path), ImportOptions(), Silent())
     assert "mean 'cat'" in caught.value.hint
     assert not run.path("annotate/votes.csv").exists()
+
+
+def test_a_class_name_whose_letters_came_apart_is_known_where_it_can_mean_one_only(tmp_path: Path) -> None:
+    apart, together = (normalize(form, "Vögel") for form in ("NFD", "NFC"))
+    answer = Answer(2, "s0", apart, "", "", "", "")
+    assert Labels([together, "cat"], CsvFormat.spellings, "x").understand(answer) == ("done", together)
+    assert Labels([together, apart], CsvFormat.spellings, "x").understand(answer) == ("done", apart)
+    alike = [normalize(form, "ự") for form in ("NFC", "NFD")]
+    labels = Labels(alike, CsvFormat.spellings, "x")
+    labels.understand(answer._replace(clean_label="ư\N{COMBINING DOT BELOW}"))
+    with pytest.raises(DataError, match="is not a class"):
+        labels.complain()
 
 
 def test_every_name_that_is_no_class_is_said_with_what_it_could_mean(run: Run) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaselect.annotation import cvat
+from metaselect.annotation.csv_format import CsvFormat
 from metaselect.annotation.cvat import CvatFormat
 from metaselect.annotation.damage import Damaged
 from metaselect.annotation.formats import Answer, Form, detect_format
@@ -155,6 +156,42 @@ def test_what_is_no_harmless_export_of_cvat_is_refused(content: bytes, why: str)
     assert "CVAT for images 1.1" in caught.value.hint
 
 
+def test_boxes_are_no_tags_and_say_so() -> None:
+    box = b'<box label="cat" xtl="0" ytl="0" xbr="4" ybr="4" occluded="0" z_order="0"></box>'
+    boxed = TAGGED.replace(b'<tag label="cat"/>', box)
+    with pytest.raises(DataError, match="holds 1 boxes or other shapes, and no tags"):
+        CvatFormat().read(boxed, "annotations.xml")
+    both = TAGGED.replace(b"</image>", box + b"</image>")
+    assert CvatFormat().read(both, "x") == CvatFormat().read(TAGGED, "x")
+
+
+def test_a_workbook_is_told_from_a_zip_of_cvat() -> None:
+    with pytest.raises(DataError, match="is a workbook of Excel") as caught:
+        CvatFormat().read(zipped({"xl/workbook.xml": b"<workbook/>"}), "back.xlsx")
+    assert "CSV UTF-8" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("sample_id,clean_label\na,groß\n".encode("cp1252"), "is not UTF-8 text"),
+        ("sample_id\tclean_label\na\tcat\n".encode("utf-16"), "is not UTF-8 text"),
+        (b'[{"id": 1, "data": {"sample_id": "a"', "is cut off or damaged JSON"),
+        (b"[" * 100_000, "is cut off or damaged JSON"),
+        (b"minutes of the meeting\n", "is in none of the formats"),
+    ],
+)
+def test_a_file_that_no_format_knows_is_told_what_it_lacks(content: bytes, why: str) -> None:
+    with pytest.raises(DataError, match=why):
+        detect_format(content, "back")
+
+
+def test_a_line_before_the_header_may_name_the_delimiter() -> None:
+    content = b"\xef\xbb\xbfsep=;\r\nsample_id;clean_label\r\na;cat\r\n"
+    assert detect_format(content, "back.csv") == "csv"
+    assert [(each.sample_id, each.clean_label) for each in CsvFormat().read(content, "x")] == [("a", "cat")]
+
+
 def test_a_zip_is_read_whatever_its_paths_and_never_beyond_the_limit(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     content = zipped({"../../annotations.xml": TAGGED, "/images/x.png": b"png"})
@@ -166,7 +203,7 @@ def test_a_zip_is_read_whatever_its_paths_and_never_beyond_the_limit(monkeypatch
 
 
 def test_files_of_no_format_or_of_two_name_the_formats() -> None:
-    for content in (b"name,label\na,cat\n", b'{"a": 1}', b"\xff\xfe\x00", b"[1, 2]", b"[" * 100_000):
+    for content in (b"name,label\na,cat\n", b'{"a": 1}', b"[1, 2]"):
         with pytest.raises(DataError, match="none of the formats csv, label-studio, cvat, hf"):
             detect_format(content, "f")
     with pytest.raises(DataError, match="could be label-studio or hf"):

@@ -45,7 +45,7 @@ class CsvFormat:
 
     file_name = "labels.csv"
     offers = frozenset((GIVEN, STDOUT, NO_IMAGES, FILLED_IN))
-    advice = "Fill in clean_label"
+    advice = "Fill in clean_label with a class ({classes})"
 
     spellings = staticmethod(unguarded)
 
@@ -146,10 +146,12 @@ def _text(content: bytes) -> TextIO:
 
 def _table(text: TextIO) -> tuple[list[str], Iterator[list[str]]]:
     """The column names in lower case, and the rows behind them."""
-    # Spreadsheets write ; or tabs in many languages.
-    first = text.readline()
+    # Spreadsheets write ; or tabs in many languages, and some a line before the header that says so.
+    start, first = 0, text.readline()
+    if first.rstrip("\r\n") in ("sep=,", "sep=;", "sep=\t"):
+        start, first = text.tell(), text.readline()
     delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-    text.seek(0)
+    text.seek(start)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     return [cell.strip().lower() for cell in next(reader, [])], reader
 

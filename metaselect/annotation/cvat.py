@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from xml.sax.saxutils import escape, quoteattr
 
 from metaselect.annotation.csv_format import guard
-from metaselect.annotation.formats import Answer, Form, trimmed
+from metaselect.annotation.formats import Answer, Form, has_answers, trimmed
 from metaselect.annotation.votes import BAD_SAMPLE, UNSURE
 from metaselect.annotation.xml_text import require_xml, walk_xml
 from metaselect.errors import DataError
@@ -72,6 +72,11 @@ class CvatFormat:
         walk_xml(_xml(content, name), name, reader.start, reader.end, REMEDY)
         if not reader.is_annotations:
             raise DataError(f"{name} is not an export of CVAT for images.", REMEDY)
+        if reader.shapes and not has_answers(reader.answers):
+            raise DataError(
+                f"{name} holds {reader.shapes} boxes or other shapes, and no tags.",
+                "A label is a tag of the whole image: make the task with labels.json, whose labels are tags.",
+            )
         return reader.answers
 
     def recognises(self, content: bytes) -> bool:
@@ -98,6 +103,7 @@ class _Reader:
         self.is_annotations = False
         self.depth = 0
         self.row = 0
+        self.shapes = 0
         self.image: str | None = None
         self.tags: list[str] = []
 
@@ -108,6 +114,8 @@ class _Reader:
             self.row, self.image, self.tags = self.row + 1, attributes.get("name", ""), []
         elif self.depth == 2 and element == "tag" and self.image is not None:
             self.tags.append(attributes.get("label", ""))
+        elif self.depth == 2 and "label" in attributes and self.image is not None:
+            self.shapes += 1
         self.depth += 1
 
     def end(self, element: str) -> None:
@@ -125,6 +133,8 @@ def _xml(content: bytes, name: str) -> bytes:
         return content
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if "xl/workbook.xml" in archive.namelist():
+                raise DataError(f"{name} is a workbook of Excel.", "Save it as CSV UTF-8, and import that.")
             found = [each for each in archive.infolist() if PurePosixPath(each.filename).name == ANNOTATIONS]
             if len(found) != 1:
                 raise DataError(f"{name} holds {len(found)} files {ANNOTATIONS}, not one.", REMEDY)

@@ -1,5 +1,6 @@
 """What every exchange format does, and the table of them; a new format is its file and one line here."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -119,7 +120,7 @@ class ExchangeFormat(Protocol):
 
     @property
     def advice(self) -> str:
-        """What people do with the form before it is imported; "{folder}" stands for its folder."""
+        """What people do with the form before it is imported: "{folder}" is its folder, "{classes}" some names."""
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The form's files: names beside the main file, which comes first, and their text.
@@ -159,6 +160,15 @@ def detect_format(content: bytes, name: str) -> str:
         return found[0]
     if not content.strip():
         raise DataError(f"{name} is empty.", "Check that the file is the one that was filled in.")
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 text ({error.reason}).", "Save it as CSV UTF-8.") from None
+    try:
+        if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
+            json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is cut off or damaged JSON: {error}.", "Export it again.") from None
     what = f"could be {' or '.join(found)}" if found else f"is in none of the formats {', '.join(FORMATS)}"
     raise DataError(
         f"{name} {what}.",

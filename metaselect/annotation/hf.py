@@ -21,7 +21,7 @@ class HfFormat:
 
     file_name = "hf/train/metadata.csv"
     offers = frozenset((GIVEN, FILLED_IN))
-    advice = "Fill in clean_label"
+    advice = "Fill in clean_label with a class ({classes})"
 
     spellings = staticmethod(unguarded)
 

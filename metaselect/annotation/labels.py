@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import TypeAlias
+from unicodedata import normalize
 
 from metaselect.annotation.formats import Answer
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
@@ -20,6 +21,8 @@ class Labels:
     def __init__(self, classes: Sequence[str], spellings: Spellings, name: str) -> None:
         self.classes = classes
         self.names = frozenset(classes)
+        forms = Counter(map(_composed, classes))
+        self.composed = {_composed(each): each for each in classes if forms[_composed(each)] == 1}
         self.spellings = spellings
         self.file = name
         self.seen: dict[str, str | None] = {}
@@ -69,6 +72,11 @@ class Labels:
         if cell not in self.seen:
             candidates = [*self.spellings(cell)] if cell.strip() else [""]
             known = next((each for each in candidates if each in self.names or not each), None)
+            if known is None:  # some systems take letters apart: ö is o and two dots
+                known = next(
+                    (self.composed[each] for each in map(_composed, candidates) if each in self.composed),
+                    None,
+                )
             word = cell.strip().lower()
             self.seen[cell] = word if known is None and word in (SKIP, UNSURE, BAD_SAMPLE) else known
         label = self.seen[cell]
@@ -93,6 +101,10 @@ class Labels:
         if strange:
             shown = ", ".join(repr(name) for name in self.classes[:10])
             yield f"The classes are {shown}{', ...' if len(self.classes) > 10 else ''}."
+
+
+def _composed(text: str) -> str:
+    return normalize("NFC", text)
 
 
 def _which(answer: Answer) -> str:

@@ -130,5 +130,6 @@ def _nothing_matched(result: Reconciliation, name: str) -> DataError:
     )
     return DataError(
         f"{name}: none of its {len(strays.unknown)} ids is known, for example {example!r}.{guess}",
-        "Is this the right --run? The column sample_id must hold the ids that annotate export wrote.",
+        "Is this the right --run? Answers are found by the sample_id that annotate export wrote, or by the name "
+        "or content of an image that went out.",
     )

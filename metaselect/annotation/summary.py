@@ -90,7 +90,7 @@ def troubles(found: Reconciliation, result: Mapping[str, Json], name: str) -> It
     if strays.misnamed:
         yield f"Unknown ids whose image or content is known, taken by that: {some(sorted(strays.misnamed))}."
     if strays.unknown:
-        yield f"Ids that are not in the pool: {some(sorted(strays.unknown))}."
+        yield f"Ids that are not in the pool, or images that never went out: {some(sorted(strays.unknown))}."
     if found.likely:
         pairs = [f"{spoilt} for {sample_id}" for spoilt, sample_id in sorted(found.likely.items())]
         yield f"A spreadsheet may have written {some(pairs)}; import the column as text."

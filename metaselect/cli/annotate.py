@@ -40,7 +40,7 @@ COUNTS = {
     "changed": "samples whose content changed since, not taken",
     "other_batch": "rows of another run's batch, not taken",
     "not_selected": "ids of the pool, not selected, not taken",
-    "unknown": "ids not in the pool",
+    "unknown": "ids not in the pool, or images that never went out",
     "repeated": "answers for blind repeats",
     "missing": "selected samples still without an answer",
     "tied": "samples with tied votes",

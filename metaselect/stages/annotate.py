@@ -129,7 +129,8 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
         record = Exported(now(), chosen.number, chosen.batch_id, options.format, place, rows, classes)
         ledger.add_export(run, book, record, list(sent.values()))
     back = shlex.quote(str(path)) if path is not None and FILLED_IN in form.offers else "FILE"
-    advice = form.advice.format(folder=path.parent if path is not None else "")
+    names = some([repr(each) for each in made.classes])
+    advice = form.advice.format(folder=path.parent if path is not None else "", classes=names)
     whose = " --annotator NAME, of somebody new" if options.conflicts else ""
     report.note(f"{advice}, then: metaselect annotate import {back} {run.flag}{whose}")
     images = 0 if INSIDE in form.offers else sum(bool(item.image) for item in made.items)
@@ -211,7 +212,7 @@ def take_answers(
 def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
     if result["missing"]:
         report.note(
-            f"{result['missing']} samples are without an answer. "
+            f"Samples without an answer: {result['missing']}. "
             f"For a form with only these: metaselect annotate export -o FILE {run.flag}"
         )
     if result["bought"]:

@@ -84,16 +84,14 @@ def serve(
             "missing": missing,
         }
     )
-    report.note(
-        f"{missing} of {len(desk.ids)} samples are without an answer. Ctrl-C ends it; nothing is lost."
-    )
+    report.note(f"Samples without an answer: {missing} of {len(desk.ids)}. Ctrl-C ends it; nothing is lost.")
     try:
         server.serve(made.app(token, port), listener)
     except KeyboardInterrupt:
         pass  # how it is meant to end
     finally:
         missing = len(desk.open_keys(ledger.read(run)))
-        report.note(f"{desk.taken} answers were given, {missing} samples are without one.")
+        report.note(f"Answers given: {desk.taken}. Samples without an answer: {missing}.")
 
 
 def _labels(run: Run, desk: Desk) -> dict[str, str]:
