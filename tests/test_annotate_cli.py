@@ -1,5 +1,6 @@
 """`metaselect annotate import`, `simulate` and `status`: files, exit codes, messages."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -266,3 +267,20 @@ def test_nothing_here_imports_torch(run: Run) -> None:
     light = "import sys, metaselect.cli.main; assert not {'numpy', 'pyarrow', 'torch'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_pipelines_status_says_what_people_still_owe(run: Run, capsys) -> None:
+    def line() -> str:
+        capsys.readouterr()
+        main(["status", "--json", "--run", str(run.root)])
+        stages = json.loads(capsys.readouterr().out)["stages"]
+        return {row["stage"]: row["why"] for row in stages}["annotate"]
+
+    assert (
+        call(run, "import", answers(run, "sample_id,clean_label,annotator\ns0,cat,anna\ns0,dog,ben\n")) == 0
+    )
+    assert line() == "samples: 3 without an answer, 1 tied"
+    assert call(run, "import", answers(run, "sample_id,clean_label\ns0,dog\ns1,dog\ns2,owl\n")) == 0
+    assert line() == "samples: 1 without an answer"
+    assert call(run, "import", answers(run, "sample_id,clean_label\ns3,dog\n")) == 0
+    assert line() == ""

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from metaselect.annotation import ledger
+from metaselect.annotation.consensus import TIED
 from metaselect.annotation.control import estimate_inputs, noise_estimate
-from metaselect.annotation.rounds import bought_ids, round_is_closed
+from metaselect.annotation.rounds import bought_ids, round_is_closed, rounds
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run import Run
@@ -100,9 +102,23 @@ def _state(run: Run, name: str) -> State:
         moved = stage.moved() + (_unjudged(run, record.key.inputs) if kind == "evaluate" else [])
         if kind in ("select", "reweight") and META_SET not in record.key.inputs and _has_meta_set(run):
             moved.append(META_SET)
+        if not moved and name == "annotate":
+            return State(name, DONE, _unsettled(run))
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
     return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
+
+
+def _unsettled(run: Run) -> str:
+    """What people still owe; empty when that is nothing, or damage, of which other lines tell, hides it."""
+    try:
+        verdicts = ledger.read(run).verdicts
+        missing = sum(len(each.open_ids(verdicts)) for each in rounds(run))
+    except ArtefactError:
+        return ""
+    tied = sum(verdict.status == TIED for verdict in verdicts.values())
+    found = [f"{count} {what}" for count, what in ((missing, "without an answer"), (tied, "tied")) if count]
+    return f"samples: {', '.join(found)}" if found else ""
 
 
 def _is_closed(run: Run, number: int) -> bool:
@@ -148,10 +164,10 @@ def next_command(run: Run, states: list[State]) -> str:
         return ""  # no command brings answers back; its line says what is wrong
     if not run.ids_alone and by_name["warmup"].state == MISSING:
         return f"metaselect warmup {at}"
-    rounds = run.stage_names("select")
-    if not rounds:
+    chosen = run.stage_names("select")
+    if not chosen:
         return run.select_command
-    if not round_is_closed(run, int(rounds[-1].rpartition("-")[2])):
+    if not round_is_closed(run, int(chosen[-1].rpartition("-")[2])):
         return f"metaselect annotate export {at}"
     if not bought_ids(run):
         return f"metaselect annotate import FILE {at}"
@@ -161,4 +177,4 @@ def next_command(run: Run, states: list[State]) -> str:
         return f"metaselect reweight {at}"
     if not run.stage_names("evaluate"):
         return f"metaselect evaluate TEST {at}"
-    return ""
+    return f"metaselect annotate import FILE {at}" if by_name["annotate"].why else ""
