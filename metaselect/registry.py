@@ -3,6 +3,8 @@
 A new method is its file, one line here, one row of the README's table and one oracle test.
 """
 
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -69,6 +71,9 @@ def load(path: str) -> Any:
 FLAG_FIELDS: tuple[str, ...] = ("gradient",)
 """Fields of methods that a flag of their own sets, and --option does not."""
 
+ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
+KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
 PROFILES: tuple[str, ...] = ("long-tail",)
 """Kinds of data that a method may have other values for: its ``profiles``, from a name to values of fields."""
 
@@ -89,27 +94,50 @@ def configure(path: str, pairs: Sequence[str], *, profile: str | None = None, **
     method = load(path)
     known_fields = {spec.name: spec.default for spec in fields(method)}
     defaults = {name: value for name, value in known_fields.items() if name not in FLAG_FIELDS}
+    own_name = name_of(path)
     for name in flags.keys() - known_fields.keys():
-        raise UsageError(
-            f"--{name} {flags[name]} means nothing to this method ({path.rpartition(':')[2]}).",
-            f"Leave out --{name}.",
-        )
+        raise UsageError(f"--{name} {flags[name]} means nothing to {own_name}.", f"Leave out --{name}.")
     values: dict[str, Any] = {**profile_values(path, profile), **flags}
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if not equals or name not in defaults:
-            known = ", ".join(f"{key}={value}" for key, value in defaults.items()) or "none"
-            raise UsageError(
-                f"--option {pair} is not an option of {path.rpartition(':')[2]}.", f"Options: {known}"
-            )
+        if name in defaults and not equals:
+            raise UsageError(f"--option {pair} has no value.", f"For example {name}={spelt(defaults[name])}")
+        if name not in defaults:
+            known = ", ".join(f"{key}={spelt(value)}" for key, value in defaults.items()) or "none"
+            more = " (--option help says what they mean)" if defaults else ""
+            raise UsageError(f"--option {pair} is not an option of {own_name}.", f"Options: {known}{more}")
         try:
             values[name] = _parse(text, type(defaults[name]))
         except ValueError:
-            kind = type(defaults[name]).__name__
+            kind = KINDS[type(defaults[name])]
             raise UsageError(
-                f"--option {pair}: {text!r} is no {kind}.", f"Default: {defaults[name]}"
+                f"--option {pair}: {text!r} is not {kind}.", f"The default is {spelt(defaults[name])}."
             ) from None
     return method(**values)
+
+
+def describe(path: str) -> list[tuple[str, str, str]]:
+    """Name, default and meaning of every field that --option sets in the method that ``path`` names."""
+    method = load(path)
+    said: dict[str, str] = {}
+    for kind in reversed(method.__mro__):
+        _, _, attributes = (inspect.cleandoc(kind.__doc__ or "")).partition("Attributes:\n")
+        said |= {name: " ".join(text.split()) for name, text in ATTRIBUTE.findall(attributes)}
+    return [
+        (spec.name, spelt(spec.default), said[spec.name])
+        for spec in fields(method)
+        if spec.name not in FLAG_FIELDS
+    ]
+
+
+def name_of(path: str) -> str:
+    """What the command line calls the method that ``path`` names."""
+    return next((name for name, known in {**SELECTORS, **REWEIGHTERS}.items() if known == path), path)
+
+
+def spelt(value: object) -> str:
+    """A value as --option takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def profile_values(path: str, profile: str | None) -> dict[str, Any]:

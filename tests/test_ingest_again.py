@@ -88,7 +88,7 @@ def test_other_data_after_a_kill_starts_again(tmp_path, monkeypatch):
     ears = Listener()
     run = made(data, tmp_path / "r", ears)
     assert load_pool(run).inputs.shape == (6, 1, 4, 4)
-    assert "An interrupted data had other options or inputs; starting again." in ears.notes
+    assert "An unfinished data had other options or inputs; starting again." in ears.notes
 
 
 # When it is done already

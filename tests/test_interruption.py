@@ -178,7 +178,7 @@ def test_other_options_after_an_interruption_start_again(warm: Path) -> None:
     shutil.rmtree(warm / "warmup")
     interrupt(LONG_WARMUP, warm, lambda: epochs_done(warm, "warmup") >= 2)
     said = metaselect(*WARMUP, run=warm).err
-    assert "An interrupted warmup had other options or inputs; starting again." in said
+    assert "An unfinished warmup had other options or inputs; starting again." in said
     assert "Going on" not in said
 
 

@@ -67,10 +67,10 @@ def test_gbc_buys_the_budget_and_gives_the_same_bytes_twice(warm: Path, tmp_path
     [
         (
             ("--method", "random", "--gradient", "full"),
-            "--gradient full means nothing to this method (Random).",
+            "--gradient full means nothing to random.",
         ),
-        (("--method", "gbc", "--option", "gradient=full"), "--option gradient=full is not an option of GBC."),
-        (("--method", "rbc", "--option", "gradient=full"), "--option gradient=full is not an option of RBC."),
+        (("--method", "gbc", "--option", "gradient=full"), "--option gradient=full is not an option of gbc."),
+        (("--method", "rbc", "--option", "gradient=full"), "--option gradient=full is not an option of rbc."),
         (("--gradient", "full", "--option", "features=representation"), "has no label part"),
         (("--gradient", "half"), "--gradient"),
         (("--control", "1.5"), "--control is 1.5; it must be from 0 to 1."),

@@ -33,9 +33,11 @@ from metaselect.cli.shared import (
     ScheduleOption,
     SeedOption,
     finish,
+    show_options,
     show_plan,
 )
 from metaselect.options import ReweightOptions
+from metaselect.registry import REWEIGHTERS
 from metaselect.run import Run
 
 
@@ -95,11 +97,16 @@ def reweight(
 
         metaselect reweight --run RUN --method l2rw --option every=5 --name l2rw-5
 
+        metaselect reweight --method fsr --option help
+
         metaselect reweight --run RUN --method direct --option step=2 --name direct-2
 
         metaselect reweight --run RUN --method fsr --profile long-tail
     """
     console = Console(progress, as_json=as_json)
+    if option == ["help"]:
+        show_options(console, method, REWEIGHTERS[method])
+        return
     options = ReweightOptions(
         model=model,
         epochs=epochs,

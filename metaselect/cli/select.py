@@ -19,10 +19,12 @@ from metaselect.cli.shared import (
     SeedOption,
     SelectMethod,
     finish,
+    show_options,
     show_plan,
 )
 from metaselect.errors import UsageError
 from metaselect.options import SelectOptions
+from metaselect.registry import SELECTORS
 from metaselect.run import Run
 
 
@@ -105,6 +107,9 @@ def select(
         metaselect select --run RUN --explain 4711
     """
     console = Console(progress, as_json=as_json)
+    if option == ["help"]:
+        show_options(console, method, SELECTORS[method])
+        return
     options = SelectOptions(
         budget=budget,
         method=method,

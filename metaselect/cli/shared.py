@@ -2,13 +2,14 @@
 
 from enum import StrEnum
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.records import Outcome
-from metaselect.registry import MODELS, PROFILES, REWEIGHTERS, SELECTORS
+from metaselect.registry import MODELS, PROFILES, REWEIGHTERS, SELECTORS, describe
 
 INPUT = "Input"
 TRAINING = "Training"
@@ -72,7 +73,11 @@ DeviceOption = Annotated[
 ]
 MethodOption = Annotated[
     list[str] | None,
-    typer.Option("--option", metavar="KEY=VALUE", help="Set a field of the method; repeatable."),
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="Set a field of the method; repeatable. `--option help` lists them.",
+    ),
 ]
 ProfileOption = Annotated[
     Profile | None,
@@ -172,6 +177,20 @@ def show_plan(console: Console, outcome: Outcome) -> None:
         assert isinstance(found, dict)
         console.table((part, "value"), [(name, str(value)) for name, value in found.items()])
     finish(console, outcome)
+
+
+def show_options(console: Console, method: str, path: str) -> None:
+    """What `--option help` prints: the fields of a method, their defaults and meanings."""
+    found = describe(path)
+    for name, default, meaning in found:
+        console.line(f"{name}={default}")
+        for line in wrap(meaning, 100):
+            console.line(f"    {line}")
+    if not found:
+        console.line(f"{method} has no options.")
+    console.result(
+        {"options": {name: {"default": default, "meaning": meaning} for name, default, meaning in found}}
+    )
 
 
 def show_noise(console: Console, found: Any) -> None:

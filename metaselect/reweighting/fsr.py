@@ -75,8 +75,8 @@ class FSR:
         share: of the trained samples, at most this many in the dictionary; in [0, 1].
         meta_ratio: q / b: dictionary samples of a step a training sample, unless --meta-batch-size says how many.
         proxies: training samples stand in for clean ones beside bought samples too, not only in classes that have none.
-        pusher: a name of ``pushers.PUSHERS``.
-        margin: "paper" or "released": the first loss of the meta-margin; see the head of this file.
+        pusher: "meta-margin", "negative-loss", "max-margin", "area-under-margin" or "forgetting".
+        margin: the first loss of the meta-margin: of the plain sample ("paper") or of the mixed one ("released").
         momentum: lambda, of the pusher's scores; in [0, 1].
         virtual_rate: eta, of the virtual step; above 0.
         virtual_momentum: of the virtual step, on the real optimiser's buffers; in [0, 1].
@@ -84,7 +84,7 @@ class FSR:
         weights: "relu" (0 for samples that do harm) or "shift" (none is 0).
         deferral: share of the epochs in which all weigh alike; in [0, 1], and the last epoch is never one.
         pseudo: p, weight of the term on the model's own labels; 0 leaves it out.
-        relabel: "paper" or "released": what the model's own labels are learnt and made on.
+        relabel: the model's own labels are learnt and made on plain samples ("paper") or mixed ones ("released").
         pseudo_momentum: beta of Eq. 7; in [0, 1].
         temperature: of the model's own labels; above 0.
         mixup: mix the samples that the weighted loss is taken on.

@@ -64,12 +64,16 @@ class MetaWeightNet:
     weight_kind: ClassVar[str] = "weight net"
 
     def __post_init__(self) -> None:
-        if self.hidden < 1 or not 0 < self.net_lr < math.inf or not 0 <= self.net_weight_decay < math.inf:
-            raise UsageError(
-                f"--option hidden={self.hidden}, net_lr={self.net_lr:g} or "
-                f"net_weight_decay={self.net_weight_decay:g} is out of range.",
-                "hidden is at least 1, net_lr above 0, net_weight_decay at least 0; all are finite.",
-            )
+        for name, holds, limits in (
+            ("hidden", self.hidden >= 1, "at least 1"),
+            ("net_lr", 0 < self.net_lr < math.inf, "above 0 and finite"),
+            ("net_weight_decay", 0 <= self.net_weight_decay < math.inf, "at least 0 and finite"),
+        ):
+            if not holds:
+                raise UsageError(
+                    f"--option {name}={getattr(self, name):g} must be {limits}.",
+                    f"The default is {type(self).__dataclass_fields__[name].default:g}.",
+                )
         if self.net_optimiser not in NET_OPTIMISERS:
             raise UsageError(
                 f"--option net_optimiser={self.net_optimiser} is not known.",

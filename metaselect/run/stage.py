@@ -186,7 +186,7 @@ class Stage:
         resumed = self._same_key(key)
         if folder.exists() and not resumed:
             if (folder / "key.json").is_file():
-                report.note(f"An interrupted {self.name} had other options or inputs; starting again.")
+                report.note(f"An unfinished {self.name} had other options or inputs; starting again.")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not resumed:

@@ -10,7 +10,7 @@ from metaselect.pool_pass import pool_pass
 
 DEAD_ZERO_SHARE = 0.2  # of batches with all-zero weights
 CONSTANT_SAMPLE = 2000  # samples that tell whether a model gives one class to everything
-REMEDY = "Try a smaller --lr, --momentum 0, or --init warmup."
+REMEDY = "Try a smaller --lr, or the defaults of --momentum (0), --init (warmup) and --option."
 
 
 class OnBought(NamedTuple):

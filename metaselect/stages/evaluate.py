@@ -33,6 +33,7 @@ from metaselect.run.key import EXTERNAL, GIVEN, StageKey
 from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.pool_features import warmup_model
 from metaselect.stages.reweight import checked_name
+from metaselect.stages.status import STALE, state_of
 from metaselect.stages.warmup import checkpoint_file, load_weights
 
 TEST_INPUT = f"{EXTERNAL}TEST"
@@ -98,12 +99,10 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     files += estimate_inputs(run)
     stage = run.stage(f"evaluate/{name}")
     for stale in (f"reweight/{each.name}" for each in judged if each.table):
-        moved = run.stage(stale).moved()
-        if moved:
+        state = state_of(run, stale)
+        if state.state == STALE:
             again = run.stage(stale).command()
-            report.warn(
-                f"{stale} is judged as it is, but stale: {', '.join(moved)} changed since. Run: {again}"
-            )
+            report.warn(f"{stale} is judged as it is, but stale: {state.why}. Run: {again}")
     inputs_of(run, *judged[0].files)  # without a warm-up of this data there is nothing to compare with
     inputs = {
         **inputs_of(run, *files, stale_ok=True),

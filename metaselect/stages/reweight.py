@@ -116,7 +116,7 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
     if method.meta and not method.joint_batch and not len(meta_set.bought):
         raise ArtefactError(
             f"{options.method} learns from bought labels, and {run.root} has none.",
-            f"First: metaselect annotate export, then annotate import FILE {run.flag}; or --method fsr.",
+            f"First: metaselect annotate export {run.flag}, then annotate import FILE {run.flag}; or --method fsr.",
         )
     start = _start(run, options)
     device = choose_device(options.device, report)
@@ -126,6 +126,10 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> Setting:
         raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
     resolved = resolve_reweight(options, pool, trained, model, device)
     size = _meta_batch_size(options.meta_batch_size, method, resolved.plan.batch_size, len(meta_set.bought))
+    if method.meta and size < (options.meta_batch_size or 0):
+        report.note(
+            f"There are {size} bought samples, so a step takes {size}, not {options.meta_batch_size}."
+        )
     return Setting(pool, meta_set, method, resolved, size, start, device, run)
 
 

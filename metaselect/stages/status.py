@@ -29,7 +29,7 @@ def status(run: Run, report: Reporter) -> Outcome:
     """Every stage's state and the next command; unmet when something is stale or damaged."""
     del report
     run.info()
-    states = [_state(run, name) for name in stages_of(run)]
+    states = [state_of(run, name) for name in stages_of(run)]
     bad = [state for state in states if state.state in (STALE, DAMAGED)]
     votes_damaged = any(state.stage == "annotate" for state in bad)
     listed: list[Json] = [state._asdict() for state in states]
@@ -86,7 +86,8 @@ def _name_of(run: Run, work: Path) -> str:
     return work.relative_to(run.path(".work")).as_posix()
 
 
-def _state(run: Run, name: str) -> State:
+def state_of(run: Run, name: str) -> State:
+    """How a stage is."""
     stage = run.stage(name)
     unfinished = (run.path(f".work/{name}") / "key.json").is_file()
     try:
