@@ -19,7 +19,7 @@ from metaselect.gradients import Batch, Forward
 from metaselect.metrics import cleanness_auc
 from metaselect.models import build_model
 from metaselect.pool_pass import pool_pass
-from metaselect.registry import REWEIGHTERS, configure, settings
+from metaselect.registry import REWEIGHTERS, configure, settings, spelt
 from metaselect.reweighting import MetaRun
 from metaselect.reweighting.direct import DirectRun, move_weights
 from metaselect.reweighting.l2rw import L2RW, L2RWRun, rectify_and_normalise
@@ -187,7 +187,7 @@ def test_unknown_option_lists_the_valid_ones(name: str) -> None:
         configure(REWEIGHTERS[name], ["no-such-key=1"])
     assert refused.value.exit_code == 2
     for key, value in settings(method).items():
-        assert f"{key}={value}" in refused.value.hint
+        assert f"{key}={spelt(value)}" in refused.value.hint
     assert settings(method) or "none" in refused.value.hint
 
 
