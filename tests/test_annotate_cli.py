@@ -12,6 +12,7 @@ from filelock import FileLock
 from metaselect.annotation import ledger
 from metaselect.cli.main import main
 from metaselect.run import Run
+from metaselect.stages.status import Owed
 
 
 @pytest.fixture
@@ -98,16 +99,19 @@ def test_answers_in_place_of_others_are_counted_and_two_people_without_names_are
     capsys.readouterr()
     assert call(run, "import", second) == 0
     printed = capsys.readouterr()
-    assert "Nobody's name is in" in printed.err
+    assert "does not say whose answers they are" in printed.err
     assert "new votes in place of another answer of the same annotator │     1" in printed.out
     assert result(run, capsys, "import", second)["replaced"] == 0
-    assert "Nobody's name" not in capsys.readouterr().err
+    assert "does not say whose" not in capsys.readouterr().err
+    called = answers(run, "sample_id,clean_label,annotator\ns0,owl,annotator\n", "called.csv")
+    assert result(run, capsys, "import", called)["replaced"] == 1
+    assert call(run, "undo") == 0
     named = answers(run, "sample_id,clean_label,annotator\ns0,owl,anna\n", "anna.csv")
     assert result(run, capsys, "import", named)["replaced"] == 0
     corrected = answers(run, "sample_id,clean_label,annotator\ns0,cat,anna\n", "anna.csv")
     capsys.readouterr()
     assert call(run, "import", corrected) == 0
-    assert "Nobody's name" not in capsys.readouterr().err
+    assert "does not say whose" not in capsys.readouterr().err
 
 
 def test_a_later_file_supersedes_and_only_adds_lines(run: Run, capsys) -> None:
@@ -280,6 +284,8 @@ def test_the_pipelines_status_says_what_people_still_owe(run: Run, capsys) -> No
         call(run, "import", answers(run, "sample_id,clean_label,annotator\ns0,cat,anna\ns0,dog,ben\n")) == 0
     )
     assert line() == "samples: 3 without an answer, 1 tied"
+    owed = Owed(3, 1), Owed(0, 2), Owed(0, 0)
+    assert [str(each) for each in owed] == ["samples: 3 without an answer, 1 tied", "samples: 2 tied", ""]
     assert call(run, "import", answers(run, "sample_id,clean_label\ns0,dog\ns1,dog\ns2,owl\n")) == 0
     assert line() == "samples: 1 without an answer"
     assert call(run, "import", answers(run, "sample_id,clean_label\ns3,dog\n")) == 0

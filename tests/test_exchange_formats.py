@@ -177,7 +177,10 @@ def test_a_workbook_is_told_from_a_zip_of_cvat() -> None:
         ("sample_id,clean_label\na,groß\n".encode("cp1252"), "is not UTF-8 text"),
         ("sample_id\tclean_label\na\tcat\n".encode("utf-16"), "is not UTF-8 text"),
         (b'[{"id": 1, "data": {"sample_id": "a"', "is cut off or damaged JSON"),
-        (b"[" * 100_000, "is cut off or damaged JSON"),
+        (b'[\n  {"id": 1,', "is cut off or damaged JSON"),
+        (b'{"file": "a"}\n{"file": "b"}\n', "is in none of the formats"),
+        (b"[id],label\na,cat\n", "is in none of the formats"),
+        (b'[{"a":' + b"[" * 100_000, "is in none of the formats"),
         (b"minutes of the meeting\n", "is in none of the formats"),
     ],
 )
@@ -189,7 +192,11 @@ def test_a_file_that_no_format_knows_is_told_what_it_lacks(content: bytes, why: 
 def test_a_line_before_the_header_may_name_the_delimiter() -> None:
     content = b"\xef\xbb\xbfsep=;\r\nsample_id;clean_label\r\na;cat\r\n"
     assert detect_format(content, "back.csv") == "csv"
-    assert [(each.sample_id, each.clean_label) for each in CsvFormat().read(content, "x")] == [("a", "cat")]
+    assert [(each.row, each.sample_id, each.clean_label) for each in CsvFormat().read(content, "x")] == [
+        (3, "a", "cat")
+    ]
+    odd = b'sep=;\n"sample_id,x";sample_id;clean_label\na;b;cat\n'
+    assert [each.sample_id for each in CsvFormat().read(odd, "x")] == ["b"]
 
 
 def test_a_zip_is_read_whatever_its_paths_and_never_beyond_the_limit(monkeypatch, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def read_records(content: bytes, name: str) -> list[dict[str, str]]:
         DataError: not UTF-8, or not CSV.
     """
     with _refused_as_csv(name):
-        header, rows = _table(_text(content))
+        header, rows, _ = _table(_text(content))
         return [dict(zip(header, cells, strict=False)) for cells in rows if any(cells)]
 
 
@@ -144,24 +144,24 @@ def _text(content: bytes) -> TextIO:
     return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
 
 
-def _table(text: TextIO) -> tuple[list[str], Iterator[list[str]]]:
-    """The column names in lower case, and the rows behind them."""
+def _table(text: TextIO) -> tuple[list[str], Iterator[list[str]], int]:
+    """The column names in lower case, the rows behind them, and the number of the first of these."""
     # Spreadsheets write ; or tabs in many languages, and some a line before the header that says so.
-    start, first = 0, text.readline()
-    if first.rstrip("\r\n") in ("sep=,", "sep=;", "sep=\t"):
-        start, first = text.tell(), text.readline()
-    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-    text.seek(start)
+    first = text.readline()
+    named = first.rstrip("\r\n") in ("sep=,", "sep=;", "sep=\t")
+    delimiter = first[4] if named else next((mark for mark in ",;\t" if mark in first), ",")
+    if not named:
+        text.seek(0)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
-    return [cell.strip().lower() for cell in next(reader, [])], reader
+    return [cell.strip().lower() for cell in next(reader, [])], reader, 3 if named else 2
 
 
 def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:
-    header, rows = _table(text)
+    header, rows, start = _table(text)
     pick = itemgetter(*_columns(header, name, image))
     same: dict[str, str] = {}  # a million rows hold few different labels and names
     width = len(header)
-    for row, cells in enumerate(rows, start=2):
+    for row, cells in enumerate(rows, start):
         if len(cells) > width and any(cells[width:]):
             raise DataError(f"{name}:{row} has more cells than the header.", "Quote cells that hold commas.")
         cells += [""] * (width + 1 - len(cells))  # the last one, blank, stands for columns that are not there

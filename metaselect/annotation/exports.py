@@ -89,7 +89,7 @@ def read_batch(folder: Path, batch_id: str) -> tuple[Sent, ...]:
     """The samples of a batch as they went out.
 
     Raises:
-        ArtefactError: missing or damaged.
+        ArtefactError: damaged.
     """
     return read_rows(batch_path(folder, batch_id), Sent._fields, Sent, RESTORE)
 

@@ -44,7 +44,7 @@ class Item(NamedTuple):
         image: path of the image, relative to the form, or a data URI where the form holds it; empty without one.
         given_label: as the data came; empty when people should not see it.
         rank: 1 is the first choice of the selector.
-        cluster: as in ``selected.csv``.
+        cluster: as in ``selected.csv``; empty where it would tell a repeat or a control sample, as is the next.
         cluster_size: as in ``selected.csv``.
         content_hash: of the sample, as in the data.
         size: (width, height) of the image in pixels; (0, 0) without one.
@@ -161,14 +161,16 @@ def detect_format(content: bytes, name: str) -> str:
     if not content.strip():
         raise DataError(f"{name} is empty.", "Check that the file is the one that was filled in.")
     try:
-        content.decode()
+        text = content.decode("utf-8-sig")
+        if "".join(text[:64].split()).startswith(("[{", '{"')):
+            json.loads(text)
+    except RecursionError:
+        pass  # no form is so deep
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8 text ({error.reason}).", "Save it as CSV UTF-8.") from None
-    try:
-        if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
-            json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is cut off or damaged JSON: {error}.", "Export it again.") from None
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":  # one object a line is none of ours, and whole
+            raise DataError(f"{name} is cut off or damaged JSON: {error}.", "Export it again.") from None
     what = f"could be {' or '.join(found)}" if found else f"is in none of the formats {', '.join(FORMATS)}"
     raise DataError(
         f"{name} {what}.",

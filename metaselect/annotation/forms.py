@@ -58,7 +58,7 @@ def write_form(path: Path, files: Mapping[str, str], *, force: bool) -> None:
         if place == path and holds_answers(place.read_bytes()):
             raise ArtefactError(
                 f"{place} holds answers, or is none of our forms, and is never overwritten.",
-                f"Import it first (metaselect annotate import {place}), then name another file with -o.",
+                f"If it does, import it (metaselect annotate import {place}). Name another file with -o.",
             )
         if not force:
             raise ArtefactError(

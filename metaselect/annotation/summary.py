@@ -34,9 +34,9 @@ def import_result(
         noise: what the control samples say by now.
 
     Returns:
-        Counts of answers (matched to conflicting), of rows (other_batch), of ids (mismatched, changed, unknown,
-        not_selected; matched_by: found by another way than the id) and of samples (missing: selected and still
-        without an answer; tied; bought: with a clean label, in the whole run), and lists.
+        Counts of answers (matched to conflicting, repeated, replaced, new_votes), of rows (other_batch), of ids
+        (mismatched, changed, unknown, not_selected; matched_by: found by another way than the id) and of samples
+        (missing: selected and still without an answer; tied; bought: with a clean label, in the whole run), and lists.
     """
     strays = found.strays
     missing = {sample_id for each in chosen for sample_id in each.open_ids(book.verdicts)}

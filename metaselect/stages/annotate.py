@@ -199,10 +199,11 @@ def take_answers(
     result["classes_changed"] = [*other_classes(run, book, answers)]
     for sentence in troubles(found, result, name):
         report.warn(sentence)
-    if any(vote.annotator == options.annotator == ImportOptions.annotator for vote in replaced):
+    unnamed = any(not answer.annotator for answer in answers) and options.annotator == ImportOptions.annotator
+    if unnamed and any(vote.annotator == options.annotator for vote in replaced):
         report.warn(
-            f"Nobody's name is in {name}, and other answers were there already, which these replace. Were they "
-            "another person's? Then: metaselect annotate undo, and import again with --annotator NAME."
+            f"{name} does not say whose answers they are, and they replace others of which that is not known. "
+            f"Were it two people? Then: metaselect annotate undo {run.flag}, and import again with --annotator NAME."
         )
     _say_next(run, result, report)
     unmet = f"{result['missing']} selected samples are still without an answer."

@@ -154,7 +154,7 @@ def make_form(
         images = _small_images(run, ids)
     elif options.images:
         images, sizes = _write_images(run, ids, sent, path, report)
-    # A cluster that comes twice tells a blind repeat, one that is missing a control sample.
+    # A cluster that comes twice tells a blind repeat, one that is missing marks a control sample.
     blind = bool(options.repeats or chosen.control)
     shown = {
         each: row._replace(cluster="", cluster_size="") if blind else row

@@ -33,7 +33,7 @@ from metaselect.run.key import EXTERNAL, GIVEN, StageKey
 from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.pool_features import warmup_model
 from metaselect.stages.reweight import checked_name
-from metaselect.stages.status import STALE, state_of
+from metaselect.stages.status import DAMAGED, STALE, state_of
 from metaselect.stages.warmup import checkpoint_file, load_weights
 
 TEST_INPUT = f"{EXTERNAL}TEST"
@@ -100,9 +100,9 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     stage = run.stage(f"evaluate/{name}")
     for stale in (f"reweight/{each.name}" for each in judged if each.table):
         state = state_of(run, stale)
-        if state.state == STALE:
+        if state.state in (STALE, DAMAGED):
             again = run.stage(stale).command()
-            report.warn(f"{stale} is judged as it is, but stale: {state.why}. Run: {again}")
+            report.warn(f"{stale} is judged as it is, but {state.state}: {state.why}. Run: {again}")
     inputs_of(run, *judged[0].files)  # without a warm-up of this data there is nothing to compare with
     inputs = {
         **inputs_of(run, *files, stale_ok=True),

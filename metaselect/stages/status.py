@@ -18,7 +18,7 @@ DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missin
 
 
 class State(NamedTuple):
-    """One stage: ``state`` is done, stale, damaged, missing or interrupted; ``why`` is empty when done."""
+    """One stage: ``state`` is done, stale, damaged, missing or interrupted; ``why`` says what changed or is owed."""
 
     stage: str
     state: str
@@ -104,22 +104,32 @@ def state_of(run: Run, name: str) -> State:
         if kind in ("select", "reweight") and META_SET not in record.key.inputs and _has_meta_set(run):
             moved.append(META_SET)
         if not moved and name == "annotate":
-            return State(name, DONE, _unsettled(run))
+            return State(name, DONE, str(_owed(run)))
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
     return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
 
 
-def _unsettled(run: Run) -> str:
-    """What people still owe; empty when that is nothing, or damage, of which other lines tell, hides it."""
+class Owed(NamedTuple):
+    """Samples that people still have to do something about: ``missing`` have no answer, ``tied`` no consensus."""
+
+    missing: int
+    tied: int
+
+    def __str__(self) -> str:
+        counts = ((self.missing, "without an answer"), (self.tied, "tied"))
+        found = [f"{count} {what}" for count, what in counts if count]
+        return f"samples: {', '.join(found)}" if found else ""
+
+
+def _owed(run: Run) -> Owed:
+    """What people still owe; nothing where damage, of which other lines tell, does not let it be known."""
     try:
         verdicts = ledger.read(run).verdicts
         missing = sum(len(each.open_ids(verdicts)) for each in rounds(run))
     except ArtefactError:
-        return ""
-    tied = sum(verdict.status == TIED for verdict in verdicts.values())
-    found = [f"{count} {what}" for count, what in ((missing, "without an answer"), (tied, "tied")) if count]
-    return f"samples: {', '.join(found)}" if found else ""
+        return Owed(0, 0)
+    return Owed(missing, sum(verdict.status == TIED for verdict in verdicts.values()))
 
 
 def _is_closed(run: Run, number: int) -> bool:
@@ -178,4 +188,7 @@ def next_command(run: Run, states: list[State]) -> str:
         return f"metaselect reweight {at}"
     if not run.stage_names("evaluate"):
         return f"metaselect evaluate TEST {at}"
-    return f"metaselect annotate import FILE {at}" if by_name["annotate"].why else ""
+    owed = _owed(run)
+    if owed.missing:
+        return f"metaselect annotate import FILE {at}"
+    return f"metaselect annotate export --conflicts {at}" if owed.tied else ""
