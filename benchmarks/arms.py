@@ -18,15 +18,25 @@ import pyarrow.parquet as pq
 MAKE = Path(__file__).parent.parent / "sample_data" / "make.py"
 
 
-def over_seeds(description: str, work: str, run_seed: Callable[[int, Path], list[dict]]) -> None:
-    """The command line of a benchmark on the digits: every arm on every seed, then the table."""
+def parser_of(
+    description: str, work: str, seeds: list[int], *, data: bool = False
+) -> argparse.ArgumentParser:
+    """The options that the accuracy benchmarks share; with ``data``, of a training and a test file too."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    if data:
+        parser.add_argument("--train", type=Path, required=True, help="Parquet, clean")
+        parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
     parser.add_argument("--work", type=Path, default=Path(work), help="folder for runs")
-    given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
+    return parser
+
+
+def over_seeds(description: str, work: str, run_seed: Callable[[int, Path], list[dict]]) -> None:
+    """The command line of a benchmark on the digits: every arm on every seed, then the table."""
+    given = parser_of(description, work, [0, 1, 2, 3, 4]).parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     rows = [each for seed in given.seeds for each in run_seed(seed, given.work)]
     (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")

@@ -21,11 +21,9 @@ Papers: Ren, Zeng, Yang, Urtasun 2018 (arXiv:1803.09050), Table 2 (background; 1
 
 import argparse
 import json
-import os
-from pathlib import Path
 
 import numpy as np
-from arms import buy_named, metaselect, read_truth, row, some_of_each, table, write_some
+from arms import buy_named, metaselect, parser_of, read_truth, row, some_of_each, table, write_some
 
 METHODS = ("uniform", "l2rw", "mw-net", "fsr")
 BACKGROUNDS = ("airplane", "automobile", "cat", "dog", "horse")  # of the paper's five splits
@@ -75,18 +73,11 @@ def run_noise(kind: str, seed: int, given: argparse.Namespace) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--train", type=Path, required=True, help="CIFAR-10, clean")
-    parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = parser_of(__doc__, "cifar10-noise", [0], data=True)
     parser.add_argument("--noise", nargs="+", default=list(FULL_BOUGHT), choices=list(FULL_BOUGHT))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="re-weighters")
     parser.add_argument("--full", action="store_true", help="the papers' setting, for a GPU")
-    parser.add_argument("--work", type=Path, default=Path("cifar10-noise"), help="folder for runs")
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
     rows = [each for seed in given.seeds for kind in given.noise for each in run_noise(kind, seed, given)]
     rows.sort(key=lambda each: given.noise.index(each["arm"].split(":")[0]))
     (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")

@@ -16,13 +16,12 @@ cleanlab: Kuan, Mueller 2022, "Model-agnostic label quality scoring"; Northcutt,
 
 import argparse
 import json
-import os
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 import pyarrow.parquet as pq
-from arms import buy, metaselect, read_truth, row, write_some
+from arms import buy, metaselect, parser_of, read_truth, row, write_some
 
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.metrics import cleanness_auc
@@ -122,17 +121,10 @@ def auc_table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--train", type=Path, required=True, help="CIFAR-10, clean")
-    parser.add_argument("--test", type=Path, required=True)
+    parser = parser_of(__doc__, "cifar10n-weights", [0, 1], data=True)
     parser.add_argument("--labels", type=Path, required=True, help="CSV with id and worst")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--model", default="lenet")
-    parser.add_argument("--work", type=Path, default=Path("cifar10n-weights"), help="folder for runs")
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
     rows = [each for seed in given.seeds for each in run_seed(seed, given)]
     (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     print(auc_table(rows))

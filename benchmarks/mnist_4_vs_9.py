@@ -14,14 +14,13 @@ splits, 3 convolutions, one output. Its code takes 4,000 steps for l2rw and 8,00
 
 import argparse
 import json
-import os
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from arms import buy_named, metaselect, row, some_of_each, table
+from arms import buy_named, metaselect, parser_of, row, some_of_each, table
 
 MINORITY, MAJORITY = 4, 9
 TRAIN, TEST, CLEAN = 5000, 500, 5  # the last a class
@@ -81,17 +80,10 @@ def run_seed(seed: int, given: argparse.Namespace) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser = parser_of(__doc__, "mnist-4-vs-9", [0, 1, 2, 3, 4], data=True)
     parser.add_argument("--methods", nargs="+", default=["uniform", "l2rw"], help="re-weighters")
     parser.add_argument("--rates", nargs="+", default=list(RATES), choices=list(RATES))
-    parser.add_argument("--work", type=Path, default=Path("mnist-4-vs-9"), help="folder for runs")
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
     rows = [each for seed in given.seeds for each in run_seed(seed, given)]
     rows.sort(key=lambda each: given.rates.index(each["arm"].rsplit(", ", 1)[1]))
     (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")

@@ -8,16 +8,14 @@ there is no clean validation set. All arms of a seed share one warm-up. Paper: W
 (arXiv:2302.04418), Table 1, column MNIST (500 epochs, best epoch on clean validation data).
 """
 
-import argparse
 import csv
 import json
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-from arms import buy, metaselect, row, table
+from arms import buy, metaselect, parser_of, row, table
 
 from metaselect.registry import SELECTORS
 
@@ -81,18 +79,11 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = parser_of(__doc__, "mnist-adversarial", [0, 1, 2], data=True)
     parser.add_argument("--selectors", nargs="+", default=list(SELECTORS), choices=list(SELECTORS))
     parser.add_argument("--methods", nargs="+", default=["direct"], help="re-weighters")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one thread each")
-    parser.add_argument("--work", type=Path, default=Path("mnist-adversarial"), help="folder for runs")
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
     bench = Bench(given.train, given.test, given.work, given.methods)
     with ThreadPoolExecutor(given.jobs) as pool:
         warmed = list(pool.map(bench.warm, given.seeds))

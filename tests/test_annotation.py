@@ -5,12 +5,12 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 
 import pytest
 from annotation_run import add_round, make_run, meta_set, rows_of, votes_of
+from data_makers import Listener
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,6 @@ from metaselect.annotation.rounds import bought_ids, one_round, round_is_closed
 from metaselect.annotation.votes import STATUSES, Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.options import ExportOptions, ImportOptions
-from metaselect.records import Advance
 from metaselect.run import Run
 from metaselect.stages import annotate
 
@@ -50,22 +49,6 @@ many_names = st.lists(names, min_size=2, max_size=6, unique=True)
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-class Silent:
-    """A Reporter that keeps its sentences."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
-
-    def warn(self, message: str) -> None:
-        self.said.append(message)
-
-    def track(self, total: int, what: str, unit: str, done: int = 0) -> AbstractContextManager[Advance]:
-        raise NotImplementedError
-
-
 def vote(sample_id: str, label: str, annotator: str = "anna", status: str = "done", number: int = 1) -> Vote:
     return Vote(sample_id, label, annotator, status, "", number, "2026-01-01T00:00:00Z")
 
@@ -89,11 +72,11 @@ def test_export_then_answer_then_import_is_the_identity(ids, classes, seed) -> N
         run = make_run(Path(folder) / "run", ids, classes)
         add_round(run, 1, seed.sample(ids, len(ids)))
         form = Path(folder) / "form.csv"
-        annotate.export(run, ExportOptions(output=str(form), images=False), Silent())
+        annotate.export(run, ExportOptions(output=str(form), images=False), Listener())
         answers = {guard(sample_id): guard(label) for sample_id, label in chosen.items()}
         text = filled_in(form.read_bytes().decode(), answers, seed.choice(["\n", "\r\n"]))
         form.write_bytes(text.encode(seed.choice(["utf-8", "utf-8-sig"])))
-        outcome = annotate.import_file(run, str(form), ImportOptions(require_complete=True), Silent())
+        outcome = annotate.import_file(run, str(form), ImportOptions(require_complete=True), Listener())
         assert outcome.unmet == ""
         assert (outcome.result["matched"], outcome.result["new_votes"]) == (len(ids), len(ids))
         assert meta_set(run) == chosen
@@ -113,7 +96,7 @@ def test_the_order_of_rows_changes_no_byte_but_the_time(seed) -> None:
             add_round(run, 1, [f"s{number}" for number in range(5)])
             table = Path(folder) / "answers.csv"
             table.write_text("\n".join(["sample_id,clean_label,annotator", *order]))
-            annotate.import_file(run, str(table), ImportOptions(), Silent())
+            annotate.import_file(run, str(table), ImportOptions(), Listener())
             results.append((votes_of(run), run.path("annotate/meta_set.csv").read_bytes()))
     assert results[0] == results[1]
 
@@ -225,12 +208,12 @@ def run(tmp_path: Path) -> Run:
 def give(run: Run, lines: Sequence[str], **options: object) -> dict[str, object]:
     table = run.root.parent / "given.csv"
     table.write_text("\n".join(["sample_id,clean_label,annotator,status", *lines]))
-    return dict(annotate.import_file(run, str(table), ImportOptions(**options), Silent()).result)
+    return dict(annotate.import_file(run, str(table), ImportOptions(**options), Listener()).result)
 
 
 def test_a_round_is_closed_by_a_form_or_by_a_vote(run: Run) -> None:
     assert not round_is_closed(run, 1)
-    annotate.export(run, ExportOptions(), Silent())
+    annotate.export(run, ExportOptions(), Listener())
     assert round_is_closed(run, 1)
     add_round(run, 2, ["s7"])
     assert not round_is_closed(run, 2)
@@ -260,13 +243,13 @@ def test_the_batch_in_the_file_says_which_round_an_answer_belongs_to(run: Run) -
     add_round(run, 2, ["s1"])
     table = run.root.parent / "form.csv"
     table.write_text(f"batch_id,sample_id,clean_label\n{batch},s1,cat\n")
-    annotate.import_file(run, str(table), ImportOptions(), Silent())
+    annotate.import_file(run, str(table), ImportOptions(), Listener())
     assert [each.round for each in ledger.read(run).votes] == [1]
 
 
 def test_forgetting_a_round_takes_its_votes_and_forms_and_nothing_else(run: Run) -> None:
     add_round(run, 2, ["s7"])
-    annotate.export(run, ExportOptions(round=2), Silent())
+    annotate.export(run, ExportOptions(round=2), Listener())
     give(run, ["s0,cat,,"])
     before = run.path("annotate/votes.csv").read_bytes()
     give(run, ["s7,dog,,"])

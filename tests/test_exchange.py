@@ -10,11 +10,12 @@ from unicodedata import normalize
 
 import pytest
 from annotation_run import add_round, csv_rows, error, make_run, result, votes_of
+from data_makers import Listener
 from exchange_people import KEEPS_NO_NAMES, LOSES_SKIPS, PEOPLE
 from exchange_run import CHOSEN, CLASSES, image_run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_annotation import Silent, names, quick
+from test_annotation import names, quick
 
 from metaselect.annotation.csv_format import CsvFormat
 from metaselect.annotation.formats import Answer
@@ -64,11 +65,11 @@ def test_what_people_answer_is_what_the_votes_say(way: str, ids, classes, seed) 
         run = make_run(Path(folder) / "run", ids, classes)
         run.write_info("images", "0" * 64)
         add_round(run, 1, seed.sample(ids, len(ids)))
-        annotate.export(run, ExportOptions(format=form), Silent())
+        annotate.export(run, ExportOptions(format=form), Listener())
         content = answer(run.path(f"export/round-1/{main}"), said, classes, seed)
         path = Path(folder) / "back"
         path.write_bytes(content)
-        outcome = annotate.import_file(run, str(path), ImportOptions(), Silent())
+        outcome = annotate.import_file(run, str(path), ImportOptions(), Listener())
         expected = {
             each: (each, what, "done") if what in classes else (each, "", what)
             for each, what in sorted(said.items())
@@ -81,7 +82,7 @@ def test_what_people_answer_is_what_the_votes_say(way: str, ids, classes, seed) 
             0
         ] * 5
         before = run.path("annotate/votes.csv").read_bytes()
-        again = annotate.import_file(run, str(path), ImportOptions(format=form), Silent())
+        again = annotate.import_file(run, str(path), ImportOptions(format=form), Listener())
         assert again.result["new_votes"] == 0
         assert run.path("annotate/votes.csv").read_bytes() == before
 
@@ -93,7 +94,7 @@ def run(tmp_path: Path) -> Run:
 
 def exported(run: Run, form: str, *, chosen: int = 1, **options: object) -> Path:
     """The main file of a form."""
-    made = annotate.export(run, ExportOptions(format=form, round=chosen, **options), Silent())
+    made = annotate.export(run, ExportOptions(format=form, round=chosen, **options), Listener())
     assert made.path is not None
     return made.path
 
@@ -197,7 +198,7 @@ def test_an_answer_outside_the_classes_imports_nothing_and_says_what_it_could_me
         content = answer(main, EVERYONE, list(CLASSES), Random(1))
     path.write_bytes(content.replace(b'"cat"', b'"catt"', 2) if b'"cat"' in content else content)
     with pytest.raises(DataError, match="'catt' is not a class") as caught:
-        annotate.import_file(run, str(path), ImportOptions(), Silent())
+        annotate.import_file(run, str(path), ImportOptions(), Listener())
     assert "mean 'cat'" in caught.value.hint
     assert not run.path("annotate/votes.csv").exists()
 
@@ -218,7 +219,7 @@ def test_every_name_that_is_no_class_is_said_with_what_it_could_mean(run: Run) -
     path = run.root.parent / "back.csv"
     path.write_text("sample_id,clean_label\ns7,Cat\ns0,Cat\ns3,dog\ns1,horse\n")
     with pytest.raises(DataError, match=r"back.csv:2: 'Cat'.* 3 more rows") as caught:
-        annotate.import_file(run, str(path), ImportOptions(), Silent())
+        annotate.import_file(run, str(path), ImportOptions(), Listener())
     assert "'cat' by 'Cat' (2 rows)" in caught.value.hint
     assert "'dög' by 'dog' (1 rows)" in caught.value.hint
     assert "The classes are 'cat', 'dög'" in caught.value.hint
@@ -230,7 +231,7 @@ def test_a_form_of_another_run_is_refused_and_a_mixture_counted(run: Run, tmp_pa
     path = tmp_path / "back.csv"
     path.write_text("\n".join(rows))
     with pytest.raises(DataError, match="is of another run or choice: its batch b01-"):
-        annotate.import_file(run, str(path), ImportOptions(), Silent())
+        annotate.import_file(run, str(path), ImportOptions(), Listener())
     own = exported(run, "csv").read_text().splitlines()[1].replace(",0,6,,,,", ",0,6,dög,,,")
     path.write_text("\n".join([*rows, own]))
     got = result(run, capsys, "import", str(path))

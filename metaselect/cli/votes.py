@@ -68,10 +68,10 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
 
     "as the consensus": samples that others answered too. "as before": samples that a form showed twice.
 
-    metaselect annotate status --run RUN
+        metaselect annotate status --run RUN
 
-    metaselect annotate status --run RUN --json
-    """
+        metaselect annotate status --run RUN --json
+    """  # fmt: skip
     from metaselect.annotation.summary import RoundProgress, some
     from metaselect.annotation.votes import STATUSES
     from metaselect.stages import votes as stage

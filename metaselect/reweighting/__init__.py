@@ -5,10 +5,11 @@ and answers with weights; one that declares ``joint_batch`` says itself who is i
 gradient: it turns logits into per-sample losses, and trains on the pool with the bought labels in place.
 """
 
-from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from metaselect.errors import UsageError
 from metaselect.gradients import Batch, Forward
 from metaselect.products import Params
 
@@ -134,3 +135,16 @@ class Hook(Protocol):
 
     def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
         """(n,) weights in [0, 1] at the end; ``losses`` (n,) are the final model's on given labels."""
+
+
+def require_option(method: Any, name: str, limits: str, *, holds: bool) -> None:
+    """Refuse the value of a method's numeric field unless it ``holds`` its limits.
+
+    Raises:
+        UsageError: naming the option, the value, the limits and the default.
+    """
+    if not holds:
+        raise UsageError(
+            f"--option {name}={getattr(method, name):g} must be {limits}.",
+            f"The default is {type(method).__dataclass_fields__[name].default:g}.",
+        )

@@ -26,7 +26,7 @@ from metaselect.gradients import Batch, Forward
 from metaselect.models import last_linear
 from metaselect.options import bears_not
 from metaselect.products import Params
-from metaselect.reweighting import Start, State, StepWeights, below
+from metaselect.reweighting import Start, State, StepWeights, below, require_option
 from metaselect.reweighting.fsr_dictionary import balanced_batch, best_of_each_class, slots
 from metaselect.reweighting.last_layer import (
     Features,
@@ -143,11 +143,7 @@ class FSR:
 
     def _require(self, names: tuple[str, ...], limits: str, holds: Callable[[float], bool]) -> None:
         for name in names:
-            if not holds(getattr(self, name)):
-                raise UsageError(
-                    f"--option {name}={getattr(self, name):g} must be {limits}.",
-                    f"The default is {type(self).__dataclass_fields__[name].default:g}.",
-                )
+            require_option(self, name, limits, holds=holds(getattr(self, name)))
 
     def begin(self, start: Start) -> "FSRRun":
         """A dictionary drawn at random, and nothing seen yet."""

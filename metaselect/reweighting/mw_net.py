@@ -18,7 +18,7 @@ from torch import nn
 
 from metaselect.errors import UsageError
 from metaselect.gradients import Batch, Forward
-from metaselect.reweighting import Start, State, StepWeights, below
+from metaselect.reweighting import Start, State, StepWeights, below, require_option
 from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 from metaselect.streams import seeded_globals
 
@@ -69,11 +69,7 @@ class MetaWeightNet:
             ("net_lr", 0 < self.net_lr < math.inf, "above 0 and finite"),
             ("net_weight_decay", 0 <= self.net_weight_decay < math.inf, "at least 0 and finite"),
         ):
-            if not holds:
-                raise UsageError(
-                    f"--option {name}={getattr(self, name):g} must be {limits}.",
-                    f"The default is {type(self).__dataclass_fields__[name].default:g}.",
-                )
+            require_option(self, name, limits, holds=holds)
         if self.net_optimiser not in NET_OPTIMISERS:
             raise UsageError(
                 f"--option net_optimiser={self.net_optimiser} is not known.",

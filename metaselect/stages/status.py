@@ -25,11 +25,28 @@ class State(NamedTuple):
     why: str
 
 
+class Owed(NamedTuple):
+    """Samples that people still have to do something about: ``missing`` have no answer, ``tied`` no consensus."""
+
+    missing: int
+    tied: int
+
+    def __str__(self) -> str:
+        counts = ((self.missing, "without an answer"), (self.tied, "tied"))
+        found = [f"{count} {what}" for count, what in counts if count]
+        return f"samples: {', '.join(found)}" if found else ""
+
+
 def status(run: Run, report: Reporter) -> Outcome:
     """Every stage's state and the next command; unmet when something is stale or damaged."""
     del report
     run.info()
+    owed = _owed(run)
     states = [state_of(run, name) for name in stages_of(run)]
+    states = [
+        state._replace(why=str(owed)) if (state.stage, state.state) == ("annotate", DONE) else state
+        for state in states
+    ]
     bad = [state for state in states if state.state in (STALE, DAMAGED)]
     votes_damaged = any(state.stage == "annotate" for state in bad)
     listed: list[Json] = [state._asdict() for state in states]
@@ -39,7 +56,7 @@ def status(run: Run, report: Reporter) -> Outcome:
             "stages": listed,
             "bought": None if votes_damaged else sum(state == DONE for state in bought_ids(run).values()),
             "noise_estimate": _noise(run),
-            "next": next_command(run, states),
+            "next": next_command(run, states, owed),
         },
         unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
     )
@@ -103,23 +120,9 @@ def state_of(run: Run, name: str) -> State:
         moved = stage.moved() + (_unjudged(run, record.key.inputs) if kind == "evaluate" else [])
         if kind in ("select", "reweight") and META_SET not in record.key.inputs and _has_meta_set(run):
             moved.append(META_SET)
-        if not moved and name == "annotate":
-            return State(name, DONE, str(_owed(run)))
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
     return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
-
-
-class Owed(NamedTuple):
-    """Samples that people still have to do something about: ``missing`` have no answer, ``tied`` no consensus."""
-
-    missing: int
-    tied: int
-
-    def __str__(self) -> str:
-        counts = ((self.missing, "without an answer"), (self.tied, "tied"))
-        found = [f"{count} {what}" for count, what in counts if count]
-        return f"samples: {', '.join(found)}" if found else ""
 
 
 def _owed(run: Run) -> Owed:
@@ -162,7 +165,7 @@ def _noise(run: Run) -> Json:
     return found and found._asdict()
 
 
-def next_command(run: Run, states: list[State]) -> str:
+def next_command(run: Run, states: list[State], owed: Owed) -> str:
     """The command that brings the run forward; empty when there is nothing to do."""
     at = run.flag
     beyond_help = ("annotate", *(TRAINING if run.ids_alone else ()))  # no command brings these forward here
@@ -188,7 +191,6 @@ def next_command(run: Run, states: list[State]) -> str:
         return f"metaselect reweight {at}"
     if not run.stage_names("evaluate"):
         return f"metaselect evaluate TEST {at}"
-    owed = _owed(run)
     if owed.missing:
         return f"metaselect annotate import FILE {at}"
     return f"metaselect annotate export --conflicts {at}" if owed.tied else ""
