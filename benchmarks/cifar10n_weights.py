@@ -26,8 +26,8 @@ from arms import buy, metaselect, parser_of, read_truth, row, write_some
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.metrics import cleanness_auc
 from metaselect.options import ReweightOptions
-from metaselect.run import Run
-from metaselect.stages import reweight as stage
+from metaselect.run.layout import Run
+from metaselect.stages.reweight import reweight as stage
 
 try:
     from cleanlab.rank import get_label_quality_scores

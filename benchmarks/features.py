@@ -24,16 +24,15 @@ import torch
 from arms import metaselect
 from torch import nn
 
-from metaselect.batches import Batches
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.data.store import load_pool
-from metaselect.features import gradient_features, last_layer_factors
-from metaselect.models import build_model
-from metaselect.run import Run
+from metaselect.features.extract import gradient_features, last_layer_factors
+from metaselect.models.build import build_model
+from metaselect.random import generator
+from metaselect.run.layout import Run
 from metaselect.selection.gbc import GBC
-from metaselect.stages.pool_features import warmup_model
-from metaselect.stages.warmup import checkpoint_file, load_weights
-from metaselect.streams import generator
+from metaselect.training.batches import Batches
+from metaselect.training.saved_models import checkpoint_file, load_weights, warmup_model
 
 SAMPLES = {"lenet": 10_000, "resnet32": 4000}
 DRAWS, LOOPED = 10, 100

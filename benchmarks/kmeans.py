@@ -20,8 +20,8 @@ import time
 
 import torch
 
-from metaselect.selection.factored import FactoredRows
-from metaselect.selection.kmeans import farthest_first, kmeans
+from metaselect.selection.clustering.factored import FactoredRows
+from metaselect.selection.clustering.kmeans import farthest_first, kmeans
 
 CHECKPOINTS, CLASSES, WIDTH, CLUSTERS, ITERATIONS = 3, 10, 64, 50, 20
 

@@ -25,14 +25,14 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from metaselect.gradients import Batch, Forward, frozen_statistics
-from metaselect.models import build_model
+from metaselect.metagrad.forward import Batch, Forward, frozen_statistics
+from metaselect.metagrad.jvp import JvpSolver, dual_numbers
+from metaselect.models.build import build_model
 from metaselect.models.wide_resnet import WideResNet
-from metaselect.products import Product, dual_numbers
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting import Labels, Start
+from metaselect.reweighting.base import Labels, Start
 from metaselect.reweighting.l2rw import rectify_and_normalise
-from metaselect.training import lay_out
+from metaselect.training.loop import set_memory_format
 
 
 class Subject(NamedTuple):
@@ -68,7 +68,7 @@ def plain(model, optimiser, batch, meta_batch):
 
 def ours(method, *pairs, product=None):
     """MetaSelect's step: the same calls as in its training loop; ``pairs`` are words of --option."""
-    product = product or Product()
+    product = product or JvpSolver()
     runs = []
 
     def step(model, optimiser, batch, meta_batch):
@@ -113,7 +113,7 @@ class Arm:
         stream = torch.Generator().manual_seed(0)
         torch.manual_seed(0)
         self.model = subject.build().to(device).train()
-        lay_out(self.model)
+        set_memory_format(self.model)
         self.optimiser = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
         self.batch, self.meta = (
             Batch(
@@ -174,7 +174,7 @@ def main() -> None:
         steps = {
             "l2rw": ours("l2rw"),
             "second order": second_order,
-            "l2rw, two passes": ours("l2rw", product=Product(ways=[dual_numbers])),
+            "l2rw, two passes": ours("l2rw", product=JvpSolver(ways=[dual_numbers])),
             "l2rw, scope=top": ours("l2rw", "scope=top"),
             "l2rw, scope=last": ours("l2rw", "scope=last"),
             "direct": ours("direct"),

@@ -20,9 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaselect.run import Run
 from metaselect.run.files import write_csv, write_json
 from metaselect.run.key import StageKey
+from metaselect.run.layout import Run
 from metaselect.run.stage import write_record
 
 CLASSES = [f"class {number}" for number in range(10)]

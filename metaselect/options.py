@@ -1,7 +1,7 @@
 """One frozen dataclass per command: what its flags mean, what ``stage.json`` records, what keys freshness.
 
 None is `auto`: the stage replaces it by a value that its data decides, and records that value. Fields marked
-``bears_not`` are no part of the key: they never change a result, or they name a file or device whose content
+``not_in_key`` are no part of the key: they never change a result, or they name a file or device whose content
 is an input of the key instead.
 """
 
@@ -14,12 +14,12 @@ from metaselect.errors import UsageError
 from metaselect.records import Json
 
 
-def bears_not(default: Any) -> Any:
+def not_in_key(default: Any) -> Any:
     """A field that does not bear on the result."""
     return field(default=default, metadata={"bears": False})
 
 
-def bearing(options: Any) -> dict[str, Json]:
+def key_options(options: Any) -> dict[str, Json]:
     """The result-bearing fields of an options dataclass, as JSON values."""
     found: dict[str, Json] = {}
     for spec in fields(options):
@@ -71,7 +71,7 @@ class IngestOptions(ReadOptions):
     image_size: int | None = None
     limit: int | None = None
     seed: int = 0
-    force: bool = bears_not(False)
+    force: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
         require_range("image-size", self.image_size, 4, 4096)
@@ -87,10 +87,10 @@ class CorruptOptions(ReadOptions):
     imbalance: float = 1.0
     background: str | None = None
     mapping: str | None = None
-    labels: Path | None = bears_not(None)
+    labels: Path | None = not_in_key(None)
     labels_column: str | None = None
     seed: int = 0
-    force: bool = bears_not(False)
+    force: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
         require_range("rate", self.rate, 0, 1)
@@ -123,9 +123,9 @@ class TrainingOptions:
     augment: bool | None = None
     amp: bool | None = None
     seed: int = 0
-    device: str = bears_not("auto")
-    force: bool = bears_not(False)
-    dry_run: bool = bears_not(False)
+    device: str = not_in_key("auto")
+    force: bool = not_in_key(False)
+    dry_run: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
         require_range("epochs", self.epochs, 1)
@@ -151,7 +151,7 @@ class WarmupOptions(TrainingOptions):
     """
 
     checkpoints: int = 5
-    weights: Path | None = bears_not(None)
+    weights: Path | None = not_in_key(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -177,17 +177,17 @@ class SelectOptions:
     budget: int | None = None
     method: str = "rbc"
     option: tuple[str, ...] = ()
-    gradient: str | None = bears_not(None)
-    profile: str | None = bears_not(None)
+    gradient: str | None = not_in_key(None)
+    profile: str | None = not_in_key(None)
     control: float = 0.0
     min_per_class: int = 0
-    replace_unusable: bool = bears_not(False)
-    features: Path | None = bears_not(None)
+    replace_unusable: bool = not_in_key(False)
+    features: Path | None = not_in_key(None)
     seed: int = 0
-    round: str | None = bears_not(None)
-    device: str = bears_not("auto")
-    force: bool = bears_not(False)
-    dry_run: bool = bears_not(False)
+    round: str | None = not_in_key(None)
+    device: str = not_in_key("auto")
+    force: bool = not_in_key(False)
+    dry_run: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
         require_range("control", self.control, 0, 1)
@@ -208,11 +208,11 @@ class ReweightOptions(TrainingOptions):
     """
 
     method: str = "direct"
-    name: str | None = bears_not(None)
+    name: str | None = not_in_key(None)
     init: str = "warmup"
     meta_batch_size: int | None = None
     option: tuple[str, ...] = ()
-    profile: str | None = bears_not(None)
+    profile: str | None = not_in_key(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -228,11 +228,11 @@ class EvaluateOptions(ReadOptions):
         k: how many of the lowest weights are judged; None: as many as there are wrong labels.
     """
 
-    truth: Path | None = bears_not(None)
-    name: str | None = bears_not(None)
+    truth: Path | None = not_in_key(None)
+    name: str | None = not_in_key(None)
     k: int | None = None
-    device: str = bears_not("auto")
-    force: bool = bears_not(False)
+    device: str = not_in_key("auto")
+    force: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
         require_range("k", self.k, 1)
@@ -255,7 +255,7 @@ class ExportOptions:
         force: replace a form that holds no answers.
     """
 
-    output: str | None = bears_not(None)
+    output: str | None = not_in_key(None)
     round: int | None = None
     format: str = "csv"
     show_given: bool = False
@@ -264,7 +264,7 @@ class ExportOptions:
     all: bool = False
     conflicts: bool = False
     repeats: float = 0.0
-    force: bool = bears_not(False)
+    force: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
         require_range("repeats", self.repeats, 0, 0.5)
@@ -287,5 +287,5 @@ class ImportOptions:
     round: int | None = None
     outside_round: bool = False
     annotator: str = "annotator"
-    require_complete: bool = bears_not(False)
+    require_complete: bool = not_in_key(False)
     format: str = "auto"

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from metaselect.errors import UsageError
-from metaselect.options import bearing
+from metaselect.options import key_options
 from metaselect.records import Json
 
 SELECTORS: dict[str, str] = {
@@ -21,7 +21,7 @@ SELECTORS: dict[str, str] = {
     "badge": "metaselect.selection.badge:Badge",
     "k-center": "metaselect.selection.k_center:KCenter",
     "typiclust": "metaselect.selection.typiclust:TypiClust",
-    "random": "metaselect.selection.uniform:Random",
+    "random": "metaselect.selection.random:Random",
     "certain": "metaselect.selection.uncertainty:Certain",
     "uncertain": "metaselect.selection.uncertainty:Uncertain",
     "low-self-confidence": "metaselect.selection.uncertainty:LowSelfConfidence",
@@ -33,7 +33,7 @@ REWEIGHTERS: dict[str, str] = {
     "direct": "metaselect.reweighting.direct:Direct",
     "l2rw": "metaselect.reweighting.l2rw:L2RW",
     "mw-net": "metaselect.reweighting.mw_net:MetaWeightNet",
-    "fsr": "metaselect.reweighting.fsr:FSR",
+    "fsr": "metaselect.reweighting.fsr.method:FSR",
     "uniform": "metaselect.reweighting.uniform:Uniform",
 }
 
@@ -153,7 +153,7 @@ def profile_values(path: str, profile: str | None) -> dict[str, Any]:
 
 def settings(method: Any) -> dict[str, Json]:
     """Every field of a configured method that bears on the result, for ``stage.json``."""
-    return bearing(method)
+    return key_options(method)
 
 
 def _parse(text: str, kind: type) -> Any:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaselect.cli.main import main
-from metaselect.run import Run
 from metaselect.run.files import write_csv, write_json
 from metaselect.run.key import StageKey
+from metaselect.run.layout import Run
 from metaselect.run.stage import write_record
 
 CLASSES = ("cat", "dog", "owl")

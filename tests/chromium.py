@@ -14,7 +14,7 @@ from annotation_run import add_round
 from command_line import command, environment
 from data_makers import Picture, encode, made, write_struct
 
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 60_000  # ms; the machine may be busy

@@ -7,8 +7,8 @@ import pytest
 import torch
 from data_makers import Listener
 
-from metaselect.batches import Batches
 from metaselect.data.store import IMAGES, Preprocess
+from metaselect.training.batches import Batches
 
 torch.set_num_threads(1)
 

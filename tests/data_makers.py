@@ -21,15 +21,15 @@ from PIL import Image
 from torch import nn
 
 from metaselect.data.classes import class_metadata
+from metaselect.data.listing import Listing, list_samples, open_source
+from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.rewrite import IMAGE_TYPE
-from metaselect.data.samples import BadSamples, Unusable
-from metaselect.data.source import Listing, list_samples, open_source
 from metaselect.errors import DataError
 from metaselect.options import IngestOptions, ReadOptions
-from metaselect.reweighting import Labels, Start
-from metaselect.run import Run
+from metaselect.reweighting.base import Labels, Start
+from metaselect.run.layout import Run
 from metaselect.stages.ingest import ingest
-from metaselect.training import Plan
+from metaselect.training.loop import TrainingConfig
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -99,7 +99,7 @@ class EveryState(nn.Module):
         return self.layers(x)
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> TrainingConfig:
     """Of a short training on few samples."""
     defaults: dict[str, Any] = {
         "epochs": 4,
@@ -112,7 +112,7 @@ def plan(**changes: Any) -> Plan:
         "amp": False,
         "seed": 0,
     }
-    return Plan(**{**defaults, **changes})
+    return TrainingConfig(**{**defaults, **changes})
 
 
 def pictures(count: int = 12, classes: Sequence[str] = CLASSES, side: int = 6) -> list[Picture]:
@@ -190,7 +190,7 @@ def refused(path: Path, **options: object) -> str:
     def read_all() -> None:
         listing = listed(path, **options)
         for position, content in listing.source.contents(listing.keep):
-            if isinstance(content, Unusable):
+            if isinstance(content, UnusableContent):
                 BadSamples("stop").add(listing.bad(position, content.reason))
 
     with pytest.raises(DataError) as caught:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from annotation_run import csv_rows
 
-from metaselect.annotation.csv_format import guard, unguard
+from metaselect.annotation.formats.csv import guard, unguard
 
 ALSO = ("unsure", "bad_sample")
 Said = Mapping[str, str]

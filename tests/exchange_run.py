@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from annotation_run import add_round
 from data_makers import Picture, made, pictures, write_struct
 
-from metaselect.run import Run
 from metaselect.run.key import StageKey
+from metaselect.run.layout import Run
 from metaselect.run.stage import write_record
 
 CLASSES = ("cat", "dög", '<owl> & "co"')

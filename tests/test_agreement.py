@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from metaselect.annotation.agreement import agreement, alpha
 from metaselect.annotation.consensus import latest_votes, verdicts
 from metaselect.annotation.votes import STATUSES, Vote
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 KRIPPENDORFF = (
     "1 2 3 3 2 1 4 1 2 . . .",

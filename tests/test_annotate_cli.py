@@ -11,8 +11,8 @@ from filelock import FileLock
 
 from metaselect.annotation import ledger
 from metaselect.cli.main import main
-from metaselect.run import Run
-from metaselect.stages.status import Owed
+from metaselect.run.layout import Run
+from metaselect.stages.status import OpenWork
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_the_pipelines_status_says_what_people_still_owe(run: Run, capsys) -> No
         call(run, "import", answers(run, "sample_id,clean_label,annotator\ns0,cat,anna\ns0,dog,ben\n")) == 0
     )
     assert line() == "samples: 3 without an answer, 1 tied"
-    owed = Owed(3, 1), Owed(0, 2), Owed(0, 0)
+    owed = OpenWork(3, 1), OpenWork(0, 2), OpenWork(0, 0)
     assert [str(each) for each in owed] == ["samples: 3 without an answer, 1 tied", "samples: 2 tied", ""]
     assert call(run, "import", answers(run, "sample_id,clean_label\ns0,dog\ns1,dog\ns2,owl\n")) == 0
     assert line() == "samples: 1 without an answer"

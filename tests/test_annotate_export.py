@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, rows_of
 
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
-from metaselect.annotation.formats import Item
-from metaselect.annotation.repeats import choose_repeats, weave
+from metaselect.annotation.formats.base import Item
+from metaselect.annotation.repeats import choose_repeats, insert_repeats
 from metaselect.annotation.rounds import one_round
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 IDS = [f"s{number:03d}" for number in range(60)]
 
@@ -139,7 +139,9 @@ def test_repeats_have_ids_of_their_own_and_stand_behind_their_samples(pool, shar
     assert len(mine) == len(repeats)
     assert not mine & {each.casefold() for each in pool}
     assert len({each.sample_id for each in repeats} & set(ids)) == len(repeats)
-    woven = weave([item(each, rank) for rank, each in enumerate(ids, start=1)], repeats, lambda *_: "")
+    woven = insert_repeats(
+        [item(each, rank) for rank, each in enumerate(ids, start=1)], repeats, lambda *_: ""
+    )
     shown = [each.sample_id for each in woven]
     assert [each for each in shown if each in pool] == list(ids)
     for each in repeats:

@@ -8,7 +8,7 @@ from annotation_run import add_round, make_run, meta_set, votes_of
 
 from metaselect.annotation import ledger
 from metaselect.cli.main import main
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 FIRST = "sample_id,clean_label\ns0,cat\ns1,dog\n"
 SECOND = "sample_id,clean_label\ns1,owl\ns2,dog\n"

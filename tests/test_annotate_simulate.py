@@ -19,7 +19,7 @@ from annotation_run import (
 from command_line import metaselect
 
 from metaselect.annotation.simulation import SimulateOptions, error_rates, simulated_answers
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 IDS = [f"s{number:04d}" for number in range(3000)]
 TRUE = {sample_id: CLASSES[at % 3] for at, sample_id in enumerate(IDS)}

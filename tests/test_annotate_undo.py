@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from metaselect.annotation import ledger
 from metaselect.annotation.imports import Import, Source, corrections, stretch, without
 from metaselect.annotation.votes import Vote, append_votes, read_votes
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 CAT_DOG = "sample_id,clean_label\ns0,cat\ns1,dog\n"
 OWLS = "sample_id,clean_label\ns1,owl\ns2,owl\n"
@@ -132,7 +132,7 @@ def test_what_counts_is_the_latest_of_the_imports_that_stand(steps) -> None:
         rows = 0
         for step, each in enumerate(steps):
             time = f"2026-01-01T00:00:{step:02d}Z"
-            book = ledger.open_book(run)
+            book = ledger.open_ledger(run)
             if isinstance(each, dict):
                 votes = [Vote(key[0], label, key[1], "done", "", 0, time) for key, label in each.items()]
                 new = [vote for vote in votes if not vote.repeats(book.latest.get(vote.key))]

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
 from metaselect.annotation.consensus import Verdict, latest_votes, meta_set_text, verdicts
-from metaselect.annotation.csv_format import guard
+from metaselect.annotation.formats.csv import guard
 from metaselect.annotation.rounds import bought_ids, one_round, round_is_closed
 from metaselect.annotation.votes import STATUSES, Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.options import ExportOptions, ImportOptions
-from metaselect.run import Run
-from metaselect.stages import annotate
+from metaselect.run.layout import Run
+from metaselect.stages.annotate import exchange as annotate
 
 DANGEROUS = [
     "=cmd|x",

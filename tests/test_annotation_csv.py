@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.annotation.csv_format import CsvFormat, guard, unguard
-from metaselect.annotation.formats import FORMATS, Form, detect_format, holds_answers, load_format
+from metaselect.annotation.formats.base import FORMATS, Form, detect_format, holds_answers, load_format
+from metaselect.annotation.formats.csv import CsvFormat, guard, unguard
 from metaselect.errors import DataError
 
 

@@ -16,7 +16,7 @@ from metaselect.annotation import ledger
 from metaselect.annotation.consensus import DAWID_SKENE, latest_votes, verdicts
 from metaselect.annotation.dawid_skene import FLOOR, dawid_skene
 from metaselect.annotation.votes import STATUSES, Vote
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures/dawid_skene.json").read_text())
 

@@ -16,8 +16,8 @@ from command_line import EVALUATE, REWEIGHT, SIMULATE, TEST, TRUTH, UNIFORM, met
 
 from metaselect.annotation.control import NoiseEstimate, Z, estimate_inputs, noise_estimate, wilson
 from metaselect.cli.main import main
-from metaselect.run import Run
 from metaselect.run.files import stamp, write_csv
+from metaselect.run.layout import Run
 
 STATUSES = ("", "skip", "unsure", "bad_sample", "done", "done", "done", "done")
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from metaselect.registry import SELECTORS, configure
-from metaselect.selection import Choice, PoolFeatures, craig, silent
+from metaselect.selection import craig
+from metaselect.selection.base import Choice, PoolFeatures, silent
 from metaselect.selection.craig import Craig, hypothesised_classes
 
 NONE = torch.empty(0, dtype=torch.int64)

@@ -16,11 +16,11 @@ from metaselect.annotation import ledger
 from metaselect.annotation.predictions import has_predictions, latest_predictions
 from metaselect.annotation.rounds import one_round
 from metaselect.errors import ArtefactError, LockedError
-from metaselect.run import Run
 from metaselect.run.files import write_csv
 from metaselect.run.key import StageKey
+from metaselect.run.layout import Run
 from metaselect.run.stage import write_record
-from metaselect.web.desk import LEASE_SECONDS, Desk, Given, Refused
+from metaselect.web.labeling_session import LEASE_SECONDS, Given, LabelingSession, Refused
 
 BATCH = ["s3", "s1", "s2", "s0"]
 
@@ -34,8 +34,8 @@ class Clock:
         return self.now
 
 
-def desk_of(run: Run, number: int | None = None, clock: Clock | None = None) -> Desk:
-    return Desk(run, one_round(run, number), CLASSES, clock=clock or Clock())
+def desk_of(run: Run, number: int | None = None, clock: Clock | None = None) -> LabelingSession:
+    return LabelingSession(run, one_round(run, number), CLASSES, clock=clock or Clock())
 
 
 def shown(state: dict[str, object]) -> str | None:
@@ -51,11 +51,13 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def desk(run: Run) -> Desk:
+def desk(run: Run) -> LabelingSession:
     return desk_of(run)
 
 
-def test_samples_come_by_rank_and_each_answer_is_on_disk_before_the_next(run: Run, desk: Desk) -> None:
+def test_samples_come_by_rank_and_each_answer_is_on_disk_before_the_next(
+    run: Run, desk: LabelingSession
+) -> None:
     state = desk.next("a")
     given = [
         Given(0, "done", 1),
@@ -80,13 +82,13 @@ def test_samples_come_by_rank_and_each_answer_is_on_disk_before_the_next(run: Ru
     assert desk.taken == 4
 
 
-def test_a_new_desk_goes_on_where_the_last_one_was(run: Run, desk: Desk) -> None:
+def test_a_new_desk_goes_on_where_the_last_one_was(run: Run, desk: LabelingSession) -> None:
     desk.next("a")
     desk.answer("a", "anna", Given(0, "done", 0))
     assert shown(desk_of(run).next("b")) == "s1"
 
 
-def test_no_two_screens_have_the_same_sample(desk: Desk) -> None:
+def test_no_two_screens_have_the_same_sample(desk: LabelingSession) -> None:
     assert [shown(desk.next(session)) for session in "abcd"] == BATCH
     assert [shown(desk.next(session)) for session in "abcd"] == BATCH  # each keeps its own
     late = desk.next("e")
@@ -108,7 +110,7 @@ def test_a_screen_that_was_left_loses_its_sample_but_not_its_answer(run: Run) ->
     assert votes_of(run) == [("s3", "cat", "carl", "done"), ("s3", "dog", "anna", "done")]
 
 
-def test_the_same_person_in_two_tabs_cannot_answer_twice(run: Run, desk: Desk) -> None:
+def test_the_same_person_in_two_tabs_cannot_answer_twice(run: Run, desk: LabelingSession) -> None:
     desk.answer("a", "anna", Given(0, "done", 0))
     again = desk.answer("a", "anna", Given(0, "done", 0))  # as when the first reply got lost
     assert "refused" not in again
@@ -118,7 +120,7 @@ def test_the_same_person_in_two_tabs_cannot_answer_twice(run: Run, desk: Desk) -
     assert votes_of(run) == [("s3", "cat", "anna", "done")]
 
 
-def test_undo_appends_and_asks_again(run: Run, desk: Desk) -> None:
+def test_undo_appends_and_asks_again(run: Run, desk: LabelingSession) -> None:
     for key in range(3):
         desk.answer("a", "anna", Given(key, "done", key))
     before = run.path("annotate/votes.csv").read_bytes()
@@ -139,7 +141,7 @@ def test_undo_appends_and_asks_again(run: Run, desk: Desk) -> None:
     assert "nothing to undo" in str(desk.undo("b", "bert")["said"])
 
 
-def test_undo_leaves_other_peoples_answers(run: Run, desk: Desk) -> None:
+def test_undo_leaves_other_peoples_answers(run: Run, desk: LabelingSession) -> None:
     desk.answer("a", "anna", Given(0, "done", 0))
     desk.answer("b", "bert", Given(0, "done", 0))
     state = desk.undo("a", "anna")
@@ -154,7 +156,7 @@ def test_undo_leaves_other_peoples_answers(run: Run, desk: Desk) -> None:
 
 
 def test_what_was_taken_back_is_open_for_all_commands(
-    run: Run, desk: Desk, capsys: pytest.CaptureFixture[str]
+    run: Run, desk: LabelingSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
     desk.answer("a", "anna", Given(0, "done", 0))
     desk.undo("a", "anna")
@@ -165,7 +167,9 @@ def test_what_was_taken_back_is_open_for_all_commands(
     assert "no status" in error(run, capsys, "import", answers(run, text), code=3)
 
 
-def test_a_sample_that_was_skipped_in_an_earlier_round_is_asked_again(run: Run, desk: Desk) -> None:
+def test_a_sample_that_was_skipped_in_an_earlier_round_is_asked_again(
+    run: Run, desk: LabelingSession
+) -> None:
     desk.answer("a", "anna", Given(0, "skip", None))
     add_round(run, 2, ["s3", "s9"])
     second = desk_of(run)
@@ -175,7 +179,7 @@ def test_a_sample_that_was_skipped_in_an_earlier_round_is_asked_again(run: Run, 
     assert shown(second.undo("a", "anna")) == "s3"
 
 
-def test_other_commands_write_between_answers(run: Run, desk: Desk) -> None:
+def test_other_commands_write_between_answers(run: Run, desk: LabelingSession) -> None:
     desk.next("a")
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns3,owl,olga\n")) == 0
     assert shown(desk.next("a")) == "s1"
@@ -183,7 +187,7 @@ def test_other_commands_write_between_answers(run: Run, desk: Desk) -> None:
     assert meta_set(run) == {"s1": "cat", "s3": "owl"}
 
 
-def test_while_another_command_works_nothing_is_taken(run: Run, desk: Desk) -> None:
+def test_while_another_command_works_nothing_is_taken(run: Run, desk: LabelingSession) -> None:
     desk.next("a")
     with FileLock(run.root / ".lock"), pytest.raises(LockedError):
         desk.answer("a", "anna", Given(0, "done", 0))
@@ -191,7 +195,7 @@ def test_while_another_command_works_nothing_is_taken(run: Run, desk: Desk) -> N
     assert shown(desk.next("a")) == "s3"
 
 
-def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, desk: Desk) -> None:
+def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, desk: LabelingSession) -> None:
     folder = run.path("select/round-1")
     write_csv(
         folder / "selected.csv",
@@ -224,7 +228,7 @@ def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, desk
         ("a" * 101, Given(0, "done", 0)),
     ],
 )  # fmt: skip
-def test_what_no_page_sends_is_refused(run: Run, desk: Desk, annotator: str, given: Given) -> None:
+def test_what_no_page_sends_is_refused(run: Run, desk: LabelingSession, annotator: str, given: Given) -> None:
     with pytest.raises(Refused):
         desk.answer("a", annotator, given)
     assert not run.path("annotate/votes.csv").exists()

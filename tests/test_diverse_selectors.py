@@ -10,8 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metaselect.errors import UsageError
 from metaselect.registry import SELECTORS, configure
-from metaselect.selection import Choice, PoolFeatures, badge, typiclust
+from metaselect.selection import badge, typiclust
 from metaselect.selection.badge import HypothesisedGradients
+from metaselect.selection.base import Choice, PoolFeatures
 from metaselect.selection.k_center import distances
 from metaselect.selection.typiclust import SOFTENING, clusters_of, round_robin, typicality
 

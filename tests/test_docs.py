@@ -18,7 +18,7 @@ from command_line import command, environment, metaselect
 import metaselect as package
 from metaselect.cli.main import app
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS
-from metaselect.run import ARTEFACTS
+from metaselect.run.layout import ARTEFACTS
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 HEAVY = ("torch", "torchvision", "sklearn", "pyarrow", "numpy", "pandas", "PIL", "safetensors")

@@ -17,15 +17,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_annotation import names, quick
 
-from metaselect.annotation.csv_format import CsvFormat
-from metaselect.annotation.formats import Answer
-from metaselect.annotation.labels import Labels
-from metaselect.annotation.xml_text import NOT_XML
+from metaselect.annotation.formats.base import Answer
+from metaselect.annotation.formats.csv import CsvFormat
+from metaselect.annotation.formats.xml_text import NOT_XML
+from metaselect.annotation.matching.labels import Labels
 from metaselect.errors import DataError
 from metaselect.options import ExportOptions, ImportOptions
-from metaselect.run import Run
 from metaselect.run.files import write_json
-from metaselect.stages import annotate
+from metaselect.run.layout import Run
+from metaselect.stages.annotate import exchange as annotate
 
 STATUSES = ("skip", "unsure", "bad_sample")
 many_ids = st.lists(names, min_size=2, max_size=6, unique=True)

@@ -13,10 +13,10 @@ from exchange_run import CHOSEN, CLASSES, image_run
 
 from metaselect.annotation import ledger
 from metaselect.annotation.rounds import one_round
-from metaselect.run import Run
 from metaselect.run.key import StageKey
+from metaselect.run.layout import Run
 from metaselect.run.stage import write_record
-from metaselect.web.desk import Desk, Given
+from metaselect.web.labeling_session import Given, LabelingSession
 
 TIED = "sample_id,clean_label,annotator\n" + "".join(
     f"{each},cat,anna\n{each},{'dög' if each in ('s0', 's8') else 'cat'},ben\n" for each in CHOSEN
@@ -183,8 +183,8 @@ def test_an_import_of_every_format_can_be_undone_and_made_again(run: Run, capsys
     run.stage("annotate").check(thorough=True)
 
 
-def desk_of(run: Run) -> Desk:
-    return Desk(run, one_round(run, 1), CLASSES)
+def desk_of(run: Run) -> LabelingSession:
+    return LabelingSession(run, one_round(run, 1), CLASSES)
 
 
 def test_what_is_answered_on_the_page_is_an_import_of_its_own(run: Run, capsys) -> None:

@@ -10,15 +10,15 @@ from exchange_run import CHOSEN, CLASSES, add_gradients, add_weights, image_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.annotation import cvat
-from metaselect.annotation.csv_format import CsvFormat
-from metaselect.annotation.cvat import CvatFormat
-from metaselect.annotation.damage import Damaged
-from metaselect.annotation.formats import Answer, Form, detect_format
-from metaselect.annotation.hf import HfFormat
-from metaselect.annotation.label_studio import LabelStudioFormat
+from metaselect.annotation.formats import cvat
+from metaselect.annotation.formats.base import Answer, Form, detect_format
+from metaselect.annotation.formats.csv import CsvFormat
+from metaselect.annotation.formats.cvat import CvatFormat
+from metaselect.annotation.formats.hf import HfFormat
+from metaselect.annotation.formats.label_studio import LabelStudioFormat
+from metaselect.annotation.matching.spreadsheet_damage import SpreadsheetDamage
 from metaselect.errors import DataError
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 FIXTURES = Path(__file__).parent / "fixtures/exchange"
 OWL = CLASSES[2]
@@ -256,12 +256,14 @@ def test_names_and_hashes_alone_find_their_sample(run: Run, capsys) -> None:
 )  # fmt: skip
 def test_what_a_spreadsheet_made_of_an_id_is_recognised(spoilt: str, meant: str | None) -> None:
     ids = ["007", "1e5", "3-4", "6/5", "SEP1", "123456789012", "123999999999", "011", "0011", "s1"]
-    assert Damaged(ids).likely(spoilt) == meant
+    assert SpreadsheetDamage(ids).likely(spoilt) == meant
 
 
 @given(st.integers(0, 10**9), st.integers(1, 6))
 def test_eaten_zeros_are_always_recognised(number: int, zeros: int) -> None:
-    assert Damaged(["0" * zeros + str(number), "s7", "x-1"]).likely(str(number)) == "0" * zeros + str(number)
+    assert SpreadsheetDamage(["0" * zeros + str(number), "s7", "x-1"]).likely(
+        str(number)
+    ) == "0" * zeros + str(number)
 
 
 def test_spoilt_ids_are_named_and_never_taken(tmp_path: Path, capsys) -> None:

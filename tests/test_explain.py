@@ -17,12 +17,12 @@ from command_line import environment
 from metaselect.cli.console import Console
 from metaselect.cli.explain import show
 from metaselect.errors import ArtefactError, UsageError
-from metaselect.run import Run
 from metaselect.run.files import write_csv
 from metaselect.run.key import StageKey
+from metaselect.run.layout import Run
 from metaselect.run.stage import write_record
-from metaselect.stages import explain as module
-from metaselect.stages.explain import explain
+from metaselect.stages.select import explain as module
+from metaselect.stages.select.explain import explain
 
 DRAWN = (10, 20)
 IDS = tuple(f"img-{number:03d}.png" for number in range(60))
@@ -295,8 +295,9 @@ def test_where_all_was_drawn_at_random_nothing_is_judged(
 
 def test_programs_read_one_object_and_torch_is_not_imported(clustered: Run) -> None:
     program = (
-        "import sys; from metaselect.cli.console import Console; from metaselect.cli.explain import show;"
-        "from metaselect.run import Run; from metaselect.stages.explain import explain; from pathlib import Path;"
+        "import sys; from pathlib import Path; from metaselect.cli.console import Console;"
+        "from metaselect.cli.explain import show;"
+        "from metaselect.run.layout import Run; from metaselect.stages.select.explain import explain;"
         "show(Console(as_json=True), explain(Run(Path(sys.argv[1])), sys.argv[2]));"
         "assert 'torch' not in sys.modules"
     )

@@ -11,10 +11,10 @@ import pytest
 from command_line import TRAIN, Done, metaselect, seen, states, tree
 from data_makers import refused, write_rows
 
-from metaselect.data.columns import choose_columns
+from metaselect.data.readers.columns import choose_columns
 from metaselect.data.store import data_inputs, load_pool
 from metaselect.options import ReadOptions
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 ROWS = [(f"t{number:02d}", ("ham", "spam", "eggs")[number % 3]) for number in range(12)]
 ALONE = "holds ids and labels alone"

@@ -10,10 +10,11 @@ from data_makers import Listener
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect import features
-from metaselect.batches import Batches
-from metaselect.features import Factors, last_layer_factors, read_factors, recipe_of, write_factors
-from metaselect.models import build_model, last_linear
+from metaselect.features import extract as features
+from metaselect.features.extract import last_layer_factors
+from metaselect.features.files import Factors, read_factors, recipe_of, write_factors
+from metaselect.models.build import build_model, last_linear
+from metaselect.training.batches import Batches
 
 
 @pytest.fixture

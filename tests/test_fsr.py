@@ -11,18 +11,18 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metaselect.batches import Batches
 from metaselect.data.store import FEATURES, Preprocess
 from metaselect.errors import UsageError
-from metaselect.gradients import Forward
+from metaselect.metagrad.forward import Forward
 from metaselect.metrics import cleanness_auc
-from metaselect.models import build_model
+from metaselect.models.build import build_model
+from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting import fsr
-from metaselect.reweighting.fsr import FSR, FSRRun
+from metaselect.reweighting.fsr import method as fsr
+from metaselect.reweighting.fsr.method import FSR, FSRRun
 from metaselect.reweighting.soft_targets import mixing_factors
-from metaselect.streams import generator
-from metaselect.training import EpochLog, Plan, Trainee, make_trainee, train
+from metaselect.training.batches import Batches
+from metaselect.training.loop import EpochLog, TrainingConfig, TrainState, start_training, train
 
 CLASSES = 3
 LABELS = torch.arange(24) % CLASSES
@@ -59,7 +59,7 @@ def begun(*options: str, epochs: int = 5, bought: torch.Tensor | None = None, se
 
 
 def epochs_of(
-    trainee: Trainee, batches: Batches, resolved: Plan, bought: torch.Tensor | None = None
+    trainee: TrainState, batches: Batches, resolved: TrainingConfig, bought: torch.Tensor | None = None
 ) -> Iterator[EpochLog]:
     bought = torch.empty(0, dtype=torch.int64) if bought is None else bought
     ids = torch.tensor([i for i in range(len(batches)) if i not in bought])
@@ -291,7 +291,7 @@ def test_a_batch_without_weight_leaves_the_parameters_alone(
     monkeypatch.setattr(fsr, "look_ahead", contrary)
     resolved = plan(momentum=0.0, weight_decay=0.0)
     for pseudo in (0, 2):
-        trainee = make_trainee(net(), resolved, begun(pair, "deferral=0", f"pseudo={pseudo}"))
+        trainee = start_training(net(), resolved, begun(pair, "deferral=0", f"pseudo={pseudo}"))
         history = list(epochs_of(trainee, tiny_batches, resolved))
         assert [(log.zero_batches, log.mean_weight) for log in history] == [(1, 0)] * 4
         still = [
@@ -308,7 +308,7 @@ def test_settings_for_long_tails_give_every_sample_weight(tiny_batches: Batches)
     ]
     resolved = plan()
     run = begun(*options, epochs=4)
-    history = list(epochs_of(make_trainee(net(), resolved, run), tiny_batches, resolved))
+    history = list(epochs_of(start_training(net(), resolved, run), tiny_batches, resolved))
     assert [log.zero_batches for log in history] == [0] * 4
     assert run.kept.numel() == 0
     weights = run.pool_weights(torch.zeros(24))
@@ -360,7 +360,7 @@ def test_wrong_labels_lose_weight_where_nothing_was_bought(
     batches, labels, clean = noisy_blobs
     resolved = plan(epochs=25, batch_size=32, lr=0.1, momentum=0.0, augment=False)
     run = FSR(pusher=pusher).begin(start_of(labels, epochs=25, lr=0.1))
-    trainee = make_trainee(build_model("mlp", (3,), 3, seed=0), resolved, run)
+    trainee = start_training(build_model("mlp", (3,), 3, seed=0), resolved, run)
     list(epochs_of(trainee, batches, resolved))
     auc = cleanness_auc(run.pool_weights(torch.zeros(300)).numpy(), clean)
     assert auc is not None

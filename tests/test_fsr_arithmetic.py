@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.reweighting.fsr_dictionary import balanced_batch, best_of_each_class, slots
-from metaselect.reweighting.last_layer import (
+from metaselect.reweighting.fsr.dictionary import balanced_batch, best_of_each_class, slots
+from metaselect.reweighting.fsr.last_layer import (
     Features,
     Layer,
     Look,
@@ -22,7 +22,7 @@ from metaselect.reweighting.last_layer import (
     relu_weights,
     shifted_weights,
 )
-from metaselect.reweighting.pushers import PUSHERS, History, View
+from metaselect.reweighting.fsr.pushers import PUSHERS, History, View
 from metaselect.reweighting.soft_targets import (
     mixed,
     mixing_factors,

@@ -13,14 +13,14 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metaselect.gradients import Batch, Forward, frozen_statistics
-from metaselect.models import build_model, last_linear, parameters_in
-from metaselect.reweighting import MetaRun, StepWeights
+from metaselect.metagrad.forward import Batch, Forward, frozen_statistics
+from metaselect.models.build import build_model, last_linear, parameters_in
+from metaselect.random import seeded_globals
+from metaselect.reweighting.base import MetaRun, StepWeights
 from metaselect.reweighting.direct import DirectRun
 from metaselect.reweighting.l2rw import L2RW, rectify_and_normalise
 from metaselect.reweighting.meta_gradient import MetaGradient
 from metaselect.reweighting.mw_net import MetaWeightNet, MetaWeightNetRun
-from metaselect.streams import seeded_globals
 
 LR = 0.1
 DROPOUT_SEED = 5

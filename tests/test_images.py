@@ -6,9 +6,9 @@ from data_makers import CLASSES, Picture, encode, made, pictures, samples_table,
 from PIL import Image
 
 from metaselect.data.images import content_hash, decode, probe, to_pixels
-from metaselect.data.samples import Unusable
+from metaselect.data.readers.base import UnusableContent
 from metaselect.data.store import load_pool
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 NOISE = np.random.default_rng(11)
 
@@ -33,7 +33,7 @@ def test_exif_orientation_turns_the_image(kind):
     pixels[:, :8] = 250
     raw = encode(pixels, kind, **(options if kind != "PNG" else {"exif": exif}))
     shape = probe(raw)
-    assert not isinstance(shape, Unusable)
+    assert not isinstance(shape, UnusableContent)
     assert shape.size == (8, 16)
     turned = np.asarray(decode(raw))
     assert turned.shape == (16, 8, 3)
@@ -106,12 +106,12 @@ def test_the_pool_is_grey_only_if_every_image_is(tmp_path, last, mode):
 def test_too_many_pixels_and_formats_that_run_programs_are_refused(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("metaselect.data.images.MAX_PIXELS", 20)
-        assert decode(encode(colour(5, 5))) == Unusable("it has 5 x 5 pixels, more than 20")
+        assert decode(encode(colour(5, 5))) == UnusableContent("it has 5 x 5 pixels, more than 20")
     bomb = encode(np.zeros((1, 1), np.uint8)).replace(b"\0\0\0\1\0\0\0\1", b"\0\1\0\0\0\1\0\0")
     found = decode(bomb)
-    assert isinstance(found, Unusable)
+    assert isinstance(found, UnusableContent)
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
-    assert decode(eps) == Unusable("it is not an image in a known format")
+    assert decode(eps) == UnusableContent("it is not an image in a known format")
     cut = decode(encode(colour(30, 30), "JPEG")[:-40])
-    assert isinstance(cut, Unusable)
+    assert isinstance(cut, UnusableContent)
     assert "truncated" in cut.reason

@@ -29,7 +29,7 @@ from metaselect.data.images import content_hash, decode
 from metaselect.data.store import load_pool
 from metaselect.data.summary import duplicates, fingerprint, statistics
 from metaselect.errors import DataError
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 NOISE = np.random.default_rng(11)
 

@@ -27,7 +27,7 @@ from metaselect.data.images import to_pixels
 from metaselect.data.store import load_pool
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import IngestOptions
-from metaselect.run import Run
+from metaselect.run.layout import Run
 from metaselect.stages.ingest import ingest, same_data
 
 NOISE = np.random.default_rng(11)

@@ -6,11 +6,11 @@ from data_makers import Listener
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.batches import Batches
-from metaselect.gradients import Batch, Forward, Params
-from metaselect.reweighting import JointRun, State, StepWeights
-from metaselect.streams import generator
-from metaselect.training import Plan, Trainee, judged_model, make_trainee, train
+from metaselect.metagrad.forward import Batch, Forward, Params
+from metaselect.random import generator
+from metaselect.reweighting.base import JointRun, State, StepWeights
+from metaselect.training.batches import Batches
+from metaselect.training.loop import TrainingConfig, TrainState, final_model, start_training, train
 
 POOL = torch.arange(0, 24, 2)
 
@@ -97,10 +97,12 @@ class Chooser:
         assert not state
 
 
-def trained(method: Chooser, batches: Batches, **changes: float) -> Trainee:
+def trained(method: Chooser, batches: Batches, **changes: float) -> TrainState:
     settings = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, **changes}
-    plan = Plan(epochs=2, batch_size=12, schedule="constant", augment=False, amp=False, seed=0, **settings)
-    trainee = make_trainee(net(), plan, method)
+    plan = TrainingConfig(
+        epochs=2, batch_size=12, schedule="constant", augment=False, amp=False, seed=0, **settings
+    )
+    trainee = start_training(net(), plan, method)
     bought = torch.empty(0, dtype=torch.int64)
     for log in train(
         trainee,
@@ -150,7 +152,7 @@ def test_soft_targets_by_hand(tiny_batches: Batches) -> None:
 def test_a_run_is_judged_by_its_average_and_trained_by_its_parameters(tiny_batches: Batches) -> None:
     method = Chooser()
     trainee = trained(method, tiny_batches)
-    judged = judged_model(trainee)
+    judged = final_model(trainee)
     assert judged is not trainee.model
     for name, value in judged.named_parameters():
         assert torch.equal(value, method.average[name])
@@ -158,7 +160,7 @@ def test_a_run_is_judged_by_its_average_and_trained_by_its_parameters(tiny_batch
     for name, value in judged.named_buffers():
         assert torch.equal(value, dict(trainee.model.named_buffers())[name])
     method.average = {}
-    assert judged_model(trainee) is trainee.model
+    assert final_model(trainee) is trainee.model
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.01)])

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaselect.selection import factored
-from metaselect.selection.factored import FactoredRows
-from metaselect.selection.kmeans import TOLERANCE, _lloyd_pass, _reseeded, farthest_first, kmeans
+from metaselect.selection.clustering import factored
+from metaselect.selection.clustering.factored import FactoredRows
+from metaselect.selection.clustering.kmeans import TOLERANCE, _lloyd_pass, _reseeded, farthest_first, kmeans
 
 WIDTHS = ((3, 4), (2, 5))  # (K, d) of two checkpoints
 

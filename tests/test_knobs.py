@@ -20,16 +20,16 @@ from test_gradients import (
 )
 from torch import nn
 
-from metaselect import optimisers
-from metaselect.batches import Batches
 from metaselect.errors import UsageError
-from metaselect.gradients import Forward
-from metaselect.models import build_model, parameters_in
+from metaselect.metagrad import virtual_step as optimisers
+from metaselect.metagrad.forward import Forward
+from metaselect.models.build import build_model, parameters_in
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.direct import DirectRun
 from metaselect.reweighting.meta_gradient import MetaGradient
 from metaselect.reweighting.mw_net import MetaWeightNet, MetaWeightNetRun
-from metaselect.training import EpochLog, Plan, Trainee, make_trainee, train
+from metaselect.training.batches import Batches
+from metaselect.training.loop import EpochLog, TrainingConfig, TrainState, start_training, train
 
 META = [name for name, path in REWEIGHTERS.items() if configure(path, []).meta]
 
@@ -44,7 +44,11 @@ def weight_net(pairs: list[str]) -> MetaWeightNetRun:
 
 
 def epochs_of(
-    trainee: Trainee, batches: Batches, given: Plan, ids: torch.Tensor, bought: torch.Tensor | None = None
+    trainee: TrainState,
+    batches: Batches,
+    given: TrainingConfig,
+    ids: torch.Tensor,
+    bought: torch.Tensor | None = None,
 ) -> list[EpochLog]:
     """What `train` says of every epoch on these samples."""
     bought, meta = (torch.arange(0), 0) if bought is None else (bought, 8)
@@ -219,7 +223,7 @@ def test_accumulated_parts_are_one_step_on_their_mean(tiny_batches: Batches, opt
             augment=False,
         )
         model = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1)
-        trainee = make_trainee(model, given, configure(REWEIGHTERS["uniform"], []))
+        trainee = start_training(model, given, configure(REWEIGHTERS["uniform"], []))
         epochs_of(trainee, tiny_batches, given, ids)
         models.append(model.state_dict())
     start = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1).state_dict()
@@ -232,7 +236,7 @@ def test_every_part_has_a_sample(tiny_batches: Batches) -> None:
     """Parts of one sample in groups of four, which ten samples do not fill."""
     given = plan(epochs=1, batch_size=1, accumulate=4, momentum=0.0)
     model = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1)
-    trainee = make_trainee(model, given, configure(REWEIGHTERS["uniform"], []))
+    trainee = start_training(model, given, configure(REWEIGHTERS["uniform"], []))
     (log,) = epochs_of(trainee, tiny_batches, given, torch.arange(10))
     assert log.mean_weight == pytest.approx(1)
 
@@ -337,7 +341,7 @@ def test_every_method_trains_with_every_optimiser(tiny_batches: Batches, method:
     labels = tiny_batches.labels
     bought = torch.arange(0, 24, 2)
     run = configure(REWEIGHTERS[method], []).begin(start_of(labels, epochs=2, lr=0.001, bought=bought))
-    trainee = make_trainee(build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1), given, run)
+    trainee = start_training(build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1), given, run)
     before = copy.deepcopy(trainee.model.state_dict())
     logs = epochs_of(trainee, tiny_batches, given, torch.arange(1, 24, 2), bought)
     assert len(logs) == 2

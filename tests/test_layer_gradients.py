@@ -9,15 +9,23 @@ from data_makers import Listener
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect import features, layer_gradients
-from metaselect.batches import Batches
 from metaselect.errors import UsageError
-from metaselect.features import gradient_features, read_gradients, recipe_of, write_gradients
-from metaselect.gradients import Batch
-from metaselect.layer_gradients import Draw, SampledGradients, draw_layers, layer_energies, other_layers
-from metaselect.models import build_model
-from metaselect.projections import Projection, projection
+from metaselect.features import extract as features
+from metaselect.features import per_sample_gradients as layer_gradients
+from metaselect.features.extract import gradient_features
+from metaselect.features.files import read_gradients, recipe_of, write_gradients
+from metaselect.features.per_sample_gradients import (
+    Draw,
+    SampledGradients,
+    draw_layers,
+    layer_energies,
+    other_layers,
+)
+from metaselect.features.projections import Projection, projection
+from metaselect.metagrad.forward import Batch
+from metaselect.models.build import build_model
 from metaselect.selection.gbc import GBC
+from metaselect.training.batches import Batches
 
 WHOLE = 10**9  # numbers: nothing is projected away
 
@@ -127,7 +135,7 @@ def test_projected_gradients_are_projections_of_the_whole(
         for each, side, block in zip(draws, sides, expected, strict=True)
     ]
     for many in (1, 10**6):  # both ways through a convolution
-        monkeypatch.setattr("metaselect.projections.MANY_POSITIONS", many)
+        monkeypatch.setattr("metaselect.features.projections.MANY_POSITIONS", many)
         torch.testing.assert_close(sampled(batch), torch.cat(dense, 1), rtol=1e-9, atol=1e-12)
 
 

@@ -8,7 +8,7 @@ import pytest
 from metaselect.cli.main import main
 from metaselect.errors import UsageError
 from metaselect.registry import FLAG_FIELDS, REWEIGHTERS, SELECTORS, configure, describe, load
-from metaselect.reweighting.pushers import PUSHERS
+from metaselect.reweighting.fsr.pushers import PUSHERS
 
 METHODS = [("select", name, path) for name, path in SELECTORS.items()]
 METHODS += [("reweight", name, path) for name, path in REWEIGHTERS.items()]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from metaselect.errors import UsageError
-from metaselect.gradients import Batch, Forward
-from metaselect.models import auto_model, build_model, input_channels, last_linear
+from metaselect.metagrad.forward import Batch, Forward
+from metaselect.models.build import auto_model, build_model, input_channels, last_linear
 from metaselect.registry import MODELS, ZOO_FAMILIES
 
 

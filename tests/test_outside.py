@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metaselect.data.outside import OutsideFeatures, read_outside
+from metaselect.data.readers.external_features import ExternalFeatures, read_external_features
 from metaselect.errors import DataError
 
 POOL = ("a", "b", "c")
@@ -24,8 +24,8 @@ def written(
     return path
 
 
-def read(path: Path, pool: tuple[str, ...] = POOL) -> OutsideFeatures:
-    return read_outside(path, pool, 2)
+def read(path: Path, pool: tuple[str, ...] = POOL) -> ExternalFeatures:
+    return read_external_features(path, pool, 2)
 
 
 def refused(path: Path) -> str:
@@ -49,7 +49,7 @@ def test_every_list_of_numbers_is_float32_in_the_order_of_the_pool(
     ids = [f"i{place:03d}" for place in range(700)]
     cells = pa.array([list(rows[place]) for place in order], lists[kind])
     path = written(tmp_path / "f.parquet", [ids[place] for place in order], cells, group=300)
-    found = read_outside(path, ids, 2)
+    found = read_external_features(path, ids, 2)
     assert found.features.dtype == np.float32
     np.testing.assert_array_equal(found.features, rows.astype(np.float32))
     assert (found.probs, found.ignored) == (None, 0)
@@ -74,7 +74,7 @@ def test_what_rounding_leaves_of_a_softmax_is_accepted(tmp_path: Path) -> None:
     logits = np.random.default_rng(5).normal(0, 6, (3, 500))
     wide = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float16)
     cells = pa.array([list(row) for row in wide], pa.list_(pa.float16()))
-    many = read_outside(written(tmp_path / "g.parquet", probs=cells), POOL, 500).probs
+    many = read_external_features(written(tmp_path / "g.parquet", probs=cells), POOL, 500).probs
     np.testing.assert_array_equal(many, wide.astype(np.float32))
 
 
@@ -147,7 +147,7 @@ def test_ids_that_are_missing_or_stand_there_twice_are_refused(
 def test_of_many_missing_samples_the_first_are_named(tmp_path: Path) -> None:
     path = written(tmp_path / "f.parquet", ["b"], [[1.0]])
     with pytest.raises(DataError, match=r"no features for 4 of 5 samples: a, c, d, \.\.\.\."):
-        read_outside(path, tuple("abcde"), 2)
+        read_external_features(path, tuple("abcde"), 2)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from metaselect.annotation.formats import Form, Item, Prediction
-from metaselect.annotation.page import data_uri, page, served_page
+from metaselect.annotation.formats.base import Form, Item, Prediction
+from metaselect.annotation.formats.page import data_uri, page, served_page
 from metaselect.data.thumbnails import LONGEST_SIDE, thumbnails
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

@@ -21,7 +21,7 @@ from command_line import (
 )
 from safetensors import safe_open
 
-from metaselect.run import ARTEFACTS
+from metaselect.run.layout import ARTEFACTS
 
 STAGES = (
     "data",

@@ -14,17 +14,17 @@ from data_makers import EveryState, Listener, plan, start_of
 from safetensors.torch import load_file
 from torch import nn
 
-from metaselect import checkpoint
-from metaselect.batches import Batches
-from metaselect.checkpoint import load_state, save_state
-from metaselect.gradients import Forward
-from metaselect.pool_pass import pool_pass
+from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting import MetaRun, below
-from metaselect.reweighting.pushers import PUSHERS
-from metaselect.stages.alive import on_bought
-from metaselect.stages.reweight import ReweightRow
-from metaselect.training import Plan, Trainee, judged_model, make_trainee, train
+from metaselect.reweighting.base import MetaRun, below
+from metaselect.reweighting.fsr.pushers import PUSHERS
+from metaselect.stages.reweight.alive import on_bought
+from metaselect.stages.reweight.reweight import ReweightRow
+from metaselect.training import checkpoint
+from metaselect.training.batches import Batches
+from metaselect.training.checkpoint import load_state, save_state
+from metaselect.training.loop import TrainingConfig, TrainState, final_model, start_training, train
+from metaselect.training.predict import predict
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "plain": {"momentum": 0.0, "weight_decay": 0.0},
@@ -107,7 +107,7 @@ class Case:
         nothing = "bought=none" in options
         self.bought = BOUGHT[:0] if nothing else BOUGHT
         self.method = configure(REWEIGHTERS[name], [word for word in options if word != "bought=none"])
-        self.plan: Plan = plan(**{"batch_size": 5, **TRAININGS[training]})
+        self.plan: TrainingConfig = plan(**{"batch_size": 5, **TRAININGS[training]})
         self.batches = batches
         labels = batches.labels
         self.known = start_of(labels, epochs=self.plan.epochs, lr=self.plan.lr, bought=self.bought)
@@ -115,13 +115,13 @@ class Case:
         together = self.plan.accumulate
         self.steps = math.ceil(len(self.ids) / self.plan.batch_size / together) * together
 
-    def begin(self, seed: int) -> Trainee:
+    def begin(self, seed: int) -> TrainState:
         """Before its first step; all initial values are drawn from ``seed``."""
         torch.manual_seed(seed)
         model = EveryState()
         stream = torch.Generator().manual_seed(seed)
         method = self.method.begin(self.known._replace(generator=stream)) if self.method.meta else self.method
-        return make_trainee(model, self.plan, method)
+        return start_training(model, self.plan, method)
 
     def live(self, path: Path, seed: int, kill: Kill | None = None) -> dict[str, object]:
         """Train from what is saved to the end, saving every epoch as `reweight` does; returns all that there is."""
@@ -143,12 +143,12 @@ class Case:
                 report=Listener(),
                 what="reweight",
             ):
-                rows.append(ReweightRow(*log, *on_bought(judged_model(trainee), self.batches, self.bought)))
+                rows.append(ReweightRow(*log, *on_bought(final_model(trainee), self.batches, self.bought)))
                 save_state(trainee, rows, path)
         return everything(trainee, self.batches, rows)
 
 
-def arm(trainee: Trainee, place: str, step: int, epoch: int, patch: pytest.MonkeyPatch) -> None:
+def arm(trainee: TrainState, place: str, step: int, epoch: int, patch: pytest.MonkeyPatch) -> None:
     """Let this life end in its step ``step``, or at the end of its epoch ``epoch``, both from 0."""
     steps, epochs = itertools.count(), itertools.count()
     kind = type(trainee.method)
@@ -233,18 +233,18 @@ def held(value: object, name: str) -> Iterator[tuple[str, object]]:
         yield name, repr(value)
 
 
-def everything(trainee: Trainee, batches: Batches, rows: list[ReweightRow]) -> dict[str, object]:
+def everything(trainee: TrainState, batches: Batches, rows: list[ReweightRow]) -> dict[str, object]:
     """Bits by name of all that training changes, and of what comes out of it."""
     names = {parameter: name for name, parameter in trainee.model.named_parameters()}
     states = {names[parameter]: state for parameter, state in trainee.optimiser.state.items()}
-    view = pool_pass(judged_model(trainee), batches, torch.arange(len(batches)))
+    view = predict(final_model(trainee), batches, torch.arange(len(batches)))
     parts: dict[str, object] = {
         "epoch": trainee.epoch,
         "model": trainee.model,
         "optimiser": {"groups": trainee.optimiser.param_groups[0], "state": states},
         "method": trainee.method,
         "saved": trainee.method.state_dict() if isinstance(trainee.method, MetaRun) else {},
-        "judged": judged_model(trainee),
+        "judged": final_model(trainee),
         "view": view,
         "weights": trainee.method.pool_weights(view.losses),
         "history": [row._asdict() for row in rows],

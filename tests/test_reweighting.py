@@ -12,26 +12,26 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
-from metaselect.batches import Batches
 from metaselect.data.store import FEATURES, Preprocess
 from metaselect.errors import UsageError
-from metaselect.gradients import Batch, Forward
+from metaselect.metagrad.forward import Batch, Forward
 from metaselect.metrics import cleanness_auc
-from metaselect.models import build_model
-from metaselect.pool_pass import pool_pass
+from metaselect.models.build import build_model
+from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, configure, settings, spelt
-from metaselect.reweighting import MetaRun
+from metaselect.reweighting.base import MetaRun
 from metaselect.reweighting.direct import DirectRun, move_weights
 from metaselect.reweighting.l2rw import L2RW, L2RWRun, rectify_and_normalise
 from metaselect.reweighting.meta_gradient import MetaGradient
-from metaselect.streams import generator
-from metaselect.training import EpochLog, Plan, make_trainee, train
+from metaselect.training.batches import Batches
+from metaselect.training.loop import EpochLog, TrainingConfig, start_training, train
+from metaselect.training.predict import predict
 
 META = sorted(name for name, path in REWEIGHTERS.items() if configure(path, []).meta)
 BOUGHT = torch.arange(0, 24, 2)
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> TrainingConfig:
     defaults: dict[str, Any] = {
         "epochs": 2,
         "batch_size": 8,
@@ -43,10 +43,10 @@ def plan(**changes: Any) -> Plan:
         "amp": False,
         "seed": 0,
     }
-    return Plan(**{**defaults, **changes})
+    return TrainingConfig(**{**defaults, **changes})
 
 
-def begin(method: Any, resolved: Plan, labels: torch.Tensor, bought: torch.Tensor) -> Any:
+def begin(method: Any, resolved: TrainingConfig, labels: torch.Tensor, bought: torch.Tensor) -> Any:
     if not method.meta:
         return method
     stream = generator(resolved.seed, "reweight", "method")
@@ -69,7 +69,7 @@ def final_weights(
     method = configure(REWEIGHTERS[name], [])
     shape = tuple(batches.raw.shape[1:])
     net = build_model(model, shape, int(batches.labels.max()) + 1, seed=resolved.seed)
-    trainee = make_trainee(net, resolved, begin(method, resolved, batches.labels, bought))
+    trainee = start_training(net, resolved, begin(method, resolved, batches.labels, bought))
     mask = torch.ones(n, dtype=torch.bool)
     mask[bought] = not method.meta
     history = list(
@@ -84,7 +84,7 @@ def final_weights(
             what=name,
         )
     )
-    view = pool_pass(trainee.model, given or batches, torch.arange(n))
+    view = predict(trainee.model, given or batches, torch.arange(n))
     return trainee.method.pool_weights(view.losses), history
 
 
@@ -299,7 +299,7 @@ def test_a_batch_of_zero_weights_leaves_the_step_to_momentum_and_decay(
     resolved = plan(momentum=momentum, weight_decay=decay)
     model = build_model("convnet", (1, 8, 8), 3, seed=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trainee = make_trainee(model, resolved, Unmoved(torch.zeros(3, 24), MetaGradient(1, "all")))
+    trainee = start_training(model, resolved, Unmoved(torch.zeros(3, 24), MetaGradient(1, "all")))
     history = list(
         train(
             trainee,

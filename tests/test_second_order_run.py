@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metaselect.models import build_model
-from metaselect.streams import generator
+from metaselect.models.build import build_model
+from metaselect.random import generator
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 

@@ -15,10 +15,10 @@ from command_line import LIMIT, SIMULATE, TEST, TRUTH, metaselect, seen, tree
 
 from metaselect.options import SelectOptions
 from metaselect.registry import SELECTORS, configure
-from metaselect.selection import Choice, PoolFeatures, silent, unclustered
+from metaselect.selection.base import Choice, PoolFeatures, silent, unclustered
 from metaselect.selection.floor import with_floor
-from metaselect.stages.purchase import Purchase
-from metaselect.stages.select import _choose
+from metaselect.stages.select.round_plan import RoundPlan
+from metaselect.stages.select.select import _choose
 
 Z = 1.959964  # of a two-sided 95 % interval
 
@@ -105,7 +105,7 @@ def pool_of(n: int) -> PoolFeatures:
 def drawn(method: Any, taken: torch.Tensor, seed: int, number: int = 1) -> tuple[list[int], set[int]]:
     """The picks by rank, and the control, of a budget of 10 with 4 at random, from 40 samples."""
     options = SelectOptions(budget=10, seed=seed)
-    choice, control = _choose(method, pool_of(40), Purchase(number, taken, 10, 0, 4), options, silent)
+    choice, control = _choose(method, pool_of(40), RoundPlan(number, taken, 10, 0, 4), options, silent)
     return choice.ranked.tolist(), control
 
 

@@ -16,8 +16,8 @@ from command_line import LIMIT, SELECT, SIMULATE, TRAIN, TRUTH, WARMUP, flip_byt
 from filelock import FileLock
 from test_interruption import interrupt, results
 
+from metaselect.features.pool import _link
 from metaselect.registry import SELECTORS
-from metaselect.stages.pool_features import _link
 
 GBC = ("select", "--method", "gbc", "--budget", 6)
 NEXT = ("select", "--round", "next")

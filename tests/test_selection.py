@@ -13,11 +13,12 @@ import torch
 
 from metaselect import registry
 from metaselect.errors import UsageError
-from metaselect.models import build_model
+from metaselect.models.build import build_model
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS, configure
-from metaselect.selection import Choice, Gradients, ImagePool, PoolFeatures, clustering, lowest
-from metaselect.selection.factored import FactoredRows
-from metaselect.selection.kmeans import kmeans
+from metaselect.selection.base import Choice, Gradients, ImagePool, PoolFeatures, lowest
+from metaselect.selection.clustering import picks as clustering
+from metaselect.selection.clustering.factored import FactoredRows
+from metaselect.selection.clustering.kmeans import kmeans
 from metaselect.selection.rbc import KINDS, factored_gradients
 from metaselect.selection.uncertainty import entropy
 

@@ -11,7 +11,7 @@ from chromium import enter, image_run, sample, serving, state
 from filelock import FileLock
 
 from metaselect.cli.main import main
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 pytestmark = pytest.mark.slow
 

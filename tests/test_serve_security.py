@@ -19,8 +19,8 @@ from filelock import FileLock
 
 from metaselect.annotation.rounds import one_round
 from metaselect.cli.main import main
-from metaselect.run import Run
-from metaselect.web.desk import Desk
+from metaselect.run.layout import Run
+from metaselect.web.labeling_session import LabelingSession
 from metaselect.web.server import LARGEST, Server
 
 TOKEN, PORT = "the-token", 8765
@@ -41,7 +41,7 @@ def server(run: Run, tmp_path: Path) -> Server:
     picture = tmp_path / "p.png"
     picture.write_bytes(b"\x89PNG of s1")
     (tmp_path / "secret.png").write_bytes(b"secret")
-    desk = Desk(run, one_round(run, None), ("cat", "dog", "owl"))
+    desk = LabelingSession(run, one_round(run, None), ("cat", "dog", "owl"))
     return Server(desk, {"s1": picture}, annotator="", suggest=lambda: {"s3": "owl"})
 
 

@@ -10,18 +10,26 @@ from nets import CLASSES, GroupNormNet, InPlaceNet, Transformer, no_flash
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect import shared_forward
-from metaselect.batches import Batches
 from metaselect.errors import UsageError
-from metaselect.gradients import Batch, Forward
-from metaselect.models import build_model
+from metaselect.metagrad import jvp_through_graph as shared_forward
+from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.jvp import (
+    STRATEGIES,
+    JvpSolver,
+    Passes,
+    central_differences,
+    dual_numbers,
+    second_order,
+    shared,
+)
+from metaselect.metagrad.jvp_rules import RULES, NoRule, by_two_vjps
+from metaselect.metagrad.jvp_through_graph import jvp_through_graph
+from metaselect.models.build import build_model
 from metaselect.models.wide_resnet import WideResNet
-from metaselect.products import WAYS, Passes, Product, central_differences, dual_numbers, second_order, shared
+from metaselect.random import seeded_globals
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.shared_forward import pushed_forward
-from metaselect.streams import seeded_globals
-from metaselect.tangent_rules import RULES, NoRule, by_two_vjps
-from metaselect.training import Plan, make_trainee, train
+from metaselect.training.batches import Batches
+from metaselect.training.loop import TrainingConfig, start_training, train
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "lenet": lambda: build_model("lenet", (3, 16, 16), CLASSES, seed=3),
@@ -36,7 +44,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 
 def make_forward(
     model: nn.Module,
-    product: Product | None = None,
+    product: JvpSolver | None = None,
     *,
     dtype: torch.dtype = torch.float64,
     autocast: bool = False,
@@ -72,7 +80,7 @@ def passes_of(forward: Forward) -> Passes:
         seen.append(passes)
         return torch.zeros(1)
 
-    forward.product = Product(ways=[keep])
+    forward.product = JvpSolver(ways=[keep])
     forward.jvp({})
     forward.product = product
     return seen[0]
@@ -88,7 +96,7 @@ def gap(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("net", NETS)
 def test_product_is_second_order_differentiation(net: str, channels_last: bool) -> None:
-    forward = make_forward(made(net), Product(ways=[shared]))
+    forward = make_forward(made(net), JvpSolver(ways=[shared]))
     if channels_last:
         forward.model.to(memory_format=torch.channels_last)
         batch = forward.batch
@@ -119,7 +127,7 @@ def test_what_does_not_move_costs_nothing(few: str) -> None:
     if few == "frozen stem":
         model.stem.requires_grad_(False)
         model.bn.requires_grad_(False)
-    forward = make_forward(model, Product(ways=[shared]))
+    forward = make_forward(model, JvpSolver(ways=[shared]))
     v = direction(forward)
     if few == "v of the last layer":
         v = {name: value * name.startswith("classifier") for name, value in v.items()}
@@ -128,7 +136,7 @@ def test_what_does_not_move_costs_nothing(few: str) -> None:
     assert gap(forward.jvp(v), second_order(passes_of(forward), v)) < 1e-10
     some = {p: v[name] for name, p in forward.params.items() if name.startswith("classifier")}
     only_last = {name: value * name.startswith("classifier") for name, value in v.items()}
-    assert gap(pushed_forward(forward.losses, some), forward.jvp(only_last)) < 1e-10
+    assert gap(jvp_through_graph(forward.losses, some), forward.jvp(only_last)) < 1e-10
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -228,7 +236,7 @@ def test_rule_is_the_jacobian(case: int) -> None:
     moves = [draw(*x.shape, 1)[..., 0] for x in inputs]
     for chosen in [*({k} for k in range(len(inputs))), set(range(len(inputs)))]:
         expected = sum(torch.stack([(row[k] * moves[k]).sum() for row in rows]) for k in chosen).view_as(out)
-        found = pushed_forward(out, {leaves[k]: moves[k] for k in chosen})
+        found = jvp_through_graph(out, {leaves[k]: moves[k] for k in chosen})
         assert found.dtype == out.dtype
         assert gap(found.double(), expected.double()) < (1e-6 if out.dtype == torch.float32 else 1e-12)
 
@@ -241,7 +249,7 @@ def test_an_operation_without_a_rule_is_differentiated_twice() -> None:
     expected = torch.func.jvp(torch.atan2, (x.detach(), y.detach()), moves)[1]
     assert gap(by_two_vjps(out.grad_fn, *moves)[0], expected) < 1e-12
     several = torch.cat(out.split(1))  # a node of several outputs
-    assert gap(pushed_forward(several, {x: moves[0], y: moves[1]}), expected) < 1e-12
+    assert gap(jvp_through_graph(several, {x: moves[0], y: moves[1]}), expected) < 1e-12
 
 
 def test_a_parameter_changed_in_place_in_between_is_noticed() -> None:
@@ -251,7 +259,7 @@ def test_a_parameter_changed_in_place_in_between_is_noticed() -> None:
         forward.model.classifier.weight.add_(1)
     v = {p: torch.ones_like(p) for p in forward.params.values()}
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        pushed_forward(losses, v)
+        jvp_through_graph(losses, v)
 
 
 def test_few_tangents_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +275,7 @@ def test_few_tangents_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         return answer
 
     monkeypatch.setattr(shared_forward, "_apply", watched)
-    forward = make_forward(made("resnet32"), Product(ways=[shared]))
+    forward = make_forward(made("resnet32"), JvpSolver(ways=[shared]))
     forward.jvp(direction(forward))
     assert len(counts) > 100
     assert max(counts) <= 4
@@ -277,7 +285,7 @@ def test_no_pass_is_hidden() -> None:
     """Forward passes, and backward passes through the logits, of one step of each method after the first."""
     expected = {"l2rw": (2, 2), "direct": (2, 3), "mw-net": (2, 3)}
     for method, (forwards, backwards) in expected.items():
-        model, product, counts = made("resnet32"), Product(), [0, 0]
+        model, product, counts = made("resnet32"), JvpSolver(), [0, 0]
 
         def count(_: object, __: object, logits: torch.Tensor, counts: list[int] = counts) -> None:
             counts[0] += 1
@@ -318,8 +326,8 @@ def test_product_and_its_check_disturb_nothing(net: str) -> None:
 
 @pytest.mark.parametrize("net", ["lenet", "resnet32", "wide resnet", "group norm", "transformer"])
 def test_in_bfloat16_it_is_as_exact_as_the_graph(net: str) -> None:
-    exact = make_forward(made(net), Product(ways=[shared]))
-    rough = make_forward(made(net), Product(ways=[shared]), dtype=torch.float32, autocast=True)
+    exact = make_forward(made(net), JvpSolver(ways=[shared]))
+    rough = make_forward(made(net), JvpSolver(ways=[shared]), dtype=torch.float32, autocast=True)
     v = direction(exact)
     v32 = {name: value.float() for name, value in v.items()}
     with no_flash():
@@ -391,7 +399,7 @@ def test_without_a_rule_another_way_is_taken_and_said_once(
     said: list[str] = []
     with seeded_globals(2):
         model = CustomNet(operation)
-    product = Product(said.append)
+    product = JvpSolver(said.append)
     for _ in range(2):
         forward = make_forward(model, product, dtype=torch.float32, autocast=autocast)
         v = direction(forward)
@@ -401,7 +409,7 @@ def test_without_a_rule_another_way_is_taken_and_said_once(
     assert gap(s, dual_numbers(passes_of(reference), v)) < (2e-2 if autocast else tolerance)
     assert product.ways[0] is way
     (message,) = said
-    assert message.startswith(f"Meta gradients come from {WAYS[way]}; not from {WAYS[shared]} (")
+    assert message.startswith(f"Meta gradients come from {STRATEGIES[way]}; not from {STRATEGIES[shared]} (")
     assert f"{operation.__name__}Backward" in message
 
 
@@ -409,12 +417,12 @@ def test_attention_by_the_fused_kernel_falls_back_to_differences() -> None:
     said: list[str] = []
     with seeded_globals(2):
         model = Transformer(dropout=0)
-    forward = make_forward(model, Product(said.append))
+    forward = make_forward(model, JvpSolver(said.append))
     v = direction(forward)
     s = forward.jvp(v)
     with no_flash():
-        assert gap(s, make_forward(model, Product(ways=[shared])).jvp(v)) < 1e-6
-    assert said[0].startswith(f"Meta gradients come from {WAYS[central_differences]}")
+        assert gap(s, make_forward(model, JvpSolver(ways=[shared])).jvp(v)) < 1e-6
+    assert said[0].startswith(f"Meta gradients come from {STRATEGIES[central_differences]}")
     assert "ScaledDotProductFlashAttention" in said[0]
 
 
@@ -428,7 +436,7 @@ def test_where_no_way_leads_through_it_is_said() -> None:
 def test_a_wrong_rule_is_found_on_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULES, "ReluBackward0", lambda node, moved: 1.001 * node(moved))
     said: list[str] = []
-    forward = make_forward(made("resnet32"), Product(said.append))
+    forward = make_forward(made("resnet32"), JvpSolver(said.append))
     v = direction(forward)
     assert torch.equal(forward.jvp(v), dual_numbers(passes_of(forward), v))
     assert "(differs by" in said[0]
@@ -437,7 +445,7 @@ def test_a_wrong_rule_is_found_on_the_first_batch(monkeypatch: pytest.MonkeyPatc
 def test_a_torch_that_saves_other_tensors_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULES, "AddmmBackward0", lambda node, *moved: node._saved_under_another_name)
     said: list[str] = []
-    forward = make_forward(made("convnet"), Product(said.append))
+    forward = make_forward(made("convnet"), JvpSolver(said.append))
     v = direction(forward)
     assert torch.equal(forward.jvp(v), dual_numbers(passes_of(forward), v))
     assert "AddmmBackward0: " in said[0]
@@ -447,10 +455,12 @@ def test_a_torch_that_saves_other_tensors_falls_back(monkeypatch: pytest.MonkeyP
 def test_a_training_says_it_once(operation: type[Doubled] | None, tiny_batches: Batches) -> None:
     model = made("convnet") if operation is None else CustomNet(operation)
     stem = nn.Conv2d(1, 3, 1)
-    plan = Plan(2, 6, 0.01, 0.9, 0.0, "constant", augment=False, amp=False, seed=0)
+    plan = TrainingConfig(2, 6, 0.01, 0.9, 0.0, "constant", augment=False, amp=False, seed=0)
     stream = torch.Generator().manual_seed(0)
     start = start_of(torch.arange(24) % 3, epochs=2, lr=0.01, stream=stream)
-    trainee = make_trainee(nn.Sequential(stem, model), plan, configure(REWEIGHTERS["l2rw"], []).begin(start))
+    trainee = start_training(
+        nn.Sequential(stem, model), plan, configure(REWEIGHTERS["l2rw"], []).begin(start)
+    )
     reporter, ids = Listener(), torch.arange(24)
     list(
         train(
@@ -465,7 +475,7 @@ def test_a_training_says_it_once(operation: type[Doubled] | None, tiny_batches: 
         )
     )
     assert [note.split(";")[0] for note in reporter.notes] == (
-        [] if operation is None else [f"Meta gradients come from {WAYS[dual_numbers]}"]
+        [] if operation is None else [f"Meta gradients come from {STRATEGIES[dual_numbers]}"]
     )
 
 
@@ -473,7 +483,7 @@ def test_memory_that_runs_out_is_not_taken_for_a_missing_rule() -> None:
     def exhausted(passes: Passes, v: object) -> torch.Tensor:
         raise RuntimeError("can't allocate memory")
 
-    forward = make_forward(made("convnet"), Product(ways=[exhausted, dual_numbers]))
+    forward = make_forward(made("convnet"), JvpSolver(ways=[exhausted, dual_numbers]))
     with pytest.raises(RuntimeError, match="can't allocate"):
         forward.jvp(direction(forward))
 

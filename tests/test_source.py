@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaselect.data.classes import class_metadata, declared_classes, order_classes
-from metaselect.data.samples import label_name
-from metaselect.data.source import open_source
+from metaselect.data.listing import open_source
+from metaselect.data.readers.base import label_name
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 

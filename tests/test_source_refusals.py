@@ -9,9 +9,9 @@ import pytest
 from data_makers import Picture, pictures, refused, write_images, write_rows
 
 from metaselect.data.classes import class_metadata
-from metaselect.data.paths import escapes, read_below
-from metaselect.data.samples import BadSamples, Unusable
-from metaselect.data.source import list_samples, open_source
+from metaselect.data.listing import list_samples, open_source
+from metaselect.data.readers.base import BadSamples, UnusableContent
+from metaselect.data.readers.paths import escapes, read_below
 from metaselect.options import ReadOptions
 
 
@@ -130,12 +130,12 @@ def test_links_out_of_the_folder_are_refused_and_links_within_are_followed(tmp_p
     os.symlink(tmp_path / "d", tmp_path / "again")
     for path in ("file", "folder/x"):
         found = read_below(tmp_path / "d", path)
-        assert isinstance(found, Unusable)
+        assert isinstance(found, UnusableContent)
         assert "is a link that leaves the folder" in found.reason
     assert read_below(tmp_path / "d", "inside") == b"fine"
     assert read_below(tmp_path / "again", "sub/y") == b"fine"
     missing = read_below(tmp_path / "d", "sub/z")
-    assert missing == Unusable("the file sub/z does not exist")
+    assert missing == UnusableContent("the file sub/z does not exist")
 
 
 def test_a_parquet_manifest_with_paths_reads_them_below_its_folder(tmp_path):
@@ -147,4 +147,4 @@ def test_a_parquet_manifest_with_paths_reads_them_below_its_folder(tmp_path):
     source = open_source(tmp_path / "d.parquet", ReadOptions())
     found = [content for _, content in source.contents(np.ones(3, dtype=bool))]
     assert found[:2] == [samples[0].raw, samples[1].raw]
-    assert isinstance(found[2], Unusable)
+    assert isinstance(found[2], UnusableContent)

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
-from metaselect.models import build_model
+from metaselect.models.build import build_model
+from metaselect.random import derive
 from metaselect.registry import SELECTORS, configure
-from metaselect.seeds import derive
-from metaselect.selection import Choice, ImagePool, PoolFeatures, silent
+from metaselect.selection.base import Choice, ImagePool, PoolFeatures, silent
 from metaselect.selection.ta_vaal import TAVAAL, ranked_kinds, train_adversaries, train_task
 from metaselect.selection.ta_vaal_nets import (
     VAE,

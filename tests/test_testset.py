@@ -10,7 +10,7 @@ from data_makers import CLASSES, Listener, pictures, write_images, write_rows, w
 
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Dataset, Preprocess
-from metaselect.data.testset import read_test_set
+from metaselect.data.test_set import read_test_set
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 

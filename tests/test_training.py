@@ -15,26 +15,26 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.batches import Batches, random_crop_flip
-from metaselect.checkpoint import load_state, save_model
 from metaselect.data.store import FEATURES, IMAGES, Preprocess
 from metaselect.errors import ConditionUnmet
-from metaselect.gradients import Batch, Forward
-from metaselect.models import build_model
-from metaselect.pool_pass import pool_pass
+from metaselect.metagrad.forward import Batch, Forward
+from metaselect.models.build import build_model
+from metaselect.random import derive, generator
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting import MetaRun, State, StepWeights
+from metaselect.reweighting.base import MetaRun, State, StepWeights
 from metaselect.reweighting.uniform import Uniform
-from metaselect.seeds import derive
-from metaselect.stages.alive import OnBought, StartView, cause_of_death, judge_start
-from metaselect.streams import generator
-from metaselect.training import EpochLog, Plan, Trainee, make_trainee, train
+from metaselect.stages.reweight.alive import OnBought, StartView, failure_reason, score_start
+from metaselect.training.batches import Batches, random_crop_flip
+from metaselect.training.checkpoint import load_state
+from metaselect.training.loop import EpochLog, TrainingConfig, TrainState, start_training, train
+from metaselect.training.predict import predict
+from metaselect.training.saved_models import save_model
 
 BOUGHT = torch.arange(0, 24, 2)
 CPU = torch.device("cpu")
 
 
-def fresh(name: str, resolved: Plan, *, seed: int = 0) -> Trainee:
+def fresh(name: str, resolved: TrainingConfig, *, seed: int = 0) -> TrainState:
     torch.manual_seed(seed)
     method = configure(REWEIGHTERS[name], [])
     if method.meta:
@@ -44,10 +44,10 @@ def fresh(name: str, resolved: Plan, *, seed: int = 0) -> Trainee:
                 torch.arange(24) % 3, epochs=resolved.epochs, lr=resolved.lr, bought=BOUGHT, stream=stream
             )
         )
-    return make_trainee(EveryState(), resolved, method)
+    return start_training(EveryState(), resolved, method)
 
 
-def epochs_of(trainee: Trainee, batches: Batches, resolved: Plan, **options: Any) -> Any:
+def epochs_of(trainee: TrainState, batches: Batches, resolved: TrainingConfig, **options: Any) -> Any:
     meta = isinstance(trainee.method, MetaRun)
     defaults: dict[str, Any] = {
         "ids": torch.arange(1, 24, 2) if meta else torch.arange(24),
@@ -59,7 +59,7 @@ def epochs_of(trainee: Trainee, batches: Batches, resolved: Plan, **options: Any
     return train(trainee, batches, resolved, **{**defaults, **options})
 
 
-def everything(trainee: Trainee) -> dict[str, torch.Tensor]:
+def everything(trainee: TrainState) -> dict[str, torch.Tensor]:
     """All that training changes, by name."""
     found = dict(trainee.model.state_dict())
     for position, parameter in enumerate(trainee.model.parameters()):
@@ -138,10 +138,10 @@ def points(n: int) -> Batches:
     return Batches(np.eye(n, dtype=np.float32), labels, preprocess, device=CPU, channels=n)
 
 
-def observed(batches: Batches, resolved: Plan, **options: Any) -> Observer:
+def observed(batches: Batches, resolved: TrainingConfig, **options: Any) -> Observer:
     watcher = Observer()
     model = nn.Sequential(nn.Flatten(), nn.Linear(batches.raw[0].numel(), 3))
-    list(epochs_of(make_trainee(model, resolved, watcher), batches, resolved, **options))
+    list(epochs_of(start_training(model, resolved, watcher), batches, resolved, **options))
     return watcher
 
 
@@ -213,7 +213,7 @@ def test_history_of_the_control_by_hand(tiny_batches: Batches) -> None:
     )
     model = build_model("convnet", (1, 8, 8), 3, seed=0)
     twin = build_model("convnet", (1, 8, 8), 3, seed=0)
-    (log,) = epochs_of(make_trainee(model, resolved, Uniform()), tiny_batches, resolved)
+    (log,) = epochs_of(start_training(model, resolved, Uniform()), tiny_batches, resolved)
     order = torch.randperm(24, generator=generator(0, "order", 1))
     losses, hits = 0.0, 0
     for ids in (order[:12], order[12:]):
@@ -256,7 +256,7 @@ GOOD, BETTER, UNKNOWN = OnBought(0.3, 0.9), OnBought(0.2, 0.95), OnBought(math.n
 def test_cause_of_death(
     zero_batches: float, before: OnBought, after: OnBought, predicted: torch.Tensor, words: list[str]
 ) -> None:
-    sentence = cause_of_death(zero_batches, StartView(before, False), after, predicted)
+    sentence = failure_reason(zero_batches, StartView(before, False), after, predicted)
     assert sentence.startswith("The run is dead")
     assert all(part in sentence for part in [*words, "--lr"])
 
@@ -274,7 +274,7 @@ def test_cause_of_death(
 )
 def test_alive(before: OnBought, after: OnBought, constant: bool) -> None:
     predicted = CONSTANT if constant else VARIED
-    assert cause_of_death(0.19, StartView(before, constant), after, predicted) == ""
+    assert failure_reason(0.19, StartView(before, constant), after, predicted) == ""
 
 
 def test_a_start_is_judged_by_its_bought_samples_and_by_the_classes_that_it_gives(
@@ -283,12 +283,12 @@ def test_a_start_is_judged_by_its_bought_samples_and_by_the_classes_that_it_give
     model = fresh("uniform", plan()).model
     with torch.no_grad():
         logits = model.eval()(tiny_batches.get(BOUGHT).inputs)
-    (loss, accuracy), constant = judge_start(model, tiny_batches, BOUGHT)
+    (loss, accuracy), constant = score_start(model, tiny_batches, BOUGHT)
     assert loss == pytest.approx(float(F.cross_entropy(logits, BOUGHT % 3)))
     assert accuracy == float((logits.argmax(1) == BOUGHT % 3).double().mean())
     assert not constant
     nn.init.zeros_(model.layers[-1].weight)
-    (loss, accuracy), constant = judge_start(model, tiny_batches, BOUGHT[:0])
+    (loss, accuracy), constant = score_start(model, tiny_batches, BOUGHT[:0])
     assert math.isnan(loss)
     assert math.isnan(accuracy)
     assert constant
@@ -353,7 +353,7 @@ def test_pool_pass_by_hand_and_without_a_trace(tiny_batches: Batches) -> None:
     model = fresh("uniform", plan()).model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     ids = torch.tensor([5, 2, 2, 20])
-    view = pool_pass(model, tiny_batches, ids)
+    view = predict(model, tiny_batches, ids)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
         probs = model.eval()(tiny_batches.get(ids).inputs).softmax(1)
@@ -375,5 +375,5 @@ def test_saved_model_is_the_model_even_with_shared_layers(tmp_path: Path) -> Non
 
 def test_momentum_means_nesterov() -> None:
     model = nn.Linear(2, 2)
-    assert make_trainee(model, plan(momentum=0.9), Uniform()).optimiser.param_groups[0]["nesterov"]
-    assert not make_trainee(model, plan(momentum=0.0), Uniform()).optimiser.param_groups[0]["nesterov"]
+    assert start_training(model, plan(momentum=0.9), Uniform()).optimiser.param_groups[0]["nesterov"]
+    assert not start_training(model, plan(momentum=0.0), Uniform()).optimiser.param_groups[0]["nesterov"]

@@ -17,15 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from metaselect.annotation.meta_set import MetaSet
 from metaselect.data.store import FEATURES, Dataset, Preprocess
 from metaselect.options import IngestOptions, ReweightOptions, WarmupOptions
-from metaselect.pool_pass import PoolPass
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.run import Run
-from metaselect.stages.meta_set import MetaSet, weights_table
-from metaselect.stages.reweight import reweight
+from metaselect.run.layout import Run
+from metaselect.stages.reweight.reweight import reweight
+from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.warmup import warmup
-from metaselect.training import train
+from metaselect.training.loop import train
+from metaselect.training.predict import Predictions
 
 COLUMNS = {
     "sample_id": pa.string(),
@@ -138,7 +139,7 @@ def weighed(request: pytest.FixtureRequest) -> Weighed:
         return train(*words, ids=ids, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metaselect.stages.reweight.train", watched)
+        patch.setattr("metaselect.stages.reweight.reweight.train", watched)
         reweight(run, ReweightOptions(method=name, epochs=4, batch_size=8, device="cpu"), Listener())
     folder, ids = run.path(f"reweight/{name}"), sorted(pool.given)
     table = pq.read_table(folder / "weights.parquet")
@@ -240,7 +241,7 @@ def test_ranks_with_many_ties_by_sorting(rows: list[tuple[float, float, str]]) -
     ids = [f"s{number:03d}" for number in range(n)]
     pool = Dataset(ids, np.zeros(n, np.int64), ("a", "b"), np.zeros((n, 1), np.float32), preprocess)
     zeros = torch.zeros(n, dtype=torch.int64)
-    view = PoolPass(torch.zeros(n), zeros, torch.ones(n), torch.tensor(label_prob), zeros == 0)
+    view = Predictions(torch.zeros(n), zeros, torch.ones(n), torch.tensor(label_prob), zeros == 0)
     meta_set = MetaSet(where["bought"], np.zeros(len(where["bought"]), np.int64), where["unusable"])
     table = weights_table(pool, meta_set, np.array(weights, np.float32), "made up", view)
     order = sorted((weights[i], label_prob[i], i) for i in range(n) if state[i] == "open")

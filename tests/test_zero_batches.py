@@ -6,11 +6,11 @@ import pytest
 import torch
 from data_makers import EveryState, Listener, plan, start_of
 
-from metaselect.batches import Batches
-from metaselect.gradients import Forward
+from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting import MetaRun, StepWeights
-from metaselect.training import EpochLog, Trainee, make_trainee, train
+from metaselect.reweighting.base import MetaRun, StepWeights
+from metaselect.training.batches import Batches
+from metaselect.training.loop import EpochLog, TrainState, start_training, train
 
 META = sorted(name for name, path in REWEIGHTERS.items() if configure(path, []).meta)
 BOUGHT = torch.arange(0, 24, 2)
@@ -31,11 +31,11 @@ DRIVEN = [("direct", "step=1000"), ("mw-net", "net_lr=10000 net_weight_decay=0")
 """Those whose own arithmetic comes to 0 where every sample pulls against the meta loss; fsr's is in test_fsr."""
 
 
-def trained(name: str, words: str, batches: Batches, **changes: Any) -> tuple[Trainee, list[EpochLog]]:
+def trained(name: str, words: str, batches: Batches, **changes: Any) -> tuple[TrainState, list[EpochLog]]:
     resolved = plan(epochs=3, **changes)
     stream = torch.Generator().manual_seed(1)
     start = start_of(batches.labels, epochs=3, lr=resolved.lr, bought=BOUGHT, stream=stream)
-    trainee = make_trainee(fresh(), resolved, configure(REWEIGHTERS[name], words.split()).begin(start))
+    trainee = start_training(fresh(), resolved, configure(REWEIGHTERS[name], words.split()).begin(start))
     epochs = train(
         trainee,
         batches,
@@ -54,7 +54,7 @@ def fresh() -> EveryState:
     return EveryState()
 
 
-def moved(trainee: Trainee) -> list[str]:
+def moved(trainee: TrainState) -> list[str]:
     """Names of the parameters that are not what they were before training."""
     before = dict(fresh().named_parameters())
     return [name for name, value in trainee.model.named_parameters() if not torch.equal(value, before[name])]

@@ -18,7 +18,7 @@ UNUSABLE = f"({BAD_SAMPLE})"
 
 
 @dataclass
-class Skill:
+class AnnotatorSkill:
     """How one annotator answers.
 
     Attributes:
@@ -68,7 +68,7 @@ class Agreement:
 
     alpha: float | None
     samples: int
-    annotators: Mapping[str, Skill]
+    annotators: Mapping[str, AnnotatorSkill]
 
     def as_json(self) -> dict[str, Json]:
         """The fields as JSON values; unusable samples are "(bad_sample)" in the confusion."""
@@ -99,7 +99,7 @@ def agreement(
         verdicts: what they come to.
         repeats: votes for blind repeats, each with the sample that it is about.
     """
-    skills = {name: Skill() for name in sorted({vote.annotator for vote in latest.values()})}
+    skills = {name: AnnotatorSkill() for name in sorted({vote.annotator for vote in latest.values()})}
     units = []
     said = sorted(
         (vote.sample_id, vote.annotator, answer) for vote in latest.values() if (answer := answer_of(vote))

@@ -15,8 +15,7 @@ from metaselect.annotation.consensus import Verdict
 from metaselect.annotation.ledger import Ledger
 from metaselect.annotation.rounds import Round, rounds
 from metaselect.annotation.votes import BAD_SAMPLE, DONE
-from metaselect.run import Run
-from metaselect.run.layout import META_SET
+from metaselect.run.layout import META_SET, Run
 
 Z = 1.959963984540054  # standard normal deviate, 95 % two-sided
 

@@ -37,7 +37,7 @@ class Export(NamedTuple):
         return self[1:] == earlier[1:]
 
 
-class Sent(NamedTuple):
+class ExportedSample(NamedTuple):
     """One sample of a batch; the fields are the columns of ``batches/<batch_id>.csv``.
 
     Attributes:
@@ -78,23 +78,23 @@ def batch_path(folder: Path, batch_id: str) -> Path:
     return folder / BATCHES / f"{batch_id}.csv"
 
 
-def freeze_batch(folder: Path, batch_id: str, samples: Sequence[Sent]) -> None:
+def freeze_batch(folder: Path, batch_id: str, samples: Sequence[ExportedSample]) -> None:
     """List a batch's samples, unless an earlier export did."""
     path = batch_path(folder, batch_id)
     if not path.is_file():
-        write_text(path, format_csv(Sent._fields, samples))
+        write_text(path, format_csv(ExportedSample._fields, samples))
 
 
-def read_batch(folder: Path, batch_id: str) -> tuple[Sent, ...]:
+def read_batch(folder: Path, batch_id: str) -> tuple[ExportedSample, ...]:
     """The samples of a batch as they went out.
 
     Raises:
         ArtefactError: damaged.
     """
-    return read_rows(batch_path(folder, batch_id), Sent._fields, Sent, RESTORE)
+    return read_rows(batch_path(folder, batch_id), ExportedSample._fields, ExportedSample, RESTORE)
 
 
-def read_sent(folder: Path, exports: Sequence[Export]) -> list[Sent]:
+def read_exported_samples(folder: Path, exports: Sequence[Export]) -> list[ExportedSample]:
     """Every sample that ever went out, as it did then, the earliest batch first.
 
     Raises:

@@ -22,7 +22,7 @@ from metaselect.annotation.exports import (
     BATCHES,
     EXPORTS,
     Export,
-    Sent,
+    ExportedSample,
     forget_exports,
     freeze_batch,
     read_exports,
@@ -44,10 +44,10 @@ from metaselect.annotation.imports import (
 from metaselect.annotation.repeats import Repeat, read_repeats, write_repeats
 from metaselect.annotation.votes import RESTORE, Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
-from metaselect.run import Run, StageRecord
 from metaselect.run.files import begins_with, format_csv, matches, write_text
 from metaselect.run.key import StageKey
-from metaselect.run.stage import inputs_of, write_record
+from metaselect.run.layout import Run
+from metaselect.run.stage import StageRecord, inputs_of, write_record
 
 STAGE = "annotate"
 VOTES = "votes.csv"
@@ -132,7 +132,7 @@ def read(run: Run) -> Ledger:
     return book
 
 
-def open_book(run: Run) -> Ledger:
+def open_ledger(run: Run) -> Ledger:
     """What is there, for a command that writes: an undo that was cut short is completed first.
 
     Raises:
@@ -188,7 +188,7 @@ def add_repeats(run: Run, book: Ledger, repeats: Iterable[Repeat]) -> Ledger:
     return book
 
 
-def add_export(run: Run, book: Ledger, export: Export, samples: Sequence[Sent]) -> None:
+def add_export(run: Run, book: Ledger, export: Export, samples: Sequence[ExportedSample]) -> None:
     """Remember that people got a batch; ``samples`` is all of it, which the first export freezes."""
     folder = run.path(STAGE)
     freeze_batch(folder, export.batch_id, samples)

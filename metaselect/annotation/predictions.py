@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaselect.annotation.formats import Prediction
+from metaselect.annotation.formats.base import Prediction
 from metaselect.errors import ArtefactError
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 CONTROL = "uniform"  # learns nothing about labels
 

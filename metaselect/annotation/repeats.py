@@ -11,10 +11,10 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.annotation.formats import Item
+from metaselect.annotation.formats.base import Item
 from metaselect.annotation.votes import RESTORE
+from metaselect.random import derive
 from metaselect.run.files import format_csv, read_rows, write_text
-from metaselect.seeds import derive
 
 STREAM = "repeats"
 TRIES = 50  # names of the same length, before longer ones are tried
@@ -74,7 +74,7 @@ def choose_repeats(
     return found
 
 
-def weave(
+def insert_repeats(
     items: Sequence[Item], repeats: Sequence[Repeat], image_of: Callable[[str, str], str]
 ) -> list[Item]:
     """The items with the repeats among those of the second half, and ranks that do not tell.

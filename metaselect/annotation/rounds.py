@@ -10,7 +10,7 @@ from typing import NamedTuple
 from metaselect.annotation import ledger
 from metaselect.annotation.consensus import BOUGHT, TIED, Verdict
 from metaselect.errors import ArtefactError, UsageError
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 
 class Selected(NamedTuple):

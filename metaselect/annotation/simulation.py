@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from metaselect.annotation.formats import Answer
+from metaselect.annotation.formats.base import Answer
 from metaselect.annotation.votes import DONE, SKIP
 from metaselect.errors import DataError, UsageError
 from metaselect.options import require_range
+from metaselect.random import uniform
 from metaselect.run.files import read_csv
-from metaselect.seeds import uniform
 
 SIMULATED = "simulated"
 CLOSE = 1e-6  # to 1, of the sum of a row of probabilities

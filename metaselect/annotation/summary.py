@@ -8,7 +8,7 @@ from metaselect.annotation.agreement import Agreement, agreement
 from metaselect.annotation.consensus import TIED, Verdict
 from metaselect.annotation.control import NoiseEstimate
 from metaselect.annotation.ledger import Ledger
-from metaselect.annotation.reconcile import Reconciliation
+from metaselect.annotation.matching.reconcile import Reconciliation
 from metaselect.annotation.rounds import Round
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.records import Json

@@ -24,7 +24,7 @@ from metaselect.cli.shared import (
     show_noise,
 )
 from metaselect.options import EvaluateOptions
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 
 def register(app: typer.Typer) -> None:

@@ -24,8 +24,7 @@ from metaselect.cli.shared import (
 )
 from metaselect.options import IngestOptions
 from metaselect.records import Json
-from metaselect.run import Run
-from metaselect.run.layout import IDS_ALONE
+from metaselect.run.layout import IDS_ALONE, Run
 
 
 def register(app: typer.Typer) -> None:

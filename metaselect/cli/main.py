@@ -72,18 +72,9 @@ def root(
 
 
 def _register() -> None:
-    from metaselect.cli import (
-        annotate,
-        corrupt,
-        evaluate,
-        ingest,
-        reweight,
-        select,
-        serve,
-        status,
-        verify,
-        warmup,
-    )
+    from metaselect.cli import corrupt, evaluate, ingest, reweight, select, status, verify, warmup
+    from metaselect.cli.annotate import forms as annotate
+    from metaselect.cli.annotate import serve
 
     for module in (ingest, warmup, select, annotate, serve, reweight, evaluate, status, verify, corrupt):
         module.register(app)

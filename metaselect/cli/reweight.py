@@ -38,7 +38,7 @@ from metaselect.cli.shared import (
 )
 from metaselect.options import ReweightOptions
 from metaselect.registry import REWEIGHTERS
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -131,7 +131,7 @@ def reweight(
         profile=profile,
     )
     place = Run.at(run)
-    from metaselect.stages.reweight import reweight as run_reweight
+    from metaselect.stages.reweight.reweight import reweight as run_reweight
 
     outcome = run_reweight(place, options, console)
     if "needs" in outcome.result:

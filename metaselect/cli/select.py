@@ -25,7 +25,7 @@ from metaselect.cli.shared import (
 from metaselect.errors import UsageError
 from metaselect.options import SelectOptions
 from metaselect.registry import SELECTORS
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -131,16 +131,16 @@ def select(
         raise UsageError("--explain and --discard-round do one thing each.", "Give one of the two.")
     if explain is not None:
         from metaselect.cli.explain import show
-        from metaselect.stages.explain import explain as run_explain
+        from metaselect.stages.select.explain import explain as run_explain
 
         show(console, run_explain(place, explain))
         return
     if discard_round is not None:
-        from metaselect.stages.discard import discard_round as run_discard
+        from metaselect.stages.select.discard import discard_round as run_discard
 
         finish(console, run_discard(place, discard_round, console))
         return
-    from metaselect.stages.select import select as run_select
+    from metaselect.stages.select.select import select as run_select
 
     outcome = run_select(place, options, console)
     if "needs" in outcome.result:

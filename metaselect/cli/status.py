@@ -6,7 +6,7 @@ import typer
 
 from metaselect.cli.console import Console
 from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 
 def register(app: typer.Typer) -> None:

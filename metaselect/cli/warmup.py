@@ -40,7 +40,7 @@ from metaselect.cli.shared import (
     show_plan,
 )
 from metaselect.options import IngestOptions, WarmupOptions
-from metaselect.run import Run
+from metaselect.run.layout import Run
 
 
 def register(app: typer.Typer) -> None:

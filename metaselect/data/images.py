@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from metaselect.data.samples import Unusable
+from metaselect.data.readers.base import UnusableContent
 
 GREY = "L"
 COLOUR = "RGB"
@@ -32,7 +32,7 @@ class Shape(NamedTuple):
     grey: bool
 
 
-def probe(raw: bytes) -> Shape | Unusable:
+def probe(raw: bytes) -> Shape | UnusableContent:
     """Size and mode from the header alone."""
     try:
         with warnings.catch_warnings():
@@ -47,14 +47,16 @@ def probe(raw: bytes) -> Shape | Unusable:
     return Shape((height, width) if turned else (width, height), image.mode in GREY_MODES)
 
 
-def decode(raw: bytes) -> Image.Image | Unusable:
+def decode(raw: bytes) -> Image.Image | UnusableContent:
     """The image upright, as L if it has no colour, else as RGB; transparent parts over white."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's size warning is below the limit checked here
             image = Image.open(io.BytesIO(raw), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
-                return Unusable(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+                return UnusableContent(
+                    f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS}"
+                )
             image.load()
             if "exif" in image.info and image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
                 ImageOps.exif_transpose(image, in_place=True)
@@ -129,10 +131,10 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8))
 
 
-def _unreadable(error: Exception) -> Unusable:
+def _unreadable(error: Exception) -> UnusableContent:
     if isinstance(error, Image.DecompressionBombError):
-        return Unusable(f"it has far more than {MAX_PIXELS} pixels")
+        return UnusableContent(f"it has far more than {MAX_PIXELS} pixels")
     if isinstance(error, UnidentifiedImageError):
-        return Unusable("it is not an image in a known format")
+        return UnusableContent("it is not an image in a known format")
     reason = " ".join(str(error).split()).rstrip(".") or error.__class__.__name__
-    return Unusable(f"the image cannot be decoded ({reason})")
+    return UnusableContent(f"the image cannot be decoded ({reason})")

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from metaselect.data.images import COLOUR, GREY, content_hash, decode, probe, to_pixels
-from metaselect.data.samples import BadSamples, Content, Unusable
-from metaselect.data.source import Listing
+from metaselect.data.listing import Listing
+from metaselect.data.readers.base import BadSamples, Content, UnusableContent
 from metaselect.data.store import FEATURES, IMAGES, array_file
 from metaselect.errors import DataError
 from metaselect.records import Reporter
@@ -108,8 +108,8 @@ def choose_target(listing: Listing, size: int | None, report: Reporter) -> Targe
     grey = True
     with report.track(int(listing.keep.sum()), "Looking at images", "images") as advance:
         for _, content in listing.source.contents(listing.keep):
-            shape = probe(content) if isinstance(content, bytes) else Unusable("")
-            if not isinstance(shape, Unusable):  # what cannot be used is reported where it is decoded
+            shape = probe(content) if isinstance(content, bytes) else UnusableContent("")
+            if not isinstance(shape, UnusableContent):  # what cannot be used is reported where it is decoded
                 sizes[shape.size] = sizes.get(shape.size, 0) + 1
                 grey = grey and shape.grey
             advance(1)
@@ -160,7 +160,7 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
     with report.track(len(order), "Ingesting", "samples", done=earlier) as advance:
         for count, (position, content) in enumerate(listing.source.contents(listing.keep, journal.done), 1):
             sample = prepare(content, journal.target)
-            if isinstance(sample, Unusable):
+            if isinstance(sample, UnusableContent):
                 bad.add(listing.bad(position, sample.reason))
                 journal.bad.append((position, sample.reason))
             else:
@@ -192,10 +192,10 @@ def restore_bad(listing: Listing, journal: Journal, bad: BadSamples) -> None:
         bad.add(listing.bad(position, reason))
 
 
-def prepare(content: Content, target: Target) -> tuple[np.ndarray, np.ndarray] | Unusable:
+def prepare(content: Content, target: Target) -> tuple[np.ndarray, np.ndarray] | UnusableContent:
     """The sample as it is stored, and its content hash, (32,) uint8."""
     sample = decode(content) if isinstance(content, bytes) else content
-    if isinstance(sample, Unusable):
+    if isinstance(sample, UnusableContent):
         return sample
     digest = np.frombuffer(_digest(sample), dtype=np.uint8)
     if isinstance(sample, np.ndarray):
@@ -216,7 +216,7 @@ def hash_contents(listing: Listing, bad: BadSamples, report: Reporter) -> tuple[
     with report.track(int(listing.keep.sum()), "Comparing", "samples") as advance:
         for position, content in listing.source.contents(listing.keep):
             sample = decode(content) if isinstance(content, bytes) else content
-            if isinstance(sample, Unusable):
+            if isinstance(sample, UnusableContent):
                 bad.add(listing.bad(position, sample.reason))
             else:
                 found[position] = _digest(sample).hex()

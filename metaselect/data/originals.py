@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from metaselect.data.images import content_hash, decode, encode_png, format_of
-from metaselect.data.samples import BadSamples, Unusable
-from metaselect.data.source import list_samples, open_source
+from metaselect.data.listing import list_samples, open_source
+from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.store import IMAGES, array_file
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
-from metaselect.run import Run
 from metaselect.run.files import write_atomically
+from metaselect.run.layout import Run
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 MEDIA_TYPES = {
@@ -126,7 +126,7 @@ def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, byte
 def _unchanged(raw: bytes, expected: str) -> tuple[str, bytes] | None:
     """(suffix, bytes) if the image still has the content hash; formats that few programs know become PNG."""
     image = decode(raw)
-    if isinstance(image, Unusable) or content_hash(image) != expected:
+    if isinstance(image, UnusableContent) or content_hash(image) != expected:
         return None
     suffix = SUFFIXES.get(format_of(raw))
     if suffix is not None:

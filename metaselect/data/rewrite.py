@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaselect.data.classes import class_metadata
-from metaselect.data.samples import BadSamples, Unusable
-from metaselect.data.source import Listing
+from metaselect.data.listing import Listing
+from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.store import FEATURES, IMAGES
 from metaselect.records import Json, Reporter
 from metaselect.run.layout import IDS_ALONE
@@ -31,7 +31,7 @@ OTHERS: Mapping[str, Mapping[str, object]] = {
 }
 
 
-class Spool:
+class ContentSpool:
     """Contents in one file in reading order, so that they can be taken out in any other order.
 
     Attributes:
@@ -52,7 +52,7 @@ class Spool:
         ):
             for position, content in listing.source.contents(listing.keep):
                 advance(1)
-                if isinstance(content, Unusable):
+                if isinstance(content, UnusableContent):
                     bad.add(listing.bad(position, content.reason))
                     listing.keep[position] = False
                     continue
@@ -71,7 +71,7 @@ class Spool:
 def write_dataset(
     path: Path,
     listing: Listing,
-    spool: Spool,
+    spool: ContentSpool,
     *,
     positions: Sequence[int],
     labels: np.ndarray,

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from metaselect.data.source import open_source
+from metaselect.data.listing import open_source
 from metaselect.options import ReadOptions
 
 

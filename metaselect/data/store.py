@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 
 from metaselect.errors import ArtefactError
 from metaselect.records import Json
-from metaselect.run import Run
 from metaselect.run.files import read_json, write_json
-from metaselect.run.layout import IDS_ALONE
+from metaselect.run.layout import IDS_ALONE, Run
 from metaselect.run.stage import inputs_of
 
 IMAGES = "images"

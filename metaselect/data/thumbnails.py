@@ -7,8 +7,8 @@ from PIL import Image
 
 from metaselect.data.images import decode
 from metaselect.data.originals import read_originals
-from metaselect.data.samples import Unusable
-from metaselect.run import Run
+from metaselect.data.readers.base import UnusableContent
+from metaselect.run.layout import Run
 
 LONGEST_SIDE = 512  # pixels; as much as a phone shows
 LOSSLESS_SIDE = 128  # pixels; up to here PNG is small, and every pixel counts
@@ -24,7 +24,7 @@ def thumbnails(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, str, 
     """
     for sample_id, _, raw in read_originals(run, sample_ids):
         image = decode(raw)
-        assert not isinstance(image, Unusable), "it was decoded when it was read"
+        assert not isinstance(image, UnusableContent), "it was decoded when it was read"
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
         yield sample_id, *_encode(image)
 

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from metaselect.errors import UsageError
+from metaselect.random import derive, seeded_globals
 from metaselect.registry import MODELS, ZOO_FAMILIES, load
-from metaselect.seeds import derive
-from metaselect.streams import seeded_globals
 
 
 def auto_model(shape: Sequence[int]) -> str:

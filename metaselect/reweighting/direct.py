@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.gradients import Batch, Forward
-from metaselect.reweighting import Start, State, StepWeights
+from metaselect.metagrad.forward import Batch, Forward
+from metaselect.reweighting.base import Start, State, StepWeights
 from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 
 

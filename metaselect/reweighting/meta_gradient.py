@@ -7,9 +7,9 @@ of the top layers alone. Both are exact for what they say; README has what they 
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.gradients import Batch, Forward
-from metaselect.models import parameters_in
-from metaselect.products import Params
+from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.jvp import Params
+from metaselect.models.build import parameters_in
 
 SCOPES = ("all", "top", "last")
 

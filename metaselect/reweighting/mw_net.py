@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from metaselect.errors import UsageError
-from metaselect.gradients import Batch, Forward
-from metaselect.reweighting import Start, State, StepWeights, below, require_option
+from metaselect.metagrad.forward import Batch, Forward
+from metaselect.random import seeded_globals
+from metaselect.reweighting.base import Start, State, StepWeights, below, require_option
 from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
-from metaselect.streams import seeded_globals
 
 NET_OPTIMISERS = ("adam", "sgd")
 

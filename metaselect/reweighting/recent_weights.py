@@ -2,7 +2,7 @@
 
 import torch
 
-from metaselect.reweighting import State
+from metaselect.reweighting.base import State
 
 AVERAGED_EPOCHS = 3
 

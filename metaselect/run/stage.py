@@ -16,7 +16,7 @@ from typing import Any
 
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Reporter
-from metaselect.run.circumstances import circumstances, recorded_command, repeatable
+from metaselect.run.environment import environment, recorded_command, repeatable
 from metaselect.run.files import Stamp, matches, read_json, stamp, sync_folder, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, moved_inputs, plain
 from metaselect.run.layout import LAYOUT_VERSION, Run
@@ -270,6 +270,6 @@ def write_record(folder: Path, key: StageKey, details: Mapping[str, Json]) -> No
             "layout_version": LAYOUT_VERSION,
             **plain(key),
             "outputs": outputs,
-            "details": {**details, **circumstances()},
+            "details": {**details, **environment()},
         },
     )

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from metaselect.selection import Choice, PoolFeatures, Tell, silent, unclustered
-from metaselect.selection.factored import BLOCK_NUMBERS
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent, unclustered
+from metaselect.selection.clustering.factored import BLOCK_NUMBERS
 
 SAME = 1e-12
 """D^2 over ||g||^2 + ||c||^2 below which two gradients are the same: what float32 features leave of equal images."""
@@ -33,7 +33,7 @@ class Badge:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> Choice:
         """The ``budget`` centres of k-means++ seeding, in the order in which they were drawn.
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from metaselect.selection import Choice, PoolFeatures, Tell, silent, unclustered
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent, unclustered
 
 TILE_NUMBERS = 2**20  # of a tile of distances, 8 MiB in float64
 GRID_BITS = 40  # of a squared distance: more than float32 features carry, and short enough for exact sums
@@ -41,7 +41,7 @@ class Craig:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> Choice:
         """The greedy maximum of F(S) = sum_i max_{j in S} s(i, j), with ``bought`` in S from the start.
 

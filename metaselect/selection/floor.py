@@ -2,7 +2,7 @@
 
 import torch
 
-from metaselect.selection import Choice, lowest
+from metaselect.selection.base import Choice, lowest
 
 
 def with_floor(choice: Choice, labels: torch.Tensor, floor: int, bought: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.selection import Choice, PoolFeatures, Tell, silent
-from metaselect.selection.clustering import choose_pivots
-from metaselect.selection.factored import FactoredRows
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent
+from metaselect.selection.clustering.factored import FactoredRows
+from metaselect.selection.clustering.picks import choose_pivots
 from metaselect.selection.rbc import check_clustering
 
 
@@ -58,7 +58,7 @@ class GBC:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> Choice:
         """One member of each of ``budget`` clusters: the one closest to its centroid."""
         rows = FactoredRows(

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from metaselect.selection import Choice, PoolFeatures, Tell, silent, unclustered
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent, unclustered
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class KCenter:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> Choice:
         """The ``budget`` samples that are each the farthest from all before them; ties go to the lowest index.
 

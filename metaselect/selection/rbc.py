@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
-from metaselect.selection import Choice, PoolFeatures, Tell, silent
-from metaselect.selection.clustering import choose_pivots
-from metaselect.selection.factored import FactoredRows
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent
+from metaselect.selection.clustering.factored import FactoredRows
+from metaselect.selection.clustering.picks import choose_pivots
 
 KINDS = ("product", "representation")
 
@@ -82,7 +82,7 @@ class RBC:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> Choice:
         """One member of each of ``budget`` clusters: the one closest to its centroid."""
         return choose_pivots(

@@ -20,9 +20,18 @@ import torch
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
+from metaselect.random import derive, seeded_globals
+from metaselect.random import generator as stream
 from metaselect.records import Json
-from metaselect.seeds import derive
-from metaselect.selection import Choice, ImagePool, PoolFeatures, Tell, lowest, silent, unclustered
+from metaselect.selection.base import (
+    Choice,
+    ImagePool,
+    PoolFeatures,
+    ProgressCallback,
+    lowest,
+    silent,
+    unclustered,
+)
 from metaselect.selection.ta_vaal_nets import (
     SCORE_BATCH,
     VAE,
@@ -37,8 +46,6 @@ from metaselect.selection.ta_vaal_nets import (
     telling_loss,
     vae_loss,
 )
-from metaselect.streams import generator as stream
-from metaselect.streams import seeded_globals
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of the task model's SGD, as published
 TELL_EVERY = 50  # steps
@@ -105,7 +112,7 @@ class TAVAAL:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> Choice:
         """The ``budget`` candidates of lowest D; in a first round, after those drawn at random.
 
@@ -148,7 +155,7 @@ class TAVAAL:
 
 
 def train_task(
-    options: TAVAAL, images: ImagePool, labels: torch.Tensor, seed: int, tell: Tell
+    options: TAVAAL, images: ImagePool, labels: torch.Tensor, seed: int, tell: ProgressCallback
 ) -> tuple[RankedModel, float | None]:
     """The task model with its ranker, trained jointly on all labels, in eval mode.
 
@@ -204,7 +211,7 @@ def ranked_kinds(
 
 
 def train_adversaries(
-    options: TAVAAL, images: ImagePool, kinds: Kinds, seed: int, tell: Tell
+    options: TAVAAL, images: ImagePool, kinds: Kinds, seed: int, tell: ProgressCallback
 ) -> tuple[VAE, Discriminator, float]:
     """VAE and discriminator, in eval mode, and the discriminator's last loss.
 

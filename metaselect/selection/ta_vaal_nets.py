@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.models import last_linear
-from metaselect.selection import ImagePool
-from metaselect.streams import seeded_globals
+from metaselect.models.build import last_linear
+from metaselect.random import seeded_globals
+from metaselect.selection.base import ImagePool
 
 WIDTHS = (32, 64, 128)  # channels of the VAE; each layer halves the image
 LARGEST = 64  # pixels a side that the VAE sees; larger images are reduced, as in VAAL's own for ImageNet

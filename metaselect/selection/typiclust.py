@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
-from metaselect.selection import Choice, PoolFeatures, Tell, silent
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent
 
 WHOLE_BATCH_CLUSTERS = 50  # with more of them the authors' code takes batches of BATCH
 BATCH = 5000
@@ -59,7 +59,7 @@ class TypiClust:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> Choice:
         """The most typical of the clusters with the fewest chosen samples, the largest of these first.
 

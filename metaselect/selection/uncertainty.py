@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.selection import Choice, PoolFeatures, Tell, lowest, silent, unclustered
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, lowest, silent, unclustered
 
 
 def entropy(probs: torch.Tensor) -> torch.Tensor:
@@ -59,7 +59,7 @@ class Uncertain:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> Choice:
         """The ``budget`` samples of highest score."""
         del generator, tell
@@ -87,7 +87,7 @@ class LowSelfConfidence:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> Choice:
         """The ``budget`` samples whose given label the model believes least."""
         del generator, tell

@@ -1,1 +1,1 @@
-"""One stage, one file: what is read from the run, what is computed, what is written back."""
+"""One stage, one file or folder: what is read from the run, what is computed, what is written back."""

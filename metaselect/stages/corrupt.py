@@ -10,11 +10,11 @@ import numpy as np
 
 from metaselect.data import corruption
 from metaselect.data.classes import INTEGER, suggest
-from metaselect.data.rewrite import Spool, write_dataset
-from metaselect.data.samples import BadSamples
-from metaselect.data.source import Listing, list_samples, open_source
+from metaselect.data.listing import Listing, list_samples, open_source
+from metaselect.data.readers.base import BadSamples
+from metaselect.data.rewrite import ContentSpool, write_dataset
 from metaselect.errors import DataError, UsageError
-from metaselect.options import CorruptOptions, bearing
+from metaselect.options import CorruptOptions, key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.files import read_csv, write_atomically, write_csv
 
@@ -43,13 +43,13 @@ def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) ->
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        spool = Spool(work / "contents", len(listing.rows))
+        spool = ContentSpool(work / "contents", len(listing.rows))
         spool.fill(listing, bad, report)
         if bad.found:
             report.warn(f"{len(bad.found)} bad samples were left out; the first: {bad.found[0].sentence()}")
         order = np.array(listing.order(), dtype=np.int64)
         chosen, clean, given = change_labels(listing, order, options)
-        note: dict[str, Json] = {"command": "corrupt", **bearing(options)}
+        note: dict[str, Json] = {"command": "corrupt", **key_options(options)}
         if options.mapping not in (None, "random"):
             note["mapping"] = "file"  # where it lies is nothing that the data depends on
         write_dataset(

@@ -14,27 +14,26 @@ import pyarrow.parquet as pq
 import torch
 
 from metaselect.annotation.control import estimate_inputs, noise_estimate
-from metaselect.annotation.csv_format import read_truth
-from metaselect.batches import Batches
+from metaselect.annotation.formats.csv import read_truth
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.data.summary import fingerprint
-from metaselect.data.testset import SKIPPED, read_test_set
-from metaselect.devices import choose_device
+from metaselect.data.test_set import SKIPPED, read_test_set
 from metaselect.errors import DataError
 from metaselect.metrics import classification, cleanness_auc, precision_of_lowest
-from metaselect.models import build_model
-from metaselect.options import EvaluateOptions, bearing
-from metaselect.pool_pass import pool_pass
+from metaselect.models.build import build_model
+from metaselect.options import EvaluateOptions, key_options
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run import Run, Stage
 from metaselect.run.files import read_json, sha256_file, write_atomically, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey
-from metaselect.run.stage import Work, inputs_of
-from metaselect.stages.pool_features import warmup_model
-from metaselect.stages.reweight import checked_name
+from metaselect.run.layout import Run
+from metaselect.run.stage import Stage, Work, inputs_of
+from metaselect.stages.reweight.reweight import checked_name
 from metaselect.stages.status import DAMAGED, STALE, state_of
-from metaselect.stages.warmup import checkpoint_file, load_weights
+from metaselect.training.batches import Batches
+from metaselect.training.device import choose_device
+from metaselect.training.predict import predict
+from metaselect.training.saved_models import checkpoint_file, load_weights, warmup_model
 
 TEST_INPUT = f"{EXTERNAL}TEST"
 
@@ -113,7 +112,7 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
             raise DataError(f"{options.truth} does not exist.", "Name a CSV with sample_id and clean_label.")
         inputs[f"{GIVEN}truth"] = sha256_file(options.truth)
     device = choose_device(options.device, report)
-    key = StageKey(bearing(options), inputs, device.type)
+    key = StageKey(key_options(options), inputs, device.type)
     if not stage.is_current(key, report, force=options.force):
         with stage.working(key, report) as work:
             _judge(test, run, options, judged, device, work, report)
@@ -200,7 +199,7 @@ def _predict(run: Run, candidate: Candidate, samples: Dataset, device: torch.dev
         device=device,
         channels=described["input_channels"],
     )
-    view = pool_pass(model.to(device), batches, torch.arange(len(samples)))
+    view = predict(model.to(device), batches, torch.arange(len(samples)))
     return view.predicted.cpu().numpy()
 
 

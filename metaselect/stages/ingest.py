@@ -9,18 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaselect.data.ingest import Journal, choose_target, fill, hash_contents, restore_bad
-from metaselect.data.samples import BadSample, BadSamples
+from metaselect.data.listing import Listing, list_samples, open_source
+from metaselect.data.readers.base import BadSample, BadSamples
 from metaselect.data.signature import dataset_signature
-from metaselect.data.source import Listing, list_samples, open_source
 from metaselect.data.store import Preprocess
 from metaselect.data.summary import duplicates, fingerprint, statistics
 from metaselect.errors import ArtefactError, DataError, UsageError
-from metaselect.options import IngestOptions, bearing
+from metaselect.options import IngestOptions, key_options
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run import Run
 from metaselect.run.files import read_json, write_csv, write_json
 from metaselect.run.key import EXTERNAL, StageKey, differences
-from metaselect.run.layout import IDS_ALONE
+from metaselect.run.layout import IDS_ALONE, Run
 from metaselect.run.stage import StageRecord, Work
 
 DATA_INPUT = f"{EXTERNAL}DATA"
@@ -73,7 +72,7 @@ def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) ->
     default = IngestOptions()
     given = {
         name: getattr(options, name)
-        for name in bearing(options)
+        for name in key_options(options)
         if getattr(options, name) != getattr(default, name)
     }
     with run.lock():
@@ -84,7 +83,7 @@ def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) ->
 def _key(options: IngestOptions, signature: str) -> StageKey:
     # The seed chooses among samples only where there is a limit.
     seeded = options if options.limit is not None else replace(options, seed=0)
-    return StageKey(bearing(seeded), {DATA_INPUT: signature})
+    return StageKey(key_options(seeded), {DATA_INPUT: signature})
 
 
 def _recorded_options(record: StageRecord) -> IngestOptions:

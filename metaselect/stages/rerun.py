@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 from metaselect.errors import ConditionUnmet
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run import Run, Stage
 from metaselect.run.files import sha256_file
-from metaselect.run.layout import META_SET
+from metaselect.run.layout import META_SET, Run
+from metaselect.run.stage import Stage
 
 FIRST_ROUND = "select/round-1"
 

@@ -10,8 +10,7 @@ from metaselect.annotation.control import estimate_inputs, noise_estimate
 from metaselect.annotation.rounds import bought_ids, round_is_closed, rounds
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run import Run
-from metaselect.run.layout import META_SET
+from metaselect.run.layout import META_SET, Run
 
 TRAINING = ("warmup", "reweight", "evaluate")
 DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
@@ -25,7 +24,7 @@ class State(NamedTuple):
     why: str
 
 
-class Owed(NamedTuple):
+class OpenWork(NamedTuple):
     """Samples that people still have to do something about: ``missing`` have no answer, ``tied`` no consensus."""
 
     missing: int
@@ -125,14 +124,14 @@ def state_of(run: Run, name: str) -> State:
     return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
 
 
-def _owed(run: Run) -> Owed:
+def _owed(run: Run) -> OpenWork:
     """What people still owe; nothing where damage, of which other lines tell, does not let it be known."""
     try:
         verdicts = ledger.read(run).verdicts
         missing = sum(len(each.open_ids(verdicts)) for each in rounds(run))
     except ArtefactError:
-        return Owed(0, 0)
-    return Owed(missing, sum(verdict.status == TIED for verdict in verdicts.values()))
+        return OpenWork(0, 0)
+    return OpenWork(missing, sum(verdict.status == TIED for verdict in verdicts.values()))
 
 
 def _is_closed(run: Run, number: int) -> bool:
@@ -165,7 +164,7 @@ def _noise(run: Run) -> Json:
     return found and found._asdict()
 
 
-def next_command(run: Run, states: list[State], owed: Owed) -> str:
+def next_command(run: Run, states: list[State], owed: OpenWork) -> str:
     """The command that brings the run forward; empty when there is nothing to do."""
     at = run.flag
     beyond_help = ("annotate", *(TRAINING if run.ids_alone else ()))  # no command brings these forward here

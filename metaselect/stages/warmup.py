@@ -9,30 +9,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
 
-from metaselect.batches import Batches
-from metaselect.checkpoint import load_state, save_model, save_state
-from metaselect.data.source import open_source
+from metaselect.data.listing import open_source
 from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
-from metaselect.devices import choose_device
 from metaselect.errors import DataError, UsageError
-from metaselect.models import build_model, input_channels
+from metaselect.models.build import build_model, input_channels
 from metaselect.options import IngestOptions, WarmupOptions
-from metaselect.pool_pass import pool_pass
+from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.reweighting.uniform import Uniform
-from metaselect.run import Run
 from metaselect.run.files import sha256_file, write_csv, write_json
 from metaselect.run.key import EXTERNAL, StageKey
-from metaselect.run.layout import IDS_ALONE
+from metaselect.run.layout import IDS_ALONE, Run
 from metaselect.run.stage import Work, inputs_of
 from metaselect.stages.ingest import ingest, same_data
-from metaselect.stages.plan import Resolved, dry_run, resolve_warmup, training_needs
-from metaselect.streams import generator
-from metaselect.training import EpochLog, Trainee, make_trainee, train
+from metaselect.training.batches import Batches
+from metaselect.training.checkpoint import load_state, save_state
+from metaselect.training.config import Resolved, dry_run, resolve_warmup, training_needs
+from metaselect.training.device import choose_device
+from metaselect.training.loop import EpochLog, TrainState, start_training, train
+from metaselect.training.predict import predict
+from metaselect.training.saved_models import checkpoint_file, load_weights, model_description, save_model
 
 HELD_OUT = 0.1  # of the pool
 RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written
@@ -120,11 +117,6 @@ def checkpoint_epochs(epochs: int, count: int) -> list[int]:
     return sorted({max(round(epochs * part / count), 1) for part in range(1, count + 1)})
 
 
-def checkpoint_file(epoch: int) -> str:
-    """The place of a checkpoint below ``warmup/``."""
-    return f"checkpoints/epoch-{epoch:04d}.safetensors"
-
-
 def _train(
     pool: Dataset,
     resolved: Resolved,
@@ -141,7 +133,7 @@ def _train(
         load_weights(model, options.weights)
     channels = input_channels(resolved.model, shape)
     batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=device, channels=channels)
-    trainee = make_trainee(model.to(device), plan, Uniform())
+    trainee = start_training(model.to(device), plan, Uniform())
     history = [WarmupRow(**row) for row in load_state(trainee, work.folder / "resume.safetensors")]
     if history:
         report.note(f"Going on with epoch {trainee.epoch + 1} of {plan.epochs}.")
@@ -165,8 +157,8 @@ def _train(
     _finish(work, pool, resolved, history, keep)
 
 
-def _row(log: EpochLog, trainee: Trainee, batches: Batches, held_out: torch.Tensor) -> WarmupRow:
-    seen = pool_pass(trainee.model, batches, held_out)
+def _row(log: EpochLog, trainee: TrainState, batches: Batches, held_out: torch.Tensor) -> WarmupRow:
+    seen = predict(trainee.model, batches, held_out)
     return WarmupRow(log.epoch, log.lr, log.loss, log.accuracy, seen.mean_loss, seen.accuracy)
 
 
@@ -188,29 +180,3 @@ def _finish(work: Work, pool: Dataset, resolved: Resolved, history: list[WarmupR
         "accuracy_on_given_labels": history[-1].accuracy,
         "held_out_accuracy_on_given_labels": history[-1].held_out_accuracy,
     }
-
-
-def model_description(model: str, pool: Dataset) -> dict[str, Json]:
-    """What somebody needs to load the model without MetaSelect."""
-    return {
-        "architecture": model,
-        "input_shape": list(pool.inputs.shape[1:]),
-        "input_channels": input_channels(model, pool.inputs.shape[1:]),
-        "classes": list(pool.classes),
-        "preprocess": pool.preprocess.as_json(),
-    }
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Put a safetensors file into a model.
-
-    Raises:
-        DataError: not safetensors, or tensors that are not the model's.
-    """
-    try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(
-            f"{path} does not fit the model: {reason}", "Give weights of the same --model."
-        ) from None

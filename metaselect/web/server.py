@@ -19,11 +19,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from metaselect.annotation.page import served_page, served_policy
+from metaselect.annotation.formats.page import served_page, served_policy
 from metaselect.data.originals import MEDIA_TYPES
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
-from metaselect.web.desk import Desk, Given, Refused
+from metaselect.web.labeling_session import Given, LabelingSession, Refused
 
 LOOPBACK = "127.0.0.1"
 LARGEST = 16 * 1024  # bytes of a request; an answer has some two hundred
@@ -52,7 +52,7 @@ class Server:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: LabelingSession,
         images: Mapping[str, Path],
         *,
         annotator: str,

@@ -1,0 +1,215 @@
+"""The canonical form: one CSV row per sample, filled in with a spreadsheet or a script."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import TextIO
+
+from metaselect.annotation.formats.base import FILLED_IN, GIVEN, NO_IMAGES, STDOUT, Answer, Form
+from metaselect.errors import DataError
+from metaselect.run.files import format_csv
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that starts so
+GUARDED = (*FORMULA, "'")
+ANSWERED_IN = ("clean_label", "annotator", "status", "note")
+FOREIGN = ("annotation_id", "file_name")  # columns of tables of Label Studio and Hugging Face
+# (id, label): ours, Cleanlab Studio's, and the long tables of crowd-kit and cleanlab. A bare `label` counts
+# only beside `task`: elsewhere it is the given label, and that is no answer.
+SHAPES = (("sample_id", "clean_label"), ("id", "clean_label"), ("task", "label"))
+REMEDY = "Save it as CSV UTF-8 with the columns sample_id and clean_label."
+
+
+def guard(cell: str) -> str:
+    """The cell with an apostrophe before anything that a spreadsheet would run; ``unguard`` undoes it."""
+    return f"'{cell}" if cell.startswith(GUARDED) else cell
+
+
+def unguard(cell: str) -> str:
+    """The cell without the apostrophe of ``guard``; other apostrophes stay."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(GUARDED) else cell
+
+
+def unguarded(text: str) -> Iterator[str]:
+    """What a cell may stand for: without its guard, then without surrounding space, then as it stands."""
+    yield unguard(text)
+    trimmed = text.strip()
+    yield unguard(trimmed)
+    yield text  # a script may have written the id or name as it is in the run
+    yield trimmed
+
+
+class CsvFormat:
+    """Comma-separated values with a header, as `annotate export` writes them and spreadsheets return them."""
+
+    file_name = "labels.csv"
+    offers = frozenset((GIVEN, STDOUT, NO_IMAGES, FILLED_IN))
+    advice = "Fill in clean_label with a class ({classes})"
+
+    spellings = staticmethod(unguarded)
+
+    def write(self, form: Form) -> Mapping[str, str]:
+        """The form; cells that a spreadsheet would run as a formula get an apostrophe."""
+        given = ("given_label",) if form.show_given else ()
+        rows = (
+            (
+                form.batch_id,
+                guard(item.sample_id),
+                guard(item.image),
+                *((guard(item.given_label),) if form.show_given else ()),
+                item.rank,
+                item.cluster,
+                item.cluster_size,
+                *("", "", "", ""),
+            )
+            for item in form.items
+        )
+        header = ("batch_id", "sample_id", "image", *given, "rank", "cluster", "cluster_size")
+        return {self.file_name: format_csv((*header, *ANSWERED_IN), rows)}
+
+    def read(self, content: bytes, name: str) -> list[Answer]:
+        """What a file says; a byte order mark, CRLF, other columns, other orders, ; and tab are accepted.
+
+        Raises:
+            DataError: not UTF-8, not CSV, or without the columns that say which sample has which label.
+        """
+        return read_table(content, name)
+
+    def recognises(self, content: bytes) -> bool:
+        """By the columns of its header."""
+        header = header_of(content)
+        return _shape(header) is not None and not any(column in header for column in FOREIGN)
+
+
+def read_table(content: bytes, name: str, image: str = "image") -> list[Answer]:
+    """The answers of a CSV file; ``image`` is the column that names the images.
+
+    Raises:
+        DataError: as ``CsvFormat.read``.
+    """
+    with _refused_as_csv(name):
+        return list(_answers(_text(content), name, image))
+
+
+def read_records(content: bytes, name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file by column, empty ones left out.
+
+    Raises:
+        DataError: not UTF-8, or not CSV.
+    """
+    with _refused_as_csv(name):
+        header, rows, _ = _table(_text(content))
+        return [dict(zip(header, cells, strict=False)) for cells in rows if any(cells)]
+
+
+def header_of(content: bytes) -> list[str]:
+    """The column names of a CSV file, in lower case; empty where there are none."""
+    try:
+        return _table(_text(content))[0]
+    except (csv.Error, UnicodeDecodeError):
+        return []
+
+
+def read_truth(content: bytes, name: str) -> dict[str, str]:
+    """True labels by id from a CSV with `sample_id` (or `id`) and `clean_label`; other columns are ignored.
+
+    Raises:
+        DataError: as ``CsvFormat.read``, a row without an id, or an id with two labels.
+    """
+    found: dict[str, str] = {}
+    for answer in CsvFormat().read(content, name):
+        if not answer.sample_id.strip():
+            raise DataError(f"{name}:{answer.row} has no sample_id.", REMEDY)
+        if found.setdefault(answer.sample_id, answer.clean_label) != answer.clean_label:
+            raise DataError(
+                f"{name}:{answer.row}: {answer.sample_id} has two labels, {found[answer.sample_id]!r} and "
+                f"{answer.clean_label!r}.",
+                "A truth file names each sample once.",
+            )
+    return found
+
+
+@contextmanager
+def _refused_as_csv(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 text ({error.reason}).", REMEDY) from None
+    except csv.Error as error:
+        raise DataError(f"{name} is not a CSV file: {error}.", REMEDY) from None
+
+
+def _text(content: bytes) -> TextIO:
+    return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+
+
+def _table(text: TextIO) -> tuple[list[str], Iterator[list[str]], int]:
+    """The column names in lower case, the rows behind them, and the number of the first of these."""
+    # Spreadsheets write ; or tabs in many languages, and some a line before the header that says so.
+    first = text.readline()
+    named = first.rstrip("\r\n") in ("sep=,", "sep=;", "sep=\t")
+    delimiter = first[4] if named else next((mark for mark in ",;\t" if mark in first), ",")
+    if not named:
+        text.seek(0)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    return [cell.strip().lower() for cell in next(reader, [])], reader, 3 if named else 2
+
+
+def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:
+    header, rows, start = _table(text)
+    pick = itemgetter(*_columns(header, name, image))
+    same: dict[str, str] = {}  # a million rows hold few different labels and names
+    width = len(header)
+    for row, cells in enumerate(rows, start):
+        if len(cells) > width and any(cells[width:]):
+            raise DataError(f"{name}:{row} has more cells than the header.", "Quote cells that hold commas.")
+        cells += [""] * (width + 1 - len(cells))  # the last one, blank, stands for columns that are not there
+        sample_id, label, annotator, status, note, batch_id, picture, content = pick(cells)
+        if sample_id.strip() or picture.strip() or content.strip():
+            label, annotator = same.setdefault(label, label), same.setdefault(annotator, annotator)
+            batch_id = same.setdefault(batch_id, batch_id)
+            yield Answer(
+                *(
+                    row,
+                    sample_id,
+                    label,
+                    unguard(annotator.strip()),
+                    status.strip(),
+                    unguard(note.strip()),
+                    batch_id,
+                ),
+                image=picture,
+                content_hash=content.strip(),
+            )
+        elif label.strip() or status.strip():
+            raise DataError(
+                f"{name}:{row} has an answer but no sample_id.", "Fill in the id, or delete the row."
+            )
+
+
+def _columns(header: Sequence[str], name: str, image: str) -> tuple[int, ...]:
+    """Positions of an answer's fields, the id first; -1 (a blank cell) for a column that is absent."""
+    if not any(header):
+        raise DataError(f"{name} is empty.", "The first line must name the columns.")
+    for column in ("sample_id", "id", "clean_label", "annotator", "status", image):
+        if header.count(column) > 1:
+            raise DataError(f"{name} has the column {column} {header.count(column)} times.", REMEDY)
+    shape = _shape(header, image)
+    if shape is None:
+        raise DataError(
+            f"{name} has no columns sample_id and clean_label; it has {', '.join(header)}.", REMEDY
+        )
+    key, label = shape
+    annotator = "worker" if key == "task" and "worker" in header else "annotator"
+    wanted = (key, label, annotator, "status", "note", "batch_id", image, "content_hash")
+    return tuple(header.index(column) if column in header else -1 for column in wanted)
+
+
+def _shape(header: Sequence[str], image: str = "image") -> tuple[str, str] | None:
+    """Which columns hold id and label, the id perhaps absent where images are named; None if none do."""
+    for key, label in SHAPES:
+        if key in header and (label in header or "status" in header):
+            return key, label
+    named = image in header or "content_hash" in header
+    return ("sample_id", "clean_label") if named and "clean_label" in header else None

@@ -1,0 +1,147 @@
+"""CVAT for images 1.1: frames and labels out; annotations.xml, bare or in its zip, back.
+
+CVAT keeps no ids: an answer finds its way back by the exported name of its image. Frames are numbered in the order of
+their names, since CVAT matches an uploaded file by frame number in some places and by name in others.
+"""
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from xml.sax.saxutils import escape, quoteattr
+
+from metaselect.annotation.formats.base import Answer, Form, has_answers, trimmed
+from metaselect.annotation.formats.csv import guard
+from metaselect.annotation.formats.xml_text import require_xml, walk_xml
+from metaselect.annotation.votes import BAD_SAMPLE, UNSURE
+from metaselect.errors import DataError
+from metaselect.records import Json
+from metaselect.run.files import format_csv
+
+ANNOTATIONS = "annotations.xml"
+MAX_BYTES = 1 << 30  # of the XML inside a zip, which may hide any amount in a few bytes
+ZIP = b"PK\x03\x04"
+REMEDY = "Export the task from CVAT as `CVAT for images 1.1`, with or without images."
+
+
+class CvatFormat:
+    """``annotations.xml`` with one tag per image."""
+
+    file_name = "cvat/annotations.xml"
+    offers: frozenset[str] = frozenset()
+    advice = (
+        "Create a CVAT task of {folder}/images with the raw labels of labels.json, "
+        "and export it as CVAT for images 1.1"
+    )
+
+    spellings = staticmethod(trimmed)
+
+    def write(self, form: Form) -> Mapping[str, str]:
+        """The frames without tags, ``labels.json`` for a new task, and ``id_map.csv``, which nobody needs to send back.
+
+        Raises:
+            DataError: a class name holds a character that XML does not have.
+        """
+        require_xml(form.classes, "class name")
+        # The folder images/ is uploaded, so that CVAT sees names without it.
+        named = sorted((PurePosixPath(item.image).name, item) for item in form.items)
+        frames = "".join(
+            f' <image id="{number}" name={quoteattr(name)} width="{item.size[0]}" height="{item.size[1]}">'
+            "</image>\n"
+            for number, (name, item) in enumerate(named)
+        )
+        labels = [*form.classes, *(each for each in (UNSURE, BAD_SAMPLE) if each not in form.classes)]
+        described: list[Json] = [{"name": each, "type": "tag", "attributes": []} for each in labels]
+        rows = [(guard(name), guard(item.sample_id), form.batch_id) for name, item in named]
+        return {
+            ANNOTATIONS: '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n <version>1.1</version>\n'
+            f"{_meta(labels)}{frames}</annotations>\n",
+            "labels.json": json.dumps(described, indent=1, ensure_ascii=False) + "\n",
+            "id_map.csv": format_csv(("image", "sample_id", "batch_id"), rows),
+        }
+
+    def read(self, content: bytes, name: str) -> list[Answer]:
+        """One answer per tag; a blank one for an image without tags.
+
+        Raises:
+            DataError: no XML, with a document type, a zip without it, or not of CVAT for images.
+        """
+        reader = _Reader()
+        walk_xml(_xml(content, name), name, reader.start, reader.end, REMEDY)
+        if not reader.is_annotations:
+            raise DataError(f"{name} is not an export of CVAT for images.", REMEDY)
+        if reader.shapes and not has_answers(reader.answers):
+            raise DataError(
+                f"{name} holds {reader.shapes} boxes or other shapes, and no tags.",
+                "A label is a tag of the whole image: make the task with labels.json, whose labels are tags.",
+            )
+        return reader.answers
+
+    def recognises(self, content: bytes) -> bool:
+        """A zip with such a file in it, or XML of which that is the root."""
+        if content.startswith(ZIP):
+            return True  # no other format is one
+        return b"<annotations" in content.lstrip()[:4096]
+
+
+def _meta(labels: Sequence[str]) -> str:
+    """The task's labels as CVAT's own exports name them; other readers want that."""
+    names = "".join(
+        f"   <label><name>{escape(each)}</name><type>tag</type><attributes></attributes></label>\n"
+        for each in labels
+    )
+    return f" <meta><task><labels>\n{names}  </labels></task></meta>\n"
+
+
+class _Reader:
+    """Collects images and their tags while the file is walked."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.is_annotations = False
+        self.depth = 0
+        self.row = 0
+        self.shapes = 0
+        self.image: str | None = None
+        self.tags: list[str] = []
+
+    def start(self, element: str, attributes: Mapping[str, str]) -> None:
+        if self.depth == 0:
+            self.is_annotations = element == "annotations"
+        elif self.depth == 1 and element == "image":
+            self.row, self.image, self.tags = self.row + 1, attributes.get("name", ""), []
+        elif self.depth == 2 and element == "tag" and self.image is not None:
+            self.tags.append(attributes.get("label", ""))
+        elif self.depth == 2 and "label" in attributes and self.image is not None:
+            self.shapes += 1
+        self.depth += 1
+
+    def end(self, element: str) -> None:
+        self.depth -= 1
+        if self.depth == 1 and element == "image" and self.image is not None:
+            self.answers += [
+                Answer(self.row, "", label, "", "", "", "", self.image) for label in self.tags or [""]
+            ]
+            self.image = None
+
+
+def _xml(content: bytes, name: str) -> bytes:
+    """The XML itself, or out of its zip, of which nothing else is looked at."""
+    if not content.startswith(ZIP):
+        return content
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if "xl/workbook.xml" in archive.namelist():
+                raise DataError(f"{name} is a workbook of Excel.", "Save it as CSV UTF-8, and import that.")
+            found = [each for each in archive.infolist() if PurePosixPath(each.filename).name == ANNOTATIONS]
+            if len(found) != 1:
+                raise DataError(f"{name} holds {len(found)} files {ANNOTATIONS}, not one.", REMEDY)
+            with archive.open(found[0]) as stream:
+                text = stream.read(MAX_BYTES + 1)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise DataError(f"{name} is a damaged zip: {error}.", REMEDY) from None
+    if len(text) > MAX_BYTES:
+        raise DataError(f"{name}: its {ANNOTATIONS} has more than {MAX_BYTES >> 20} MiB.", REMEDY)
+    return text

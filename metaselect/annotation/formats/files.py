@@ -1,0 +1,73 @@
+"""Where a form for people goes, and that nobody's work in one is ever lost."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from metaselect.annotation.formats.base import STDOUT, ExchangeFormat, holds_answers
+from metaselect.annotation.rounds import Round
+from metaselect.errors import ArtefactError, UsageError
+from metaselect.run.files import write_text
+from metaselect.run.layout import Run
+
+EXPORT_FOLDER = "export"
+
+
+def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None) -> Path | None:
+    """The form's main file; None for stdout ("-").
+
+    Raises:
+        UsageError: a place among the run's own artefacts, a file where a folder is needed, or stdout for a
+            form that is more than one file.
+    """
+    if output == "-":
+        if STDOUT not in form.offers:
+            raise UsageError("This form is a folder and does not go to stdout.", "Name a folder with -o.")
+        return None
+    if output is None:
+        return run.path(f"{EXPORT_FOLDER}/round-{chosen.number}/{form.file_name}")
+    path = Path(output)
+    first, _, inside = form.file_name.partition("/")
+    if inside:
+        if path.is_file():
+            raise UsageError(f"-o {output} is a file, and this form is a folder.", "Name a folder with -o.")
+        path = path / inside
+    elif path.is_dir():
+        path = path / first
+    place = path.resolve()
+    own = run.root.resolve()
+    if place.is_relative_to(own) and not place.is_relative_to(own / EXPORT_FOLDER):
+        raise UsageError(
+            f"-o {output} lies among the artefacts of the run.",
+            f"Choose a file outside of {run.root}, or below {run.path(EXPORT_FOLDER)}.",
+        )
+    return path
+
+
+def write_form(path: Path, files: Mapping[str, str], *, force: bool) -> None:
+    """Write a form's files, the first one to ``path``, the others beside it, and never over somebody's work.
+
+    Raises:
+        ArtefactError: a file is there that holds answers, or, without ``force``, any other than this form's.
+    """
+    (main, *_) = files
+    texts = {path if name == main else path.with_name(name): text for name, text in files.items()}
+    stale = {place: text for place, text in texts.items() if not _holds(place, text)}
+    for place in stale:
+        if not place.exists():
+            continue
+        if place == path and holds_answers(place.read_bytes()):
+            raise ArtefactError(
+                f"{place} holds answers, or is none of our forms, and is never overwritten.",
+                f"If it does, import it (metaselect annotate import {place}). Name another file with -o.",
+            )
+        if not force:
+            raise ArtefactError(
+                f"{place} is there already, with other content.",
+                "Add --force to replace it (it holds no answers), or name another file with -o.",
+            )
+    for place, text in stale.items():
+        write_text(place, text)
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()

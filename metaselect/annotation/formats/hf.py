@@ -1,0 +1,82 @@
+"""Hugging Face's imagefolder: images with a metadata.csv beside them, one row each, and the order of the classes.
+
+``datasets`` leaves out an image without a row and forgets what order the classes have, without a word (seen in
+release 5.2.0). So every image has its row, and ``classes.json`` has the order.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from metaselect.annotation.formats.base import FILLED_IN, GIVEN, Answer, Form
+from metaselect.annotation.formats.csv import ANSWERED_IN, guard, header_of, read_table, unguarded
+from metaselect.errors import DataError
+from metaselect.run.files import format_csv
+
+COLUMNS = ("file_name", "sample_id", "batch_id", "content_hash")
+
+
+class HfFormat:
+    """``metadata.csv`` of an imagefolder, as `annotate export` writes it; ``metadata.jsonl`` is read too."""
+
+    file_name = "hf/train/metadata.csv"
+    offers = frozenset((GIVEN, FILLED_IN))
+    advice = "Fill in clean_label with a class ({classes})"
+
+    spellings = staticmethod(unguarded)
+
+    def write(self, form: Form) -> Mapping[str, str]:
+        """The table and the classes; cells that a spreadsheet would run as a formula get an apostrophe."""
+        given = ("given_label",) if form.show_given else ()
+        rows = (
+            (
+                guard(item.image),
+                guard(item.sample_id),
+                form.batch_id,
+                item.content_hash,
+                *((guard(item.given_label),) if form.show_given else ()),
+                *(item.rank, item.cluster, item.cluster_size),
+                *("", "", "", ""),
+            )
+            for item in form.items
+        )
+        header = (*COLUMNS, *given, "rank", "cluster", "cluster_size", *ANSWERED_IN)
+        classes = json.dumps(list(form.classes), indent=2, ensure_ascii=False) + "\n"
+        return {"metadata.csv": format_csv(header, rows), "classes.json": classes}
+
+    def read(self, content: bytes, name: str) -> list[Answer]:
+        """What the table says.
+
+        Raises:
+            DataError: as the CSV form, or a line of ``metadata.jsonl`` that is no JSON object.
+        """
+        if _is_jsonl(content):
+            return [
+                _answer(row, line, name) for row, line in enumerate(content.splitlines(), 1) if line.strip()
+            ]
+        return read_table(content, name, image="file_name")
+
+    def recognises(self, content: bytes) -> bool:
+        """By ``file_name``, which every such table must have."""
+        if _is_jsonl(content):
+            return b'"file_name"' in content.split(b"\n", 1)[0]
+        return "file_name" in header_of(content)
+
+
+def _is_jsonl(content: bytes) -> bool:
+    return content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+
+
+def _answer(row: int, line: bytes, name: str) -> Answer:
+    try:
+        found: Any = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise DataError(f"{name}:{row} is no JSON object.", "metadata.jsonl has one object a line.")
+    cells = (
+        found.get(column) for column in ("sample_id", *ANSWERED_IN, "batch_id", "file_name", "content_hash")
+    )
+    texts = ["" if cell is None else str(cell) for cell in cells]
+    sample_id, label, annotator, status, note, batch_id, image, content_hash = texts
+    return Answer(row, sample_id, label, annotator, status, note, batch_id, image, content_hash)

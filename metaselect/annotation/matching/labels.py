@@ -1,0 +1,111 @@
+"""Cells that name a class, and those that name none."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from typing import TypeAlias
+from unicodedata import normalize
+
+from metaselect.annotation.formats.base import Answer
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
+from metaselect.errors import DataError
+
+Spellings: TypeAlias = Callable[[str], Iterable[str]]
+"""What a cell may stand for, the likeliest first; every exchange format has its own."""
+SHOWN = 5
+
+
+class Labels:
+    """Turns cells into statuses and class names, and collects the names that are none."""
+
+    def __init__(self, classes: Sequence[str], spellings: Spellings, name: str) -> None:
+        self.classes = classes
+        self.names = frozenset(classes)
+        forms = Counter(map(_composed, classes))
+        self.composed = {_composed(each): each for each in classes if forms[_composed(each)] == 1}
+        self.spellings = spellings
+        self.file = name
+        self.seen: dict[str, str | None] = {}
+        self.wrong: list[Answer] = []
+
+    def understand(self, answer: Answer) -> tuple[str, str]:
+        """Status and label of an answer; an empty status where there is no answer yet.
+
+        Raises:
+            DataError: there is no such status, or a status of done has no label.
+        """
+        status = answer.status.lower()
+        if status and status not in STATUSES:
+            raise DataError(
+                f"{self.file}:{answer.row}: there is no status {answer.status!r} (sample {_which(answer)}).",
+                f"Use one of {', '.join(STATUSES)}, or leave it empty.",
+            )
+        label = self._find(answer)
+        blank = not answer.clean_label.strip()
+        if label in (SKIP, UNSURE, BAD_SAMPLE) and label not in self.names:
+            # A slip of the column, or the one way that a tool has to say it.
+            status, label, blank = status or label, "", True
+        if status == DONE and blank:
+            raise DataError(
+                f"{self.file}:{answer.row}: the status is done but there is no clean_label "
+                f"(sample {_which(answer)}).",
+                "Fill in the label, or set the status to skip, unsure or bad_sample.",
+            )
+        return status or ("" if blank else DONE), label
+
+    def complain(self) -> None:
+        """Raise when there was a wrong label, with the first one's place and what each could mean."""
+        if not self.wrong:
+            return
+        first = self.wrong[0]
+        others = len(self.wrong) - 1
+        more = f" {others} more rows have such labels." if others else ""
+        raise DataError(
+            f"{self.file}:{first.row}: {first.clean_label.strip()!r} is not a class (sample {_which(first)})."
+            f"{more} Nothing was imported.",
+            " ".join(self._remedies()),
+        )
+
+    def _find(self, answer: Answer) -> str:
+        """The class name, or a status; empty for a blank cell, and for a wrong one, which is remembered."""
+        cell = answer.clean_label
+        if cell not in self.seen:
+            candidates = [*self.spellings(cell)] if cell.strip() else [""]
+            known = next((each for each in candidates if each in self.names or not each), None)
+            if known is None:  # some systems take letters apart: ö is o and two dots
+                known = next(
+                    (self.composed[each] for each in map(_composed, candidates) if each in self.composed),
+                    None,
+                )
+            word = cell.strip().lower()
+            self.seen[cell] = word if known is None and word in (SKIP, UNSURE, BAD_SAMPLE) else known
+        label = self.seen[cell]
+        if label is None:
+            self.wrong.append(answer)
+        return label or ""
+
+    def _remedies(self) -> Iterator[str]:
+        """What each wrong name could mean, the most frequent first; the classes, where one is like none."""
+        counts = Counter(answer.clean_label.strip() for answer in self.wrong)
+        strange = False
+        for label, rows in counts.most_common(SHOWN):
+            same = [name for name in self.classes if name.casefold().strip() == label.casefold()]
+            close = same or get_close_matches(label, self.classes, n=3, cutoff=0.6)
+            strange = strange or not close
+            if close:
+                times = f" ({rows} rows)" if len(counts) > 1 else ""
+                meant = " or ".join(repr(name) for name in close)
+                yield f"Did you mean {meant}{f' by {label!r}{times}' if len(counts) > 1 else ''}?"
+        if len(counts) > SHOWN:
+            yield f"{len(counts) - SHOWN} more names are no classes."
+        if strange:
+            shown = ", ".join(repr(name) for name in self.classes[:10])
+            yield f"The classes are {shown}{', ...' if len(self.classes) > 10 else ''}."
+
+
+def _composed(text: str) -> str:
+    return normalize("NFC", text)
+
+
+def _which(answer: Answer) -> str:
+    return answer.sample_id.strip() or answer.image.strip() or answer.content_hash

@@ -1,0 +1,135 @@
+"""Matching what came back with what went out, so that no answer is lost or misread in silence."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from metaselect.annotation.formats.base import Answer
+from metaselect.annotation.matching.labels import Labels, Spellings
+from metaselect.annotation.matching.matcher import AnswerMatcher, ImportScope, Unmatched
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, UNSURE, Vote, in_order
+from metaselect.errors import DataError
+from metaselect.options import ImportOptions
+
+EXAMPLES = 3
+
+
+@dataclass
+class Reconciliation:
+    """What became of a file's rows.
+
+    Attributes:
+        accepted: one vote per sample and annotator, ordered by both.
+        strays: what could not be taken, and why.
+        likely: unknown id -> the selected id that a spreadsheet may have made it of; never taken.
+        conflicting: (sample_id, annotator) with two different answers in the file; neither is accepted.
+        blank: rows without an answer yet.
+    """
+
+    accepted: list[Vote] = field(default_factory=list)
+    strays: Unmatched = field(default_factory=Unmatched)
+    likely: dict[str, str] = field(default_factory=dict)
+    conflicting: set[tuple[str, str]] = field(default_factory=set)
+    blank: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """The reconciliation as people read it; answers, or ids where there was no answer to take."""
+        accepted = Counter(vote.status for vote in self.accepted)
+        return {
+            "matched": accepted[DONE],
+            "skipped": accepted[SKIP],
+            "unsure": accepted[UNSURE],
+            "unusable": accepted[BAD_SAMPLE],
+            "conflicting": len(self.conflicting),
+            "mismatched": len(self.strays.mismatched),
+            "changed": len(self.strays.changed),
+            "other_batch": self.strays.foreign.total(),
+            "not_selected": len(self.strays.not_selected),
+            "unknown": len(self.strays.unknown),
+        }
+
+
+def reconcile(
+    answers: Sequence[Answer],
+    known: ImportScope,
+    spellings: Spellings,
+    options: ImportOptions,
+    *,
+    name: str,
+    time: str,
+) -> Reconciliation:
+    """Sort a file's answers into accepted, conflicting and not usable.
+
+    Args:
+        answers: in the order of the file, which bears on nothing but which of two equal answers' notes stays.
+        known: rounds, pool, classes and what went out.
+        spellings: of the format that the answers were read with.
+        options: which samples count, and who answered where the file does not say.
+        name: the file's name in messages.
+        time: when the answers came, for the votes made of them.
+
+    Raises:
+        DataError: no answer can be matched, one has a class or status that does not exist, or a status of
+            done has no label.
+    """
+    places = AnswerMatcher(known, spellings, answers, outside=options.outside_round)
+    result = Reconciliation(strays=places.strays)
+    labels = Labels(known.classes, spellings, name)
+    found: dict[tuple[str, str], Vote] = {}
+    matched_any = False
+    for answer in answers:
+        sample_id, number = places.find(answer)
+        if sample_id is None:
+            continue
+        matched_any = True
+        status, label = labels.understand(answer)
+        if not status:
+            result.blank += 1
+            continue
+        vote = Vote(
+            sample_id, label, answer.annotator or options.annotator, status, answer.note, number, time
+        )
+        key = vote.key
+        earlier = found.get(key)
+        if earlier is not None and (earlier.clean_label, earlier.status) != (label, status):
+            result.conflicting.add(key)
+        found[key] = vote
+    result.likely = places.likely() if places.strays.unknown else {}
+    if not matched_any:
+        raise _nothing_matched(result, name)
+    labels.complain()
+    result.accepted = in_order(vote for key, vote in found.items() if key not in result.conflicting)
+    return result
+
+
+def _nothing_matched(result: Reconciliation, name: str) -> DataError:
+    strays = result.strays
+    if strays.not_selected:
+        return DataError(
+            f"{name}: none of its {len(strays.not_selected)} samples of the pool is in the round.",
+            "Add --outside-round to take labels of samples that were not selected.",
+        )
+    if strays.foreign:
+        return DataError(
+            f"{name} is of another run or choice: its batch {', '.join(sorted(strays.foreign)[:EXAMPLES])} "
+            "is none of this run.",
+            "Name the --run that made the form. Without the column batch_id, samples are matched by id alone.",
+        )
+    if strays.mismatched or strays.changed:
+        return DataError(
+            f"{name}: every row names the image or content of another sample, or content that changed since.",
+            "Were columns sorted apart, or was other data ingested since?",
+        )
+    if not strays.unknown:
+        return DataError(f"{name} has no rows.", "It must have one row per labelled sample.")
+    example = min(strays.unknown)
+    guess = (
+        f" It may have been {result.likely[example]!r}, spoilt by a spreadsheet."
+        if example in result.likely
+        else ""
+    )
+    return DataError(
+        f"{name}: none of its {len(strays.unknown)} ids is known, for example {example!r}.{guess}",
+        "Is this the right --run? Answers are found by the sample_id that annotate export wrote, or by the name "
+        "or content of an image that went out.",
+    )

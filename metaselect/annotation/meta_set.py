@@ -1,0 +1,52 @@
+"""The bought labels as training sees them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from metaselect.data.store import Dataset
+from metaselect.errors import ArtefactError
+from metaselect.run.files import read_csv
+from metaselect.run.layout import META_SET, Run
+
+
+class MetaSet(NamedTuple):
+    """The bought labels.
+
+    Attributes:
+        bought: (m,) int64, sorted pool indices.
+        labels: (m,) int64, their clean labels.
+        unusable: sorted pool indices that an annotator set aside.
+    """
+
+    bought: np.ndarray
+    labels: np.ndarray
+    unusable: np.ndarray
+
+
+def load_meta_set(run: Run, pool: Dataset) -> MetaSet:
+    """The consensus of the votes; empty when nothing was bought yet.
+
+    Raises:
+        ArtefactError: it is damaged, or of other data.
+    """
+    if not run.path(META_SET).is_file():
+        none = np.empty(0, np.int64)
+        return MetaSet(none, none, none)
+    run.stage("annotate").verified(META_SET)
+    index = {sample_id: position for position, sample_id in enumerate(pool.sample_ids)}
+    position_of = {name: position for position, name in enumerate(pool.classes)}
+    rows = read_csv(run.path(META_SET))[1]
+    answers = {*pool.classes, ""}
+    strange = [row for row in rows if row["sample_id"] not in index or row["clean_label"] not in answers]
+    if strange:
+        raise ArtefactError(
+            f"{run.path(META_SET)} holds {len(strange)} answers that are not for this data, e.g. "
+            f"{strange[0]['sample_id']!r}: the data was replaced since.",
+            "Ingest the data that was annotated, or move the folder annotate away and use the run anew.",
+        )
+    pairs = sorted((index[row["sample_id"]], row["clean_label"]) for row in rows)
+    good = [(where, position_of[label]) for where, label in pairs if label]
+    bought = np.array([where for where, _ in good], np.int64)
+    labels = np.array([label for _, label in good], np.int64)
+    return MetaSet(bought, labels, np.array([where for where, label in pairs if not label], np.int64))

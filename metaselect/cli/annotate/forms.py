@@ -1,0 +1,192 @@
+"""`metaselect annotate`: labels go out to people and come back."""
+
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from metaselect.annotation.formats.base import AUTO, FORMATS
+from metaselect.cli.console import Console
+from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
+from metaselect.errors import UsageError
+from metaselect.options import ExportOptions, ImportOptions
+from metaselect.records import Json
+from metaselect.run.layout import Run
+
+Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]  # mypy wants the names spelt out
+ReadFormat = StrEnum("ReadFormat", [AUTO, *FORMATS])  # type: ignore[misc]
+CSV = Format("csv")
+ANY = ReadFormat(AUTO)
+
+RoundOption = Annotated[int | None, typer.Option("--round", metavar="K", min=1, help="Only this round.")]
+LatestRound = Annotated[
+    int | None,
+    typer.Option("--round", metavar="K", min=1, help="The round.", show_default="the latest"),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="For which tool; csv is for spreadsheets.")]
+ReadFormatOption = Annotated[
+    ReadFormat, typer.Option("--format", help="What FILE is; auto tells it from the content.")
+]
+
+COUNTS = {
+    "matched": "answers with a label",
+    "skipped": "answers: skip",
+    "unsure": "answers: unsure",
+    "unusable": "answers: bad_sample",
+    "conflicting": "answered twice and differently, not taken",
+    "mismatched": "samples with another one's image or content, not taken",
+    "changed": "samples whose content changed since, not taken",
+    "other_batch": "rows of another run's batch, not taken",
+    "not_selected": "ids of the pool, not selected, not taken",
+    "unknown": "ids not in the pool, or images that never went out",
+    "repeated": "answers for blind repeats",
+    "missing": "selected samples still without an answer",
+    "tied": "samples with tied votes",
+    "new_votes": "new votes",
+    "replaced": "new votes in place of another answer of the same annotator",
+    "bought": "labels bought so far",
+}
+group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Labels out to people, and back.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `annotate` and its sub-commands to the program."""
+    from metaselect.cli.annotate import votes
+
+    votes.register(group)
+    app.add_typer(group, name="annotate")
+
+
+@group.command("export")
+def export(
+    run: RunOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A folder; of csv and html a file, or - for stdout.",
+            show_default="below RUN/export/round-K",
+        ),
+    ] = None,
+    round_number: LatestRound = None,
+    form: FormatOption = CSV,
+    show_given: Annotated[
+        bool, typer.Option("--show-given", help="Show the given label too (it sways people).")
+    ] = False,
+    with_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--with-predictions",
+            help="Show what a model says (label-studio, html): that re-weighted last, or the warm-up. Sways people.",
+        ),
+    ] = False,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Write images beside the form.")
+    ] = True,
+    everything: Annotated[bool, typer.Option("--all", help="Answered and skipped samples too.")] = False,
+    conflicts: Annotated[
+        bool, typer.Option("--conflicts", help="Only samples with tied votes, for somebody else.")
+    ] = False,
+    repeats: Annotated[
+        float, typer.Option(metavar="SHARE", help="Show this share of the samples twice, unnoticed.")
+    ] = 0.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a form, unless it holds answers.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a form with the selected samples, for people to fill in.
+
+    People fill in clean_label (a class name), or status: skip, unsure or bad_sample. Images are named by sample_id, so
+    that no name tells the answer.
+
+        metaselect annotate export --run RUN
+
+        metaselect annotate export --run RUN -o for-anna.csv --show-given
+
+        metaselect annotate export --run RUN --format label-studio --with-predictions
+
+        metaselect annotate export --run RUN --format cvat -o for-cvat
+    """  # fmt: skip
+    from metaselect.stages.annotate import exchange as stage
+
+    if as_json and output == "-":
+        raise UsageError("--json and -o - both want stdout.", "Name a file with -o.")
+    console = Console(as_json=as_json)
+    options = ExportOptions(
+        output=output,
+        round=round_number,
+        format=form.value,
+        show_given=show_given,
+        with_predictions=with_predictions,
+        images=images,
+        all=everything,
+        conflicts=conflicts,
+        repeats=repeats,
+        force=force,
+    )
+    made = stage.export(Run.at(run), options, console)
+    if output == "-":
+        sys.stdout.buffer.write(made.text.encode())  # as a file: UTF-8 and \n everywhere
+        sys.stdout.buffer.flush()
+    elif made.path is not None:
+        console.line(str(made.path))
+    console.result(made.as_json())
+
+
+@group.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file with answers, or - for stdin.")],
+    run: RunOption = None,
+    round_number: RoundOption = None,
+    outside_round: Annotated[
+        bool, typer.Option("--outside-round", help="Take labels of samples that were not selected.")
+    ] = False,
+    annotator: Annotated[
+        str, typer.Option(help="Who answered, where the file does not say.")
+    ] = ImportOptions.annotator,
+    require_complete: Annotated[
+        bool, typer.Option("--require-complete", help="Exit 1 while answers are missing.")
+    ] = False,
+    form: ReadFormatOption = ANY,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the answers of a filled-in form; again is harmless, in parts is fine.
+
+    Answers find their sample by sample_id, else by the exported image's name, else by the content hash. A later file
+    supersedes an earlier answer of the same annotator. FILE is a CSV, what Label Studio exports as JSON, JSON-MIN or
+    CSV, what CVAT exports as CVAT for images 1.1 (zip or XML), what the single page of --format html downloads, or the
+    metadata.csv of a Hugging Face imagefolder.
+
+        metaselect annotate import RUN/export/round-1/labels.csv --run RUN
+
+        metaselect annotate import - --run RUN --annotator anna --require-complete < answers.csv
+
+        metaselect annotate import project-1-at-2026-11-20.json --run RUN
+
+        metaselect annotate import task_1_cvat_for_images_1.1.zip --run RUN
+
+        metaselect annotate import RUN/export/round-1/hf/train/metadata.csv --run RUN
+    """  # fmt: skip
+    from metaselect.stages.annotate import exchange as stage
+
+    console = Console(as_json=as_json)
+    options = ImportOptions(
+        round=round_number,
+        outside_round=outside_round,
+        annotator=annotator,
+        require_complete=require_complete,
+        format=form.value,
+    )
+    outcome = stage.import_file(Run.at(run), file, options, console)
+    show_counts(console, outcome.result)
+    finish(console, outcome)
+
+
+def show_counts(console: Console, result: Mapping[str, Json]) -> None:
+    """What became of a file's rows, as a table."""
+    rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
+    console.table(("reconciliation", "count"), rows)
+    show_noise(console, result["noise_estimate"])

@@ -1,0 +1,196 @@
+"""Opening a data set, whatever its form, and listing its samples: ids, labels, classes."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from metaselect.data.classes import order_classes, suggest
+from metaselect.data.readers.base import MEND, BadSample, BadSamples, Source, UnusableContent
+from metaselect.data.readers.csv import CsvForm
+from metaselect.data.readers.folder import FolderForm
+from metaselect.data.readers.parquet import ParquetForm
+from metaselect.errors import DataError
+from metaselect.options import ReadOptions
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+ID_DIGITS = 16  # hex digits of a made id: 64 bits, a clash among a million samples has chance 3e-8
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every entry of a source, in reading order; N counts bad ones too.
+
+    Attributes:
+        source: where the contents are.
+        classes: K names.
+        rows: (N,) int64, as people count.
+        sample_ids: N strings; empty where the sample is bad and has none.
+        labels: (N,) int64, positions in ``classes``; -1 where bad.
+        paths: N relative image paths; empty where there are none.
+        keep: (N,) bool, false for bad samples and those that a limit leaves out.
+    """
+
+    source: Source
+    classes: tuple[str, ...]
+    rows: np.ndarray
+    sample_ids: list[str]
+    labels: np.ndarray
+    paths: list[str]
+    keep: np.ndarray
+
+    def order(self) -> list[int]:
+        """Positions of the kept samples, sorted by sample_id."""
+        return sorted(np.flatnonzero(self.keep).tolist(), key=self.sample_ids.__getitem__)
+
+    def bad(self, position: int, reason: str) -> BadSample:
+        """A bad sample as messages and lists name it."""
+        row, path = int(self.rows[position]), self.paths[position]
+        return BadSample(self.source.where(position, row, path), row, self.sample_ids[position], reason)
+
+    def limited(self, count: int | None, seed: int) -> "Listing":
+        """A seeded subset of ``count`` samples that does not depend on the order of rows."""
+        if count is None:
+            return self
+        ranked = sorted(
+            self.order(),
+            key=lambda position: hashlib.sha256(f"{seed}:{self.sample_ids[position]}".encode()).digest(),
+        )
+        keep = np.zeros_like(self.keep)
+        keep[ranked[:count]] = True
+        return replace(self, keep=keep)
+
+
+def open_source(path: Path, options: ReadOptions) -> Source:
+    """The data set at ``path``, told apart by what it is.
+
+    Raises:
+        DataError: nothing is there, or nothing that is known.
+    """
+    if path.is_dir():
+        shards = sorted(
+            (file for file in path.iterdir() if file.suffix.lower() in PARQUET_SUFFIXES and file.is_file()),
+            key=lambda file: file.name,
+        )
+        return ParquetForm(shards, path, options) if shards else FolderForm(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist.", "Check the path.")
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        return ParquetForm([path], path.parent, options)
+    if path.suffix.lower() == ".csv":
+        return CsvForm(path, options)
+    raise DataError(
+        f"{path} is neither a .csv nor a .parquet file.",
+        "Name a manifest, a folder of .parquet files, or a folder with one folder of images for each class.",
+    )
+
+
+def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None = None) -> Listing:
+    """Ids, labels and classes of a data set, without its contents.
+
+    Args:
+        source: the data set.
+        bad: what to do with samples that cannot be used.
+        classes: those of an existing pool, which labels must be among; None: the data decides.
+
+    Raises:
+        DataError: a bad sample and the policy to stop; no sample; class names that clash.
+    """
+    rows: list[int] = []
+    given: list[str | None] = []
+    names: list[str | None] = []
+    paths: list[str] = []
+    problems: dict[int, str] = {}
+    known = None if classes is None else frozenset(classes)
+    for position, entry in enumerate(source.entries()):
+        rows.append(entry.row)
+        given.append(entry.sample_id)
+        names.append(entry.label)
+        paths.append(entry.path)
+        problem = entry.problem or _problem(entry.label, entry.sample_id, source.brings_ids)
+        if not problem and known is not None and entry.label not in known:
+            near = suggest(entry.label or "", tuple(classes or ()))
+            problem = f"the label {entry.label!r} is not among the run's classes: {near}"
+        if problem:
+            problems[position] = problem
+    if not rows:
+        raise DataError(f"{source.root} holds no sample.", "Name data with at least one row.")
+    fixed = tuple(classes or source.declared) or order_classes(name for name in names if name)
+    places = {name: place for place, name in enumerate(fixed)}
+    labels = np.array([places.get(name or "", -1) for name in names], dtype=np.int64)
+    keep = np.ones(len(rows), dtype=bool)
+    listing = Listing(
+        source, fixed, np.array(rows, dtype=np.int64), [name or "" for name in given], labels, paths, keep
+    )
+    _leave_out(listing, problems.items(), bad)
+    if not source.brings_ids:
+        _make_ids(listing, bad)
+    _check_distinct(listing, bad)
+    return listing
+
+
+def _problem(label: str | None, sample_id: str | None, brings_ids: bool) -> str:
+    if brings_ids and not (sample_id or "").strip():
+        return "it has no id"
+    return "it has no label" if label is None else ""
+
+
+def _leave_out(listing: Listing, problems: Iterable[tuple[int, str]], bad: BadSamples) -> None:
+    for position, problem in problems:
+        bad.add(listing.bad(position, problem))
+        listing.keep[position] = False
+
+
+def _make_ids(listing: Listing, bad: BadSamples) -> None:
+    """Fill in ids that the data does not bring: hashes of the paths, else of the contents."""
+    if all(listing.paths) and len(set(listing.paths)) == len(listing.paths):
+        for position, path in enumerate(listing.paths):
+            listing.sample_ids[position] = made_id(path.encode())
+        return
+    problems: dict[int, str] = {}
+    repeats: dict[str, list[int]] = {}
+    for position, content in listing.source.contents(listing.keep):
+        if isinstance(content, UnusableContent):
+            problems[position] = content.reason
+            continue
+        raw = content if isinstance(content, bytes) else content.astype("<f4").tobytes()
+        repeats.setdefault(made_id(raw), []).append(position)
+    for name, positions in repeats.items():
+        # Samples of one content differ in nothing but the label, so that decides which comes first.
+        for number, position in enumerate(sorted(positions, key=lambda place: int(listing.labels[place])), 1):
+            listing.sample_ids[position] = name if number == 1 else f"{name}-{number}"
+    _leave_out(listing, problems.items(), bad)
+
+
+def made_id(content: bytes) -> str:
+    """The id of a sample that brings none."""
+    return f"s{hashlib.sha256(content).hexdigest()[:ID_DIGITS]}"
+
+
+def _check_distinct(listing: Listing, bad: BadSamples) -> None:
+    """Leave out every bearer of a repeated id: which of them is meant, nobody can tell."""
+    kept = np.flatnonzero(listing.keep).tolist()
+    counts = Counter(listing.sample_ids[position] for position in kept)
+    if len(counts) == len(kept):
+        return
+    bearers: dict[str, list[int]] = {}
+    for position in kept:
+        if counts[listing.sample_ids[position]] > 1:
+            bearers.setdefault(listing.sample_ids[position], []).append(position)
+    for positions in bearers.values():
+        for position in positions:
+            other = positions[1] if position == positions[0] else positions[0]
+            bad.add(listing.bad(position, f"its id also stands in {_place(listing, other)}"), _DISTINCT)
+            listing.keep[position] = False
+
+
+_DISTINCT = f"Give every sample its own id. {MEND}"
+
+
+def _place(listing: Listing, position: int) -> str:
+    row, path = int(listing.rows[position]), listing.paths[position]
+    place = listing.source.where(position, row, path)
+    return f"{place}, row {row}" if row else place

@@ -1,0 +1,137 @@
+"""What every form of input is reduced to: entries, their contents, and what is wrong with some of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from metaselect.errors import DataError
+
+STOP = "stop"
+SKIP = "skip"
+MEND = "Mend it, or leave bad samples out: --on-bad-sample skip"
+
+
+class SampleEntry(NamedTuple):
+    """One sample as its manifest or folder names it, before its content is read.
+
+    Attributes:
+        row: as people count: the line of a CSV, the row of a Parquet file from 1, 0 in an image folder.
+        sample_id: None where the data brings none.
+        label: a class name; None where it is missing.
+        path: of the image, relative and POSIX; empty where there is none.
+        problem: why the sample cannot be used, or empty.
+    """
+
+    row: int
+    sample_id: str | None
+    label: str | None
+    path: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class UnusableContent:
+    """Stands for a content that cannot be had; ``reason`` is the end of a sentence."""
+
+    reason: str
+
+
+Content: TypeAlias = bytes | np.ndarray | UnusableContent
+"""Encoded image bytes, or a (d,) float32 row of features (d = 0: ids and labels alone), or why there is neither."""
+
+
+class Source(Protocol):
+    """A data set of one form. The order of ``entries`` is the reading order; positions count it from 0.
+
+    Attributes:
+        root: the folder that paths are relative to.
+        task: "images", "features" or "external" (ids and labels alone).
+        declared: class names in their order where the data itself fixes them, else empty.
+        brings_ids: whether entries carry ids of the data's own.
+        remarks: sentences that the user should hear about how the data was understood.
+    """
+
+    root: Path
+    task: str
+    declared: tuple[str, ...]
+    brings_ids: bool
+    remarks: tuple[str, ...]
+
+    def where(self, position: int, row: int, path: str) -> str:
+        """The file that a message about this sample names."""
+
+    def entries(self) -> Iterator[SampleEntry]:
+        """Every sample, without its content."""
+
+    def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
+        """(position, content) of the samples from ``start`` on where ``keep`` (N,) bool is true, streamed."""
+
+    def width(self) -> int:
+        """Features per sample: the commonest number, so that the order of rows does not decide; else 0."""
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """(relative name, path) of every file that the data consists of, missing ones too."""
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that was left out, and why."""
+
+    source: str
+    row: int
+    sample_id: str
+    reason: str
+
+    def sentence(self) -> str:
+        """One sentence that names file, row and id."""
+        row = f", row {self.row}" if self.row else ""
+        name = f", id {self.sample_id}" if self.sample_id else ""
+        return f"{self.source}{row}{name}: {self.reason}."
+
+
+class BadSamples:
+    """What to do with bad samples: stop at the first, or keep a list."""
+
+    def __init__(self, policy: str) -> None:
+        self.skip = policy == SKIP
+        self.found: list[BadSample] = []
+
+    def add(self, bad: BadSample, hint: str = MEND) -> None:
+        """Note a bad sample.
+
+        Raises:
+            DataError: the policy is to stop.
+        """
+        if not self.skip:
+            raise DataError(bad.sentence(), hint)
+        self.found.append(bad)
+
+
+def label_name(value: object) -> str | None:
+    """A label cell as a class name; None where it is missing. 3.0, a whole number, is named "3"."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        if value != value:
+            return None
+        return str(int(value)) if value.is_integer() else repr(value)
+    if value is None:
+        return None
+    name = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return name if name.strip() else None  # nobody can see a name of spaces
+
+
+def check_features(row: np.ndarray, width: int) -> np.ndarray | UnusableContent:
+    """The (d,) float64 row as float32, or why it cannot be used: another width, NaN, too large."""
+    if len(row) != width:
+        return UnusableContent(f"it has {len(row)} features where most samples have {width}")
+    with np.errstate(over="ignore"):
+        narrow = row.astype(np.float32)
+    finite = np.isfinite(narrow)
+    if not finite.all():
+        worst = int(np.argmin(finite))
+        return UnusableContent(f"feature {worst + 1} is {row[worst]}, not a finite float32")
+    return narrow

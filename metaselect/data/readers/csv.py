@@ -1,0 +1,116 @@
+"""The form of a CSV manifest: image paths, features in numeric columns, or ids and labels alone."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from metaselect.data.readers.base import Content, SampleEntry, UnusableContent, check_features, label_name
+from metaselect.data.readers.columns import FEATURE_LIST, choose_columns
+from metaselect.data.readers.paths import clean_path, escapes, read_below
+from metaselect.errors import DataError
+from metaselect.options import ReadOptions
+
+
+class CsvForm:
+    """A CSV manifest; see ``samples.Source``. Rows are the lines that a text editor shows."""
+
+    declared: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, options: ReadOptions) -> None:
+        self.path = path
+        self.root = path.parent
+        self._header = self._read_header()
+        self._columns = choose_columns(str(path), self._header, options)
+        self.brings_ids = self._columns.sample_id is not None
+        self.task = self._columns.task
+        self.remarks = self._columns.remarks(str(path), self._header)
+        if self._columns.features == (FEATURE_LIST,) and options.feature_columns is None:
+            raise DataError(
+                f"{path}: a CSV has no list columns, so {FEATURE_LIST} cannot be read.",
+                "Write one number a column and name the columns: --feature-columns 'x*'; or use Parquet.",
+            )
+
+    def where(self, position: int, row: int, path: str) -> str:
+        """The manifest."""
+        return str(self.path)
+
+    def entries(self) -> Iterator[SampleEntry]:
+        """Every data row."""
+        names = self._columns
+        at = {name: place for place, name in enumerate(self._header)}
+        for line, cells in self._rows():
+            if len(cells) != len(self._header):
+                problem = f"it has {len(cells)} cells, the header has {len(self._header)}"
+                yield SampleEntry(line, None, None, "", problem)
+                continue
+            sample_id = cells[at[names.sample_id]] or None if names.sample_id is not None else None
+            path = cells[at[names.image]] if names.image is not None else ""
+            problem = "it names no image" if names.image is not None and not path else ""
+            yield SampleEntry(line, sample_id, label_name(cells[at[names.label]]), clean_path(path) if path else "",
+                        problem)  # fmt: skip
+
+    def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
+        """The bytes of the files, or the numbers of the feature columns, of which there may be none."""
+        at = {name: place for place, name in enumerate(self._header)}
+        chosen = [at[name] for name in self._columns.features]
+        for position, (_, cells) in enumerate(self._rows()):
+            if position < start or not keep[position]:
+                continue
+            if self._columns.image is not None:
+                yield position, read_below(self.root, cells[at[self._columns.image]])
+            else:
+                yield position, self._numbers([cells[place] for place in chosen])
+
+    def _numbers(self, cells: Sequence[str]) -> np.ndarray | UnusableContent:
+        try:
+            row = np.array(cells, dtype=np.float64)
+        except ValueError:
+            return self._not_a_number(cells)
+        return check_features(row, len(cells))
+
+    def _not_a_number(self, cells: Sequence[str]) -> UnusableContent:
+        for name, cell in zip(self._columns.features, cells, strict=True):
+            try:
+                float(cell)
+            except ValueError:
+                return UnusableContent(f"{cell!r} in column {name} is not a number")
+        return UnusableContent("a feature is not a number")
+
+    def width(self) -> int:
+        """Feature columns."""
+        return len(self._columns.features)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """The manifest and every image that it names within its folder."""
+        yield "", self.path
+        if self._columns.image is not None:
+            for entry in self.entries():
+                if entry.path and not escapes(entry.path):
+                    yield entry.path, self.root / entry.path
+
+    def _read_header(self) -> list[str]:
+        with self.path.open(encoding="utf-8-sig", newline="") as stream:
+            try:
+                return next(csv.reader(stream, strict=True))
+            except StopIteration:
+                raise DataError(f"{self.path} is empty.", "The first line must name the columns.") from None
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise self._unreadable(error) from None
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """(line where the row starts, cells) of every row that is not blank."""
+        with self.path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            line = 1
+            try:
+                for number, cells in enumerate(reader):
+                    if number and cells:
+                        yield line, cells
+                    line = reader.line_num + 1
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(f"{self.path} is not a CSV file in UTF-8: {error}.", "Save it as CSV UTF-8.")

@@ -1,0 +1,285 @@
+"""The form of one Parquet file or a folder of shards: image bytes, image paths, features, or ids and labels alone."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from metaselect.data.classes import declared_classes, suggest
+from metaselect.data.readers.base import Content, SampleEntry, UnusableContent, check_features, label_name
+from metaselect.data.readers.columns import choose_columns
+from metaselect.data.readers.paths import clean_path, escapes, read_below
+from metaselect.data.store import FEATURES
+from metaselect.errors import DataError
+from metaselect.options import ReadOptions
+from metaselect.run.layout import IDS_ALONE
+
+READ_ROWS = 256  # rows held at a time: images of 100 kB make 25 MB
+READ_BUFFER = 1 << 20  # bytes; without it a whole column of a row group is loaded at once
+
+
+class ParquetForm:
+    """Parquet files with one schema; see ``samples.Source``. Rows count from 1 in each file."""
+
+    def __init__(self, files: Sequence[Path], root: Path, options: ReadOptions) -> None:
+        self.root = root
+        self._files = list(files)
+        first = self._schema(self._files[0])
+        self._columns = choose_columns(str(self._files[0]), first.names, options)
+        self.brings_ids = self._columns.sample_id is not None
+        self.task = self._columns.task
+        self.remarks = self._columns.remarks(str(self._files[0]), first.names)
+        self.declared = declared_classes(first.metadata, self._columns.label)
+        self._names = frozenset(self.declared)
+        self._types = {name: first.field(name).type for name in self._used()}
+        self._check_types()
+        counts = []
+        for file in self._files:
+            self._check_shard(file)
+            counts.append(pq.read_metadata(file).num_rows)
+        self._starts = np.cumsum([0, *counts])
+        self._width: int | None = None
+
+    def where(self, position: int, row: int, path: str) -> str:
+        """The file that holds the row."""
+        return str(self._files[int(np.searchsorted(self._starts, position, side="right")) - 1])
+
+    def entries(self) -> Iterator[SampleEntry]:
+        """Every row of every file, files in the order of their names."""
+        names = self._columns
+        path_column = self._path_column()
+        wanted = [names.label, *([names.sample_id] if names.sample_id else []), *path_column]
+        for file in self._files:
+            rows = itertools.count(1)
+            for batch in read_batches(file, wanted):
+                labels = batch.column(names.label).to_pylist()
+                ids = batch.column(names.sample_id).to_pylist() if names.sample_id else [None] * len(labels)
+                paths = self._paths(batch) if path_column else [None] * len(labels)
+                for row, sample_id, label, path in zip(rows, ids, labels, paths, strict=False):
+                    yield self._entry(row, sample_id, label, path)
+
+    def _entry(self, row: int, sample_id: object, label: object, path: str | None) -> SampleEntry:
+        name, problem = label_name(label), ""
+        if self.declared and isinstance(label, int):
+            inside = 0 <= label < len(self.declared)
+            name = self.declared[label] if inside else None
+            problem = "" if inside else f"the label {label} is outside 0..{len(self.declared) - 1}"
+        elif self.declared and name is not None and name not in self._names:
+            problem = f"the label {name!r} is not among the classes: {suggest(name, self.declared)}"
+        return SampleEntry(row, id_text(sample_id), name, clean_path(path) if path else "", problem)
+
+    def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
+        """Row group by row group, a few rows at a time."""
+        wanted = keep.copy()
+        wanted[:start] = False
+        if self.task == IDS_ALONE:
+            yield from ((position, np.empty(0, np.float32)) for position in np.flatnonzero(wanted).tolist())
+            return
+        for file, base in zip(self._files, self._starts, strict=False):
+            metadata = pq.read_metadata(file)
+            position = int(base)
+            for group in range(metadata.num_row_groups):
+                count = metadata.row_group(group).num_rows
+                if wanted[position : position + count].any():
+                    yield from self._group(file, group, position, wanted)
+                position += count
+
+    def _group(
+        self, file: Path, group: int, position: int, wanted: np.ndarray
+    ) -> Iterator[tuple[int, Content]]:
+        names = [self._columns.image] if self._columns.image else list(self._columns.features)
+        for batch in read_batches(file, names, [group]):
+            contents = self._images(batch) if self._columns.image else self._rows(batch)
+            for content in contents:
+                if wanted[position]:
+                    yield position, read_below(self.root, content) if isinstance(content, str) else content
+                position += 1
+
+    def _images(self, batch: Any) -> Iterator[bytes | str | UnusableContent]:
+        """Image bytes, or the path where the bytes are null."""
+        for cell in batch.column(self._columns.image).to_pylist():
+            if isinstance(cell, dict):
+                cell = cell.get("bytes") or cell.get("path")
+            yield cell if cell else UnusableContent("it has no image")
+
+    def _rows(self, batch: Any) -> Iterator[np.ndarray | UnusableContent]:
+        """Rows of features; null stands for NaN, which is refused later."""
+        width = self.width()
+        if self._is_list():
+            for cell in batch.column(self._columns.features[0]):
+                values = None if not cell.is_valid else cell.values
+                if values is None:
+                    yield UnusableContent("it has no features")
+                else:
+                    yield check_features(_numbers(values), width)
+            return
+        table = np.stack([_numbers(batch.column(name)) for name in self._columns.features], axis=1)
+        for row in table:
+            yield check_features(row, width)
+
+    def width(self) -> int:
+        """Feature columns, or the commonest length of the list column (the larger one at a tie)."""
+        if self._width is None:
+            self._width = self._count_width() if self.task == FEATURES else 0
+        return self._width
+
+    def _count_width(self) -> int:
+        if not self._is_list():
+            return len(self._columns.features)
+        kind = self._types[self._columns.features[0]]
+        if pa.types.is_fixed_size_list(kind):
+            return int(kind.list_size)
+        lengths: Counter[int] = Counter()
+        for file in self._files:
+            for batch in read_batches(file, self._columns.features):
+                lengths.update(pc.list_value_length(batch.column(0)).drop_null().to_pylist())
+        return max(lengths, key=lambda length: (lengths[length], length), default=0)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """The Parquet files, and the images that lie outside of them."""
+        for file in self._files:
+            yield (file.name if len(self._files) > 1 else ""), file
+        if self._columns.image and self._has_outside_images():
+            for entry in self.entries():
+                if entry.path and not escapes(entry.path):
+                    yield entry.path, self.root / entry.path
+
+    def _has_outside_images(self) -> bool:
+        """Whether some image may be a path without bytes, by the files' own statistics."""
+        kind = self._types[self._columns.image or ""]
+        if not pa.types.is_struct(kind):
+            return not _is_binary(kind)
+        for file in self._files:
+            metadata = pq.read_metadata(file)
+            for group, column in itertools.product(
+                range(metadata.num_row_groups), range(metadata.num_columns)
+            ):
+                chunk = metadata.row_group(group).column(column)
+                known = chunk.statistics is not None and chunk.statistics.null_count == 0
+                if chunk.path_in_schema == f"{self._columns.image}.bytes" and not known:
+                    return True
+        return False
+
+    def _used(self) -> list[str]:
+        names = (self._columns.sample_id, self._columns.label, self._columns.image, *self._columns.features)
+        return [name for name in names if name is not None]
+
+    def _path_column(self) -> list[str]:
+        """The leaf that holds image paths, so that scanning does not read the bytes."""
+        if self._columns.image is None:
+            return []
+        kind = self._types[self._columns.image]
+        if pa.types.is_struct(kind):
+            return [f"{self._columns.image}.path"] if kind.get_field_index("path") >= 0 else []
+        return [] if _is_binary(kind) else [self._columns.image]
+
+    def _paths(self, batch: Any) -> list[str | None]:
+        cells = batch.column(self._columns.image).to_pylist()
+        return [cell.get("path") if isinstance(cell, dict) else cell for cell in cells]
+
+    def _is_list(self) -> bool:
+        return len(self._columns.features) == 1 and is_list(self._types[self._columns.features[0]])
+
+    def _check_types(self) -> None:
+        columns, file = self._columns, self._files[0]
+        if columns.image is not None:
+            kind = self._types[columns.image]
+            known = _is_binary(kind) or _is_text(kind) or (
+                pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+            )  # fmt: skip
+            if not known:
+                raise DataError(
+                    f"{file}: column {columns.image} is {kind}, not paths, bytes or a bytes and path struct.",
+                    "Name another column with --image-column.",
+                )
+        for name in columns.features:
+            kind = self._types[name]
+            values = kind.value_type if is_list(kind) and len(columns.features) == 1 else kind
+            if not is_number(values):
+                raise DataError(
+                    f"{file}: column {name} is {kind}, not numbers.",
+                    "Choose numeric columns with --feature-columns.",
+                )
+
+    def _check_shard(self, file: Path) -> None:
+        schema = self._schema(file)
+        for name, kind in self._types.items():
+            if name not in schema.names or schema.field(name).type != kind:
+                found = schema.field(name).type if name in schema.names else "missing"
+                raise DataError(
+                    f"{file}: column {name} is {found}, in {self._files[0]} it is {kind}.",
+                    "Write all shards with one schema.",
+                )
+        if declared_classes(schema.metadata, self._columns.label) != self.declared:
+            raise DataError(
+                f"{file} has other ClassLabel names than {self._files[0]}.",
+                "Write all shards with one schema.",
+            )
+
+    def _schema(self, file: Path) -> Any:
+        with readable(file):
+            return pq.read_schema(file)
+
+
+def read_batches(file: Path, names: Sequence[str], groups: list[int] | None = None) -> Iterator[Any]:
+    """Record batches of some columns, so that never more than a few rows are held.
+
+    Raises:
+        DataError: the file is no Parquet file or is damaged.
+    """
+    with readable(file), pq.ParquetFile(file, buffer_size=READ_BUFFER) as parquet:
+        yield from parquet.iter_batches(READ_ROWS, row_groups=groups, columns=list(names), use_threads=False)
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turn what pyarrow says of a damaged file into one sentence.
+
+    Raises:
+        DataError: the file is no Parquet file or is damaged.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DataError(
+            f"{file} is not a readable Parquet file: {reason}.", "Write or copy it anew."
+        ) from None
+
+
+def id_text(cell: object) -> str | None:
+    """An id as it is known everywhere: a number by its text; None where there is none."""
+    return None if cell is None or cell == "" else str(cell)
+
+
+def _numbers(values: Any) -> np.ndarray:
+    return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_number(kind: Any) -> bool:
+    """Whether an Arrow type is one of integers or floats."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def is_list(kind: Any) -> bool:
+    """Whether an Arrow type is a list of any kind."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

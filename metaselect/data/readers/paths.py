@@ -1,0 +1,42 @@
+"""Paths that come from a manifest: they name files below its folder and nothing else."""
+
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from metaselect.data.readers.base import UnusableContent
+
+
+def clean_path(path: str) -> str:
+    """The path without "./" and doubled slashes, so that one file has one name."""
+    return str(PurePosixPath(path))
+
+
+def read_below(root: Path, path: str) -> bytes | UnusableContent:
+    """The bytes of the file at ``path``, which must lie below ``root``, links followed."""
+    if escapes(path):
+        return UnusableContent(f"the path {path} leaves the folder of the manifest")
+    target = root / path
+    # Only the last step is looked at for each file: resolving every path whole would cost more than reading.
+    parent = _resolved(target.parent)
+    real = target.resolve() if target.is_symlink() else parent / target.name
+    if not real.is_relative_to(_resolved(root)):
+        return UnusableContent(f"the path {path} is a link that leaves the folder of the manifest")
+    try:
+        return real.read_bytes()
+    except FileNotFoundError:
+        return UnusableContent(f"the file {path} does not exist")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        return UnusableContent(f"the file {path} cannot be read ({error.__class__.__name__})")
+
+
+def escapes(path: str) -> bool:
+    """Whether the path is absolute or climbs, in the sense of any operating system."""
+    for flavour in (PurePosixPath(path), PureWindowsPath(path)):
+        if flavour.is_absolute() or flavour.drive or flavour.root or ".." in flavour.parts:
+            return True
+    return False
+
+
+@lru_cache(maxsize=4096)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()

@@ -1,0 +1,72 @@
+"""Reading a test set as the pool was read: its classes by name, its size, its mode."""
+
+from pathlib import Path
+
+import numpy as np
+
+from metaselect.data.ingest import Journal, Target, fill
+from metaselect.data.listing import list_samples, open_source
+from metaselect.data.readers.base import BadSamples
+from metaselect.data.store import FEATURES, Dataset
+from metaselect.errors import DataError
+from metaselect.options import ReadOptions
+from metaselect.records import Reporter
+from metaselect.run.files import write_csv
+from metaselect.run.layout import IDS_ALONE
+
+SKIPPED = "skipped.csv"
+
+
+def read_test_set(
+    path: Path, options: ReadOptions, like: Dataset, scratch: Path, report: Reporter
+) -> tuple[Dataset, list[str]]:
+    """A test set with the classes and preprocessing of a pool, and its content hashes.
+
+    Args:
+        path: of any form.
+        options: how to read it.
+        like: the pool; labels are matched by the names of its classes.
+        scratch: a folder for the memory-mapped array and the list ``SKIPPED``, kept while the data is used.
+        report: progress.
+
+    Returns:
+        The data set, sorted by sample_id, and the content hash of each sample.
+
+    Raises:
+        DataError: a bad sample, a label outside the classes, or another kind of data than the pool.
+    """
+    bad = BadSamples(options.on_bad_sample)
+    source = open_source(path, options)
+    preprocess = like.preprocess
+    if source.task == IDS_ALONE:
+        raise DataError(
+            f"{path} has neither images nor features that are known as such, so no model can be judged on it.",
+            "Name the column of images with --image-column or those of features with --feature-columns.",
+        )
+    if source.task != preprocess.task:
+        raise DataError(f"{path} holds {source.task}, the run {preprocess.task}.", "Name data of one kind.")
+    width = like.inputs.shape[1] if source.task == FEATURES else 0
+    if width and source.width() != width:
+        raise DataError(
+            f"{path} has {source.width()} features per sample, the run has {width}.",
+            "Choose the same columns with --feature-columns.",
+        )
+    listing = list_samples(source, bad, like.classes)
+    for remark in source.remarks:
+        report.warn(remark)
+    if not listing.keep.any():
+        raise DataError(f"{path} holds no sample that can be used.", "Look at the data.")
+    scratch.mkdir(parents=True, exist_ok=True)
+    target = Target(source.task, preprocess.size, preprocess.mode, width)
+    arrays = fill(listing, Journal(target), scratch, bad, report)
+    if bad.found:
+        rows = [(entry.source, entry.row or "", entry.sample_id, entry.reason) for entry in bad.found]
+        write_csv(scratch / SKIPPED, ("source", "row", "sample_id", "reason"), rows)
+        report.warn(f"{len(bad.found)} bad samples were left out; the first: {bad.found[0].sentence()}")
+    labels = listing.labels[arrays.order]
+    absent = [name for place, name in enumerate(like.classes) if not (labels == place).any()]
+    if absent:
+        report.note(f"{path} has no sample of {len(absent)} classes: {', '.join(absent)}.")
+    ids = [listing.sample_ids[position] for position in arrays.order]
+    inputs = np.load(arrays.path, mmap_mode="c", allow_pickle=False)
+    return Dataset(ids, labels, like.classes, inputs, preprocess), arrays.content_hashes

@@ -1,0 +1,85 @@
+"""Files of features: Parquet, each with the recipe that it was made by.
+
+By the recipe a later round, or the same command after an interruption, knows whether it can take what is there already.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from metaselect.records import Json
+from metaselect.run.files import write_atomically
+from metaselect.selection.base import Gradients
+
+RECIPE = b"metaselect.recipe"
+
+Recipe: TypeAlias = dict[str, Json]
+"""What a file of features was made from, and what was found on the way."""
+
+
+class Factors(NamedTuple):
+    """Factors of G_j = (softmax(z_j) - onehot(y_j)) x_j^T at one checkpoint, without the label.
+
+    Attributes:
+        probs: (n, K) float32, softmax(z_j).
+        hidden: (n, d) float32, x_j.
+    """
+
+    probs: torch.Tensor
+    hidden: torch.Tensor
+
+
+def write_factors(path: Path, sample_ids: list[str], factors: Factors, recipe: Recipe) -> None:
+    """Write sample_id, probs and hidden as Parquet, atomically."""
+    columns = {"probs": _fixed_list(factors.probs), "hidden": _fixed_list(factors.hidden)}
+    _write(path, sample_ids, columns, recipe)
+
+
+def write_gradients(path: Path, sample_ids: list[str], gradients: Gradients, recipe: Recipe) -> None:
+    """Write sample_id, norm and direction as Parquet, atomically."""
+    columns = {"norm": pa.array(gradients.norms.numpy()), "direction": _fixed_list(gradients.directions)}
+    _write(path, sample_ids, columns, recipe)
+
+
+def read_factors(path: Path) -> Factors:
+    """The factors that ``write_factors`` wrote."""
+    table = pq.read_table(path, columns=["probs", "hidden"])
+    return Factors(_matrix(table["probs"]), _matrix(table["hidden"]))
+
+
+def read_gradients(path: Path) -> Gradients:
+    """The gradients that ``write_gradients`` wrote."""
+    table = pq.read_table(path, columns=["norm", "direction"])
+    return Gradients(torch.from_numpy(table["norm"].to_numpy().copy()), _matrix(table["direction"]))
+
+
+def recipe_of(path: Path) -> Recipe:
+    """The recipe that a file of features carries; empty where it carries none."""
+    metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
+    recipe: Recipe = json.loads(metadata.get(RECIPE, b"{}"))
+    return recipe
+
+
+def _write(path: Path, sample_ids: list[str], columns: dict[str, pa.Array], recipe: Recipe) -> None:
+    table = pa.table({"sample_id": pa.array(sample_ids, pa.string()), **columns})
+    table = table.replace_schema_metadata({RECIPE: json.dumps(recipe, sort_keys=True)})
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def _fixed_list(values: torch.Tensor) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.numpy().reshape(-1)), values.shape[1])
+
+
+def _matrix(column: pa.ChunkedArray) -> torch.Tensor:
+    width = column.type.list_size
+    out = np.empty((len(column), width), column.type.value_type.to_pandas_dtype())
+    at = 0
+    for chunk in column.chunks:
+        out[at : at + len(chunk)] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        at += len(chunk)
+    return torch.from_numpy(out)

@@ -1,0 +1,1 @@
+"""Weighted K-means on factored gradient features, and the pick of one sample per cluster."""

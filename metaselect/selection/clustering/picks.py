@@ -1,0 +1,99 @@
+"""From gradient features to picks, for RBC, RBC-K and GBC alike: cluster the rows, buy one member of each cluster.
+
+Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Algorithm 1.
+Differs: a cluster's pick is one of its members, so that all are distinct; the best of several seeded starts is kept;
+in later rounds the candidates are the half of the pool that is farther from everything bought, as in the authors' code.
+"""
+
+import torch
+
+from metaselect.records import Json
+from metaselect.selection.base import Choice, ProgressCallback, lowest
+from metaselect.selection.clustering.factored import FactoredRows
+from metaselect.selection.clustering.kmeans import Clusters, kmeans
+
+
+def choose_pivots(
+    rows: FactoredRows,
+    budget: int,
+    bought: torch.Tensor,
+    generator: torch.Generator,
+    tell: ProgressCallback,
+    *,
+    weighted: bool,
+    starts: int,
+    iterations: int,
+) -> Choice:
+    """One member of each of ``budget`` clusters: the one closest to its centroid.
+
+    Args:
+        rows: n gradient features.
+        budget: number of clusters and of picks.
+        bought: (m,) int64, which are not chosen again.
+        generator: of the starts.
+        tell: hears of every iteration.
+        weighted: as ``kmeans``.
+        starts: seeded starts of K-means; the best objective is kept.
+        iterations: of K-means, at most.
+    """
+    candidates = far_from_bought(rows, budget, bought)
+    pool = rows.subset(candidates) if len(bought) else rows
+    best: Clusters | None = None
+    for start in range(starts):
+        first = int(torch.randint(len(pool), (), generator=generator))
+        found = kmeans(
+            pool,
+            budget,
+            weighted=weighted,
+            first=first,
+            iterations=iterations,
+            tell=lambda text, start=start: tell(f"start {start + 1} of {starts}, {text}"),  # type: ignore[misc]
+        )
+        if best is None or found.objective[-1] > best.objective[-1]:
+            best = found
+    assert best is not None
+    mass = pool.norms.new_zeros(budget)
+    mass.index_put_((best.assignment,), pool.norms, accumulate=True)
+    mass /= mass.sum().clamp(min=1e-30)
+    cluster = torch.full((len(rows),), -1, dtype=torch.int64)
+    cluster[candidates.cpu()] = best.assignment.cpu()
+    similarity = torch.zeros(len(rows))
+    similarity[candidates.cpu()] = best.cosine.cpu()
+    picks = candidates[closest_members(best, budget, mass)]
+    return Choice(picks.cpu(), cluster, similarity, mass.cpu(), _details(best))
+
+
+def closest_members(clusters: Clusters, budget: int, mass: torch.Tensor) -> torch.Tensor:
+    """(budget,) distinct rows: of each cluster the member closest to its centroid, heaviest cluster first.
+
+    Where clusters are empty (fewer distinct rows than clusters), the rest are the closest unused members of any.
+    """
+    by_cosine = torch.sort(-clusters.cosine, stable=True).indices
+    order = by_cosine[torch.sort(clusters.assignment[by_cosine], stable=True).indices]
+    ordered = clusters.assignment[order]
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    picks = order[first]
+    picks = picks[torch.sort(-mass[clusters.assignment[picks]], stable=True).indices]
+    rest = lowest(-clusters.cosine, budget - len(picks), picks)
+    return torch.cat([picks, rest])
+
+
+def far_from_bought(rows: FactoredRows, budget: int, bought: torch.Tensor) -> torch.Tensor:
+    """Indices of the candidates: after a first round, the half that is farther from every bought sample."""
+    if not len(bought):
+        return torch.arange(len(rows), device=rows.norms.device)
+    nearest = torch.zeros_like(rows.norms)
+    for index in bought.tolist():
+        torch.maximum(nearest, rows.inner(index).abs(), out=nearest)
+    count = max((len(rows) - len(bought)) // 2, budget)
+    return lowest(nearest, count, bought).sort().values
+
+
+def _details(clusters: Clusters) -> dict[str, Json]:
+    ratio = clusters.theorem_ratio
+    return {
+        "objective": list(clusters.objective),
+        "non_empty_clusters": list(clusters.non_empty),
+        "theorem_1_ratio": {"min": float(ratio.min()), "mean": float(ratio.mean())},
+    }

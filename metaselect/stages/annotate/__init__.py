@@ -1,0 +1,1 @@
+"""The stages behind `metaselect annotate`."""

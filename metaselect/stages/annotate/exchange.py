@@ -1,0 +1,267 @@
+"""The `annotate` stage: labels go out to people and come back. Never imports torch."""
+
+import gc
+import hashlib
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+from metaselect.annotation import ledger
+from metaselect.annotation.control import noise_estimate
+from metaselect.annotation.exports import Export as Exported
+from metaselect.annotation.exports import read_exported_samples
+from metaselect.annotation.formats.base import AUTO, FILLED_IN, INSIDE, Answer, detect_format, load_format
+from metaselect.annotation.formats.files import EXPORT_FOLDER, form_path, write_form
+from metaselect.annotation.imports import Source
+from metaselect.annotation.matching.labels import Spellings
+from metaselect.annotation.matching.matcher import ImportScope
+from metaselect.annotation.matching.reconcile import reconcile
+from metaselect.annotation.repeats import choose_repeats, insert_repeats
+from metaselect.annotation.rounds import as_asked, nothing_selected, one_round, rounds, wanted_rounds
+from metaselect.annotation.summary import import_result, some, troubles
+from metaselect.annotation.votes import now
+from metaselect.data.store import load_ids
+from metaselect.errors import ArtefactError, DataError
+from metaselect.options import ExportOptions, ImportOptions
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.run.files import read_json
+from metaselect.run.layout import META_SET, Run
+from metaselect.run.stage import inputs_of
+from metaselect.stages.annotate.form import (
+    CLASSES,
+    changed_content,
+    image_again,
+    make_form,
+    other_classes,
+    place_on_record,
+    require_offered,
+    require_same_content,
+    sent_again,
+    sent_now,
+)
+
+STREAM = "-"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `annotate export` made.
+
+    Attributes:
+        path: the form; None when it goes to stdout or there is nothing to ask.
+        text: what the form holds.
+        batch_id: of the round.
+        round: its number.
+        samples: rows of the form.
+        images: files written beside it.
+    """
+
+    path: Path | None
+    text: str
+    batch_id: str
+    round: int
+    samples: int
+    images: int
+
+    def as_json(self) -> dict[str, Json]:
+        """All but the text, as JSON values."""
+        return {
+            "file": str(self.path) if self.path is not None else None,
+            "batch_id": self.batch_id,
+            "round": self.round,
+            "samples": self.samples,
+            "images": self.images,
+        }
+
+
+def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
+    """Write a form for people with the samples of a round that nobody has answered yet.
+
+    Raises:
+        ArtefactError: nothing selected; the form exists and holds answers, or others than now without
+            ``force``; predictions are wanted and there are none.
+        DataError: the format cannot spell a class.
+        UsageError: no such round, a place within the run's own folders, or something that the format cannot do.
+    """
+    form = load_format(options.format)
+    require_offered(run, form, options)
+    with run.lock():
+        book = ledger.open_ledger(run)
+        chosen = one_round(run, options.round)
+        whole = sent_now(run, chosen)
+        path = form_path(run, chosen, form, options.output)
+        if options.conflicts:
+            chosen = chosen.conflicts(book.verdicts)
+            if options.output is None:
+                path = run.path(f"{EXPORT_FOLDER}/round-{chosen.number}/conflicts/{form.file_name}")
+        everything = options.all or options.conflicts
+        ids = list(chosen.samples) if everything else chosen.open_ids(book.verdicts)
+        answered = len(chosen.samples) - len(ids)
+        if answered:
+            report.note(f"Left out {answered} answered samples of round {chosen.number}; --all asks again.")
+        if path is not None and not ids:
+            why = (
+                "No sample of round {} is tied"
+                if options.conflicts
+                else "Every sample of round {} is answered"
+            )
+            report.note(f"{why.format(chosen.number)}; no form was written.")
+            return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
+        sent = {each: whole[each] for each in chosen.samples}
+        require_same_content(run, book, chosen, sent)
+        made = make_form(run, chosen, ids, sent, path, form.offers, options, report)
+        if options.repeats:
+            pool = load_ids(run)[0]
+            again = choose_repeats(ids, options.repeats, chosen.batch_id, pool, book.repeats)
+            book = ledger.add_repeats(run, book, again)
+            image_of = partial(image_again, path.parent if path else Path())
+            made = replace(made, items=insert_repeats(made.items, again, image_of))
+        files = form.write(made)
+        if path is not None:
+            write_form(path, files, force=options.force)
+        classes = run.stage("data").verified(CLASSES)
+        place, rows = place_on_record(run, path, options), len(made.items)
+        record = Exported(now(), chosen.number, chosen.batch_id, options.format, place, rows, classes)
+        ledger.add_export(run, book, record, list(sent.values()))
+    back = shlex.quote(str(path)) if path is not None and FILLED_IN in form.offers else "FILE"
+    names = some([repr(each) for each in made.classes])
+    advice = form.advice.format(folder=path.parent if path is not None else "", classes=names)
+    whose = " --annotator NAME, of somebody new" if options.conflicts else ""
+    report.note(f"{advice}, then: metaselect annotate import {back} {run.flag}{whose}")
+    images = 0 if INSIDE in form.offers else sum(bool(item.image) for item in made.items)
+    return Export(path, next(iter(files.values())), chosen.batch_id, chosen.number, rows, images)
+
+
+def import_file(run: Run, source: str, options: ImportOptions, report: Reporter) -> Outcome:
+    """Take the answers of a file (or of stdin, "-") into the votes.
+
+    Raises:
+        DataError: the file is missing, not readable, has no known id, or a label or status that does not
+            exist; nothing is written then.
+        ArtefactError: nothing selected, or the votes were changed by hand.
+    """
+    run.info()
+    name = "stdin" if source == STREAM else source
+    with no_garbage_collection():
+        content = content_of(source)  # before the lock: a pipe may come from `annotate export`
+        wanted = detect_format(content, name) if options.format == AUTO else options.format
+        form = load_format(wanted)
+        answers = form.read(content, name)
+        origin = origin_of(content, name, wanted)
+        del content  # the answers say all of it
+        with run.lock():
+            return take_answers(run, answers, form.spellings, options, report, name, origin)
+
+
+def take_answers(
+    run: Run,
+    answers: Sequence[Answer],
+    spellings: Spellings,
+    options: ImportOptions,
+    report: Reporter,
+    name: str,
+    origin: Source,
+) -> Outcome:
+    """Make votes of answers, and say what became of them; the caller holds the run's lock."""
+    book = ledger.open_ledger(run)
+    require_same_pool(run, book)
+    chosen = wanted_rounds(run, options.round)
+    if not chosen and not options.outside_round:
+        raise nothing_selected(run)
+    classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
+
+    @cache
+    def pool_ids() -> frozenset[str]:
+        return frozenset(load_ids(run)[0])
+
+    first = read_exported_samples(run.path(ledger.STAGE), book.exports)
+    sent = first + sent_again(book.repeats, first)
+    asked = as_asked(chosen, book)
+    every = asked if options.round is None else as_asked(rounds(run), book)
+    batches = {each.batch_id for each in every}
+    known = ImportScope(asked, pool_ids, classes, batches, sent, changed_content(run, sent, book.stands_for))
+    found = reconcile(answers, known, spellings, options, name=name, time=origin.time)
+    before = book.current
+    new = [vote for vote in found.accepted if not vote.repeats(before.get(vote.key))]
+    replaced = [vote for vote in new if vote.key in before and vote.answer != before[vote.key].answer]
+    again = book.stands_for
+    repeated = [vote for vote in found.accepted if vote.sample_id in again]
+    found.accepted = [vote for vote in found.accepted if vote.sample_id not in again]
+    book = ledger.add_votes(run, book, new, origin)
+    result = import_result(book, found, chosen, new_votes=len(new), noise=noise_estimate(run, book))
+    result["repeated"] = len(repeated)
+    result["replaced"] = len(replaced)
+    result["classes_changed"] = [*other_classes(run, book, answers)]
+    for sentence in troubles(found, result, name):
+        report.warn(sentence)
+    unnamed = any(not answer.annotator for answer in answers) and options.annotator == ImportOptions.annotator
+    if unnamed and any(vote.annotator == options.annotator for vote in replaced):
+        report.warn(
+            f"{name} does not say whose answers they are, and they replace others of which that is not known. "
+            f"Were it two people? Then: metaselect annotate undo {run.flag}, and import again with --annotator NAME."
+        )
+    _say_next(run, result, report)
+    unmet = f"{result['missing']} selected samples are still without an answer."
+    return Outcome(result, unmet if options.require_complete and result["missing"] else "")
+
+
+def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
+    if result["missing"]:
+        report.note(
+            f"Samples without an answer: {result['missing']}. "
+            f"For a form with only these: metaselect annotate export -o FILE {run.flag}"
+        )
+    if result["bought"]:
+        ids_alone = f"The bought labels are in {run.path(META_SET)}."
+        report.note(ids_alone if run.ids_alone else f"Next: metaselect reweight {run.flag}")
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """A million votes are millions of tuples without a cycle: looking for one takes a third of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def content_of(source: str) -> bytes:
+    """The bytes of a file, or of stdin for "-".
+
+    Raises:
+        DataError: no such file.
+    """
+    if source == STREAM:
+        return sys.stdin.buffer.read()
+    try:
+        return Path(source).read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise DataError(f"{source} is not a file.", "Check the path.") from None
+
+
+def origin_of(content: bytes, name: str, form: str) -> Source:
+    """Where answers come from, now."""
+    return Source(now(), Path(name).name, hashlib.sha256(content).hexdigest(), form)
+
+
+def require_same_pool(run: Run, book: ledger.Ledger) -> None:
+    """Refuse to go on when other data was ingested and earlier votes no longer fit it."""
+    record = run.stage(ledger.STAGE).record()
+    if record is None or inputs_of(run, *ledger.POOL_INPUTS).items() <= record.key.inputs.items():
+        return
+    pool, _, classes = load_ids(run)
+    strangers = {vote.sample_id for vote in book.votes} - set(pool) - book.stands_for.keys()
+    names = {vote.clean_label for vote in book.votes} - {"", *classes}
+    if strangers or names:
+        raise ArtefactError(
+            f"{run.path('annotate/votes.csv')} belongs to other data: {some(sorted(strangers | names))} "
+            "is not in the pool or no class any more.",
+            "Use another --run for the new data, or move the folder annotate away.",
+        )

@@ -1,0 +1,109 @@
+"""The page that `annotate serve` opens on a round: its images, its votes, and how it ends. Never imports torch."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from metaselect.annotation import ledger
+from metaselect.annotation.exports import Export, ExportedSample
+from metaselect.annotation.formats.files import EXPORT_FOLDER
+from metaselect.annotation.predictions import has_predictions, latest_predictions
+from metaselect.annotation.rounds import one_round
+from metaselect.annotation.votes import now
+from metaselect.errors import UsageError
+from metaselect.records import Json, Reporter
+from metaselect.run.files import read_json
+from metaselect.run.layout import Run
+from metaselect.stages.annotate.exchange import require_same_pool
+from metaselect.stages.annotate.form import CLASSES, require_same_content, sent_now
+from metaselect.web.labeling_session import FORMAT, LabelingSession, Refused, checked_name
+
+
+def serve(
+    run: Run,
+    report: Reporter,
+    ready: Callable[[Mapping[str, Json]], None],
+    *,
+    round_number: int | None = None,
+    port: int = 0,
+    annotator: str = "",
+) -> None:
+    """Show a round's samples on a local page and write every answer to the votes, until it is interrupted.
+
+    The run is locked while it starts and while an answer is written, never between.
+
+    Args:
+        run: with a round.
+        report: hears how it ended.
+        ready: called once with the address (``url``), ``round``, ``batch_id``, ``samples`` and how many of
+            them are ``missing``, as soon as browsers may come.
+        round_number: None is the latest one.
+        port: on the loopback address; 0 is any free one.
+        annotator: who answers; empty: the page asks.
+
+    Raises:
+        UsageError: Starlette or uvicorn is not installed, no such round, or the port is taken.
+        ArtefactError: nothing selected, another command is working, or the votes were changed by hand.
+    """
+    try:
+        from metaselect.web import server
+    except ImportError as error:
+        raise UsageError(
+            f"annotate serve needs {error.name}, which is not installed.", "pip install starlette uvicorn"
+        ) from None
+    try:
+        annotator = checked_name(annotator) if annotator else ""
+    except Refused as error:
+        raise UsageError(f"--annotator: {error}", "Leave it out, and the page asks.") from None
+    with run.lock():
+        book = ledger.open_ledger(run)
+        require_same_pool(run, book)
+        chosen = one_round(run, round_number)
+        sent = sent_now(run, chosen)
+        require_same_content(run, book, chosen, sent)
+        classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
+        desk = LabelingSession(run, chosen, classes)
+        listener = server.bind(port)
+        images = _images(run, desk, sent)
+        digest = run.stage("data").verified(CLASSES)
+        export = Export(now(), chosen.number, chosen.batch_id, FORMAT, "", len(desk.ids), digest)
+        ledger.add_export(run, book, export, list(sent.values()))
+    suggest = partial(_labels, run, desk) if has_predictions(run, chosen.number) else None
+    made = server.Server(desk, images, annotator=annotator, suggest=suggest)
+    token = secrets.token_urlsafe(32)
+    port = listener.getsockname()[1]
+    missing = len(desk.open_keys(book))
+    listener.listen()  # a browser that comes at once waits until it is answered
+    ready(
+        {
+            "url": f"http://{server.LOOPBACK}:{port}/{token}/",
+            "round": chosen.number,
+            "batch_id": chosen.batch_id,
+            "samples": len(desk.ids),
+            "missing": missing,
+        }
+    )
+    report.note(f"Samples without an answer: {missing} of {len(desk.ids)}. Ctrl-C ends it; nothing is lost.")
+    try:
+        server.serve(made.app(token, port), listener)
+    except KeyboardInterrupt:
+        pass  # how it is meant to end
+    finally:
+        missing = len(desk.open_keys(ledger.read(run)))
+        report.note(f"Answers given: {desk.taken}. Samples without an answer: {missing}.")
+
+
+def _labels(run: Run, desk: LabelingSession) -> dict[str, str]:
+    """What the latest model says, by sample_id."""
+    _, found = latest_predictions(run, desk.chosen.number, desk.ids, desk.classes)
+    return {each: prediction.label for each, prediction in found.items()}
+
+
+def _images(run: Run, desk: LabelingSession, sent: Mapping[str, ExportedSample]) -> dict[str, Path]:
+    """The image files by sample_id, where `annotate export` writes them too; empty for features."""
+    from metaselect.data.originals import write_originals  # needs Pillow, which other commands do without
+
+    folder = run.path(f"{EXPORT_FOLDER}/round-{desk.chosen.number}/images")
+    names = write_originals(run, desk.ids, folder, {each: row.name for each, row in sent.items()})
+    return {each: folder / name for each, name in names.items()}

@@ -1,0 +1,58 @@
+"""`annotate simulate`: votes from a truth file, as people would give them. Never imports torch."""
+
+from metaselect.annotation import ledger
+from metaselect.annotation.control import noise_estimate
+from metaselect.annotation.formats.csv import read_truth
+from metaselect.annotation.matching.reconcile import Reconciliation
+from metaselect.annotation.rounds import as_asked, one_round
+from metaselect.annotation.simulation import SimulateOptions, error_rates, simulated_answers
+from metaselect.annotation.summary import import_result, some
+from metaselect.errors import DataError
+from metaselect.options import ImportOptions
+from metaselect.records import Outcome, Reporter
+from metaselect.run.files import read_json
+from metaselect.run.layout import Run
+from metaselect.stages.annotate.exchange import content_of, origin_of, take_answers
+
+SIMULATE = "simulate"
+
+
+def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -> Outcome:
+    """Answer the open samples of a round from a truth file, blind repeats of them too.
+
+    Raises:
+        DataError: the truth file lacks a sample, or holds a label that is no class.
+        ArtefactError: nothing selected, or the votes were changed by hand.
+        UsageError: an error rate with one class alone.
+    """
+    run.info()
+    content = content_of(truth)
+    labels = read_truth(content, truth)
+    with run.lock():
+        book = ledger.open_ledger(run)
+        chosen = one_round(run, options.round)
+        ids = chosen.open_ids(book.verdicts)
+        lacking = [sample_id for sample_id in ids if not labels.get(sample_id, "").strip()]
+        if lacking:
+            raise DataError(
+                f"{truth} has no clean_label for {len(lacking)} samples of round {chosen.number}: "
+                f"{some(lacking)}.",
+                "Use the truth file of the data set that was ingested.",
+            )
+        if not ids:
+            report.note(f"Every sample of round {chosen.number} is answered.")
+            book = ledger.add_votes(run, book, ())
+            noise = noise_estimate(run, book)
+            return Outcome(import_result(book, Reconciliation(), [chosen], new_votes=0, noise=noise))
+        classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
+        true = {sample_id: labels[sample_id] for sample_id in ids}
+        asked = as_asked([chosen], book)[0].samples
+        again = {
+            each: true[first] for each, first in book.stands_for.items() if each in asked and first in true
+        }
+        rates = error_rates(classes, options)
+        answers = simulated_answers(true | again, rates, classes, chosen.batch_id, options)
+        wanted = ImportOptions(round=chosen.number)
+        # Truth files are written by programs, so that ids and names stand in them as they are.
+        origin = origin_of(content, truth, SIMULATE)
+        return take_answers(run, answers, lambda text: (text,), wanted, report, truth, origin)

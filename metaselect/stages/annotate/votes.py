@@ -1,0 +1,71 @@
+"""What is done with the votes themselves: `annotate status`, `undo` and `consensus`. Never imports torch."""
+
+from dataclasses import replace
+
+from metaselect.annotation import ledger
+from metaselect.annotation.consensus import TIED, Verdict
+from metaselect.annotation.control import noise_estimate
+from metaselect.annotation.formats.base import FORMATS
+from metaselect.annotation.rounds import rounds
+from metaselect.annotation.summary import Progress, progress, with_status
+from metaselect.annotation.votes import DONE, now
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.run.files import write_json
+from metaselect.run.layout import Run
+from metaselect.stages.annotate.exchange import no_garbage_collection
+
+
+def status(run: Run) -> Progress:
+    """How far each round is; changes nothing.
+
+    Raises:
+        ArtefactError: no run, or the votes were changed by hand.
+    """
+    run.info()
+    with no_garbage_collection():
+        book = ledger.read(run)
+        return progress(book, rounds(run), noise_estimate(run, book))
+
+
+def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
+    """Take an import back; without a number the latest one that stands.
+
+    Raises:
+        UsageError: there is no such import, or it is undone already.
+        ArtefactError: no run, or the votes were changed by hand.
+    """
+    run.info()
+    with no_garbage_collection(), run.lock():
+        book, done = ledger.undo(run, number, now())
+    again = "; importing the file again takes the undo back" if done.format in FORMATS else ""
+    report.note(f"The votes stay in votes.csv{again}.")
+    return Outcome({**done._asdict(), "bought": with_status(book.verdicts, DONE)})
+
+
+def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
+    """Choose how votes become the meta set, or, without a method, only say what is chosen and who would differ.
+
+    Raises:
+        ArtefactError: no run, or the votes were changed by hand.
+    """
+    run.info()
+    with no_garbage_collection(), run.lock():
+        book = ledger.open_ledger(run)
+        before = book.verdicts
+        if method is not None and method != book.method:
+            write_json(run.path(f"{ledger.STAGE}/{ledger.CONSENSUS}"), {"method": method})
+            book = replace(book, method=method)
+        ledger.seal(run, book)
+        changed: list[Json] = [
+            {"sample_id": sample_id, "before": _said(before[sample_id]), "now": _said(verdict)}
+            for sample_id, verdict in book.verdicts.items()
+            if _said(before[sample_id]) != _said(verdict)
+        ]
+    if changed:
+        report.note(f"What was trained on the meta set is stale now. Next: metaselect status {run.flag}")
+    counts = {name: with_status(book.verdicts, status) for name, status in (("bought", DONE), ("tied", TIED))}
+    return Outcome({"method": book.method, **counts, "changed": changed})
+
+
+def _said(verdict: Verdict) -> str:
+    return verdict.clean_label if verdict.status == DONE else f"({verdict.status})"

@@ -1,0 +1,267 @@
+"""reweight: a robust model and a weight for every training sample, from the bought labels."""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from metaselect.annotation.meta_set import MetaSet, load_meta_set
+from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
+from metaselect.errors import ArtefactError, UsageError
+from metaselect.models.build import build_model, input_channels
+from metaselect.options import ReweightOptions
+from metaselect.random import generator
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.registry import REWEIGHTERS, settings
+from metaselect.reweighting.base import Hook, Labels, MetaReweighter, MetaRun, Start
+from metaselect.run.files import write_atomically, write_csv, write_json
+from metaselect.run.key import StageKey
+from metaselect.run.layout import META_SET, Run
+from metaselect.run.stage import Work, inputs_of
+from metaselect.stages.reweight.alive import OnBought, StartView, failure_reason, on_bought, score_start
+from metaselect.stages.reweight.weights_table import weights_table
+from metaselect.stages.warmup import RESUME_COPIES
+from metaselect.training.batches import Batches
+from metaselect.training.checkpoint import load_state, save_state
+from metaselect.training.config import Resolved, configured, dry_run, resolve_reweight, training_needs
+from metaselect.training.device import choose_device
+from metaselect.training.loop import TrainState, final_model, start_training, train
+from metaselect.training.predict import predict
+from metaselect.training.saved_models import (
+    WarmupModel,
+    checkpoint_file,
+    load_weights,
+    model_description,
+    save_model,
+    warmup_model,
+)
+
+
+class ReweightRow(NamedTuple):
+    """One row of ``reweight/<name>/history.csv``; the last two are on the bought samples, NaN without any."""
+
+    epoch: int
+    lr: float
+    loss: float
+    accuracy: float
+    mean_weight: float
+    zero_batches: float
+    bought_loss: float
+    bought_accuracy: float
+
+
+class ReweightSetup(NamedTuple):
+    """What a run of ``reweight`` works with, resolved."""
+
+    pool: Dataset
+    meta_set: MetaSet
+    method: Any  # a hook or the hyper-parameters of a meta re-weighter
+    resolved: Resolved
+    meta_batch_size: int
+    start: WarmupModel | None
+    device: torch.device
+    run: Run
+
+
+def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
+    """Train with one method; the folder is ``reweight/<name>``.
+
+    Raises:
+        ArtefactError: no warm-up to start from, no bought labels for a method that learns from them, or a run
+            of ids and labels alone.
+        UsageError: options that do not fit together.
+    """
+    with run.lock():
+        return _reweight(run, options, report)
+
+
+def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
+    require_contents(run)
+    name = checked_name(options.method if options.name is None else options.name)
+    setting = _resolve(run, options, report)
+    key = StageKey(
+        {
+            **setting.resolved.as_options(options),
+            "option": settings(setting.method),
+            "meta_batch_size": setting.meta_batch_size,
+        },
+        _inputs(run, setting),
+        setting.device.type,
+        (*setting.resolved.auto(options), *([] if options.meta_batch_size else ["meta_batch_size"])),
+    )
+    stage = run.stage(f"reweight/{name}")
+    if not stage.is_current(key, report, force=options.force):
+        if options.dry_run:
+            return dry_run(stage, key, training_needs(_start_model(setting), setting.pool, 1 + RESUME_COPIES))
+        with stage.working(key, report) as work:
+            _train(setting, name, work, report)
+    result = stage.require().details["result"]
+    return Outcome({"run": str(run.root), "name": name, **result}, unmet=result["dead"] or "")
+
+
+def checked_name(name: str) -> str:
+    """The name, if it is fit for a folder.
+
+    Raises:
+        UsageError: anything but letters, digits, ``.``, ``_`` and ``-``, or a leading dot.
+    """
+    taken = name == "warmup" or name.endswith(".old")  # the warm-up's own name, and what a rename leaves
+    if taken or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise UsageError(
+            f"--name {name!r} is not fit for a folder.", "Use letters, digits, '.', '_' and '-'."
+        )
+    return name
+
+
+def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> ReweightSetup:
+    method = configured(REWEIGHTERS, options, report)
+    pool = load_pool(run)
+    meta_set = load_meta_set(run, pool)
+    if method.meta and not method.joint_batch and not len(meta_set.bought):
+        raise ArtefactError(
+            f"{options.method} learns from bought labels, and {run.root} has none.",
+            f"First: metaselect annotate export {run.flag}, then annotate import FILE {run.flag}; or --method fsr.",
+        )
+    start = _start(run, options)
+    device = choose_device(options.device, report)
+    model = start.architecture if start else (options.model or _any_model(run, pool))
+    trained = len(_train_ids(pool, meta_set, meta=method.meta))
+    if trained < 1:
+        raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
+    resolved = resolve_reweight(options, pool, trained, model, device)
+    size = _meta_batch_size(options.meta_batch_size, method, resolved.plan.batch_size, len(meta_set.bought))
+    if method.meta and size < (options.meta_batch_size or 0):
+        report.note(
+            f"There are {size} bought samples, so a step takes {size}, not {options.meta_batch_size}."
+        )
+    return ReweightSetup(pool, meta_set, method, resolved, size, start, device, run)
+
+
+def _meta_batch_size(given: int | None, method: Any, batch_size: int, bought: int) -> int:
+    """All bought samples, at most a batch; where the method chooses them, as many batches as it says."""
+    if not method.meta:
+        return 0
+    if method.joint_batch:
+        return given or int(method.meta_ratio) * batch_size
+    return min(given or batch_size, bought)
+
+
+def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:
+    """The warm-up to start from; None for --init scratch."""
+    if options.init == "scratch":
+        return None
+    start = warmup_model(run)
+    if options.model not in (None, start.architecture):
+        raise UsageError(
+            f"--model {options.model} cannot start from the warm-up's {start.architecture}.",
+            "Leave --model out, or add --init scratch.",
+        )
+    return start
+
+
+def _any_model(run: Run, pool: Dataset) -> str:
+    """The warm-up's model if there was one, else the default for the data."""
+    from metaselect.models.build import auto_model
+
+    if run.stage("warmup").record() is not None:
+        return warmup_model(run).architecture
+    return auto_model(pool.inputs.shape[1:])
+
+
+def _inputs(run: Run, setting: ReweightSetup) -> dict[str, str]:
+    files = list(data_inputs(run))
+    if run.path(META_SET).is_file():
+        files.append(META_SET)
+    if setting.start is not None:
+        files += ["warmup/model.json", f"warmup/{checkpoint_file(setting.start.start_epoch)}"]
+    return inputs_of(run, *files)
+
+
+def _train_ids(pool: Dataset, meta_set: MetaSet, *, meta: bool) -> torch.Tensor:
+    """Bought samples leave the noisy pool of meta methods; unusable ones leave every pool."""
+    mask = np.ones(len(pool), bool)
+    mask[meta_set.unusable] = False
+    if meta:
+        mask[meta_set.bought] = False
+    return torch.from_numpy(mask.nonzero()[0])
+
+
+def _train(setting: ReweightSetup, name: str, work: Work, report: Reporter) -> None:
+    pool, plan = setting.pool, setting.resolved.plan
+    bought = torch.from_numpy(setting.meta_set.bought)
+    ids = _train_ids(pool, setting.meta_set, meta=setting.method.meta)
+    labels = pool.labels.copy()
+    labels[setting.meta_set.bought] = setting.meta_set.labels
+    shape = pool.inputs.shape[1:]
+    model = _start_model(setting).to(setting.device)
+    channels = input_channels(setting.resolved.model, shape)
+    batches = Batches(pool.inputs, labels, pool.preprocess, device=setting.device, channels=channels)
+    before = score_start(model, batches, bought)
+    method: Hook | MetaRun = setting.method
+    if setting.method.meta:
+        hyper: MetaReweighter = setting.method
+        known = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
+        stream = generator(plan.seed, "reweight", "method")
+        method = hyper.begin(Start(known, plan.epochs, plan.lr, stream, setting.device))
+    trainee = start_training(model, plan, method)
+    history = [ReweightRow(**row) for row in load_state(trainee, work.folder / "resume.safetensors")]
+    if history:
+        report.note(f"Going on with epoch {trainee.epoch + 1} of {plan.epochs}.")
+    epochs = train(
+        trainee,
+        batches,
+        plan,
+        ids=ids,
+        bought=bought,
+        meta_batch_size=setting.meta_batch_size,
+        report=report,
+        what=f"reweight {name}",
+    )
+    for log in epochs:
+        seen = on_bought(final_model(trainee), batches, bought)
+        history.append(ReweightRow(*log, *seen))
+        save_state(trainee, history, work.folder / "resume.safetensors")
+    _finish(setting, trainee, batches, history, before, work)
+
+
+def _start_model(setting: ReweightSetup) -> nn.Module:
+    pool, plan = setting.pool, setting.resolved.plan
+    model = build_model(setting.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=plan.seed)
+    if setting.start is not None:
+        load_weights(model, setting.run.path(f"warmup/{checkpoint_file(setting.start.start_epoch)}"))
+    return model
+
+
+def _finish(
+    setting: ReweightSetup,
+    trainee: TrainState,
+    batches: Batches,
+    history: list[ReweightRow],
+    before: StartView,
+    work: Work,
+) -> None:
+    pool, plan = setting.pool, setting.resolved.plan
+    model = final_model(trainee)
+    view = predict(model, batches.relabelled(pool.labels), torch.arange(len(pool)))
+    weights = trainee.method.pool_weights(view.losses).float().cpu().numpy().clip(0, 1)
+    write_csv(work.folder / "history.csv", ReweightRow._fields, history)
+    save_model(model, work.folder / "model.safetensors")
+    write_json(work.folder / "model.json", model_description(setting.resolved.model, pool))
+    table = weights_table(pool, setting.meta_set, weights, setting.method.weight_kind, view)
+    write_atomically(work.folder / "weights.parquet", lambda path: pq.write_table(table, path))
+    (work.folder / "resume.safetensors").unlink(missing_ok=True)
+    zero_batches = sum(row.zero_batches for row in history) / len(history)
+    after = OnBought(history[-1].bought_loss, history[-1].bought_accuracy)
+    dead = failure_reason(zero_batches, before, after, view.predicted) if setting.method.meta else ""
+    result: dict[str, Json] = {
+        "model": setting.resolved.model,
+        "epochs": plan.epochs,
+        "bought": len(setting.meta_set.bought),
+        "bought_accuracy": after.accuracy if len(setting.meta_set.bought) else None,
+        "zero_batches": zero_batches,
+        "dead": dead,
+    }
+    work.details["result"] = result

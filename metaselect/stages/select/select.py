@@ -1,0 +1,260 @@
+"""select: which samples are worth a label, in rounds."""
+
+import time
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from metaselect.annotation.rounds import round_is_closed
+from metaselect.data.store import Dataset, data_inputs, load_pool
+from metaselect.errors import ArtefactError, DataError
+from metaselect.features.pool import WarmupFeatures, check_external, epochs_wanted, external_features
+from metaselect.models.build import build_model, last_linear
+from metaselect.options import SelectOptions, key_options
+from metaselect.random import generator
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.registry import SELECTORS, settings
+from metaselect.run.files import sha256_file, write_atomically, write_csv
+from metaselect.run.key import EXTERNAL, StageKey, differences
+from metaselect.run.layout import META_SET, Run
+from metaselect.run.stage import Stage, StageRecord, Work, inputs_of
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, Selector
+from metaselect.selection.floor import with_floor
+from metaselect.stages.select.round_plan import RoundPlan, plan_round, round_number
+from metaselect.training.config import MIB, configured, dry_run
+from metaselect.training.device import choose_device
+from metaselect.training.saved_models import checkpoint_file, warmup_model
+
+SELECTED_HEADER = ("sample_id", "rank", "cluster", "cluster_size", "cluster_mass", "similarity", "control")
+
+
+def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
+    """Choose ``budget`` samples that were not chosen before.
+
+    Raises:
+        UsageError: the budget is not within 1..n, or an option does not fit the method.
+        DataError: the file of features cannot be used.
+        ArtefactError: no warm-up yet, or the round is closed and other options are wanted.
+    """
+    with run.lock():
+        return _select(run, options, report)
+
+
+def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
+    run.info()
+    flags = {} if options.gradient is None else {"gradient": options.gradient}
+    method: Selector = configured(SELECTORS, options, report, **flags)
+    if options.features is not None:
+        check_external(method, options.method)
+    number = round_number(run, options)
+    stage = run.stage(f"select/round-{number}")
+    pool = load_pool(run)
+    record = _known(stage, force=options.force)
+    purchase = plan_round(run, options, number, pool, record, report)
+    epochs = epochs_wanted(run, method, options.features)
+    device = choose_device(options.device, report) if method.wants else torch.device("cpu")
+    key = StageKey(
+        {
+            **key_options(options),
+            "budget": purchase.budget,
+            "replaces": purchase.replaces,
+            "option": settings(method),
+            "round": number,
+        },
+        _inputs(run, options, epochs),
+        device.type if method.wants else "",
+    )
+    if not _stays(run, stage, record, key, report, force=options.force):
+        if options.dry_run:
+            return dry_run(stage, key, _needs(run, pool, method, epochs, purchase.budget))
+        with stage.working(key, report) as work:
+            started = time.monotonic()
+            features = _features(run, pool, method, options, epochs, device, work, report)
+            featured = time.monotonic()
+            with report.track(0, "choosing", "") as advance:
+                choice, control = _choose(method, features, purchase, options, lambda text: advance(0, text))
+            work.details["seconds_features"] = round(featured - started, 3)
+            work.details["seconds_choice"] = round(time.monotonic() - featured, 3)
+            _write(work, pool, choice, control)
+            _say(choice, report)
+    found: dict[str, Json] = {"run": str(run.root), "folder": stage.name, **stage.require().details["result"]}
+    total = len(purchase.taken) + purchase.budget
+    return Outcome({**found, "total": total, "closed": round_is_closed(run, number)})
+
+
+def _features(
+    run: Run,
+    pool: Dataset,
+    method: Selector,
+    options: SelectOptions,
+    epochs: tuple[int, ...],
+    device: torch.device,
+    work: Work,
+    report: Reporter,
+) -> PoolFeatures:
+    """What the method looks at: from outside, from the warm-up, or labels alone."""
+    if options.features is not None:
+        return external_features(options.features, pool, method, options.method, device, report)
+    if not epochs:
+        return PoolFeatures((), (), torch.from_numpy(pool.labels))
+    warmed = WarmupFeatures(run, pool, method, seed=options.seed, device=device, work=work, report=report)
+    return warmed.features(epochs)
+
+
+def _choose(
+    method: Selector,
+    features: PoolFeatures,
+    purchase: RoundPlan,
+    options: SelectOptions,
+    tell: ProgressCallback,
+) -> tuple[Choice, set[int]]:
+    """The method's choice with its floor and, ranked last, the control samples; and which these are.
+
+    The control is drawn from everything that is for sale before the method looks, and the method never sees it:
+    so its samples are as likely as any others, whatever the method does.
+    """
+    n = len(features.labels)
+    free = torch.ones(n, dtype=torch.bool)
+    free[purchase.taken] = False
+    stream = generator(options.seed, "control", purchase.number)
+    shuffled = free.nonzero()[:, 0][torch.randperm(int(free.sum()), generator=stream)]
+    control = shuffled[: purchase.control].sort().values
+    stream = generator(options.seed, "select", options.method, purchase.number)
+    if purchase.control == purchase.budget:
+        none = Choice(control, torch.full((n,), -1), torch.zeros(n), torch.empty(0), {})
+        return none, set(control.tolist())
+    rest = torch.ones(n, dtype=torch.bool)
+    rest[control] = False
+    seen = rest.nonzero()[:, 0]
+    place = rest.cumsum(0) - 1  # of a sample among those that the method sees
+    visible = features.subset(seen) if len(control) else features
+    bought = place[purchase.taken]
+    found = method.choose(visible, purchase.budget - purchase.control, bought, stream, tell)
+    if options.min_per_class:
+        picks = with_floor(found, visible.labels.cpu(), options.min_per_class, bought)
+        found = found._replace(ranked=picks)
+    cluster = torch.full((n,), -1, dtype=torch.int64)
+    similarity = torch.zeros(n)
+    cluster[seen], similarity[seen] = found.cluster, found.similarity
+    ranked = torch.cat([seen[found.ranked], control])
+    return Choice(ranked, cluster, similarity, found.mass, found.details), set(control.tolist())
+
+
+def _say(choice: Choice, report: Reporter) -> None:
+    """What K-means came to, for those whose method clusters gradients."""
+    details = choice.details
+    if "objective" not in details:
+        return
+    objective, clusters, ratio = (
+        details[name] for name in ("objective", "non_empty_clusters", "theorem_1_ratio")
+    )
+    assert isinstance(objective, list)
+    assert isinstance(clusters, list)
+    assert isinstance(ratio, dict)
+    report.note(
+        f"K-means: objective {objective[-1]:.4f} after {len(objective)} iterations, "
+        f"{clusters[-1]} of {len(choice.mass)} clusters with members, Theorem 1's ratio {ratio['mean']:.2f} on average."
+    )
+
+
+def _needs(
+    run: Run, pool: Dataset, method: Selector, epochs: tuple[int, ...], budget: int
+) -> dict[str, Json]:
+    """Sizes of the features, which are what grows with the pool, in memory and on disk."""
+    found: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
+    if epochs and "images" not in method.wants:
+        described = warmup_model(run)
+        model = build_model(described.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
+        last = last_linear(model)
+        factors = 4 * (last.in_features + last.out_features)  # bytes a sample and checkpoint
+        width = 4 + 2 * getattr(method, "width", 0) if "gradients" in method.wants else factors
+        found["features_mib"] = round(len(pool) * len(epochs) * width / MIB, 1)
+        if hasattr(method, "starts"):  # K-means: old and new centroids, sums and a product
+            numbers = last.in_features * last.out_features if "probs" in method.wants else last.in_features
+            numbers = getattr(method, "width", numbers)
+            found["clustering_mib"] = round(4 * 4 * budget * len(epochs) * numbers / MIB, 1)
+    return found
+
+
+def _known(stage: Stage, *, force: bool) -> StageRecord | None:
+    """The stage's record; ``force`` makes anew what is damaged, so that it is as if it were not there."""
+    try:
+        record = stage.record()
+        if record is not None:
+            stage.check()
+    except ArtefactError:
+        if not force:
+            raise
+        return None
+    return record
+
+
+def _inputs(run: Run, options: SelectOptions, epochs: tuple[int, ...]) -> dict[str, str]:
+    if not epochs:
+        files = ["data/samples.parquet"]
+    else:
+        files = [*data_inputs(run), "warmup/model.json"]
+        files += [f"warmup/{checkpoint_file(epoch)}" for epoch in epochs]
+    if run.path(META_SET).is_file():  # what was bought must not be chosen again
+        files.append(META_SET)
+    found = inputs_of(run, *files)
+    if options.features is not None:
+        if not options.features.is_file():
+            raise DataError(f"--features {options.features} is not a file.", "Check the path.")
+        found[f"{EXTERNAL}features"] = sha256_file(options.features)
+    return found
+
+
+def _stays(
+    run: Run, stage: Stage, record: StageRecord | None, key: StageKey, report: Reporter, *, force: bool
+) -> bool:
+    """Whether the round is there already; a round that went out to people can only stay."""
+    number = int(str(key.options["round"]))
+    if not round_is_closed(run, number):
+        return stage.is_current(key, report, force=force)
+    # Features of another device are still those of this round.
+    if force or record is None or differences(replace(record.key, device=key.device), key):
+        raise ArtefactError(
+            f"Round {number} is closed: it was exported or has answers, which cost money.",
+            "Open the next one with --round next --budget B, or use a copy of the run for another method.",
+        )
+    report.note(f"Round {number} is closed and stays as it is.")
+    return True
+
+
+def _write(work: Work, pool: Dataset, choice: Choice, control: set[int]) -> None:
+    ranked = choice.ranked.tolist()
+    assert len(set(ranked)) == len(ranked)
+    ranks = {index: rank for rank, index in enumerate(ranked, start=1)}
+    sizes = torch.bincount(choice.cluster[choice.cluster >= 0], minlength=max(len(choice.mass), 1)).tolist()
+    cluster, similarity = choice.cluster.tolist(), choice.similarity.tolist()
+    rows = [
+        (
+            pool.sample_ids[index],
+            rank,
+            cluster[index] if cluster[index] >= 0 else "",
+            sizes[cluster[index]] if cluster[index] >= 0 else "",
+            round(float(choice.mass[cluster[index]]), 6) if cluster[index] >= 0 else "",
+            "" if index in control else round(similarity[index], 6),
+            int(index in control),
+        )
+        for index, rank in ranks.items()
+    ]
+    write_csv(work.folder / "selected.csv", SELECTED_HEADER, rows)
+    columns = {
+        "sample_id": pa.array(pool.sample_ids, pa.string()),
+        "cluster": pa.array(cluster, pa.int32()),
+        "similarity": pa.array(similarity, pa.float32()),
+        "rank": pa.array([ranks.get(index) for index in range(len(pool))], pa.int32()),
+    }
+    table = pa.table(columns)
+    write_atomically(work.folder / "clusters.parquet", lambda temporary: pq.write_table(table, temporary))
+    classes = len({int(pool.labels[index]) for index in ranked})
+    work.details["result"] = {
+        "selected": len(ranked),
+        "control": len(control),
+        "classes_among_given_labels": classes,
+    }
+    work.details["choice"] = dict(choice.details)

@@ -1,0 +1,1 @@
+"""The training loop and what it needs: batches, predictions of the pool, checkpoints, the device."""

@@ -1,0 +1,124 @@
+"""Samples as a model takes them: gathered by index, normalised, augmented, on the device."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from metaselect.data.store import Preprocess
+from metaselect.metagrad.forward import Batch
+
+CROP_PADDING = 4  # pixels each side, for images of 32 (He et al. 2016); in proportion for larger ones
+DEVICE_SHARE = 0.5  # of the free GPU memory that the pool's raw samples may take
+
+
+class Batches:
+    """Random access to a pool or test set.
+
+    The raw samples stay uint8 (or float32 features), on the device when they take at most half of its free
+    memory, else memory-mapped on the host and fetched one batch ahead.
+
+    Args:
+        inputs: uint8 (n, C, H, W) or float32 (n, d).
+        labels: (n,) int64.
+        preprocess: mean and std.
+        device: where batches are wanted.
+        channels: channels that the model takes; grey images are repeated.
+    """
+
+    def __init__(
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        preprocess: Preprocess,
+        *,
+        device: torch.device,
+        channels: int,
+    ) -> None:
+        self.device = device
+        raw = torch.from_numpy(inputs)
+        self.resident = device.type != "cpu" and _fits(raw, device)
+        self.raw = raw.to(device) if self.resident else raw
+        self.labels = torch.from_numpy(labels).to(device)
+        self.images = raw.dim() == 4
+        self.repeat = channels // raw.shape[1] if self.images else 1
+        view = (1, -1, 1, 1) if self.images else (1, -1)
+        scale = 255.0 if self.images else 1.0
+        mean = torch.tensor(preprocess.mean, dtype=torch.float32).view(view)
+        std = torch.tensor(preprocess.std, dtype=torch.float32).view(view)
+        # One multiply-add: (x / scale - mean) / std.
+        self.factor = (1 / (scale * std)).to(device)
+        self.offset = (-mean / std).to(device)
+
+    def relabelled(self, labels: np.ndarray) -> "Batches":
+        """The same samples with other labels ((n,) int64); the samples are shared, not copied."""
+        other = copy(self)
+        other.labels = torch.from_numpy(labels).to(self.device)
+        return other
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def get(self, ids: torch.Tensor, augment: torch.Generator | None = None) -> Batch:
+        """The samples at ``ids`` ((B,) int64 on the CPU), randomly cropped and flipped if a generator is given."""
+        return self._finish(self._gather(ids), ids, augment)
+
+    def stream(
+        self, chunks: Sequence[torch.Tensor], augment: torch.Generator | None = None
+    ) -> Iterator[tuple[torch.Tensor, Batch]]:
+        """``(ids, batch)`` for each chunk of ids; the host's gather runs one batch ahead of a GPU."""
+        if self.resident or self.device.type == "cpu":
+            for ids in chunks:
+                yield ids, self.get(ids, augment)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._gather, chunks[0]) if chunks else None
+            for position, ids in enumerate(chunks):
+                assert ahead is not None
+                raw = ahead.result()
+                if position + 1 < len(chunks):
+                    ahead = pool.submit(self._gather, chunks[position + 1])
+                yield ids, self._finish(raw, ids, augment)
+
+    def _gather(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.raw[ids.to(self.raw.device)]
+
+    def _finish(self, raw: torch.Tensor, ids: torch.Tensor, augment: torch.Generator | None) -> Batch:
+        raw = raw.to(self.device)
+        if augment is not None and self.images:
+            raw = random_crop_flip(raw, augment)
+        inputs = torch.addcmul(self.offset, raw.float(), self.factor)
+        if self.repeat > 1:
+            inputs = inputs.expand(-1, self.repeat, -1, -1)
+        return Batch(inputs, self.labels[ids.to(self.device)])
+
+
+def random_crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each image shifted by up to an eighth of its size (zeros move in) and mirrored with probability 1/2.
+
+    Args:
+        images: (B, C, H, W), any type.
+        generator: on the images' device.
+    """
+    count, _, height, width = images.shape
+    device = images.device
+    pad = max(CROP_PADDING * min(height, width) // 32, 1)
+    padded = F.pad(images, (pad, pad, pad, pad))
+    top, left = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator, device=device)
+    flip = torch.rand((count, 1), generator=generator, device=device) < 0.5
+    rows = top + torch.arange(height, device=device)
+    across = torch.arange(width, device=device).expand(count, -1)
+    columns = left + torch.where(flip, width - 1 - across, across)
+    sample = torch.arange(count, device=device)[:, None, None]
+    # Advanced indices around the channel slice put it last: (B, H, W, C).
+    return padded[sample, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def _fits(raw: torch.Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return raw.numel() * raw.element_size() <= DEVICE_SHARE * free

@@ -1,0 +1,171 @@
+"""From the training options as given to the numbers that a run uses: every `auto` rule stands here."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from metaselect.data.store import Dataset
+from metaselect.errors import UsageError
+from metaselect.models.build import auto_model
+from metaselect.options import ReweightOptions, SelectOptions, TrainingOptions, WarmupOptions, key_options
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.registry import configure, profile_values
+from metaselect.run.key import StageKey
+from metaselect.run.stage import Stage
+from metaselect.training.loop import TrainingConfig
+
+MIB = 2**20
+WARMUP_STEPS = 1600  # enough to learn the classes, too few to learn the noise by heart
+WARMUP_EPOCHS = (4, 20)
+PLANNED = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp")
+LARGE_POOL, LARGE_BATCH = 10_000, 128
+REWEIGHT_STEPS = 2500  # below this it is the number of steps, not the method, that fails
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model's name and its plan, with no `auto` left."""
+
+    model: str
+    plan: TrainingConfig
+
+    def auto(self, options: TrainingOptions) -> tuple[str, ...]:
+        """Names of the options that were left to a rule."""
+        return tuple(name for name in (*PLANNED, "model") if getattr(options, name) is None)
+
+    def as_options(self, options: TrainingOptions) -> dict[str, Json]:
+        """The result-bearing options of the stage, `auto` replaced by what it came to."""
+        found = key_options(options)
+        for name in PLANNED:
+            found[name] = getattr(self.plan, name)
+        return {**found, "model": self.model}
+
+
+def configured(
+    methods: Mapping[str, str], options: SelectOptions | ReweightOptions, report: Reporter, **flags: str
+) -> Any:
+    """The method as its options say, with a note where a profile was given that it does not have.
+
+    Args:
+        methods: of the registry.
+        options: method, option and profile.
+        report: hears the note.
+        flags: values of fields that have a flag of their own.
+    """
+    path = methods[options.method]
+    method = configure(path, options.option, profile=options.profile, **flags)
+    if options.profile is not None and not profile_values(path, options.profile):
+        report.note(f"Profile {options.profile} changes nothing in {options.method}.")
+    return method
+
+
+def dry_run(stage: Stage, key: StageKey, needs: dict[str, Json]) -> Outcome:
+    """What a stage would do, for --dry-run; nothing was written.
+
+    Args:
+        stage: that would run.
+        key: its resolved options and inputs.
+        needs: sizes, in MiB.
+    """
+    return Outcome(
+        {"run": str(stage.run.root), "stage": stage.name, "options": dict(key.options), "needs": needs}
+    )
+
+
+def training_needs(model: nn.Module, pool: Dataset, copies: int) -> dict[str, Json]:
+    """Sizes of a training: the pool's raw samples, the parameters, and the disk for ``copies`` of them."""
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    return {
+        "samples": len(pool),
+        "pool_mib": round(pool.inputs.nbytes / MIB, 1),
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "disk_mib": round(copies * size / MIB, 1),
+    }
+
+
+def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: torch.device) -> Resolved:
+    """Warm-up: momentum 0.9 at 0.05, about 1,600 steps within 4 to 20 epochs.
+
+    Args:
+        options: as given.
+        pool: the data.
+        trained: samples that are trained on (the pool less what is held out).
+        device: where.
+
+    Raises:
+        UsageError: more batches make a step than there are samples.
+    """
+    model = options.model or auto_model(pool.inputs.shape[1:])
+    batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 64)
+    low, high = WARMUP_EPOCHS
+    epochs = min(max(math.ceil(WARMUP_STEPS * batch_size * options.accumulate / trained), low), high)
+    return _resolved(
+        options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.9
+    )
+
+
+def resolve_reweight(
+    options: ReweightOptions, pool: Dataset, trained: int, model: str, device: torch.device
+) -> Resolved:
+    """Re-weighting: plain SGD at 0.05 (momentum has killed l2rw), at least about 2,500 steps.
+
+    Args:
+        options: as given.
+        pool: the data.
+        trained: samples that are trained on.
+        model: what `auto` means here: the warm-up's.
+        device: where.
+
+    Raises:
+        UsageError: more batches make a step than there are samples.
+    """
+    batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 32)
+    epochs = math.ceil(REWEIGHT_STEPS * batch_size * options.accumulate / trained)
+    model = options.model or model
+    return _resolved(
+        options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.0
+    )
+
+
+def _resolved(
+    options: TrainingOptions,
+    pool: Dataset,
+    trained: int,
+    device: torch.device,
+    model: str,
+    *,
+    batch_size: int,
+    epochs: int,
+    momentum: float,
+) -> Resolved:
+    """The plan: what was given, else these defaults and those that both stages share."""
+    if options.accumulate > trained:
+        raise UsageError(
+            f"--accumulate {options.accumulate} is more than the {trained} samples that are trained on.",
+            "Each of the batches needs a sample.",
+        )
+    shape = pool.inputs.shape[1:]
+    colour = len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= 32
+    sgd = options.optimiser == "sgd"
+    plan = TrainingConfig(
+        epochs=options.epochs or epochs,
+        batch_size=batch_size,
+        accumulate=options.accumulate,
+        optimiser=options.optimiser,
+        lr=_given(options.lr, 0.05 if sgd else 0.001),
+        momentum=_given(options.momentum, momentum if sgd else 0.0),
+        weight_decay=_given(options.weight_decay, 5e-4),
+        schedule=options.schedule,
+        augment=colour if options.augment is None else options.augment,
+        amp=device.type == "cuda" if options.amp is None else options.amp,
+        seed=options.seed,
+    )
+    return Resolved(model, plan)
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,82 @@
+"""Finished models on disk: safetensors, with a description that lets anybody load them without MetaSelect."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from metaselect.data.store import Dataset
+from metaselect.errors import DataError
+from metaselect.models.build import input_channels
+from metaselect.records import Json
+from metaselect.run.files import read_json, write_atomically
+from metaselect.run.layout import Run
+
+
+class WarmupModel(NamedTuple):
+    """What ``warmup/model.json`` says.
+
+    Attributes:
+        architecture: a model's name.
+        channels: that it takes.
+        checkpoints: epochs that were kept.
+        start_epoch: the one that `reweight` starts from.
+    """
+
+    architecture: str
+    channels: int
+    checkpoints: tuple[int, ...]
+    start_epoch: int
+
+
+def warmup_model(run: Run) -> WarmupModel:
+    """The warm-up's model.
+
+    Raises:
+        ArtefactError: there was no warm-up, or its files are damaged.
+    """
+    run.stage("warmup").verified("warmup/model.json")
+    raw = read_json(run.path("warmup/model.json"), run.stage("warmup").redo)
+    return WarmupModel(
+        raw["architecture"], raw["input_channels"], tuple(raw["checkpoints"]), raw["start_epoch"]
+    )
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """Write the model's parameters and buffers as safetensors, on the CPU, atomically."""
+    # Cloned, because safetensors refuses layers that share a tensor.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+
+
+def checkpoint_file(epoch: int) -> str:
+    """The place of a checkpoint below ``warmup/``."""
+    return f"checkpoints/epoch-{epoch:04d}.safetensors"
+
+
+def model_description(model: str, pool: Dataset) -> dict[str, Json]:
+    """What somebody needs to load the model without MetaSelect."""
+    return {
+        "architecture": model,
+        "input_shape": list(pool.inputs.shape[1:]),
+        "input_channels": input_channels(model, pool.inputs.shape[1:]),
+        "classes": list(pool.classes),
+        "preprocess": pool.preprocess.as_json(),
+    }
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put a safetensors file into a model.
+
+    Raises:
+        DataError: not safetensors, or tensors that are not the model's.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{path} does not fit the model: {reason}", "Give weights of the same --model."
+        ) from None

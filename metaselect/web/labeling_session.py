@@ -1,0 +1,197 @@
+"""Hands out the samples of one round, one to each screen, and takes every answer to disk before the next."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from metaselect.annotation import ledger
+from metaselect.annotation.imports import Source
+from metaselect.annotation.ledger import Ledger
+from metaselect.annotation.rounds import Round, wanted_rounds
+from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote, now
+from metaselect.errors import ArtefactError, UsageError
+from metaselect.records import Json
+from metaselect.run.layout import Run
+from metaselect.run.stage import inputs_of
+
+FORMAT = "serve"
+LEASE_SECONDS = 600.0  # a screen that says nothing for so long has been left
+LONGEST_NAME = 100
+ELSEWHERE = "That sample was answered elsewhere meanwhile, so this answer was not taken."
+
+
+class Refused(Exception):
+    """A request that no page of ours makes; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """One answer as a screen sends it.
+
+    Attributes:
+        key: the sample's position in the round.
+        status: "done", "skip", "unsure" or "bad_sample".
+        label: position of the class; None unless the status is done.
+    """
+
+    key: int
+    status: str
+    label: int | None
+
+
+class LabelingSession:
+    """The samples of one round between the votes on disk and the screens of one or a few people.
+
+    Nothing but the leases is held in memory: what is open follows from the votes each time, so that a new desk
+    goes on where the last one was, and other commands may write votes meanwhile.
+    """
+
+    def __init__(
+        self, run: Run, chosen: Round, classes: Sequence[str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.run, self.chosen, self.classes, self.clock = run, chosen, classes, clock
+        self.ids = list(chosen.samples)
+        self.keys = {sample_id: key for key, sample_id in enumerate(self.ids)}
+        self.pool = inputs_of(run, *ledger.POOL_INPUTS)
+        self.source = Source(now(), FORMAT, "", FORMAT)
+        self.taken = 0  # answers, by this desk
+        self._leases: dict[int, tuple[str, float]] = {}  # key -> (session, until when)
+
+    def next(self, session: str) -> dict[str, Json]:
+        """What the session should look at: the sample it has already, else the first that nobody looks at."""
+        return self._state(session, ledger.read(self.run))
+
+    def release(self, session: str) -> None:
+        """Give the session's sample to others."""
+        self._leases = {key: lease for key, lease in self._leases.items() if lease[0] != session}
+
+    def answer(self, session: str, annotator: str, given: Given) -> dict[str, Json]:
+        """Write a vote, then say what comes next.
+
+        Raises:
+            Refused: no such sample, status or class, or no name.
+            ArtefactError: another command is working in the run, or the round is no longer what it was.
+        """
+        vote = self._vote(annotator, given)
+        with self.run.lock():
+            book = self._book()
+            earlier = book.latest.get(vote.key)
+            answered = earlier is not None and earlier.round == self.chosen.number
+            if answered and not vote.repeats(earlier):
+                return {**self._state(session, book, said=ELSEWHERE), "refused": True}
+            if not answered:
+                book = self._add(book, vote)
+                self.taken += 1
+        self.release(session)
+        return self._state(session, book)
+
+    def undo(self, session: str, annotator: str) -> dict[str, Json]:
+        """Take the annotator's last answer of this round back, by one more vote, and show that sample again.
+
+        Raises:
+            Refused: no name.
+            ArtefactError: as ``answer``.
+        """
+        name = checked_name(annotator)
+        with self.run.lock():
+            book = self._book()
+            last = next(
+                (vote for vote in reversed(book.votes) if self._can_be_undone(vote, name, book)), None
+            )
+            if last is None:
+                return self._state(session, book, said="There is nothing to undo.")
+            book = self._add(book, last._replace(clean_label="", status=WITHDRAWN, note="", time=now()))
+        self.release(session)
+        said = f"Taken back: {last.clean_label or last.status}. Answer again."
+        return self._state(session, book, said=said, again=self.keys[last.sample_id])
+
+    def open_keys(self, book: Ledger) -> list[int]:
+        """Positions of the samples that nobody has answered, by rank."""
+        return [self.keys[sample_id] for sample_id in self.chosen.open_ids(book.verdicts)]
+
+    def sample_id(self, key: object) -> str:
+        """The sample at a position of the round.
+
+        Raises:
+            Refused: no such position.
+        """
+        # bool is an int to Python
+        if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < len(self.ids):
+            raise Refused("There is no such sample.")
+        return self.ids[key]
+
+    def _vote(self, annotator: str, given: Given) -> Vote:
+        sample_id, name = self.sample_id(given.key), checked_name(annotator)
+        label = ""
+        if given.status not in STATUSES:
+            raise Refused("There is no such status.")
+        if given.status == DONE:
+            known = isinstance(given.label, int) and not isinstance(given.label, bool)
+            if not known or not 0 <= (given.label or 0) < len(self.classes):
+                raise Refused("There is no such class.")
+            label = self.classes[given.label or 0]
+        return Vote(sample_id, label, name, given.status, "", self.chosen.number, now())
+
+    def _book(self) -> Ledger:
+        """The votes, after making sure that they still are about what is on the screens."""
+        try:
+            (found,) = wanted_rounds(self.run, self.chosen.number)
+            same = found.batch_id == self.chosen.batch_id and inputs_of(self.run, *self.pool) == self.pool
+        except UsageError:
+            same = False
+        if not same:
+            raise ArtefactError(
+                f"Round {self.chosen.number} was chosen anew, or its data was, so the answer was not taken.",
+                f"End this and start it again: metaselect annotate serve {self.run.flag}",
+            )
+        return ledger.open_ledger(self.run)
+
+    def _add(self, book: Ledger, vote: Vote) -> Ledger:
+        """Write a vote; all that come without another import between them are one import."""
+        goes_on = bool(book.imports) and book.imports[-1].came_from(self.source)
+        return ledger.add_votes(self.run, book, [vote], None if goes_on else self.source)
+
+    def _can_be_undone(self, vote: Vote, annotator: str, book: Ledger) -> bool:
+        return (
+            vote.annotator == annotator
+            and vote.round == self.chosen.number
+            and book.latest.get(vote.key) is vote
+            and vote.sample_id in self.keys
+        )
+
+    def _state(
+        self, session: str, book: Ledger, *, said: str = "", again: int | None = None
+    ) -> dict[str, Json]:
+        """What the page shows: sample ``again``, whoever else answered it, or the session's own, or the next."""
+        open_keys = self.open_keys(book)
+        moment = self.clock()
+        self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > moment}
+        own = [key for key in open_keys if key in self._leases and self._leases[key][0] == session]
+        free = [key for key in open_keys if key not in self._leases]
+        item: dict[str, Json] | None = None
+        if again is not None or own or free:
+            key = again if again is not None else (own or free)[0]
+            self._lease(session, key)
+            item = {"key": key, "id": self.ids[key]}
+        return {
+            "item": item,
+            "said": said,
+            "total": len(self.ids),
+            "done": len(self.ids) - len(open_keys),
+            "waiting": 0 if item else len(open_keys),
+        }
+
+    def _lease(self, session: str, key: int) -> None:
+        self._leases[key] = (session, self.clock() + LEASE_SECONDS)
+
+
+def checked_name(annotator: str) -> str:
+    """The name as it stands in votes.
+
+    Raises:
+        Refused: blank, too long, or with characters that cannot be seen.
+    """
+    name = annotator.strip()
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise Refused(f"Answers need a name of 1 to {LONGEST_NAME} visible characters.")
+    return name
