@@ -5,14 +5,14 @@ A new method is its file, one line here, one row of the README's table and one o
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
 from metaselect.errors import UsageError
-from metaselect.options import key_options
-from metaselect.records import Json
+from metaselect.options import ReweightOptions, SelectOptions, key_options
+from metaselect.records import Json, Reporter
 
 SELECTORS: dict[str, str] = {
     "rbc": "metaselect.selection.rbc:RBC",
@@ -114,6 +114,24 @@ def configure(path: str, pairs: Sequence[str], *, profile: str | None = None, **
                 f"--option {pair}: {text!r} is not {kind}.", f"The default is {spelt(defaults[name])}."
             ) from None
     return method(**values)
+
+
+def configured_method(
+    methods: Mapping[str, str], options: SelectOptions | ReweightOptions, report: Reporter, **flags: str
+) -> Any:
+    """The method as its options say, with a note where a profile was given that it does not have.
+
+    Args:
+        methods: of the registry.
+        options: method, option and profile.
+        report: takes the note.
+        flags: values of fields that have a flag of their own.
+    """
+    path = methods[options.method]
+    method = configure(path, options.option, profile=options.profile, **flags)
+    if options.profile is not None and not profile_values(path, options.profile):
+        report.note(f"Profile {options.profile} changes nothing in {options.method}.")
+    return method
 
 
 def describe(path: str) -> list[tuple[str, str, str]]:

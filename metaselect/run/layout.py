@@ -1,6 +1,7 @@
 """What a run directory holds, from one table, and where."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -272,3 +273,17 @@ class Run:
             yield
         finally:
             lock.release()
+
+
+def checked_folder_name(name: str) -> str:
+    """The name, if it is fit for a folder.
+
+    Raises:
+        UsageError: anything but letters, digits, ``.``, ``_`` and ``-``, or a leading dot.
+    """
+    taken = name == "warmup" or name.endswith(".old")  # the warm-up's own name, and what a rename leaves
+    if taken or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+        raise UsageError(
+            f"--name {name!r} is not fit for a folder.", "Use letters, digits, '.', '_' and '-'."
+        )
+    return name

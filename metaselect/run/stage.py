@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metaselect.errors import ArtefactError
-from metaselect.records import Json, Reporter
+from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.environment import environment, recorded_command, repeatable
 from metaselect.run.files import Stamp, matches, read_json, stamp, sync_folder, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, moved_inputs, plain
@@ -226,6 +226,19 @@ class Stage:
         """Finish what a process that died in ``_swap`` had begun: its work is complete."""
         if (self.work_folder / "stage.json").is_file():
             self._swap()
+
+
+def dry_run_outcome(stage: Stage, key: StageKey, needs: dict[str, Json]) -> Outcome:
+    """What a stage would do, for --dry-run; nothing was written.
+
+    Args:
+        stage: that would run.
+        key: its resolved options and inputs.
+        needs: sizes, in MiB.
+    """
+    return Outcome(
+        {"run": str(stage.run.root), "stage": stage.name, "options": dict(key.options), "needs": needs}
+    )
 
 
 def _hash_now(run: Run, path: str) -> str:

@@ -26,9 +26,8 @@ from metaselect.options import EvaluateOptions, key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.files import read_json, sha256_file, write_atomically, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey
-from metaselect.run.layout import Run
+from metaselect.run.layout import Run, checked_folder_name
 from metaselect.run.stage import Stage, Work, inputs_of
-from metaselect.stages.reweight.reweight import checked_name
 from metaselect.stages.status import DAMAGED, STALE, state_of
 from metaselect.training.batches import Batches
 from metaselect.training.device import choose_device
@@ -90,7 +89,7 @@ def test_name(test: Path) -> str:
 
 def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) -> Outcome:
     require_contents(run)
-    name = checked_name(test_name(test) if options.name is None else options.name)
+    name = checked_folder_name(test_name(test) if options.name is None else options.name)
     if not test.exists():
         raise DataError(f"{test} does not exist.", "Name a test set of any form that ingest takes.")
     judged = candidates(run)

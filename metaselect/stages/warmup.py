@@ -21,11 +21,11 @@ from metaselect.reweighting.uniform import Uniform
 from metaselect.run.files import sha256_file, write_csv, write_json
 from metaselect.run.key import EXTERNAL, StageKey
 from metaselect.run.layout import IDS_ALONE, Run
-from metaselect.run.stage import Work, inputs_of
+from metaselect.run.stage import Work, dry_run_outcome, inputs_of
 from metaselect.stages.ingest import ingest, same_data
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
-from metaselect.training.config import Resolved, dry_run, resolve_warmup, training_needs
+from metaselect.training.config import Resolved, resolve_warmup, training_needs
 from metaselect.training.device import choose_device
 from metaselect.training.loop import EpochLog, TrainState, start_training, train
 from metaselect.training.predict import predict
@@ -98,7 +98,7 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
         if options.dry_run:
             model = build_model(resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=0)
             copies = len(checkpoint_epochs(resolved.plan.epochs, options.checkpoints)) + RESUME_COPIES
-            return dry_run(stage, key, training_needs(model, pool, copies))
+            return dry_run_outcome(stage, key, training_needs(model, pool, copies))
         with stage.working(key, report) as work:
             _train(pool, resolved, options, train_ids, held_out, device, work, report)
     details = stage.require().details

@@ -1,9 +1,7 @@
 """From the training options as given to the numbers that a run uses: every `auto` rule stands here."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,11 +9,8 @@ from torch import nn
 from metaselect.data.store import Dataset
 from metaselect.errors import UsageError
 from metaselect.models.build import auto_model
-from metaselect.options import ReweightOptions, SelectOptions, TrainingOptions, WarmupOptions, key_options
-from metaselect.records import Json, Outcome, Reporter
-from metaselect.registry import configure, profile_values
-from metaselect.run.key import StageKey
-from metaselect.run.stage import Stage
+from metaselect.options import ReweightOptions, TrainingOptions, WarmupOptions, key_options
+from metaselect.records import Json
 from metaselect.training.loop import TrainingConfig
 
 MIB = 2**20
@@ -43,37 +38,6 @@ class Resolved:
         for name in PLANNED:
             found[name] = getattr(self.plan, name)
         return {**found, "model": self.model}
-
-
-def configured(
-    methods: Mapping[str, str], options: SelectOptions | ReweightOptions, report: Reporter, **flags: str
-) -> Any:
-    """The method as its options say, with a note where a profile was given that it does not have.
-
-    Args:
-        methods: of the registry.
-        options: method, option and profile.
-        report: hears the note.
-        flags: values of fields that have a flag of their own.
-    """
-    path = methods[options.method]
-    method = configure(path, options.option, profile=options.profile, **flags)
-    if options.profile is not None and not profile_values(path, options.profile):
-        report.note(f"Profile {options.profile} changes nothing in {options.method}.")
-    return method
-
-
-def dry_run(stage: Stage, key: StageKey, needs: dict[str, Json]) -> Outcome:
-    """What a stage would do, for --dry-run; nothing was written.
-
-    Args:
-        stage: that would run.
-        key: its resolved options and inputs.
-        needs: sizes, in MiB.
-    """
-    return Outcome(
-        {"run": str(stage.run.root), "stage": stage.name, "options": dict(key.options), "needs": needs}
-    )
 
 
 def training_needs(model: nn.Module, pool: Dataset, copies: int) -> dict[str, Json]:

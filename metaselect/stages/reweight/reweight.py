@@ -1,6 +1,5 @@
 """reweight: a robust model and a weight for every training sample, from the bought labels."""
 
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,18 +14,18 @@ from metaselect.models.build import build_model, input_channels
 from metaselect.options import ReweightOptions
 from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.registry import REWEIGHTERS, settings
+from metaselect.registry import REWEIGHTERS, configured_method, settings
 from metaselect.reweighting.base import Hook, Labels, MetaReweighter, MetaRun, Start
 from metaselect.run.files import write_atomically, write_csv, write_json
 from metaselect.run.key import StageKey
-from metaselect.run.layout import META_SET, Run
-from metaselect.run.stage import Work, inputs_of
+from metaselect.run.layout import META_SET, Run, checked_folder_name
+from metaselect.run.stage import Work, dry_run_outcome, inputs_of
 from metaselect.stages.reweight.alive import OnBought, StartView, failure_reason, on_bought, score_start
 from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.warmup import RESUME_COPIES
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
-from metaselect.training.config import Resolved, configured, dry_run, resolve_reweight, training_needs
+from metaselect.training.config import Resolved, resolve_reweight, training_needs
 from metaselect.training.device import choose_device
 from metaselect.training.loop import TrainState, final_model, start_training, train
 from metaselect.training.predict import predict
@@ -80,7 +79,7 @@ def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
 
 def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     require_contents(run)
-    name = checked_name(options.method if options.name is None else options.name)
+    name = checked_folder_name(options.method if options.name is None else options.name)
     setting = _resolve(run, options, report)
     key = StageKey(
         {
@@ -95,29 +94,17 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     stage = run.stage(f"reweight/{name}")
     if not stage.is_current(key, report, force=options.force):
         if options.dry_run:
-            return dry_run(stage, key, training_needs(_start_model(setting), setting.pool, 1 + RESUME_COPIES))
+            return dry_run_outcome(
+                stage, key, training_needs(_start_model(setting), setting.pool, 1 + RESUME_COPIES)
+            )
         with stage.working(key, report) as work:
             _train(setting, name, work, report)
     result = stage.require().details["result"]
     return Outcome({"run": str(run.root), "name": name, **result}, unmet=result["dead"] or "")
 
 
-def checked_name(name: str) -> str:
-    """The name, if it is fit for a folder.
-
-    Raises:
-        UsageError: anything but letters, digits, ``.``, ``_`` and ``-``, or a leading dot.
-    """
-    taken = name == "warmup" or name.endswith(".old")  # the warm-up's own name, and what a rename leaves
-    if taken or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
-        raise UsageError(
-            f"--name {name!r} is not fit for a folder.", "Use letters, digits, '.', '_' and '-'."
-        )
-    return name
-
-
 def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> ReweightSetup:
-    method = configured(REWEIGHTERS, options, report)
+    method = configured_method(REWEIGHTERS, options, report)
     pool = load_pool(run)
     meta_set = load_meta_set(run, pool)
     if method.meta and not method.joint_batch and not len(meta_set.bought):

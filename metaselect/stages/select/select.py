@@ -15,15 +15,15 @@ from metaselect.models.build import build_model, last_linear
 from metaselect.options import SelectOptions, key_options
 from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.registry import SELECTORS, settings
+from metaselect.registry import SELECTORS, configured_method, settings
 from metaselect.run.files import sha256_file, write_atomically, write_csv
 from metaselect.run.key import EXTERNAL, StageKey, differences
 from metaselect.run.layout import META_SET, Run
-from metaselect.run.stage import Stage, StageRecord, Work, inputs_of
+from metaselect.run.stage import Stage, StageRecord, Work, dry_run_outcome, inputs_of
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, Selector
 from metaselect.selection.floor import with_floor
 from metaselect.stages.select.round_plan import RoundPlan, plan_round, round_number
-from metaselect.training.config import MIB, configured, dry_run
+from metaselect.training.config import MIB
 from metaselect.training.device import choose_device
 from metaselect.training.saved_models import checkpoint_file, warmup_model
 
@@ -45,7 +45,7 @@ def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
 def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     run.info()
     flags = {} if options.gradient is None else {"gradient": options.gradient}
-    method: Selector = configured(SELECTORS, options, report, **flags)
+    method: Selector = configured_method(SELECTORS, options, report, **flags)
     if options.features is not None:
         check_external(method, options.method)
     number = round_number(run, options)
@@ -68,7 +68,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     )
     if not _stays(run, stage, record, key, report, force=options.force):
         if options.dry_run:
-            return dry_run(stage, key, _needs(run, pool, method, epochs, purchase.budget))
+            return dry_run_outcome(stage, key, _needs(run, pool, method, epochs, purchase.budget))
         with stage.working(key, report) as work:
             started = time.monotonic()
             features = _features(run, pool, method, options, epochs, device, work, report)
