@@ -25,8 +25,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from metaselect.metagrad.forward import Batch, Forward, frozen_statistics
+from metaselect.metagrad.forward import Forward
 from metaselect.metagrad.jvp import JvpSolver, dual_numbers
+from metaselect.models.batch import Batch, frozen_statistics
 from metaselect.models.build import build_model
 from metaselect.models.wide_resnet import WideResNet
 from metaselect.registry import REWEIGHTERS, configure

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from data_makers import Listener, plan, start_of
-from test_gradients import (
+from test_metagrad_forward import (
     LR,
     NETS,
     OPTIMISERS,

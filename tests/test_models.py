@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from metaselect.errors import UsageError
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.forward import Forward
+from metaselect.models.batch import Batch
 from metaselect.models.build import auto_model, build_model, input_channels, last_linear
 from metaselect.registry import MODELS, ZOO_FAMILIES
 

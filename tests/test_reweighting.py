@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from metaselect.data.store import FEATURES, Preprocess
 from metaselect.errors import UsageError
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.forward import Forward
 from metaselect.metrics import cleanness_auc
+from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, configure, settings, spelt

@@ -16,7 +16,7 @@ from command_line import LIMIT, SIMULATE, TEST, TRUTH, metaselect, seen, tree
 from metaselect.options import SelectOptions
 from metaselect.registry import SELECTORS, configure
 from metaselect.selection.base import Choice, PoolFeatures, silent, unclustered
-from metaselect.selection.floor import with_floor
+from metaselect.selection.min_per_class import with_floor
 from metaselect.stages.select.round_plan import RoundPlan
 from metaselect.stages.select.select import _choose
 

@@ -16,7 +16,7 @@ from command_line import LIMIT, SELECT, SIMULATE, TRAIN, TRUTH, WARMUP, flip_byt
 from filelock import FileLock
 from test_interruption import interrupt, results
 
-from metaselect.features.pool import _link
+from metaselect.features.warmup_features import _link
 from metaselect.registry import SELECTORS
 
 GBC = ("select", "--method", "gbc", "--budget", 6)

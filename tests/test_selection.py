@@ -16,7 +16,7 @@ from metaselect.errors import UsageError
 from metaselect.models.build import build_model
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS, configure
 from metaselect.selection.base import Choice, Gradients, ImagePool, PoolFeatures, lowest
-from metaselect.selection.clustering import picks as clustering
+from metaselect.selection.clustering import representatives as clustering
 from metaselect.selection.clustering.factored import FactoredRows
 from metaselect.selection.clustering.kmeans import kmeans
 from metaselect.selection.rbc import KINDS, factored_gradients

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from metaselect.data.store import FEATURES, IMAGES, Preprocess
 from metaselect.errors import ConditionUnmet
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.forward import Forward
+from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.random import derive, generator
 from metaselect.registry import REWEIGHTERS, configure

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.shared import (
+from metaselect.cli.flags import (
     BadSample,
     FeatureColumns,
     IdColumn,
@@ -17,8 +17,8 @@ from metaselect.cli.shared import (
     OnBad,
     ProgressOption,
     SeedOption,
-    finish,
 )
+from metaselect.cli.results import finish
 from metaselect.errors import UsageError
 from metaselect.options import CorruptOptions
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.shared import (
+from metaselect.cli.flags import (
     BadSample,
     Device,
     DeviceOption,
@@ -20,9 +20,8 @@ from metaselect.cli.shared import (
     OnBad,
     ProgressOption,
     RunOption,
-    finish,
-    show_noise,
 )
+from metaselect.cli.results import finish, show_noise
 from metaselect.options import EvaluateOptions
 from metaselect.run.layout import Run
 

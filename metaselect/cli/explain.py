@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from metaselect.cli.console import Console
-from metaselect.cli.shared import finish
+from metaselect.cli.results import finish
 from metaselect.records import Outcome
 
 WITHOUT_LABEL = {

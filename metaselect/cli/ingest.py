@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.shared import (
+from metaselect.cli.flags import (
     INPUT,
     BadSample,
     FeatureColumns,
@@ -20,8 +20,8 @@ from metaselect.cli.shared import (
     ProgressOption,
     RunOption,
     SeedOption,
-    finish,
 )
+from metaselect.cli.results import finish
 from metaselect.options import IngestOptions
 from metaselect.records import Json
 from metaselect.run.layout import IDS_ALONE, Run

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.shared import (
+from metaselect.cli.flags import (
     TRAINING,
     AccumulateOption,
     AmpOption,
@@ -32,10 +32,8 @@ from metaselect.cli.shared import (
     Schedule,
     ScheduleOption,
     SeedOption,
-    finish,
-    show_options,
-    show_plan,
 )
+from metaselect.cli.results import finish, show_options, show_plan
 from metaselect.options import ReweightOptions
 from metaselect.registry import REWEIGHTERS
 from metaselect.run.layout import Run

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.shared import (
+from metaselect.cli.flags import (
     Device,
     DeviceOption,
     DryRunOption,
@@ -18,10 +18,8 @@ from metaselect.cli.shared import (
     RunOption,
     SeedOption,
     SelectMethod,
-    finish,
-    show_options,
-    show_plan,
 )
+from metaselect.cli.results import finish, show_options, show_plan
 from metaselect.errors import UsageError
 from metaselect.options import SelectOptions
 from metaselect.registry import SELECTORS

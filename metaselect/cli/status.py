@@ -5,7 +5,8 @@ from typing import Any
 import typer
 
 from metaselect.cli.console import Console
-from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
+from metaselect.cli.flags import JsonOption, RunOption
+from metaselect.cli.results import finish, show_noise
 from metaselect.run.layout import Run
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console
-from metaselect.cli.shared import JsonOption, RunOption, finish
+from metaselect.cli.flags import JsonOption, RunOption
+from metaselect.cli.results import finish
 from metaselect.records import Outcome
 from metaselect.run.layout import Run
 

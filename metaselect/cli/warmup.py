@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.shared import (
+from metaselect.cli.flags import (
     INPUT,
     TRAINING,
     AccumulateOption,
@@ -36,9 +36,8 @@ from metaselect.cli.shared import (
     Schedule,
     ScheduleOption,
     SeedOption,
-    finish,
-    show_plan,
 )
+from metaselect.cli.results import finish, show_plan
 from metaselect.options import IngestOptions, WarmupOptions
 from metaselect.run.layout import Run
 

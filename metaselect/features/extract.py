@@ -14,7 +14,7 @@ from metaselect.features.per_sample_gradients import (
     other_layers,
 )
 from metaselect.features.projections import projection
-from metaselect.metagrad.forward import full_precision
+from metaselect.models.batch import full_precision
 from metaselect.models.build import last_linear
 from metaselect.records import Json, Reporter
 from metaselect.selection.base import Gradients

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaselect.features.projections import Projection, projected
-from metaselect.metagrad.forward import Batch, full_precision
+from metaselect.models.batch import Batch, full_precision
 
 
 class Draw(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_check
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.forward import Forward
 from metaselect.metagrad.jvp import Params
+from metaselect.models.batch import Batch
 
 State: TypeAlias = dict[str, torch.Tensor]
 

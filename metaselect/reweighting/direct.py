@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.forward import Forward
+from metaselect.models.batch import Batch
 from metaselect.reweighting.base import Start, State, StepWeights
 from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 

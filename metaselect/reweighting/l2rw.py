@@ -11,7 +11,8 @@ from typing import ClassVar
 
 import torch
 
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.forward import Forward
+from metaselect.models.batch import Batch
 from metaselect.reweighting.base import Start, State, StepWeights
 from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 from metaselect.reweighting.recent_weights import AVERAGED_EPOCHS, RecentWeights

@@ -7,8 +7,9 @@ of the top layers alone. Both are exact for what they say; README has what they 
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.forward import Forward
 from metaselect.metagrad.jvp import Params
+from metaselect.models.batch import Batch
 from metaselect.models.build import parameters_in
 
 SCOPES = ("all", "top", "last")

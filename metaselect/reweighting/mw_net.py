@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from metaselect.errors import UsageError
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.forward import Forward
+from metaselect.models.batch import Batch
 from metaselect.random import seeded_globals
 from metaselect.reweighting.base import Start, State, StepWeights, below, require_option
 from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs

@@ -13,7 +13,7 @@ import torch
 from metaselect.errors import UsageError
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent
 from metaselect.selection.clustering.factored import FactoredRows
-from metaselect.selection.clustering.picks import choose_pivots
+from metaselect.selection.clustering.representatives import choose_pivots
 from metaselect.selection.rbc import check_clustering
 
 

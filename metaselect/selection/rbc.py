@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from metaselect.errors import UsageError
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent
 from metaselect.selection.clustering.factored import FactoredRows
-from metaselect.selection.clustering.picks import choose_pivots
+from metaselect.selection.clustering.representatives import choose_pivots
 
 KINDS = ("product", "representation")
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from metaselect.data.store import Preprocess
-from metaselect.metagrad.forward import Batch
+from metaselect.models.batch import Batch
 
 CROP_PADDING = 4  # pixels each side, for images of 32 (He et al. 2016); in proportion for larger ones
 DEVICE_SHARE = 0.5  # of the free GPU memory that the pool's raw samples may take

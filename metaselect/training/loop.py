@@ -11,13 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaselect.errors import ConditionUnmet
-from metaselect.metagrad.forward import FEW_DISTINCT, Batch, Forward
+from metaselect.metagrad.forward import FEW_DISTINCT, Forward
 from metaselect.metagrad.jvp import JvpSolver
-from metaselect.metagrad.virtual_step import Constants, make_optimiser
+from metaselect.models.batch import Batch
 from metaselect.random import derive, generator
 from metaselect.records import Reporter
 from metaselect.reweighting.base import Hook, JointRun, MetaRun
 from metaselect.training.batches import Batches
+from metaselect.training.optimiser import Constants, make_optimiser
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import typer
 
 from metaselect.annotation.formats.base import AUTO, FORMATS
 from metaselect.cli.console import Console
-from metaselect.cli.shared import JsonOption, RunOption, finish, show_noise
+from metaselect.cli.flags import JsonOption, RunOption
+from metaselect.cli.results import finish, show_noise
 from metaselect.errors import UsageError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.records import Json

@@ -8,7 +8,7 @@ import typer
 
 from metaselect.cli.annotate.forms import LatestRound, group
 from metaselect.cli.console import Console
-from metaselect.cli.shared import JsonOption, RunOption
+from metaselect.cli.flags import JsonOption, RunOption
 from metaselect.records import Json
 from metaselect.run.layout import Run
 

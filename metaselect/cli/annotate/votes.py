@@ -10,7 +10,8 @@ from metaselect.annotation.consensus import METHODS
 from metaselect.annotation.simulation import SimulateOptions
 from metaselect.cli.annotate.forms import LatestRound, show_counts
 from metaselect.cli.console import Console
-from metaselect.cli.shared import JsonOption, RunOption, SeedOption, finish, show_noise
+from metaselect.cli.flags import JsonOption, RunOption, SeedOption
+from metaselect.cli.results import finish, show_noise
 from metaselect.run.layout import Run
 
 ConsensusMethod = StrEnum("ConsensusMethod", {name: name for name in METHODS})  # type: ignore[misc]

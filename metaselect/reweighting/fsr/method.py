@@ -22,8 +22,9 @@ from typing import ClassVar
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad.forward import Forward
 from metaselect.metagrad.jvp import Params
+from metaselect.models.batch import Batch
 from metaselect.models.build import last_linear
 from metaselect.options import not_in_key
 from metaselect.random import generator

@@ -10,7 +10,8 @@ import torch
 from metaselect.annotation.rounds import round_is_closed
 from metaselect.data.store import Dataset, data_inputs, load_pool
 from metaselect.errors import ArtefactError, DataError
-from metaselect.features.pool import WarmupFeatures, check_external, epochs_wanted, external_features
+from metaselect.features.external_features import check_external, external_features
+from metaselect.features.warmup_features import WarmupFeatures, epochs_wanted
 from metaselect.models.build import build_model, last_linear
 from metaselect.options import SelectOptions, key_options
 from metaselect.random import generator
@@ -21,7 +22,7 @@ from metaselect.run.key import EXTERNAL, StageKey, differences
 from metaselect.run.layout import META_SET, Run
 from metaselect.run.stage import Stage, StageRecord, Work, dry_run_outcome, inputs_of
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, Selector
-from metaselect.selection.floor import with_floor
+from metaselect.selection.min_per_class import with_floor
 from metaselect.stages.select.round_plan import RoundPlan, plan_round, round_number
 from metaselect.training.config import MIB
 from metaselect.training.device import choose_device

@@ -13,7 +13,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metaselect.metagrad.forward import Batch, Forward, frozen_statistics
+from metaselect.metagrad.forward import Forward
+from metaselect.models.batch import Batch, frozen_statistics
 from metaselect.models.build import build_model, last_linear, parameters_in
 from metaselect.random import seeded_globals
 from metaselect.reweighting.base import MetaRun, StepWeights

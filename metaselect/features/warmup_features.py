@@ -1,4 +1,4 @@
-"""What a selector looks at: from the warm-up's checkpoints, or from a file that the user brings."""
+"""The features that a selector is given, from the warm-up's checkpoints."""
 
 import os
 import shutil
@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from metaselect.data.readers.external_features import read_external_features
 from metaselect.data.store import Dataset, data_inputs
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.features.extract import gradient_features, last_layer_factors
@@ -29,8 +28,6 @@ from metaselect.selection.base import Gradients, ImagePool, PoolFeatures, Select
 from metaselect.training.batches import Batches
 from metaselect.training.saved_models import checkpoint_file, load_weights, warmup_model
 
-OUTSIDE = ("probs", "hidden")
-"""Fields of ``PoolFeatures`` that a file from outside can supply."""
 FEATURES_VERSION = 1  # changes with what the numbers in a file of features mean
 GRADIENT_SETTINGS = ("draws", "width", "sample", "gradient")
 
@@ -50,45 +47,6 @@ def epochs_wanted(run: Run, method: Selector, outside: Path | None) -> tuple[int
         )
     kept = warmup_model(run).checkpoints
     return kept if method.checkpoints == "all" else kept[-1:]
-
-
-def check_external(method: Selector, name: str) -> None:
-    """Refuse a method that looks at more than a file from outside can hold.
-
-    Raises:
-        UsageError: naming what that is.
-    """
-    beyond = [field for field in method.wants if field not in OUTSIDE]
-    if beyond:
-        raise UsageError(
-            f"{name} looks at {beyond[0]} of the warm-up's model, which --features cannot supply.",
-            "Leave out --features, or choose rbc, typiclust, k-center, badge or another method.",
-        )
-
-
-def external_features(
-    path: Path, pool: Dataset, method: Selector, name: str, device: torch.device, report: Reporter
-) -> PoolFeatures:
-    """The features of ``--features``, as those of one checkpoint.
-
-    Raises:
-        DataError: the file cannot be used.
-        UsageError: the method needs probabilities, and the file has none.
-    """
-    found = read_external_features(path, pool.sample_ids, len(pool.classes))
-    if found.ignored:
-        report.note(f"{path}: {found.ignored} rows are of samples that are not in the pool.")
-    if "probs" in method.wants and found.probs is None:
-        raise UsageError(
-            f"{path} has no column probs, which {name} needs.",
-            "Add the class probabilities, or choose typiclust, k-center, or rbc with "
-            "--option features=representation.",
-        )
-    return PoolFeatures(
-        () if found.probs is None else (torch.from_numpy(found.probs).to(device),),
-        (torch.from_numpy(found.features).to(device),),
-        torch.from_numpy(pool.labels).to(device),
-    )
 
 
 class WarmupFeatures:

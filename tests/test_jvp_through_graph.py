@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
-from metaselect.metagrad import jvp_through_graph as shared_forward
-from metaselect.metagrad.forward import Batch, Forward
+from metaselect.metagrad import jvp_through_graph as graph_module
+from metaselect.metagrad.forward import Forward
 from metaselect.metagrad.jvp import (
     STRATEGIES,
     JvpSolver,
@@ -24,6 +24,7 @@ from metaselect.metagrad.jvp import (
 )
 from metaselect.metagrad.jvp_rules import RULES, NoRule, by_two_vjps
 from metaselect.metagrad.jvp_through_graph import jvp_through_graph
+from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.models.wide_resnet import WideResNet
 from metaselect.random import seeded_globals
@@ -266,7 +267,7 @@ def test_few_tangents_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a residual net, an operation's inputs and output, and the shortcut's."""
     living: list[weakref.ref[torch.Tensor]] = []
     counts = []
-    original = shared_forward._apply
+    original = graph_module._apply
 
     def watched(*given: object) -> object:
         answer = original(*given)
@@ -274,7 +275,7 @@ def test_few_tangents_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         counts.append(sum(one() is not None for one in living))
         return answer
 
-    monkeypatch.setattr(shared_forward, "_apply", watched)
+    monkeypatch.setattr(graph_module, "_apply", watched)
     forward = make_forward(made("resnet32"), JvpSolver(ways=[shared]))
     forward.jvp(direction(forward))
     assert len(counts) > 100

@@ -22,7 +22,7 @@ from metaselect.features.per_sample_gradients import (
     other_layers,
 )
 from metaselect.features.projections import Projection, projection
-from metaselect.metagrad.forward import Batch
+from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.selection.gbc import GBC
 from metaselect.training.batches import Batches

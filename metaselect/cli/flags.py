@@ -1,15 +1,13 @@
-"""Options that several commands share, each defined once, and the one place where errors become exit codes."""
+"""Flags that several commands share, each defined once."""
 
 from enum import StrEnum
 from pathlib import Path
-from textwrap import wrap
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from metaselect.cli.console import Console, ProgressMode
-from metaselect.records import Outcome
-from metaselect.registry import MODELS, PROFILES, REWEIGHTERS, SELECTORS, describe
+from metaselect.cli.console import ProgressMode
+from metaselect.registry import MODELS, PROFILES, REWEIGHTERS, SELECTORS
 
 INPUT = "Input"
 TRAINING = "Training"
@@ -168,47 +166,3 @@ AmpOption = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
-
-
-def show_plan(console: Console, outcome: Outcome) -> None:
-    """What --dry-run found, for people, and the end of the command."""
-    for part in ("options", "needs"):
-        found = outcome.result[part]
-        assert isinstance(found, dict)
-        console.table((part, "value"), [(name, str(value)) for name, value in found.items()])
-    finish(console, outcome)
-
-
-def show_options(console: Console, method: str, path: str) -> None:
-    """What `--option help` prints: the fields of a method, their defaults and meanings."""
-    found = describe(path)
-    for name, default, meaning in found:
-        console.line(f"{name}={default}")
-        for line in wrap(meaning, 100):
-            console.line(f"    {line}")
-    if not found:
-        console.line(f"{method} has no options.")
-    console.result(
-        {"options": {name: {"default": default, "meaning": meaning} for name, default, meaning in found}}
-    )
-
-
-def show_noise(console: Console, found: Any) -> None:
-    """A line with what the control samples say, where there are any.
-
-    Args:
-        console: prints it.
-        found: the fields of a ``NoiseEstimate`` as ``--json`` has them, or None.
-    """
-    if found:
-        from metaselect.annotation.control import NoiseEstimate
-
-        console.line(NoiseEstimate(**found).sentence())
-
-
-def finish(console: Console, outcome: Outcome) -> None:
-    """Print the JSON result and leave with the right code."""
-    console.result(outcome.result, ok=not outcome.unmet)
-    if outcome.unmet:
-        console.warn(outcome.unmet)
-        raise typer.Exit(1)
