@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from metaselect.annotation.meta_set import MetaSet
 from metaselect.data.store import FEATURES, Dataset, Preprocess
+from metaselect.models.predictions import Predictions
 from metaselect.options import IngestOptions, ReweightOptions, WarmupOptions
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.run.layout import Run
@@ -26,7 +27,6 @@ from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.warmup import warmup
 from metaselect.training.loop import train
-from metaselect.training.predict import Predictions
 
 COLUMNS = {
     "sample_id": pa.string(),

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from metaselect.annotation.meta_set import MetaSet
 from metaselect.data.store import Dataset
-from metaselect.training.predict import Predictions
+from metaselect.models.predictions import Predictions
 
 
 def weights_table(
