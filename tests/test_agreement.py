@@ -10,8 +10,8 @@ from command_line import metaselect, seen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.annotation.agreement import agreement, alpha
 from metaselect.annotation.consensus import latest_votes, verdicts
+from metaselect.annotation.quality.agreement import agreement, alpha
 from metaselect.annotation.votes import STATUSES, Vote
 from metaselect.run.layout import Run
 

@@ -11,8 +11,8 @@ from unicodedata import normalize
 import pytest
 from annotation_run import add_round, csv_rows, error, make_run, result, votes_of
 from data_makers import Listener
-from exchange_people import KEEPS_NO_NAMES, LOSES_SKIPS, PEOPLE
 from exchange_run import CHOSEN, CLASSES, image_run
+from exchange_tools import KEEPS_NO_NAMES, LOSES_SKIPS, PEOPLE
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_annotation import names, quick

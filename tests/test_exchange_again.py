@@ -8,8 +8,8 @@ from socket import socket
 import pyarrow.parquet as pq
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, meta_set, result, votes_of
-from exchange_people import PEOPLE
 from exchange_run import CHOSEN, CLASSES, image_run
+from exchange_tools import PEOPLE
 
 from metaselect.annotation import ledger
 from metaselect.annotation.rounds import one_round

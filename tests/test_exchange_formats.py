@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from annotation_run import add_round, call, csv_rows, error, make_run, result, votes_of
-from exchange_people import zipped
 from exchange_run import CHOSEN, CLASSES, add_gradients, add_weights, image_run
+from exchange_tools import zipped
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from metaselect.annotation.agreement import Agreement, agreement
 from metaselect.annotation.consensus import TIED, Verdict
-from metaselect.annotation.control import NoiseEstimate
 from metaselect.annotation.ledger import Ledger
 from metaselect.annotation.matching.reconcile import Reconciliation
+from metaselect.annotation.quality.agreement import Agreement, agreement
+from metaselect.annotation.quality.noise_estimate import NoiseEstimate
 from metaselect.annotation.rounds import Round
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.records import Json

@@ -41,7 +41,7 @@ def show_noise(console: Console, found: Any) -> None:
         found: the fields of a ``NoiseEstimate`` as ``--json`` has them, or None.
     """
     if found:
-        from metaselect.annotation.control import NoiseEstimate
+        from metaselect.annotation.quality.noise_estimate import NoiseEstimate
 
         console.line(NoiseEstimate(**found).sentence())
 

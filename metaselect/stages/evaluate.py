@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from metaselect.annotation.control import estimate_inputs, noise_estimate
 from metaselect.annotation.formats.csv import read_truth
+from metaselect.annotation.quality.noise_estimate import estimate_inputs, noise_estimate
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.data.summary import fingerprint

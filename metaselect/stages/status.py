@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from metaselect.annotation import ledger
 from metaselect.annotation.consensus import TIED
-from metaselect.annotation.control import estimate_inputs, noise_estimate
+from metaselect.annotation.quality.noise_estimate import estimate_inputs, noise_estimate
 from metaselect.annotation.rounds import bought_ids, round_is_closed, rounds
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter

@@ -11,7 +11,6 @@ from functools import cache, partial
 from pathlib import Path
 
 from metaselect.annotation import ledger
-from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.exports import Export as Exported
 from metaselect.annotation.exports import read_exported_samples
 from metaselect.annotation.formats.base import AUTO, FILLED_IN, INSIDE, Answer, detect_format, load_format
@@ -20,6 +19,7 @@ from metaselect.annotation.imports import Source
 from metaselect.annotation.matching.labels import Spellings
 from metaselect.annotation.matching.matcher import ImportScope
 from metaselect.annotation.matching.reconcile import reconcile
+from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.repeats import choose_repeats, insert_repeats
 from metaselect.annotation.rounds import as_asked, nothing_selected, one_round, rounds, wanted_rounds
 from metaselect.annotation.summary import import_result, some, troubles

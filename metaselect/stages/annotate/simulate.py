@@ -1,9 +1,9 @@
 """`annotate simulate`: votes from a truth file, as people would give them. Never imports torch."""
 
 from metaselect.annotation import ledger
-from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.formats.csv import read_truth
 from metaselect.annotation.matching.reconcile import Reconciliation
+from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import as_asked, one_round
 from metaselect.annotation.simulation import SimulateOptions, error_rates, simulated_answers
 from metaselect.annotation.summary import import_result, some

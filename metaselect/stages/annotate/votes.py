@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from metaselect.annotation import ledger
 from metaselect.annotation.consensus import TIED, Verdict
-from metaselect.annotation.control import noise_estimate
 from metaselect.annotation.formats.base import FORMATS
+from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, progress, with_status
 from metaselect.annotation.votes import DONE, now

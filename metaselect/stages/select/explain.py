@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from metaselect.annotation import ledger
 from metaselect.annotation.consensus import BOUGHT
-from metaselect.annotation.control import given_labels
+from metaselect.annotation.quality.noise_estimate import given_labels
 from metaselect.annotation.rounds import Round, nothing_selected, rounds
 from metaselect.data.classes import suggest
 from metaselect.errors import ArtefactError, UsageError

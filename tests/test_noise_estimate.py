@@ -14,7 +14,13 @@ import pytest
 from annotation_run import CLASSES, add_round, answers, call, make_run, result
 from command_line import EVALUATE, REWEIGHT, SIMULATE, TEST, TRUTH, UNIFORM, metaselect, states
 
-from metaselect.annotation.control import NoiseEstimate, Z, estimate_inputs, noise_estimate, wilson
+from metaselect.annotation.quality.noise_estimate import (
+    NoiseEstimate,
+    Z,
+    estimate_inputs,
+    noise_estimate,
+    wilson,
+)
 from metaselect.cli.main import main
 from metaselect.run.files import stamp, write_csv
 from metaselect.run.layout import Run

@@ -1,0 +1,1 @@
+"""How good labels are: agreement between annotators, and the share of wrong given labels."""
