@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 VERSION = metaselect.__version__
 TOP_LEVEL = {
     *(".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md"),
-    *("benchmarks", "metaselect", "pyproject.toml", "sample_data", "tests"),
+    *("benchmarks", "docs", "metaselect", "pyproject.toml", "sample_data", "tests"),
 }
 """Every tracked file and folder at the top. A new one must be meant, so it is named here first."""
 GENERATED = {"PKG-INFO", "setup.cfg", "metaselect.egg-info"}
