@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from arms import buy, metaselect, parser_of, read_truth, row, write_some
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.metrics import cleanness_auc
+from metaselect.metrics import clean_label_auc
 from metaselect.options import ReweightOptions
 from metaselect.run.layout import Run
 from metaselect.stages.reweight import reweight as stage
@@ -78,7 +78,7 @@ def score_aucs(run: Path, truth: dict[str, str], seed: int) -> dict[str, float |
     named = {"fsr, scores": fsr_scores(run, seed)} | {
         f"cleanlab, {name}": score for name, score in scores.items()
     }
-    return {name: cleanness_auc(score[learnt], clean[learnt]) for name, score in named.items()}
+    return {name: clean_label_auc(score[learnt], clean[learnt]) for name, score in named.items()}
 
 
 def run_seed(seed: int, given: argparse.Namespace) -> list[dict]:

@@ -50,7 +50,7 @@ def ours(n: int) -> dict[str, float]:
         weighted=True,
         first=0,
         iterations=ITERATIONS,
-        tell=lambda _: marks.append(time.process_time()),
+        progress=lambda _: marks.append(time.process_time()),
     )
     steps = [after - before for before, after in itertools.pairwise(marks[1:])]
     return {"iteration": statistics.median(steps), "mco": found.objective[-1]}

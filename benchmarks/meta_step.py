@@ -67,9 +67,9 @@ def plain(model, optimiser, batch, meta_batch):
     optimiser.step()
 
 
-def ours(method, *pairs, product=None):
+def ours(method, *pairs, jvp_solver=None):
     """MetaSelect's step: the same calls as in its training loop; ``pairs`` are words of --option."""
-    product = product or JvpSolver()
+    jvp_solver = jvp_solver or JvpSolver()
     runs = []
 
     def step(model, optimiser, batch, meta_batch):
@@ -79,7 +79,7 @@ def ours(method, *pairs, product=None):
             start = Start(known, 5, 0.1, torch.Generator().manual_seed(0), device)
             runs.append(configure(REWEIGHTERS[method], [*OPTIONS.get(method, []), *pairs]).begin(start))
         optimiser.zero_grad()
-        forward = Forward(model, optimiser, batch, product=product)
+        forward = Forward(model, optimiser, batch, jvp_solver=jvp_solver)
         weights, targets = runs[0].step(forward, meta_batch, ids.to(device), 0.1)
         if targets is None:
             forward.backward(weights)
@@ -175,7 +175,7 @@ def main() -> None:
         steps = {
             "l2rw": ours("l2rw"),
             "second order": second_order,
-            "l2rw, two passes": ours("l2rw", product=JvpSolver(ways=[dual_numbers])),
+            "l2rw, two passes": ours("l2rw", jvp_solver=JvpSolver(strategies=[dual_numbers])),
             "l2rw, scope=top": ours("l2rw", "scope=top"),
             "l2rw, scope=last": ours("l2rw", "scope=last"),
             "direct": ours("direct"),

@@ -8,7 +8,7 @@ from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 
 @dataclass(frozen=True)
-class Classification:
+class ClassificationMetrics:
     """How a model did on a labelled set.
 
     Attributes:
@@ -24,7 +24,7 @@ class Classification:
     confusion: Sequence[Sequence[int]]
 
 
-def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Classification:
+def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> ClassificationMetrics:
     """Judge predictions.
 
     Args:
@@ -34,7 +34,7 @@ def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> C
     """
     matrix = confusion_matrix(labels, predicted, labels=np.arange(classes))
     totals = matrix.sum(1)
-    return Classification(
+    return ClassificationMetrics(
         accuracy=float((labels == predicted).mean()),
         per_class_accuracy=[float(matrix[c, c] / totals[c]) if totals[c] else None for c in range(classes)],
         macro_f1=float(
@@ -44,7 +44,7 @@ def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> C
     )
 
 
-def cleanness_auc(weights: np.ndarray, clean: np.ndarray) -> float | None:
+def clean_label_auc(weights: np.ndarray, clean: np.ndarray) -> float | None:
     """ROC-AUC of weights against cleanness: the chance that a clean sample weighs more than a wrong one.
 
     Args:

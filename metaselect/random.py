@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def derive(seed: int, *names: str | int) -> int:
+def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed for the stream that ``names`` name; equal names give equal streams."""
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -20,14 +20,14 @@ def derive(seed: int, *names: str | int) -> int:
 
 def uniform(seed: int, *names: str | int) -> float:
     """The first number, in [0, 1), of the stream that ``names`` name."""
-    return (derive(seed, *names) >> 10) / 2.0**53
+    return (derive_seed(seed, *names) >> 10) / 2.0**53
 
 
 def generator(seed: int, *names: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """The named torch generator, at its start."""
     import torch
 
-    return torch.Generator(device).manual_seed(derive(seed, *names))
+    return torch.Generator(device).manual_seed(derive_seed(seed, *names))
 
 
 @contextmanager

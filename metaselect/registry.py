@@ -46,7 +46,7 @@ MODELS: dict[str, str] = {
     "wrn-28-10": "metaselect.models.wide_resnet:wrn_28_10",
 }
 
-ZOO_FAMILIES: tuple[str, ...] = (
+TORCHVISION_FAMILIES: tuple[str, ...] = (
     "resnet",
     "resnext",
     "wide_resnet",
@@ -72,7 +72,7 @@ FLAG_FIELDS: tuple[str, ...] = ("gradient",)
 """Fields of methods that a flag of their own sets, and --option does not."""
 
 ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
-KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+TYPE_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 PROFILES: tuple[str, ...] = ("long-tail",)
 """Kinds of data that a method may have other values for: its ``profiles``, from a name to values of fields."""
@@ -94,24 +94,26 @@ def configure(path: str, pairs: Sequence[str], *, profile: str | None = None, **
     method = load(path)
     known_fields = {spec.name: spec.default for spec in fields(method)}
     defaults = {name: value for name, value in known_fields.items() if name not in FLAG_FIELDS}
-    own_name = name_of(path)
+    own_name = method_name(path)
     for name in flags.keys() - known_fields.keys():
         raise UsageError(f"--{name} {flags[name]} means nothing to {own_name}.", f"Leave out --{name}.")
     values: dict[str, Any] = {**profile_values(path, profile), **flags}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if name in defaults and not equals:
-            raise UsageError(f"--option {pair} has no value.", f"For example {name}={spelt(defaults[name])}")
+            raise UsageError(
+                f"--option {pair} has no value.", f"For example {name}={format_value(defaults[name])}"
+            )
         if name not in defaults:
-            known = ", ".join(f"{key}={spelt(value)}" for key, value in defaults.items()) or "none"
+            known = ", ".join(f"{key}={format_value(value)}" for key, value in defaults.items()) or "none"
             more = " (--option help says what they mean)" if defaults else ""
             raise UsageError(f"--option {pair} is not an option of {own_name}.", f"Options: {known}{more}")
         try:
             values[name] = _parse(text, type(defaults[name]))
         except ValueError:
-            kind = KINDS[type(defaults[name])]
+            kind = TYPE_NAMES[type(defaults[name])]
             raise UsageError(
-                f"--option {pair}: {text!r} is not {kind}.", f"The default is {spelt(defaults[name])}."
+                f"--option {pair}: {text!r} is not {kind}.", f"The default is {format_value(defaults[name])}."
             ) from None
     return method(**values)
 
@@ -137,23 +139,23 @@ def configured_method(
 def describe(path: str) -> list[tuple[str, str, str]]:
     """Name, default and meaning of every field that --option sets in the method that ``path`` names."""
     method = load(path)
-    said: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for kind in reversed(method.__mro__):
         _, _, attributes = (inspect.cleandoc(kind.__doc__ or "")).partition("Attributes:\n")
-        said |= {name: " ".join(text.split()) for name, text in ATTRIBUTE.findall(attributes)}
+        meanings |= {name: " ".join(text.split()) for name, text in ATTRIBUTE.findall(attributes)}
     return [
-        (spec.name, spelt(spec.default), said[spec.name])
+        (spec.name, format_value(spec.default), meanings[spec.name])
         for spec in fields(method)
         if spec.name not in FLAG_FIELDS
     ]
 
 
-def name_of(path: str) -> str:
+def method_name(path: str) -> str:
     """What the command line calls the method that ``path`` names."""
     return next((name for name, known in {**SELECTORS, **REWEIGHTERS}.items() if known == path), path)
 
 
-def spelt(value: object) -> str:
+def format_value(value: object) -> str:
     """A value as --option takes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 

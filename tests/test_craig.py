@@ -10,8 +10,8 @@ import torch
 
 from metaselect.registry import SELECTORS, configure
 from metaselect.selection import craig
-from metaselect.selection.base import Choice, PoolFeatures, silent
-from metaselect.selection.craig import Craig, hypothesised_classes
+from metaselect.selection.base import Choice, PoolFeatures, no_progress
+from metaselect.selection.craig import Craig, predicted_classes
 
 NONE = torch.empty(0, dtype=torch.int64)
 PATTERNS = ("one class", "two classes", "uneven", "a class of one", "each its own")
@@ -67,10 +67,10 @@ def dense_gradients(pool: PoolFeatures) -> np.ndarray:
 
 def dense_similarity(pool: PoolFeatures) -> np.ndarray:
     """(n, n) float64: largest squared distance in the class, less the squared distance; 0 across classes."""
-    rows, believed = dense_gradients(pool), pool.probs[-1].argmax(1).numpy()
+    rows, predicted = dense_gradients(pool), pool.probs[-1].argmax(1).numpy()
     similarity = np.zeros((len(rows), len(rows)))
-    for label in set(believed.tolist()):
-        at = np.flatnonzero(believed == label)
+    for label in set(predicted.tolist()):
+        at = np.flatnonzero(predicted == label)
         squared = ((rows[at, None] - rows[None, at]) ** 2).sum(2)
         similarity[np.ix_(at, at)] = squared.max() - squared
     return similarity
@@ -96,8 +96,10 @@ def exhaustive_greedy(similarity: np.ndarray, budget: int, bought: list[int]) ->
     return picks
 
 
-def choose(pool: PoolFeatures, budget: int, bought: torch.Tensor = NONE, tell: Any = silent) -> Choice:
-    return Craig().choose(pool, budget, bought, torch.Generator(), tell)
+def choose(
+    pool: PoolFeatures, budget: int, bought: torch.Tensor = NONE, progress: Any = no_progress
+) -> Choice:
+    return Craig().choose(pool, budget, bought, torch.Generator(), progress)
 
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, "three classes"])
@@ -118,7 +120,7 @@ def test_neither_tiles_nor_batches_change_the_answer(tile: int, monkeypatch: pyt
     for seed in range(3):
         pool = features(80, seed, width=6)
         expected = exhaustive_greedy(dense_similarity(pool), 30, bought)
-        monkeypatch.setattr(craig, "TILE_NUMBERS", tile)
+        monkeypatch.setattr(craig, "TILE_ENTRIES", tile)
         assert choose(pool, 30, torch.tensor(bought)).ranked.tolist() == expected
 
 
@@ -148,7 +150,7 @@ def test_distances_from_factors_are_the_dense_ones(pattern: str) -> None:
     pool = features(30, 1, pattern, width=7)
     rows = dense_gradients(pool)
     seen = []
-    for members in hypothesised_classes(pool.probs[-1], pool.hidden[-1]):
+    for members in predicted_classes(pool.probs[-1], pool.hidden[-1]):
         at = members.ids.tolist()
         seen += at
         expected = ((rows[at, None] - rows[None, at]) ** 2).sum(2)
@@ -234,21 +236,21 @@ def test_neither_given_labels_nor_the_generator_matter_and_huge_features_stay_fi
 
 def test_few_columns_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     computed = count()
-    plain = craig.HypothesisedClass.gains
+    plain = craig.PredictedClass.gains
 
     def counted(members: Any, columns: list[int]) -> torch.Tensor:
         for _ in columns:
             next(computed)
         return plain(members, columns)
 
-    monkeypatch.setattr(craig.HypothesisedClass, "gains", counted)
+    monkeypatch.setattr(craig.PredictedClass, "gains", counted)
     choose(features(400, 0, width=4), 100)
     assert next(computed) < 0.2 * 100 * 400
 
 
 def test_progress_is_told() -> None:
     told: list[str] = []
-    choose(features(20, 0, "two classes"), 3, tell=told.append)
+    choose(features(20, 0, "two classes"), 3, progress=told.append)
     assert told == ["class 1 of 2", "class 2 of 2", "pick 1 of 3", "pick 2 of 3", "pick 3 of 3"]
 
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from metaselect.errors import UsageError
 from metaselect.registry import SELECTORS, configure
 from metaselect.selection import badge, typiclust
-from metaselect.selection.badge import HypothesisedGradients
+from metaselect.selection.badge import GradientEmbeddings
 from metaselect.selection.base import Choice, PoolFeatures
 from metaselect.selection.k_center import distances
 from metaselect.selection.typiclust import SOFTENING, clusters_of, round_robin, typicality
@@ -62,10 +62,10 @@ def chi_squared(counts: np.ndarray, expected: np.ndarray) -> float:
 def test_badge_distances_are_those_of_the_dense_gradients(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(badge, "BLOCK_NUMBERS", block)
+    monkeypatch.setattr(badge, "BLOCK_ENTRIES", block)
     pool = random_pool(30)
     rows = dense_gradients(pool)
-    gradients = HypothesisedGradients(pool.probs[-1], pool.hidden[-1])
+    gradients = GradientEmbeddings(pool.probs[-1], pool.hidden[-1])
     np.testing.assert_allclose(gradients.squares, (rows**2).sum(1), rtol=1e-12)
     for index, expected in enumerate(squared(rows)):
         np.testing.assert_allclose(gradients.squared_distances(index), expected, rtol=1e-9, atol=1e-14)
@@ -73,7 +73,7 @@ def test_badge_distances_are_those_of_the_dense_gradients(
 
 def test_badge_tells_neighbours_from_duplicates() -> None:
     hidden = torch.tensor([[1000.0, 1.0], [1000.0, 1.0], [1000.0, 1.25], [1e-6, 0.0], [0.0, 0.0]])
-    found = HypothesisedGradients(torch.tensor([[0.6, 0.3, 0.1]]).expand(5, 3), hidden).squared_distances(0)
+    found = GradientEmbeddings(torch.tensor([[0.6, 0.3, 0.1]]).expand(5, 3), hidden).squared_distances(0)
     assert found[:2].tolist() == [0, 0]
     left = np.array([0.6 - 1, 0.3, 0.1], np.float32).astype(np.float64)
     assert float(found[2]) == pytest.approx(float(left @ left) / 16, rel=1e-6)
@@ -83,7 +83,7 @@ def test_badge_tells_neighbours_from_duplicates() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_rows_are_at_distance_0_however_sums_are_rounded(seed: int) -> None:
     pool = random_pool(20, seed, classes=10, width=67).subset(torch.arange(61) % 20)
-    gradients = HypothesisedGradients(pool.probs[-1], pool.hidden[-1])
+    gradients = GradientEmbeddings(pool.probs[-1], pool.hidden[-1])
     for index in range(20):
         same = torch.arange(61) % 20 == index
         for found in (gradients.squared_distances(index), distances(pool.hidden[-1], index)):
@@ -265,7 +265,7 @@ def test_k_center_from_what_was_bought_does_not_depend_on_the_order_of_the_pool(
 @pytest.mark.parametrize("tile", [1, 50, 2**22])
 @pytest.mark.parametrize("neighbours", [1, 4, 20])
 def test_typicality_by_brute_force(monkeypatch: pytest.MonkeyPatch, tile: int, neighbours: int) -> None:
-    monkeypatch.setattr(typiclust, "TILE_NUMBERS", tile)
+    monkeypatch.setattr(typiclust, "TILE_ENTRIES", tile)
     for size in (2, 3, 17):
         members = torch.nn.functional.normalize(random_pool(size, seed=size).hidden[-1])
         between = squared(members.double().numpy()) ** 0.5

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from metaselect.features import extract as features
 from metaselect.features.extract import last_layer_factors
-from metaselect.features.files import Factors, read_factors, recipe_of, write_factors
+from metaselect.features.files import LastLayerFactors, read_factors, read_recipe, write_factors
 from metaselect.models.build import build_model, last_linear
 from metaselect.training.batches import Batches
 
@@ -82,11 +82,11 @@ def test_the_hook_is_removed_after_an_error(tiny_batches: Batches, reporter: Lis
 @pytest.mark.parametrize("row_group", [None, 3])
 def test_factors_round_trip(row_group: int | None, tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(1)
-    factors = Factors(torch.rand(10, 3, generator=draw), torch.randn(10, 7, generator=draw))
+    factors = LastLayerFactors(torch.rand(10, 3, generator=draw), torch.randn(10, 7, generator=draw))
     path = tmp_path / "gradients.parquet"
     ids = [f"id-{j}" for j in range(10)]
     write_factors(path, ids, factors, {"features": "factors"})
-    assert recipe_of(path) == {"features": "factors"}
+    assert read_recipe(path) == {"features": "factors"}
     table = pq.read_table(path)
     assert table["sample_id"].to_pylist() == ids
     if row_group:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from metaselect.data.store import FEATURES, Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
-from metaselect.metrics import cleanness_auc
+from metaselect.metrics import clean_label_auc
 from metaselect.models.build import build_model
 from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, configure
@@ -362,7 +362,7 @@ def test_wrong_labels_lose_weight_where_nothing_was_bought(
     run = FSR(pusher=pusher).begin(start_of(labels, epochs=25, lr=0.1))
     trainee = start_training(build_model("mlp", (3,), 3, seed=0), resolved, run)
     list(epochs_of(trainee, batches, resolved))
-    auc = cleanness_auc(run.pool_weights(torch.zeros(300)).numpy(), clean)
+    auc = clean_label_auc(run.pool_weights(torch.zeros(300)).numpy(), clean)
     assert auc is not None
     assert auc > 0.85
     assert clean[run.dictionary.numpy()].mean() > 0.9

@@ -31,7 +31,7 @@ def test_the_joint_pass_normalises_both_batches_together_and_moves_nothing(tiny_
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch, meta_batch = tiny_batches.get(torch.arange(6)), tiny_batches.get(torch.arange(10, 15))
-    joint = forward_of(model, batch).joint(meta_batch)
+    joint = forward_of(model, batch).joint_hidden(meta_batch)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not joint.hidden.requires_grad
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_the_step_can_be_taken_on_other_inputs(tiny_batches: Batches) -> None:
     batch, other = tiny_batches.get(torch.arange(6)), tiny_batches.get(torch.arange(6, 12))
     forward = forward_of(net(), batch)
     own = forward.losses
-    forward.step_on(other.inputs)
+    forward.replace_inputs(other.inputs)
     expected = net()(other.inputs)
     assert torch.equal(forward.logits, expected)
     assert torch.equal(forward.losses, F.cross_entropy(expected, batch.labels, reduction="none"))
@@ -69,7 +69,7 @@ class Chooser:
         self.shown.append(meta_batch.labels)
         if not self.average:
             self.average = {name: value.detach().clone() for name, value in forward.params.items()}
-        forward.step_on(torch.cat([forward.batch.inputs, forward.batch.inputs.flip(-1)]))
+        forward.replace_inputs(torch.cat([forward.batch.inputs, forward.batch.inputs.flip(-1)]))
         weights = torch.full((len(ids),), self.factor / len(ids))
         return StepWeights(weights, self.soft(forward.batch.labels) * torch.cat([weights, weights])[:, None])
 

@@ -16,11 +16,11 @@ from metaselect.metagrad.forward import Forward
 from metaselect.metagrad.jvp import (
     STRATEGIES,
     JvpSolver,
-    Passes,
+    LossPasses,
     central_differences,
+    double_backward,
     dual_numbers,
-    second_order,
-    shared,
+    through_graph,
 )
 from metaselect.metagrad.jvp_rules import RULES, NoRule, by_two_vjps
 from metaselect.metagrad.jvp_through_graph import jvp_through_graph
@@ -45,7 +45,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 
 def make_forward(
     model: nn.Module,
-    product: JvpSolver | None = None,
+    jvp_solver: JvpSolver | None = None,
     *,
     dtype: torch.dtype = torch.float64,
     autocast: bool = False,
@@ -55,7 +55,7 @@ def make_forward(
     batch = Batch(torch.randn(6, 3, size, size, generator=draw, dtype=dtype), torch.arange(6) % CLASSES)
     model = model.to(dtype).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-    return Forward(model, optimiser, batch, seed=5, product=product, autocast=autocast)
+    return Forward(model, optimiser, batch, seed=5, jvp_solver=jvp_solver, autocast=autocast)
 
 
 def made(net: str) -> nn.Module:
@@ -72,18 +72,18 @@ def direction(forward: Forward) -> dict[str, torch.Tensor]:
     }
 
 
-def passes_of(forward: Forward) -> Passes:
+def passes_of(forward: Forward) -> LossPasses:
     """What the forward offers to the ways of the product."""
-    seen: list[Passes] = []
-    product = forward.product
+    seen: list[LossPasses] = []
+    jvp_solver = forward.jvp_solver
 
-    def keep(passes: Passes, v: object) -> torch.Tensor:
+    def keep(passes: LossPasses, v: object) -> torch.Tensor:
         seen.append(passes)
         return torch.zeros(1)
 
-    forward.product = JvpSolver(ways=[keep])
+    forward.jvp_solver = JvpSolver(strategies=[keep])
     forward.jvp({})
-    forward.product = product
+    forward.jvp_solver = jvp_solver
     return seen[0]
 
 
@@ -97,7 +97,7 @@ def gap(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("net", NETS)
 def test_product_is_second_order_differentiation(net: str, channels_last: bool) -> None:
-    forward = make_forward(made(net), JvpSolver(ways=[shared]))
+    forward = make_forward(made(net), JvpSolver(strategies=[through_graph]))
     if channels_last:
         forward.model.to(memory_format=torch.channels_last)
         batch = forward.batch
@@ -106,7 +106,7 @@ def test_product_is_second_order_differentiation(net: str, channels_last: bool) 
     with no_flash():
         s = forward.jvp(v)
         assert not s.requires_grad
-        assert gap(s, second_order(passes_of(forward), v)) < 1e-10
+        assert gap(s, double_backward(passes_of(forward), v)) < 1e-10
         assert (
             gap(s, dual_numbers(passes_of(forward), v)) < 1e-10
         )  # a pass of its own: the masks are the same
@@ -128,13 +128,13 @@ def test_what_does_not_move_costs_nothing(few: str) -> None:
     if few == "frozen stem":
         model.stem.requires_grad_(False)
         model.bn.requires_grad_(False)
-    forward = make_forward(model, JvpSolver(ways=[shared]))
+    forward = make_forward(model, JvpSolver(strategies=[through_graph]))
     v = direction(forward)
     if few == "v of the last layer":
         v = {name: value * name.startswith("classifier") for name, value in v.items()}
     elif few == "v without a bias":
         v = {name: value * (not name.endswith("bias")) for name, value in v.items()}
-    assert gap(forward.jvp(v), second_order(passes_of(forward), v)) < 1e-10
+    assert gap(forward.jvp(v), double_backward(passes_of(forward), v)) < 1e-10
     some = {p: v[name] for name, p in forward.params.items() if name.startswith("classifier")}
     only_last = {name: value * name.startswith("classifier") for name, value in v.items()}
     assert gap(jvp_through_graph(forward.losses, some), forward.jvp(only_last)) < 1e-10
@@ -276,7 +276,7 @@ def test_few_tangents_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         return answer
 
     monkeypatch.setattr(graph_module, "_apply", watched)
-    forward = make_forward(made("resnet32"), JvpSolver(ways=[shared]))
+    forward = make_forward(made("resnet32"), JvpSolver(strategies=[through_graph]))
     forward.jvp(direction(forward))
     assert len(counts) > 100
     assert max(counts) <= 4
@@ -286,7 +286,7 @@ def test_no_pass_is_hidden() -> None:
     """Forward passes, and backward passes through the logits, of one step of each method after the first."""
     expected = {"l2rw": (2, 2), "direct": (2, 3), "mw-net": (2, 3)}
     for method, (forwards, backwards) in expected.items():
-        model, product, counts = made("resnet32"), JvpSolver(), [0, 0]
+        model, jvp_solver, counts = made("resnet32"), JvpSolver(), [0, 0]
 
         def count(_: object, __: object, logits: torch.Tensor, counts: list[int] = counts) -> None:
             counts[0] += 1
@@ -303,7 +303,7 @@ def test_no_pass_is_hidden() -> None:
         )
         for _ in range(2):
             counts[:] = [0, 0]
-            forward = make_forward(model, product, dtype=torch.float32)
+            forward = make_forward(model, jvp_solver, dtype=torch.float32)
             weights = run.step(forward, forward.batch, torch.arange(6), 0.1).weights
             (weights * forward.losses).sum().backward()
         assert counts == [forwards, backwards], method
@@ -327,14 +327,14 @@ def test_product_and_its_check_disturb_nothing(net: str) -> None:
 
 @pytest.mark.parametrize("net", ["lenet", "resnet32", "wide resnet", "group norm", "transformer"])
 def test_in_bfloat16_it_is_as_exact_as_the_graph(net: str) -> None:
-    exact = make_forward(made(net), JvpSolver(ways=[shared]))
-    rough = make_forward(made(net), JvpSolver(ways=[shared]), dtype=torch.float32, autocast=True)
+    exact = make_forward(made(net), JvpSolver(strategies=[through_graph]))
+    rough = make_forward(made(net), JvpSolver(strategies=[through_graph]), dtype=torch.float32, autocast=True)
     v = direction(exact)
     v32 = {name: value.float() for name, value in v.items()}
     with no_flash():
         expected = exact.jvp(v)
         found = rough.jvp(v32)
-        same_graph = second_order(passes_of(rough), v32)
+        same_graph = double_backward(passes_of(rough), v32)
     assert found.dtype == torch.float32
     own_error = gap(same_graph.double(), expected)
     assert own_error > 1e-4
@@ -387,30 +387,32 @@ class CustomNet(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("operation", "autocast", "way", "tolerance"),
+    ("operation", "autocast", "strategy", "tolerance"),
     [
         (DoubledForward, False, dual_numbers, 1e-6),
         (DoubledOnce, False, central_differences, 1e-2),
-        (Doubled, True, second_order, 1e-6),
+        (Doubled, True, double_backward, 1e-6),
     ],
 )
 def test_without_a_rule_another_way_is_taken_and_said_once(
-    operation: type[Doubled], autocast: bool, way: Callable[..., torch.Tensor], tolerance: float
+    operation: type[Doubled], autocast: bool, strategy: Callable[..., torch.Tensor], tolerance: float
 ) -> None:
     said: list[str] = []
     with seeded_globals(2):
         model = CustomNet(operation)
-    product = JvpSolver(said.append)
+    jvp_solver = JvpSolver(said.append)
     for _ in range(2):
-        forward = make_forward(model, product, dtype=torch.float32, autocast=autocast)
+        forward = make_forward(model, jvp_solver, dtype=torch.float32, autocast=autocast)
         v = direction(forward)
         s = forward.jvp(v)
     reference = make_forward(CustomNet(DoubledForward), dtype=torch.float32, autocast=autocast)
     reference.model.load_state_dict(model.state_dict())
     assert gap(s, dual_numbers(passes_of(reference), v)) < (2e-2 if autocast else tolerance)
-    assert product.ways[0] is way
+    assert jvp_solver.strategies[0] is strategy
     (message,) = said
-    assert message.startswith(f"Meta gradients come from {STRATEGIES[way]}; not from {STRATEGIES[shared]} (")
+    assert message.startswith(
+        f"Meta gradients come from {STRATEGIES[strategy]}; not from {STRATEGIES[through_graph]} ("
+    )
     assert f"{operation.__name__}Backward" in message
 
 
@@ -422,7 +424,7 @@ def test_attention_by_the_fused_kernel_falls_back_to_differences() -> None:
     v = direction(forward)
     s = forward.jvp(v)
     with no_flash():
-        assert gap(s, make_forward(model, JvpSolver(ways=[shared])).jvp(v)) < 1e-6
+        assert gap(s, make_forward(model, JvpSolver(strategies=[through_graph])).jvp(v)) < 1e-6
     assert said[0].startswith(f"Meta gradients come from {STRATEGIES[central_differences]}")
     assert "ScaledDotProductFlashAttention" in said[0]
 
@@ -481,10 +483,10 @@ def test_a_training_says_it_once(operation: type[Doubled] | None, tiny_batches: 
 
 
 def test_memory_that_runs_out_is_not_taken_for_a_missing_rule() -> None:
-    def exhausted(passes: Passes, v: object) -> torch.Tensor:
+    def exhausted(passes: LossPasses, v: object) -> torch.Tensor:
         raise RuntimeError("can't allocate memory")
 
-    forward = make_forward(made("convnet"), JvpSolver(ways=[exhausted, dual_numbers]))
+    forward = make_forward(made("convnet"), JvpSolver(strategies=[exhausted, dual_numbers]))
     with pytest.raises(RuntimeError, match="can't allocate"):
         forward.jvp(direction(forward))
 

@@ -53,8 +53,8 @@ def collected(rows: FactoredRows) -> torch.Tensor:
 
 @pytest.mark.parametrize("block_numbers", [1, 60, 2**20])
 def test_factored_rows_are_the_outer_products(block_numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factored, "BLOCK_NUMBERS", block_numbers)
-    monkeypatch.setattr(factored, "LEAST_ROWS", 1)
+    monkeypatch.setattr(factored, "BLOCK_ENTRIES", block_numbers)
+    monkeypatch.setattr(factored, "MIN_BLOCK_ROWS", 1)
     left, right = random_factors(11, 1)
     rows = FactoredRows(left, right)
     unit, norms = dense_twin(left, right)
@@ -145,8 +145,8 @@ def numpy_pass(
 def test_a_pass_equals_its_dense_twin(
     signed: bool, weighted: bool, block_numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factored, "BLOCK_NUMBERS", block_numbers)
-    monkeypatch.setattr(factored, "LEAST_ROWS", 1)
+    monkeypatch.setattr(factored, "BLOCK_ENTRIES", block_numbers)
+    monkeypatch.setattr(factored, "MIN_BLOCK_ROWS", 1)
     left, right = random_factors(40, 5, signed=signed)
     rows = FactoredRows(left, right)
     unit, omega = dense_twin(left, right)

@@ -67,7 +67,7 @@ def test_the_slope_of_adams_first_step_in_closed_form() -> None:
     value = nn.Parameter(torch.zeros(5, dtype=torch.float64))
     gradient = torch.tensor([1e-3, -2.0, 1e-9, 0.0, 5e-6], dtype=torch.float64)
     adam = torch.optim.Adam([value], lr=LR)
-    slope = optimisers.step_ahead(adam, value, gradient).slope
+    slope = optimisers.step_parameter(adam, value, gradient).slope
     assert slope is not None
     expected = 1e-8 / (gradient.abs() + 1e-8) ** 2
     assert torch.allclose(slope, expected, rtol=1e-9, atol=0)
@@ -96,9 +96,9 @@ def test_the_slope_by_finite_differences_of_real_steps(optimiser: str, dtype: to
     for step in history:
         value.grad = step.to(dtype)
         taken.step()
-    ahead = optimisers.step_ahead(taken, value, gradient.to(dtype))
+    ahead = optimisers.step_parameter(taken, value, gradient.to(dtype))
     slope = torch.ones_like(value) if ahead.slope is None else ahead.slope
-    found = optimisers.rate(taken) * slope.detach().double()
+    found = optimisers.virtual_rate(taken) * slope.detach().double()
     assert torch.allclose(found, expected, rtol=1e-3 if dtype == torch.float32 else 1e-6)
 
 
@@ -117,7 +117,7 @@ def test_another_optimiser_is_refused_with_a_sentence(made: object, odd: str) ->
     assert callable(made)
     forward = Forward(scene.model, made(scene.model.parameters()), scene.batch)
     with pytest.raises(UsageError, match=odd) as caught:
-        forward.virtual(some_weights(7))
+        forward.virtual_step(some_weights(7))
     assert "Adam" in str(caught.value.hint)
 
 
@@ -135,8 +135,8 @@ def test_a_scope_is_the_second_order_gradient_of_a_virtual_step_of_its_parameter
     expected = second_order(scene, at, scope=scope)
     forward = scene.forward()
     s = MetaGradient(1, scope).of(forward, scene.meta_batch, at)
-    assert close(-forward.rate * s, expected, 1e-10)
-    assert not close(-forward.rate * s, second_order(scene, at), 1e-3)
+    assert close(-forward.virtual_rate * s, expected, 1e-10)
+    assert not close(-forward.virtual_rate * s, second_order(scene, at), 1e-3)
 
 
 def test_scopes_of_resnet32_are_its_last_stage_and_its_last_layer() -> None:
@@ -197,7 +197,7 @@ def test_v_is_taken_anew_every_three_steps_and_in_every_epoch(monkeypatch: pytes
 def test_a_kept_v_meets_the_samples_of_today() -> None:
     before, after = make_scene("batchnorm", steps=1), make_scene("batchnorm", steps=3)
     forward = before.forward()
-    v = forward.meta_grad(before.meta_batch, forward.virtual(some_weights(7)))
+    v = forward.meta_grad(before.meta_batch, forward.virtual_step(some_weights(7)))
     meta_gradient = MetaGradient(2, "all")
     meta_gradient.of(before.forward(), before.meta_batch, some_weights(7))
     found = meta_gradient.of(after.forward(), after.meta_batch, some_weights(7))
@@ -313,7 +313,7 @@ def test_a_share_of_the_gradient_is_added_to_what_is_there() -> None:
                 parameter.grad = torch.ones_like(parameter)
         forward = scene.forward()
         if reused:
-            forward.virtual(weights, keep=True)
+            forward.virtual_step(weights, keep_gradient=True)
         forward.backward(weights, 0.25)
         (0.25 * (weights * twin.forward().losses).sum()).backward()
         for mine, other in zip(scene.model.parameters(), twin.model.parameters(), strict=True):

@@ -110,8 +110,14 @@ class Scene(NamedTuple):
     batch: Batch
     meta_batch: Batch
 
-    def forward(self, *, few_distinct: bool = False) -> Forward:
-        return Forward(self.model, self.optimiser, self.batch, seed=DROPOUT_SEED, few_distinct=few_distinct)
+    def forward(self, *, meta_running_statistics: bool = False) -> Forward:
+        return Forward(
+            self.model,
+            self.optimiser,
+            self.batch,
+            seed=DROPOUT_SEED,
+            meta_running_statistics=meta_running_statistics,
+        )
 
     def copy(self) -> "Scene":
         """Its twin, which shares no tensor with it (batches excepted)."""
@@ -180,7 +186,7 @@ def meta_loss_after(
     weights: Callable[[torch.Tensor], torch.Tensor],
     *,
     real: bool,
-    few_distinct: bool = False,
+    meta_running_statistics: bool = False,
     scope: str = "all",
 ) -> torch.Tensor:
     """The meta loss after a virtual step written out, with the graph of the step in it.
@@ -189,7 +195,7 @@ def meta_loss_after(
         scene: not changed.
         weights: from the losses (B,) to the weights (B,).
         real: with the optimiser's momentum and weight decay; else plain gradient descent.
-        few_distinct: BatchNorm's layers are in eval mode in the meta pass.
+        meta_running_statistics: BatchNorm's layers are in eval mode in the meta pass.
         scope: only its parameters take the step.
     """
     params = dict(scene.model.named_parameters())
@@ -210,18 +216,25 @@ def meta_loss_after(
     ahead = {
         name: ahead[name] if name in parameters_in(scene.model, scope) else params[name] for name in params
     }
-    if not few_distinct:
+    if not meta_running_statistics:
         return losses_at(ahead, scene.meta_batch).mean()
     with eval_batch_norm(scene.model):
         return losses_at(ahead, scene.meta_batch).mean()
 
 
 def second_order(
-    scene: Scene, at: torch.Tensor, *, real: bool = True, few_distinct: bool = False, scope: str = "all"
+    scene: Scene,
+    at: torch.Tensor,
+    *,
+    real: bool = True,
+    meta_running_statistics: bool = False,
+    scope: str = "all",
 ) -> torch.Tensor:
     """(B,) d meta loss / d weights, by differentiating through the virtual step."""
     weights = at.clone().requires_grad_()
-    loss = meta_loss_after(scene, lambda _: weights, real=real, few_distinct=few_distinct, scope=scope)
+    loss = meta_loss_after(
+        scene, lambda _: weights, real=real, meta_running_statistics=meta_running_statistics, scope=scope
+    )
     return torch.autograd.grad(loss, weights)[0]
 
 
@@ -262,19 +275,19 @@ def test_product_is_the_second_order_gradient(net: str, optimiser: str) -> None:
     at = some_weights(7)
     expected = second_order(scene, at)
     forward = scene.forward()
-    s = forward.jvp(forward.meta_grad(scene.meta_batch, forward.virtual(at)))
-    assert close(-forward.rate * s, expected)
+    s = forward.jvp(forward.meta_grad(scene.meta_batch, forward.virtual_step(at)))
+    assert close(-forward.virtual_rate * s, expected)
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("few_distinct", [False, True])
-def test_direct_moves_weights_along_second_order(net: str, few_distinct: bool) -> None:
+@pytest.mark.parametrize("meta_running_statistics", [False, True])
+def test_direct_moves_weights_along_second_order(net: str, meta_running_statistics: bool) -> None:
     scene = make_scene(net)
     run = begun("direct", 7)
     old = run.weights.clone()
-    gradient = second_order(scene, old / 7, few_distinct=few_distinct)
+    gradient = second_order(scene, old / 7, meta_running_statistics=meta_running_statistics)
     factor = LR * (1 + 0.8)  # Nesterov
-    step = take_step(scene, run, few_distinct=few_distinct)
+    step = take_step(scene, run, meta_running_statistics=meta_running_statistics)
     expected = old - 0.3 * gradient / factor
     assert expected.min() > 0
     assert expected.max() < 1
@@ -333,8 +346,8 @@ def test_resnet32_in_train_mode(optimiser: str) -> None:
     at = some_weights(4)
     expected = second_order(scene, at)
     forward = scene.forward()
-    s = forward.jvp(forward.meta_grad(scene.meta_batch, forward.virtual(at)))
-    assert close(-forward.rate * s, expected, 1e-10)
+    s = forward.jvp(forward.meta_grad(scene.meta_batch, forward.virtual_step(at)))
+    assert close(-forward.virtual_rate * s, expected, 1e-10)
 
 
 def real_step(scene: Scene, weights: torch.Tensor) -> Scene:
@@ -358,7 +371,7 @@ def test_every_method_on_resnet32_in_train_mode(optimiser: str) -> None:
 
     run = begun("direct", 4)
     run.step_per_rate, old = 1e-4 / LR, run.weights.clone()
-    expected = -1e-4 * second_order(scene, old / 4) / scene.forward().rate
+    expected = -1e-4 * second_order(scene, old / 4) / scene.forward().virtual_rate
     take_step(scene, run)
     assert close(run.weights - old, expected, 1e-9)  # the difference of numbers near 1
 
@@ -383,8 +396,8 @@ def test_sign_and_size_by_finite_differences_of_real_steps(net: str) -> None:
     moves = size * torch.eye(7, dtype=torch.float64)
     slopes = [(meta_loss(at + move) - meta_loss(at - move)) / (2 * size) for move in moves]
     forward = scene.forward()
-    s = forward.jvp(forward.meta_grad(scene.meta_batch, forward.virtual(at)))
-    assert close(-forward.rate * s, torch.tensor(slopes, dtype=torch.float64), 1e-6)
+    s = forward.jvp(forward.meta_grad(scene.meta_batch, forward.virtual_step(at)))
+    assert close(-forward.virtual_rate * s, torch.tensor(slopes, dtype=torch.float64), 1e-6)
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -395,7 +408,7 @@ def test_virtual_is_what_the_optimiser_does(optimiser: str, steps: int) -> None:
     state = copy.deepcopy(scene.optimiser.state_dict())
     gradients = [p.grad if p.grad is None else p.grad.clone() for p in scene.model.parameters()]
     weights = some_weights(7)
-    ahead = scene.forward().virtual(weights)
+    ahead = scene.forward().virtual_step(weights)
     for name, parameter in real_step(scene, weights).model.named_parameters():
         assert close(ahead.params[name], parameter.detach(), 1e-15)
     for (name, parameter), gradient in zip(scene.model.named_parameters(), gradients, strict=True):
@@ -427,13 +440,13 @@ def test_no_second_order_graph_is_ever_built(method: str, monkeypatch: pytest.Mo
     assert not weights.requires_grad
 
 
-@pytest.mark.parametrize("few_distinct", [False, True])
+@pytest.mark.parametrize("meta_running_statistics", [False, True])
 @pytest.mark.parametrize("method", ["direct", "l2rw", "mw-net"])
-def test_one_pass_a_step_moves_the_running_statistics(method: str, few_distinct: bool) -> None:
+def test_one_pass_a_step_moves_the_running_statistics(method: str, meta_running_statistics: bool) -> None:
     scene = make_scene("batchnorm")
     plain = scene.copy().model
     plain(scene.batch.inputs)
-    forward = scene.forward(few_distinct=few_distinct)
+    forward = scene.forward(meta_running_statistics=meta_running_statistics)
     weights = begun(method, 7).step(forward, scene.meta_batch, torch.arange(7), LR).weights
     assert forward.losses.shape == weights.shape
     assert int(scene.model.layers[1].num_batches_tracked) == 3 + 1
@@ -446,7 +459,7 @@ def test_one_pass_a_step_moves_the_running_statistics(method: str, few_distinct:
 
 def test_few_distinct_normalises_the_meta_pass_with_running_statistics() -> None:
     scene = make_scene("batchnorm")
-    found = scene.forward(few_distinct=True).meta_grad(scene.meta_batch)
+    found = scene.forward(meta_running_statistics=True).meta_grad(scene.meta_batch)
     twin = scene.copy().model.eval()
     F.cross_entropy(twin(scene.meta_batch.inputs), scene.meta_batch.labels).backward()
     usual = scene.forward().meta_grad(scene.meta_batch)
@@ -459,7 +472,7 @@ def test_few_distinct_meta_gradient_does_not_depend_on_the_batch_that_a_sample_i
     scene = make_scene("batchnorm")
     once = scene.meta_batch
     twice = Batch(torch.cat([once.inputs, once.inputs * 3]), torch.cat([once.labels, once.labels]))
-    forward = scene.forward(few_distinct=True)
+    forward = scene.forward(meta_running_statistics=True)
     apart = [
         forward.meta_grad(Batch(twice.inputs[half], twice.labels[half]))["classifier.weight"]
         for half in (slice(0, 9), slice(9, 18))
@@ -536,7 +549,7 @@ def test_frozen_and_unused_parameters_stay(method: str, monkeypatch: pytest.Monk
     scene = make_scene("partly idle")
     weights = take_step(scene, begun(method, 7)).weights
     assert torch.isfinite(weights).all()
-    ahead = scene.forward().virtual(some_weights(7)).params
+    ahead = scene.forward().virtual_step(some_weights(7)).params
     taken = dict(real_step(scene, some_weights(7)).model.named_parameters())
     assert set(taken) - set(ahead) == {"first.weight", "first.bias"}
     assert torch.equal(ahead["idle.weight"], scene.model.idle.weight)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.metrics import classification, cleanness_auc, precision_of_lowest
+from metaselect.metrics import classification, clean_label_auc, precision_of_lowest
 
 samples = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=8)
 
@@ -26,7 +26,7 @@ def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> No
         for right in weights[clean]
         for wrong in weights[~clean]
     ]
-    found = cleanness_auc(weights, clean)
+    found = clean_label_auc(weights, clean)
     if not wins or len(set(weights)) == 1:
         assert found is None
     else:
@@ -38,15 +38,15 @@ def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> No
     [([0.1, 0.9], [True, True]), ([0.1, 0.9], [False, False]), ([0.5, 0.5, 0.5], [True, False, True])],
 )
 def test_auc_without_meaning_is_none(weights: list[float], clean: list[bool]) -> None:
-    assert cleanness_auc(np.array(weights), np.array(clean)) is None
+    assert clean_label_auc(np.array(weights), np.array(clean)) is None
 
 
 def test_auc_does_not_depend_on_the_scale_of_the_weights() -> None:
     draw = np.random.default_rng(1)
     weights, clean = draw.random(50), draw.random(50) < 0.6
-    found = cleanness_auc(weights, clean)
-    assert found == cleanness_auc(weights**3 / 7, clean)
-    assert found == pytest.approx(1 - cleanness_auc(-weights, clean))
+    found = clean_label_auc(weights, clean)
+    assert found == clean_label_auc(weights**3 / 7, clean)
+    assert found == pytest.approx(1 - clean_label_auc(-weights, clean))
 
 
 @given(samples, st.data())

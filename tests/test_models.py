@@ -12,7 +12,7 @@ from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.build import auto_model, build_model, input_channels, last_linear
-from metaselect.registry import MODELS, ZOO_FAMILIES
+from metaselect.registry import MODELS, TORCHVISION_FAMILIES
 
 
 def size(model: nn.Module) -> int:
@@ -96,9 +96,9 @@ def test_sizes_worked_out_by_hand_agree_with_the_published_ones() -> None:
 
 def test_every_name_is_tested() -> None:
     assert {row[0] for row in BUILT} == set(MODELS)
-    assert {family for family in ZOO_FAMILIES if any(name.startswith(family) for name, _ in ZOO)} == set(
-        ZOO_FAMILIES
-    )
+    assert {
+        family for family in TORCHVISION_FAMILIES if any(name.startswith(family) for name, _ in ZOO)
+    } == set(TORCHVISION_FAMILIES)
 
 
 @pytest.mark.parametrize("name", ["mlp", "convnet", "resnet32", "mobilenet_v3_small"])
@@ -210,7 +210,7 @@ def test_a_factory_that_breaks_the_contract_is_refused(name: str, words: str) ->
 def test_a_family_that_is_not_supported_is_refused_with_the_ones_that_are(name: str) -> None:
     with pytest.raises(UsageError, match=f"--model {name} is not known") as refused:
         build_model(name, (3, 64, 64), 3, seed=0)
-    for known in (*MODELS, *ZOO_FAMILIES):
+    for known in (*MODELS, *TORCHVISION_FAMILIES):
         assert known in refused.value.hint
 
 

@@ -13,15 +13,15 @@ from metaselect.errors import UsageError
 from metaselect.features import extract as features
 from metaselect.features import per_sample_gradients as layer_gradients
 from metaselect.features.extract import gradient_features
-from metaselect.features.files import read_gradients, recipe_of, write_gradients
+from metaselect.features.files import read_gradients, read_recipe, write_gradients
 from metaselect.features.per_sample_gradients import (
-    Draw,
+    DrawnLayer,
     SampledGradients,
     draw_layers,
     layer_energies,
-    other_layers,
+    layers_without_gradients,
 )
-from metaselect.features.projections import Projection, projection
+from metaselect.features.projections import Projection, make_projection
 from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.selection.gbc import GBC
@@ -106,8 +106,8 @@ def test_whole_gradients_equal_one_backward_pass_a_sample(name: str, gradient: s
     layers = list(layer_energies(model, [batch], gradient))
     expected = one_by_one(model, batch, layers, gradient)
     named = dict(model.named_modules())
-    whole = [projection(named[layer], WHOLE, torch.Generator()) for layer in layers]
-    rows = SampledGradients(model, [Draw(layer, 1, 1.0) for layer in layers], whole, gradient)(batch)
+    whole = [make_projection(named[layer], WHOLE, torch.Generator()) for layer in layers]
+    rows = SampledGradients(model, [DrawnLayer(layer, 1, 1.0) for layer in layers], whole, gradient)(batch)
     dense = torch.cat([block.flatten(1) for block in expected], 1)
     assert rows.shape == dense.shape
     torch.testing.assert_close(rows, dense, rtol=1e-10, atol=1e-13)
@@ -125,9 +125,9 @@ def test_projected_gradients_are_projections_of_the_whole(
     expected = one_by_one(model, batch, layers, "label-free")
     named = dict(model.named_modules())
     draw = torch.Generator().manual_seed(2)
-    sides = [projection(named[layer], numbers, draw) for layer in layers]
+    sides = [make_projection(named[layer], numbers, draw) for layer in layers]
     assert all(len(side.outputs) * len(side.inputs) <= numbers for side in sides)
-    draws = [Draw(layer, 1, 0.5 + place) for place, layer in enumerate(layers)]
+    draws = [DrawnLayer(layer, 1, 0.5 + place) for place, layer in enumerate(layers)]
     sampled = SampledGradients(model, draws, sides, "label-free")
     assert sampled.width == sum(len(side.outputs) * len(side.inputs) for side in sides)
     dense = [
@@ -144,8 +144,8 @@ def test_the_model_is_left_as_it_was() -> None:
     model.along.weight.requires_grad_(False)
     before = [(name, p.requires_grad, p.detach().clone()) for name, p in model.named_parameters()]
     energies = layer_energies(model, [batch], "full")
-    sides = [projection(model.get_submodule(layer), 20, torch.Generator()) for layer in energies]
-    SampledGradients(model, [Draw(layer, 1, 1.0) for layer in energies], sides, "full")(batch)
+    sides = [make_projection(model.get_submodule(layer), 20, torch.Generator()) for layer in energies]
+    SampledGradients(model, [DrawnLayer(layer, 1, 1.0) for layer in energies], sides, "full")(batch)
     for (name, p), (known, requires, value) in zip(model.named_parameters(), before, strict=True):
         assert (name, p.requires_grad) == (known, requires)
         assert p.grad is None
@@ -160,8 +160,8 @@ def test_the_backward_pass_stops_at_the_earliest_sampled_layer() -> None:
         layer.register_forward_hook(
             lambda _, __, output, name=name: needed.update({name: output.requires_grad})  # type: ignore[misc]
         )
-    side = projection(model.get_submodule("features.7"), 50, torch.Generator())
-    SampledGradients(model, [Draw("features.7", 1, 1.0)], [side], "label-free")(batch)
+    side = make_projection(model.get_submodule("features.7"), 50, torch.Generator())
+    SampledGradients(model, [DrawnLayer("features.7", 1, 1.0)], [side], "label-free")(batch)
     assert not needed["features.3"]
     assert needed["features.9"]
 
@@ -186,7 +186,7 @@ def test_layers_that_cannot_be_sampled_are_named_and_left_out() -> None:
     assert list(layer_energies(model, [batch], "full")) == [
         "grouped", "depthwise", "strided", "along", "head",
     ]  # fmt: skip
-    assert other_layers(model, list(layer_energies(model, [batch], "full"))) == [
+    assert layers_without_gradients(model, list(layer_energies(model, [batch], "full"))) == [
         "norm", "twice", "unused", "tied", "wrapping",
     ]  # fmt: skip
 
@@ -220,8 +220,8 @@ def test_layers_that_mix_samples_or_are_never_called_are_left_out(size: int) -> 
     layers = list(layer_energies(model, [batch], "full"))
     assert layers == ["first", "head"]
     expected = one_by_one(model, batch, layers, "full")
-    whole = [projection(model.get_submodule(layer), WHOLE, torch.Generator()) for layer in layers]
-    rows = SampledGradients(model, [Draw(layer, 1, 1.0) for layer in layers], whole, "full")(batch)
+    whole = [make_projection(model.get_submodule(layer), WHOLE, torch.Generator()) for layer in layers]
+    rows = SampledGradients(model, [DrawnLayer(layer, 1, 1.0) for layer in layers], whole, "full")(batch)
     torch.testing.assert_close(rows, torch.cat([block.flatten(1) for block in expected], 1))
 
 
@@ -257,7 +257,10 @@ def test_inner_products_over_many_draws_are_those_of_the_full_gradient() -> None
     full = torch.cat([b.flatten(1) for b in one_by_one(model, batch, list(layers), "label-free")], 1)
     blocks = {
         layer: SampledGradients(
-            model, [Draw(layer, 1, 1.0)], [projection(named[layer], WHOLE, torch.Generator())], "label-free"
+            model,
+            [DrawnLayer(layer, 1, 1.0)],
+            [make_projection(named[layer], WHOLE, torch.Generator())],
+            "label-free",
         )(batch)
         for layer in layers
     }
@@ -284,7 +287,7 @@ def test_projections_have_orthonormal_rows_and_keep_small_sides() -> None:
         (nn.Linear(64, 2), 1, (1, 1)),
         (nn.Linear(64, 2), 2, (2, 1)),
     ):
-        side = projection(layer, numbers, draw)
+        side = make_projection(layer, numbers, draw)
         assert (len(side.outputs), len(side.inputs)) == sizes
         for rows in side:
             gram = (rows @ rows.T).double()
@@ -298,7 +301,7 @@ def test_projected_inner_products_are_unbiased() -> None:
     h = g + 0.5 * h
     found = []
     for _ in range(400):
-        side = projection(layer, 40, generator)
+        side = make_projection(layer, 40, generator)
         found.append(float(((side.outputs @ g @ side.inputs.T) * (side.outputs @ h @ side.inputs.T)).sum()))
     expected = float((g * h).sum())
     assert np.mean(found) == pytest.approx(expected, abs=4 * np.std(found) / 20)
@@ -332,14 +335,14 @@ def test_projections_keep_the_geometry_that_clustering_sees() -> None:
     """
     model, batch = learnt()
     named, layers = dict(model.named_modules()), ["features.3", "features.7"]
-    draws = [Draw(layer, 1, 1.0) for layer in layers]
-    whole = [projection(named[layer], WHOLE, torch.Generator()) for layer in layers]
+    draws = [DrawnLayer(layer, 1, 1.0) for layer in layers]
+    whole = [make_projection(named[layer], WHOLE, torch.Generator()) for layer in layers]
     exact = F.normalize(SampledGradients(model, draws, whole, "label-free")(batch))
     apart = ~torch.eye(100, dtype=torch.bool)
     angles, distances = [], []
     for seed in range(5):
         draw = torch.Generator().manual_seed(seed)
-        sides: list[Projection] = [projection(named[layer], 1024, draw) for layer in layers]
+        sides: list[Projection] = [make_projection(named[layer], 1024, draw) for layer in layers]
         rows = F.normalize(SampledGradients(model, draws, sides, "label-free")(batch))
         angles.append(float((rows @ rows.T - exact @ exact.T)[apart].abs().mean()))
         near = torch.cdist(rows, rows)[apart] ** 2 / torch.cdist(exact, exact)[apart] ** 2
@@ -397,4 +400,4 @@ def test_files_keep_gradients_and_recipe(tiny_batches: Batches, reporter: Listen
     back = read_gradients(path)
     assert torch.equal(back.norms, found.norms)
     assert torch.equal(back.directions, found.directions)
-    assert recipe_of(path) == {"seed": 3, "found": details}
+    assert read_recipe(path) == {"seed": 3, "found": details}

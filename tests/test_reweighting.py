@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from metaselect.data.store import FEATURES, Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
-from metaselect.metrics import cleanness_auc
+from metaselect.metrics import clean_label_auc
 from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.random import generator
-from metaselect.registry import REWEIGHTERS, configure, settings, spelt
+from metaselect.registry import REWEIGHTERS, configure, format_value, settings
 from metaselect.reweighting.base import MetaRun
 from metaselect.reweighting.direct import DirectRun, move_weights
 from metaselect.reweighting.l2rw import L2RW, L2RWRun, rectify_and_normalise
@@ -188,7 +188,7 @@ def test_unknown_option_lists_the_valid_ones(name: str) -> None:
         configure(REWEIGHTERS[name], ["no-such-key=1"])
     assert refused.value.exit_code == 2
     for key, value in settings(method).items():
-        assert f"{key}={spelt(value)}" in refused.value.hint
+        assert f"{key}={format_value(value)}" in refused.value.hint
     assert settings(method) or "none" in refused.value.hint
 
 
@@ -378,7 +378,7 @@ def test_wrong_labels_lose_weight(
     weights, _ = final_weights(
         name, batches, given=given, bought=bought, model="mlp", epochs=40, batch_size=32, lr=0.1
     )
-    auc = cleanness_auc(weights.numpy()[30:], clean[30:])
+    auc = clean_label_auc(weights.numpy()[30:], clean[30:])
     assert auc is not None
     assert auc > 0.85
 

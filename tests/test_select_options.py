@@ -15,8 +15,8 @@ from command_line import LIMIT, SIMULATE, TEST, TRUTH, metaselect, seen, tree
 
 from metaselect.options import SelectOptions
 from metaselect.registry import SELECTORS, configure
-from metaselect.selection.base import Choice, PoolFeatures, silent, unclustered
-from metaselect.selection.min_per_class import with_floor
+from metaselect.selection.base import Choice, PoolFeatures, choice_without_clusters, no_progress
+from metaselect.selection.min_per_class import with_min_per_class
 from metaselect.stages.select.round_plan import RoundPlan
 from metaselect.stages.select.select import _choose
 
@@ -105,7 +105,7 @@ def pool_of(n: int) -> PoolFeatures:
 def drawn(method: Any, taken: torch.Tensor, seed: int, number: int = 1) -> tuple[list[int], set[int]]:
     """The picks by rank, and the control, of a budget of 10 with 4 at random, from 40 samples."""
     options = SelectOptions(budget=10, seed=seed)
-    choice, control = _choose(method, pool_of(40), RoundPlan(number, taken, 10, 0, 4), options, silent)
+    choice, control = _choose(method, pool_of(40), RoundPlan(number, taken, 10, 0, 4), options, no_progress)
     return choice.ranked.tolist(), control
 
 
@@ -137,7 +137,7 @@ class Spy:
     def choose(self, features: PoolFeatures, budget: int, bought: torch.Tensor, *_: object) -> Choice:
         self.saw, self.bought = features, bought
         free = [index for index in range(len(features.labels)) if index not in bought.tolist()]
-        return unclustered(torch.tensor(free[:budget]), features.probs[0][:, 0])
+        return choice_without_clusters(torch.tensor(free[:budget]), features.probs[0][:, 0])
 
 
 def test_the_method_never_sees_the_control() -> None:
@@ -207,13 +207,13 @@ def unbalanced(seed: int) -> tuple[Choice, torch.Tensor, int, list[int]]:
     generator.shuffle(ranked)
     scores = torch.from_numpy(generator.integers(-3, 4, n)) / 2
     floor = int(generator.integers(0, budget // classes + 1))
-    return unclustered(torch.from_numpy(ranked), scores), torch.from_numpy(labels), floor, taken
+    return choice_without_clusters(torch.from_numpy(ranked), scores), torch.from_numpy(labels), floor, taken
 
 
 def check_floor(choice: Choice, labels: torch.Tensor, floor: int, taken: list[int]) -> int:
     """Every condition that makes the answer the only one; returns how many picks were exchanged."""
     old, label, score = choice.ranked.tolist(), labels.tolist(), choice.similarity.tolist()
-    new = with_floor(choice, labels, floor, torch.tensor(taken, dtype=torch.int64)).tolist()
+    new = with_min_per_class(choice, labels, floor, torch.tensor(taken, dtype=torch.int64)).tolist()
     assert len(set(new)) == len(new) == len(old)
     assert not set(new) & set(taken)
     kept, removed = [index for index in old if index in new], [index for index in old if index not in new]

@@ -15,7 +15,7 @@ from metaselect import registry
 from metaselect.errors import UsageError
 from metaselect.models.build import build_model
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS, configure
-from metaselect.selection.base import Choice, Gradients, ImagePool, PoolFeatures, lowest
+from metaselect.selection.base import Choice, Gradients, ImagePool, PoolFeatures, lowest_unbought
 from metaselect.selection.clustering import representatives as clustering
 from metaselect.selection.clustering.factored import FactoredRows
 from metaselect.selection.clustering.kmeans import kmeans
@@ -175,7 +175,7 @@ def test_entropy_by_hand_and_ties_to_the_lowest_index() -> None:
     np.testing.assert_allclose(entropy(probs), expected, rtol=1e-6)
     features = PoolFeatures((probs,), (probs,), torch.zeros(4, dtype=torch.int64))
     assert choose("certain", features, 2).ranked.tolist() == [1, 3]
-    assert lowest(torch.tensor([2.0, 1, 1, 0]), 3, torch.tensor([3])).tolist() == [1, 2, 0]
+    assert lowest_unbought(torch.tensor([2.0, 1, 1, 0]), 3, torch.tensor([3])).tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("name", ["certain", "uncertain", "low-self-confidence"])
@@ -260,7 +260,7 @@ def test_the_ablation_differs_in_the_weighting_alone(monkeypatch: pytest.MonkeyP
     seen = []
 
     def watched(rows: FactoredRows, clusters: int, **options: Any) -> Any:
-        del options["tell"]
+        del options["progress"]
         seen.append((clusters, rows.norms, options))
         return kmeans(rows, clusters, **options)
 
@@ -360,4 +360,4 @@ def test_the_registry_names_things_that_exist_and_needs_no_torch() -> None:
 def test_selectors_declare_the_checkpoints_that_they_want(name: str) -> None:
     method = configure(SELECTORS[name], [])
     assert method.checkpoints in ("all", "last")
-    assert set(method.wants) <= {"probs", "hidden", "gradients", "images"}
+    assert set(method.required_features) <= {"probs", "hidden", "gradients", "images"}

@@ -12,20 +12,20 @@ from torch.nn import functional as F
 
 from metaselect.errors import UsageError
 from metaselect.models.build import build_model
-from metaselect.random import derive
+from metaselect.random import derive_seed
 from metaselect.registry import SELECTORS, configure
-from metaselect.selection.base import Choice, ImagePool, PoolFeatures, silent
-from metaselect.selection.ta_vaal import TAVAAL, ranked_kinds, train_adversaries, train_task
+from metaselect.selection.base import Choice, ImagePool, PoolFeatures, no_progress
+from metaselect.selection.ta_vaal import TAVAAL, rank_pools, train_task_model, train_vae_and_discriminator
 from metaselect.selection.ta_vaal_nets import (
     VAE,
     Discriminator,
     Encoded,
     RankedModel,
+    adversarial_loss,
     discriminator_logits,
-    fooling_loss,
+    discriminator_loss,
     paired,
     ranking_loss,
-    telling_loss,
     vae_loss,
 )
 
@@ -100,9 +100,9 @@ def test_the_other_losses_by_hand() -> None:
     logits = torch.tensor([2.0, -1.0, 0.5])  # one labelled
     d = torch.sigmoid(logits).tolist()
     expected = -math.log(d[0]) - (math.log(1 - d[1]) + math.log(1 - d[2])) / 2
-    assert float(telling_loss(logits, 1)) == pytest.approx(expected, rel=1e-5)
+    assert float(discriminator_loss(logits, 1)) == pytest.approx(expected, rel=1e-5)
     expected = -math.log(d[0]) - (math.log(d[1]) + math.log(d[2])) / 2
-    assert float(fooling_loss(logits, 1)) == pytest.approx(expected, rel=1e-5)
+    assert float(adversarial_loss(logits, 1)) == pytest.approx(expected, rel=1e-5)
 
 
 def ordered(task: RankedModel, pool: PoolFeatures, noisy_kind: str) -> float:
@@ -119,9 +119,9 @@ def test_the_ranker_is_trained(seed: int) -> None:
     untrained, trained = [], []
     for kind in ("dark", "bright"):
         pool = dark_and_bright(noisy_kind=kind)
-        task = RankedModel(pool.images.model(), CPU, seed=derive(seed, "init", "ranker"))
+        task = RankedModel(pool.images.model(), CPU, seed=derive_seed(seed, "init", "ranker"))
         untrained.append(ordered(task, pool, kind))
-        task, accuracy = train_task(TAVAAL(task_epochs=15), pool.images, pool.labels, seed, silent)
+        task, accuracy = train_task_model(TAVAAL(task_epochs=15), pool.images, pool.labels, seed, no_progress)
         trained.append(ordered(task, pool, kind))
         assert not task.training
         # Half of the pairs are within one kind, where the losses can hardly be foretold.
@@ -135,7 +135,7 @@ def test_the_ranker_is_trained(seed: int) -> None:
 def test_the_task_model_learns_along_with_its_ranker() -> None:
     pool = dark_and_bright()
     fresh = pool.images.model()
-    task, _ = train_task(TAVAAL(task_epochs=5), pool.images, pool.labels, 0, silent)
+    task, _ = train_task_model(TAVAAL(task_epochs=5), pool.images, pool.labels, 0, no_progress)
     ids = torch.arange(len(pool.labels))
     with torch.no_grad():
         before = F.cross_entropy(fresh(pool.images.inputs(ids)), pool.labels)
@@ -157,7 +157,7 @@ def test_normalised_ranks_are_in_the_unit_interval_and_centred() -> None:
     pool = noisy()
     task = RankedModel(pool.images.model(), CPU, seed=0)
     nn.init.constant_(task.module[2].bias, 100.0)  # of no meaning to a ranking
-    kinds = ranked_kinds(task.eval(), pool.images, torch.arange(5), torch.arange(5, 40), 0)
+    kinds = rank_pools(task.eval(), pool.images, torch.arange(5), torch.arange(5, 40), 0)
     assert 0.3 < float(kinds.candidates.ranks.min()) < 0.5 < float(kinds.candidates.ranks.max()) < 0.7
     assert len(kinds.labelled.ranks) == 5
 
@@ -176,9 +176,9 @@ def test_picks_are_unlike_what_was_bought(first: str) -> None:
 def test_the_discriminator_tells_the_kinds_apart() -> None:
     pool = dark_and_bright()
     options = TAVAAL(iterations=60, batch=32)
-    task, _ = train_task(options, pool.images, pool.labels, 0, silent)
-    kinds = ranked_kinds(task, pool.images, torch.arange(20), torch.arange(100, 200), 0)
-    vae, discriminator, loss = train_adversaries(options, pool.images, kinds, 0, silent)
+    task, _ = train_task_model(options, pool.images, pool.labels, 0, no_progress)
+    kinds = rank_pools(task, pool.images, torch.arange(20), torch.arange(100, 200), 0)
+    vae, discriminator, loss = train_vae_and_discriminator(options, pool.images, kinds, 0, no_progress)
     real, fake = (discriminator_logits(vae, discriminator, pool.images, kind) for kind in kinds)
     assert real.min() > fake.max()
     assert loss < 2 * math.log(2)  # that of a discriminator that knows nothing

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from metaselect.annotation.formats.base import Item
 from metaselect.annotation.votes import RESTORE
-from metaselect.random import derive
+from metaselect.random import derive_seed
 from metaselect.run.files import format_csv, read_rows, write_text
 
 STREAM = "repeats"
@@ -55,7 +55,7 @@ def choose_repeats(
         known: earlier repeats; a sample keeps its second id within a batch.
     """
     half = list(ids[: len(ids) // 2])
-    chosen = sorted(half, key=lambda each: derive(0, STREAM, batch_id, each))
+    chosen = sorted(half, key=lambda each: derive_seed(0, STREAM, batch_id, each))
     chosen = chosen[: max(round(share * len(ids)), 1)]
     before = {(each.sample_id, each.batch_id): each for each in known}
     taken = {each.casefold() for each in (*pool, *(each.repeat_id for each in known))}
@@ -89,8 +89,8 @@ def insert_repeats(
     half = len(items) // 2
     by_id = {item.sample_id: item for item in items}
     behind: dict[int, list[Item]] = {}
-    for repeat in sorted(repeats, key=lambda each: derive(0, STREAM, "order", *each)):
-        place = half + derive(0, STREAM, "place", *repeat) % (len(items) - half)
+    for repeat in sorted(repeats, key=lambda each: derive_seed(0, STREAM, "order", *each)):
+        place = half + derive_seed(0, STREAM, "place", *repeat) % (len(items) - half)
         item = by_id[repeat.sample_id]
         image = image_of(item.image, repeat.repeat_id) if item.image else ""
         digest = content_again(item.content_hash, repeat.repeat_id)
@@ -109,7 +109,9 @@ def _names(alike: Sequence[str], batch_id: str, sample_id: str) -> Iterator[str]
     """Ids that look like the given ones: each letter is that of one of them in this place; longer and longer."""
     for attempt in count():
         letters = [
-            alike[derive(0, STREAM, batch_id, sample_id, attempt, place) % len(alike)][place % len(sample_id)]
+            alike[derive_seed(0, STREAM, batch_id, sample_id, attempt, place) % len(alike)][
+                place % len(sample_id)
+            ]
             for place in range(len(sample_id) + attempt // TRIES)
         ]
         # What a cell may lose at its ends is no part of a name.

@@ -10,17 +10,17 @@ from metaselect.errors import UsageError
 from metaselect.records import Reporter
 from metaselect.selection.base import PoolFeatures, Selector
 
-OUTSIDE = ("probs", "hidden")
+EXTERNAL_FIELDS = ("probs", "hidden")
 """Fields of ``PoolFeatures`` that a file from outside can supply."""
 
 
-def check_external(method: Selector, name: str) -> None:
+def require_external_support(method: Selector, name: str) -> None:
     """Refuse a method that looks at more than a file from outside can hold.
 
     Raises:
         UsageError: naming what that is.
     """
-    beyond = [field for field in method.wants if field not in OUTSIDE]
+    beyond = [field for field in method.required_features if field not in EXTERNAL_FIELDS]
     if beyond:
         raise UsageError(
             f"{name} looks at {beyond[0]} of the warm-up's model, which --features cannot supply.",
@@ -28,7 +28,7 @@ def check_external(method: Selector, name: str) -> None:
         )
 
 
-def external_features(
+def load_external_features(
     path: Path, pool: Dataset, method: Selector, name: str, device: torch.device, report: Reporter
 ) -> PoolFeatures:
     """The features of ``--features``, as those of one checkpoint.
@@ -40,7 +40,7 @@ def external_features(
     found = read_external_features(path, pool.sample_ids, len(pool.classes))
     if found.ignored:
         report.note(f"{path}: {found.ignored} rows are of samples that are not in the pool.")
-    if "probs" in method.wants and found.probs is None:
+    if "probs" in method.required_features and found.probs is None:
         raise UsageError(
             f"{path} has no column probs, which {name} needs.",
             "Add the class probabilities, or choose typiclust, k-center, or rbc with "

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from metaselect.errors import UsageError
-from metaselect.features.files import Factors
+from metaselect.features.files import LastLayerFactors
 from metaselect.features.per_sample_gradients import (
     SampledGradients,
     draw_layers,
     layer_energies,
-    other_layers,
+    layers_without_gradients,
 )
-from metaselect.features.projections import projection
+from metaselect.features.projections import make_projection
 from metaselect.models.batch import full_precision
 from metaselect.models.build import last_linear
 from metaselect.records import Json, Reporter
@@ -33,7 +33,7 @@ class GradientSettings(Protocol):
     gradient: str
 
 
-def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, what: str) -> Factors:
+def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, what: str) -> LastLayerFactors:
     """Run the model in eval mode, without augmentation, over the whole pool.
 
     Source: Wu et al. 2023 (arXiv:2302.04418), Eq. 11 and 12. Only forward passes are needed, and labels play no
@@ -50,7 +50,7 @@ def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, wha
     hook = last_linear(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     size = _batch_size(batches, FEATURE_PIXELS, FEATURE_BATCH)
     chunks = torch.split(torch.arange(len(batches)), size)
-    factors: Factors | None = None
+    factors: LastLayerFactors | None = None
     try:
         with (
             torch.no_grad(),
@@ -61,7 +61,9 @@ def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, wha
                 hidden = caught.pop().float().cpu()
                 if factors is None:
                     n = len(batches)
-                    factors = Factors(torch.empty(n, probs.shape[1]), torch.empty(n, hidden.shape[1]))
+                    factors = LastLayerFactors(
+                        torch.empty(n, probs.shape[1]), torch.empty(n, hidden.shape[1])
+                    )
                 factors.probs[ids], factors.hidden[ids] = probs, hidden
                 advance(len(ids))
     finally:
@@ -105,7 +107,8 @@ def gradient_features(
     draws = draw_layers(energies, method.draws, generator)
     layers = dict(model.named_modules())
     projections = [
-        projection(layers[draw.name], method.width * draw.times // method.draws, generator) for draw in draws
+        make_projection(layers[draw.name], method.width * draw.times // method.draws, generator)
+        for draw in draws
     ]
     sampled = SampledGradients(model, draws, projections, method.gradient)
     found = Gradients(torch.empty(n), torch.empty(n, sampled.width, dtype=torch.float16))
@@ -117,7 +120,7 @@ def gradient_features(
             found.directions[ids] = rows.mul_((1 / norms.clamp(min=1e-30))[:, None]).half().cpu()
             advance(len(ids))
     drawn: list[Json] = [{"layer": d.name, "draws": d.times, "scale": round(d.scale, 6)} for d in draws]
-    unable: list[Json] = [*other_layers(model, energies)]
+    unable: list[Json] = [*layers_without_gradients(model, energies)]
     return found, {"sampled_layers": drawn, "width": sampled.width, "layers_without_gradients": unable}
 
 

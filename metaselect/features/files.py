@@ -22,7 +22,7 @@ Recipe: TypeAlias = dict[str, Json]
 """What a file of features was made from, and what was found on the way."""
 
 
-class Factors(NamedTuple):
+class LastLayerFactors(NamedTuple):
     """Factors of G_j = (softmax(z_j) - onehot(y_j)) x_j^T at one checkpoint, without the label.
 
     Attributes:
@@ -34,7 +34,7 @@ class Factors(NamedTuple):
     hidden: torch.Tensor
 
 
-def write_factors(path: Path, sample_ids: list[str], factors: Factors, recipe: Recipe) -> None:
+def write_factors(path: Path, sample_ids: list[str], factors: LastLayerFactors, recipe: Recipe) -> None:
     """Write sample_id, probs and hidden as Parquet, atomically."""
     columns = {"probs": _fixed_list(factors.probs), "hidden": _fixed_list(factors.hidden)}
     _write(path, sample_ids, columns, recipe)
@@ -46,10 +46,10 @@ def write_gradients(path: Path, sample_ids: list[str], gradients: Gradients, rec
     _write(path, sample_ids, columns, recipe)
 
 
-def read_factors(path: Path) -> Factors:
+def read_factors(path: Path) -> LastLayerFactors:
     """The factors that ``write_factors`` wrote."""
     table = pq.read_table(path, columns=["probs", "hidden"])
-    return Factors(_matrix(table["probs"]), _matrix(table["hidden"]))
+    return LastLayerFactors(_matrix(table["probs"]), _matrix(table["hidden"]))
 
 
 def read_gradients(path: Path) -> Gradients:
@@ -58,7 +58,7 @@ def read_gradients(path: Path) -> Gradients:
     return Gradients(torch.from_numpy(table["norm"].to_numpy().copy()), _matrix(table["direction"]))
 
 
-def recipe_of(path: Path) -> Recipe:
+def read_recipe(path: Path) -> Recipe:
     """The recipe that a file of features carries; empty where it carries none."""
     metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
     recipe: Recipe = json.loads(metadata.get(RECIPE, b"{}"))

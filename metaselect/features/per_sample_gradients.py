@@ -21,11 +21,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.features.projections import Projection, projected
+from metaselect.features.projections import Projection, project_gradients
 from metaselect.models.batch import Batch, full_precision
 
 
-class Draw(NamedTuple):
+class DrawnLayer(NamedTuple):
     """One sampled layer.
 
     Attributes:
@@ -49,7 +49,7 @@ def sampleable_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def watched_layers(model: nn.Module, batch: Batch) -> set[str]:
+def layers_called_per_sample(model: nn.Module, batch: Batch) -> set[str]:
     """Those that a forward pass calls with one row of input and output for each sample.
 
     An attention's projection is used without being called, and a layer may work on positions or patches as if they
@@ -79,7 +79,7 @@ def _called_with(model: nn.Module, batch: Batch, size: int) -> set[str]:
     return {name for name, whole in called.items() if whole}
 
 
-def other_layers(model: nn.Module, sampled: Collection[str]) -> list[str]:
+def layers_without_gradients(model: nn.Module, sampled: Collection[str]) -> list[str]:
     """Names of the layers that have parameters of their own and are not among those that can be sampled."""
     return [
         name
@@ -97,7 +97,7 @@ def cotangent(logits: torch.Tensor, labels: torch.Tensor, gradient: str) -> torc
 def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) -> dict[str, float]:
     """A_l: the squared norm of the mean gradient of each sampleable layer (weight and bias), in order of the model.
 
-    Layers that ``watched_layers`` leaves out, or whose weight another layer shares, are left out.
+    Layers that ``layers_called_per_sample`` leaves out, or whose weight another layer shares, are left out.
 
     Args:
         model: in eval mode.
@@ -108,7 +108,7 @@ def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) ->
     weights = [layer.weight for layer in layers.values()]
     batches = iter(batches)
     first = next(batches)
-    watched = watched_layers(model, first)
+    watched = layers_called_per_sample(model, first)
     owned = {
         name: layer
         for name, layer in layers.items()
@@ -142,7 +142,7 @@ def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) ->
     return energies
 
 
-def draw_layers(energies: Mapping[str, float], draws: int, generator: torch.Generator) -> list[Draw]:
+def draw_layers(energies: Mapping[str, float], draws: int, generator: torch.Generator) -> list[DrawnLayer]:
     """``draws`` layers with replacement, with probability p_l = A_l / A; repeated ones merged.
 
     Uniform where every energy is 0, as in a model that is dead.
@@ -154,7 +154,7 @@ def draw_layers(energies: Mapping[str, float], draws: int, generator: torch.Gene
     drawn = torch.multinomial(p, draws, replacement=True, generator=generator)
     counts = torch.bincount(drawn, minlength=len(p))
     return [
-        Draw(name, int(count), float((count / (draws * share)).sqrt()))
+        DrawnLayer(name, int(count), float((count / (draws * share)).sqrt()))
         for name, count, share in zip(energies, counts, p, strict=True)
         if count
     ]
@@ -171,7 +171,7 @@ class SampledGradients:
     """
 
     def __init__(
-        self, model: nn.Module, draws: Sequence[Draw], projections: Sequence[Projection], gradient: str
+        self, model: nn.Module, draws: Sequence[DrawnLayer], projections: Sequence[Projection], gradient: str
     ) -> None:
         self.model, self.gradient = model, gradient
         # A block's scale goes into its projection, where it costs nothing.
@@ -202,7 +202,9 @@ class SampledGradients:
         blocks: dict[int, torch.Tensor] = {}
         with torch.no_grad():
             for (place, given, _), delta in zip(calls, deltas, strict=True):
-                block = projected(self.layers[place], given, delta, self.projections[place]).flatten(1)
+                block = project_gradients(self.layers[place], given, delta, self.projections[place]).flatten(
+                    1
+                )
                 # Added up, since a layer may be used more than once in a pass.
                 blocks[place] = blocks[place] + block if place in blocks else block
             return torch.cat([blocks[place] for place in range(len(self.layers))], 1)

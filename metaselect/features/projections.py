@@ -31,7 +31,7 @@ class Projection(NamedTuple):
     inputs: torch.Tensor
 
 
-def projection(layer: nn.Module, numbers: int, generator: torch.Generator) -> Projection:
+def make_projection(layer: nn.Module, numbers: int, generator: torch.Generator) -> Projection:
     """A Kronecker projection of a layer's gradient to at most ``numbers`` numbers.
 
     Rows are orthonormal, scaled so that inner products keep their expectation; a side that is small stays as it is.
@@ -54,7 +54,9 @@ def projection(layer: nn.Module, numbers: int, generator: torch.Generator) -> Pr
     )
 
 
-def projected(layer: nn.Module, given: torch.Tensor, delta: torch.Tensor, side: Projection) -> torch.Tensor:
+def project_gradients(
+    layer: nn.Module, given: torch.Tensor, delta: torch.Tensor, side: Projection
+) -> torch.Tensor:
     """(B, k_out, k_in) P_out G P_in^T from a layer's input and the gradient with respect to its output."""
     bias = side.inputs[:, -1] if layer.bias is not None else None
     weights = side.inputs if bias is None else side.inputs[:, :-1]

@@ -11,10 +11,10 @@ from metaselect.data.store import Dataset, data_inputs
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.features.extract import gradient_features, last_layer_factors
 from metaselect.features.files import (
-    Factors,
+    LastLayerFactors,
     read_factors,
     read_gradients,
-    recipe_of,
+    read_recipe,
     write_factors,
     write_gradients,
 )
@@ -32,13 +32,13 @@ FEATURES_VERSION = 1  # changes with what the numbers in a file of features mean
 GRADIENT_SETTINGS = ("draws", "width", "sample", "gradient")
 
 
-def epochs_wanted(run: Run, method: Selector, outside: Path | None) -> tuple[int, ...]:
+def required_epochs(run: Run, method: Selector, outside: Path | None) -> tuple[int, ...]:
     """The checkpoints that the method looks at; none where it needs none, or where features come from outside.
 
     Raises:
         ArtefactError: there was no warm-up, or there can be none.
     """
-    if outside is not None or not method.wants:
+    if outside is not None or not method.required_features:
         return ()
     if run.ids_alone:
         raise ArtefactError(
@@ -88,17 +88,17 @@ class WarmupFeatures:
             UsageError: images are wanted, and there are none.
         """
         labels = torch.from_numpy(self.pool.labels).to(self.device)
-        if "images" in self.method.wants:
+        if "images" in self.method.required_features:
             return PoolFeatures((), (), labels, images=self._images(epochs[-1]))
-        if "gradients" in self.method.wants:
+        if "gradients" in self.method.required_features:
             gradients = tuple(Gradients(*self._placed(self._gradients(epoch))) for epoch in epochs)
             return PoolFeatures((), (), labels, gradients)
-        factors = [Factors(*self._placed(self._factors(epoch))) for epoch in epochs]
+        factors = [LastLayerFactors(*self._placed(self._factors(epoch))) for epoch in epochs]
         return PoolFeatures(
             tuple(each.probs for each in factors), tuple(each.hidden for each in factors), labels
         )
 
-    def _placed(self, found: Factors | Gradients) -> list[torch.Tensor]:
+    def _placed(self, found: LastLayerFactors | Gradients) -> list[torch.Tensor]:
         return [part.to(self.device) for part in found]
 
     def _model(self, epoch: int) -> nn.Module:
@@ -118,7 +118,7 @@ class WarmupFeatures:
             (shape[0], shape[1], shape[2]),
         )
 
-    def _factors(self, epoch: int) -> Factors:
+    def _factors(self, epoch: int) -> LastLayerFactors:
         path, recipe = self._place(epoch, {"features": "factors"})
         if path.is_file():
             return read_factors(path)
@@ -133,7 +133,7 @@ class WarmupFeatures:
         wanted = {name: getattr(self.method, name) for name in GRADIENT_SETTINGS}
         path, recipe = self._place(epoch, {"features": "gradients", "seed": self.seed, **wanted})
         if path.is_file():
-            self._say_layers(epoch, recipe_of(path)["found"])
+            self._say_layers(epoch, read_recipe(path)["found"])
             return read_gradients(path)
         found, drawn = gradient_features(
             self._model(epoch),
@@ -160,7 +160,7 @@ class WarmupFeatures:
                 f"{f' and {len(left_out) - 5} more layers' if len(left_out) > 5 else ''}."
             )
 
-    def _check(self, found: Factors | Gradients, epoch: int) -> None:
+    def _check(self, found: LastLayerFactors | Gradients, epoch: int) -> None:
         if not all(torch.isfinite(part).all() for part in found):
             raise ArtefactError(
                 f"The warm-up model of epoch {epoch} gives values that are not finite.",
@@ -190,7 +190,7 @@ class WarmupFeatures:
                 self.run.stage(stage).verified(f"{stage}/{name}")
             except ArtefactError:
                 continue  # made anew here
-            if _same_recipe(recipe_of(made), recipe):
+            if _same_recipe(read_recipe(made), recipe):
                 self.report.note(f"Features of epoch {epoch} are those of {stage}.")
                 _link(made, path)
                 break

@@ -19,8 +19,14 @@ from metaselect.metagrad.jvp_through_graph import jvp_through_graph
 Params: TypeAlias = dict[str, torch.Tensor]
 """Parameter name -> tensor of the parameter's shape."""
 
-AGREEMENT = {torch.float64: 1e-5, torch.float32: 1e-2}  # of the largest entry, by the dtype of the check
-STEP = {torch.float64: 1e-6, torch.float32: 1e-3}  # length of a finite difference in the space of parameters
+RELATIVE_TOLERANCE = {
+    torch.float64: 1e-5,
+    torch.float32: 1e-2,
+}  # of the largest entry, by the dtype of the check
+DIFFERENCE_STEP = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-3,
+}  # length of a finite difference in the space of parameters
 
 
 def _load_forward_rules() -> None:
@@ -33,7 +39,7 @@ def _load_forward_rules() -> None:
 _load_forward_rules()
 
 
-class Passes(NamedTuple):
+class LossPasses(NamedTuple):
     """What a way may run.
 
     Attributes:
@@ -49,12 +55,12 @@ class Passes(NamedTuple):
     autocast: bool
 
 
-def shared(passes: Passes, v: Params) -> torch.Tensor:
+def through_graph(passes: LossPasses, v: Params) -> torch.Tensor:
     """Through the graph of the step's own forward pass."""
     return jvp_through_graph(passes.losses(), {leaf: v[name] for name, leaf in passes.params.items()})
 
 
-def dual_numbers(passes: Passes, v: Params) -> torch.Tensor:
+def dual_numbers(passes: LossPasses, v: Params) -> torch.Tensor:
     """By a second forward pass, at theta + epsilon v."""
     with torch.no_grad(), forward_ad.dual_level():
         duals = {
@@ -67,18 +73,18 @@ def dual_numbers(passes: Passes, v: Params) -> torch.Tensor:
         return torch.zeros_like(losses) if tangent is None else tangent
 
 
-def central_differences(passes: Passes, v: Params) -> torch.Tensor:
+def central_differences(passes: LossPasses, v: Params) -> torch.Tensor:
     """By two more forward passes, at theta plus and minus a short step along v; approximate.
 
     Raises:
         NoRule: in half precision, where such a step is below what a parameter can show.
     """
     dtypes = {p.dtype for p in passes.params.values()}
-    if passes.autocast or not dtypes <= STEP.keys():
+    if passes.autocast or not dtypes <= DIFFERENCE_STEP.keys():
         raise NoRule("half precision is too coarse for a difference")
     with torch.no_grad():
         length = torch.stack([value.norm() for value in v.values()]).norm()
-        step = max(STEP[dtype] for dtype in dtypes) / torch.where(length == 0, 1, length)
+        step = max(DIFFERENCE_STEP[dtype] for dtype in dtypes) / torch.where(length == 0, 1, length)
         ends = [
             passes.losses_at({name: p + sign * step * v[name] for name, p in passes.params.items()})
             for sign in (1, -1)
@@ -86,7 +92,7 @@ def central_differences(passes: Passes, v: Params) -> torch.Tensor:
         return (ends[0] - ends[1]) / (2 * step)
 
 
-def second_order(passes: Passes, v: Params) -> torch.Tensor:
+def double_backward(passes: LossPasses, v: Params) -> torch.Tensor:
     """By differentiating u -> J^T u, through the graph of the step's own forward pass.
 
     Trap: a custom operation that is marked once differentiable may silently be taken for a constant here.
@@ -100,18 +106,18 @@ def second_order(passes: Passes, v: Params) -> torch.Tensor:
     return torch.autograd.grad(along, u, materialize_grads=True)[0]
 
 
-Way: TypeAlias = Callable[[Passes, Params], torch.Tensor]
-STRATEGIES: dict[Way, str] = {
-    shared: "the step's own forward pass",
+Strategy: TypeAlias = Callable[[LossPasses, Params], torch.Tensor]
+STRATEGIES: dict[Strategy, str] = {
+    through_graph: "the step's own forward pass",
     dual_numbers: "a forward pass of their own, with dual numbers",
     central_differences: "two forward passes of their own, by central differences (approximate)",
-    second_order: "differentiating twice",
+    double_backward: "differentiating twice",
 }
 
 
-CHECKS: dict[Way, tuple[Way, ...]] = {
-    shared: (dual_numbers, central_differences),
-    second_order: (central_differences,),
+REFERENCES: dict[Strategy, tuple[Strategy, ...]] = {
+    through_graph: (dual_numbers, central_differences),
+    double_backward: (central_differences,),
 }
 """What a way is compared with before it is first used, by the first of these that the model allows."""
 
@@ -120,18 +126,18 @@ class JvpSolver:
     """The way that this training's products take, found on its first batch.
 
     Args:
-        say: is told in one sentence if it is not the first way.
-        ways: in order of preference.
+        notify: is told in one sentence if it is not the first way.
+        strategies: in order of preference.
     """
 
     def __init__(
-        self, say: Callable[[str], None] | None = None, ways: Sequence[Way] = tuple(STRATEGIES)
+        self, notify: Callable[[str], None] | None = None, strategies: Sequence[Strategy] = tuple(STRATEGIES)
     ) -> None:
-        self.say, self.ways = say, list(ways)
+        self.notify, self.strategies = notify, list(strategies)
         self._refused: list[str] = []
-        self._checked: Way | None = None
+        self._checked: Strategy | None = None
 
-    def __call__(self, passes: Passes, v: Params, few: Callable[[], Passes]) -> torch.Tensor:
+    def __call__(self, passes: LossPasses, v: Params, few: Callable[[], LossPasses]) -> torch.Tensor:
         """s: (B,), the derivative of each loss along v.
 
         Args:
@@ -142,13 +148,13 @@ class JvpSolver:
         Raises:
             UsageError: no way leads through this model.
         """
-        while self.ways:
-            way = self.ways[0]
+        while self.strategies:
+            strategy = self.strategies[0]
             try:
-                if way is not self._checked:
-                    check(way, few)
-                    self._checked = way
-                s = way(passes, v)
+                if strategy is not self._checked:
+                    check(strategy, few)
+                    self._checked = strategy
+                s = strategy(passes, v)
             except (NoRule, RuntimeError) as error:
                 if out_of_memory(error):  # a smaller batch helps there, another way does not
                     raise
@@ -162,22 +168,24 @@ class JvpSolver:
         )
 
     def _refuse(self, error: Exception) -> None:
-        self._refused.append(f"not from {STRATEGIES[self.ways.pop(0)]} ({str(error).splitlines()[0]})")
+        self._refused.append(f"not from {STRATEGIES[self.strategies.pop(0)]} ({str(error).splitlines()[0]})")
 
     def _tell(self) -> None:
-        if self._refused and self.say is not None:
-            self.say(f"Meta gradients come from {STRATEGIES[self.ways[0]]}; {'; '.join(self._refused)}.")
+        if self._refused and self.notify is not None:
+            self.notify(
+                f"Meta gradients come from {STRATEGIES[self.strategies[0]]}; {'; '.join(self._refused)}."
+            )
         self._refused = []
 
 
-def check(way: Way, few: Callable[[], Passes]) -> None:
-    """Compare a way of ``CHECKS`` with another, along a random direction.
+def check(strategy: Strategy, few: Callable[[], LossPasses]) -> None:
+    """Compare a way of ``REFERENCES`` with another, along a random direction.
 
     Raises:
         NoRule: they differ, or nothing can be compared with.
         RuntimeError: the way does not lead through this model.
     """
-    if way not in CHECKS:
+    if strategy not in REFERENCES:
         return
     passes = few()
     stream = torch.Generator().manual_seed(0)
@@ -185,14 +193,14 @@ def check(way: Way, few: Callable[[], Passes]) -> None:
         name: torch.randn(p.shape, generator=stream).to(p) * p.detach().square().mean().sqrt().clamp(min=0.01)
         for name, p in passes.params.items()
     }
-    found = way(passes, v)
-    for reference in CHECKS[way]:
+    found = strategy(passes, v)
+    for reference in REFERENCES[strategy]:
         try:
             expected = reference(passes, v)
         except (NoRule, RuntimeError):
             continue
         gap = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-        if not gap <= AGREEMENT[found.dtype]:
+        if not gap <= RELATIVE_TOLERANCE[found.dtype]:
             raise NoRule(f"differs by {gap:.0e} from {STRATEGIES[reference]}")
         return
     raise NoRule("nothing could check it")

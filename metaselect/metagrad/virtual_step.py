@@ -19,7 +19,7 @@ import torch
 from metaselect.errors import UsageError
 
 
-class Ahead(NamedTuple):
+class SteppedParameter(NamedTuple):
     """One parameter behind a step, and how it follows its gradient.
 
     Attributes:
@@ -31,13 +31,15 @@ class Ahead(NamedTuple):
     slope: torch.Tensor | None
 
 
-def rate(optimiser: torch.optim.Optimizer) -> float:
+def virtual_rate(optimiser: torch.optim.Optimizer) -> float:
     """c: the learning rate; of SGD with Nesterov momentum, times 1 + mu."""
     group = optimiser.param_groups[0]
     return float(group["lr"] * (1 + group.get("momentum", 0) * group.get("nesterov", False)))
 
 
-def step_ahead(optimiser: torch.optim.Optimizer, value: torch.Tensor, gradient: torch.Tensor) -> Ahead:
+def step_parameter(
+    optimiser: torch.optim.Optimizer, value: torch.Tensor, gradient: torch.Tensor
+) -> SteppedParameter:
     """Where the optimiser would take one of its parameters; neither it nor its state changes.
 
     Args:
@@ -48,16 +50,16 @@ def step_ahead(optimiser: torch.optim.Optimizer, value: torch.Tensor, gradient: 
     Raises:
         UsageError: another optimiser, or one with an option that is not covered here.
     """
-    require_known(optimiser)
+    require_supported(optimiser)
     group, state = optimiser.param_groups[0], optimiser.state.get(value, {})
     with torch.no_grad():
         if isinstance(optimiser, torch.optim.SGD):
-            return Ahead(_sgd(value, gradient, group, state), None)
+            return SteppedParameter(_sgd(value, gradient, group, state), None)
         decoupled = isinstance(optimiser, torch.optim.AdamW)
         return _adam(value, gradient, group, state, decoupled=decoupled)
 
 
-def require_known(optimiser: torch.optim.Optimizer) -> None:
+def require_supported(optimiser: torch.optim.Optimizer) -> None:
     """Refuse what has no virtual step here.
 
     Raises:
@@ -94,7 +96,7 @@ def _adam(
     state: dict[str, Any],
     *,
     decoupled: bool,
-) -> Ahead:
+) -> SteppedParameter:
     (beta1, beta2), eps, lr, decay = group["betas"], group["eps"], group["lr"], group["weight_decay"]
     count = float(state.get("step", 0)) + 1
     first, second = 1 - beta1**count, 1 - beta2**count  # bias corrections
@@ -108,4 +110,4 @@ def _adam(
     kept = ((1 - beta1) * beta2 * square - beta1 * (1 - beta2) * m * g) / second
     bent = torch.where(size == 0, 0, kept / (size * (size + eps)))  # at 0, of nothing before, u is linear
     slope = (bent + (1 - beta1) * eps / (size + eps)) / (first * (size + eps))
-    return Ahead(moved - lr * u, slope)
+    return SteppedParameter(moved - lr * u, slope)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from metaselect.errors import UsageError
-from metaselect.random import derive, seeded_globals
-from metaselect.registry import MODELS, ZOO_FAMILIES, load
+from metaselect.random import derive_seed, seeded_globals
+from metaselect.registry import MODELS, TORCHVISION_FAMILIES, load
 
 
 def auto_model(shape: Sequence[int]) -> str:
@@ -34,7 +34,7 @@ def build_model(name: str, shape: Sequence[int], classes: int, *, seed: int) -> 
     """A freshly initialised model.
 
     Args:
-        name: a name of ``MODELS``, a torchvision name of ``ZOO_FAMILIES``, or ``package.module:factory``,
+        name: a name of ``MODELS``, a torchvision name of ``TORCHVISION_FAMILIES``, or ``package.module:factory``,
             called as ``factory(shape, classes)``.
         shape: (d,) or (C, H, W) of one sample.
         classes: K.
@@ -43,7 +43,7 @@ def build_model(name: str, shape: Sequence[int], classes: int, *, seed: int) -> 
     Raises:
         UsageError: no such model, or one that has no last linear layer of K outputs.
     """
-    with seeded_globals(derive(seed, "init", name)):
+    with seeded_globals(derive_seed(seed, "init", name)):
         if name in MODELS:
             model = _own(name, shape, classes)
         elif ":" in name:
@@ -109,10 +109,8 @@ def _from_factory(name: str, shape: Sequence[int], classes: int) -> nn.Module:
 
 
 def _from_zoo(name: str, shape: Sequence[int], classes: int) -> nn.Module:
-    known = (
-        f"Models: {', '.join(MODELS)}; of torchvision {', '.join(ZOO_FAMILIES)}; or package.module:factory."
-    )
-    if not name.startswith(ZOO_FAMILIES):
+    known = f"Models: {', '.join(MODELS)}; of torchvision {', '.join(TORCHVISION_FAMILIES)}; or package.module:factory."
+    if not name.startswith(TORCHVISION_FAMILIES):
         raise UsageError(f"--model {name} is not known.", known)
     _need_images(name, shape)
     from torchvision.models import get_model  # costs 1.5 s, so only when one is named

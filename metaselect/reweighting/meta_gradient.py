@@ -43,7 +43,12 @@ class MetaGradient:
         self.names: frozenset[str] = frozenset()
 
     def of(
-        self, forward: Forward, meta_batch: Batch, weights: torch.Tensor | None = None, *, keep: bool = False
+        self,
+        forward: Forward,
+        meta_batch: Batch,
+        weights: torch.Tensor | None = None,
+        *,
+        keep_gradient: bool = False,
     ) -> torch.Tensor:
         """s: (B,), how fast the meta loss falls with more weight for each sample, in units of ``forward.rate``.
 
@@ -51,7 +56,7 @@ class MetaGradient:
             forward: the pass of the batch.
             meta_batch: bought samples, looked at where v is taken anew.
             weights: (B,) of the virtual step, without a graph; None: v is taken at theta itself.
-            keep: the real step will have these weights too.
+            keep_gradient: the real step will have these weights too.
 
         Raises:
             UsageError: no parameter of the scope is trained.
@@ -62,9 +67,9 @@ class MetaGradient:
                 raise UsageError(
                     f"--option scope={self.scope} names parameters that are all frozen.", "Use scope=all."
                 )
-            forward.within(self.names)
+            forward.restrict_to(self.names)
         if self.age == 0:
-            ahead = None if weights is None else forward.virtual(weights, keep=keep)
+            ahead = None if weights is None else forward.virtual_step(weights, keep_gradient=keep_gradient)
             self.v = forward.meta_grad(meta_batch, ahead)
         self.age = (self.age + 1) % self.every
         v, self.v = self.v, self.v if self.age else Params()  # what nobody needs again is not held

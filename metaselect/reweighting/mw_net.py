@@ -111,10 +111,10 @@ class MetaWeightNetRun:
         losses = forward.losses.detach()
         virtual = self._virtual_weights(losses)
         at = virtual.detach()
-        s = self.meta_gradient.of(forward, meta_batch, at, keep=self.hyper.lagged)
+        s = self.meta_gradient.of(forward, meta_batch, at, keep_gradient=self.hyper.lagged)
         self.optimiser.zero_grad()
         # A linear surrogate whose gradient in Phi is the meta gradient.
-        (-forward.rate * (s.detach() * virtual).sum()).backward()  # type: ignore[no-untyped-call]
+        (-forward.virtual_rate * (s.detach() * virtual).sum()).backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         if self.hyper.lagged:
             return StepWeights(at)

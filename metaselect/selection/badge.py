@@ -13,8 +13,14 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent, unclustered
-from metaselect.selection.clustering.factored import BLOCK_NUMBERS
+from metaselect.selection.base import (
+    Choice,
+    PoolFeatures,
+    ProgressCallback,
+    choice_without_clusters,
+    no_progress,
+)
+from metaselect.selection.clustering.factored import BLOCK_ENTRIES
 
 SAME = 1e-12
 """D^2 over ||g||^2 + ||c||^2 below which two gradients are the same: what float32 features leave of equal images."""
@@ -25,7 +31,7 @@ class Badge:
     """No hyper-parameters."""
 
     checkpoints: ClassVar[str] = "last"
-    wants: ClassVar[tuple[str, ...]] = ("probs", "hidden")
+    required_features: ClassVar[tuple[str, ...]] = ("probs", "hidden")
 
     def choose(
         self,
@@ -33,14 +39,14 @@ class Badge:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """The ``budget`` centres of k-means++ seeding, in the order in which they were drawn.
 
         The score is a gradient's distance to the nearest centre: of a pick when it was drawn (of the first, with none
         bought, its norm: the distance to 0), of all others in the end; what was bought has 0.
         """
-        gradients = HypothesisedGradients(features.probs[-1], features.hidden[-1])
+        gradients = GradientEmbeddings(features.probs[-1], features.hidden[-1])
         unused = torch.ones(len(features.labels), dtype=torch.bool)
         unused[bought] = False
         scores = torch.zeros(len(unused), dtype=torch.float64)
@@ -63,12 +69,12 @@ class Badge:
             nearest = torch.minimum(nearest, distances) if len(bought) or picks else distances
             picks.append(index)
             unused[index] = False
-            tell(f"{len(picks)} of {budget}")
+            progress(f"{len(picks)} of {budget}")
         scores[unused] = nearest[unused].sqrt()
-        return unclustered(torch.tensor(picks), scores, {"drawn_among_indistinct": indistinct})
+        return choice_without_clusters(torch.tensor(picks), scores, {"drawn_among_indistinct": indistinct})
 
 
-class HypothesisedGradients:
+class GradientEmbeddings:
     """Gradients g_j = a_j (x) x_j with a_j = p_j - onehot(argmax p_j), never held as n rows of K d numbers.
 
     Args:
@@ -105,7 +111,7 @@ def _inner(values: torch.Tensor, index: int) -> torch.Tensor:
 
 def _blocks(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Blocks of rows that can be widened without a second copy of it all."""
-    return torch.split(values, max(BLOCK_NUMBERS // values.shape[1], 1))
+    return torch.split(values, max(BLOCK_ENTRIES // values.shape[1], 1))
 
 
 def _proportional(weights: torch.Tensor, generator: torch.Generator) -> int:

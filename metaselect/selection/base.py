@@ -12,7 +12,7 @@ ProgressCallback: TypeAlias = Callable[[str], None]
 """Takes a few words on how far a long choice has come."""
 
 
-def silent(_: str) -> None:
+def no_progress(_: str) -> None:
     """A ``ProgressCallback`` for those who do not listen."""
 
 
@@ -99,13 +99,13 @@ class Selector(Protocol):
 
     Attributes:
         checkpoints: "all" or "last": the part of the history whose features it wants.
-        wants: names of the fields of ``PoolFeatures`` that it looks at, beside ``labels``.
+        required_features: names of the fields of ``PoolFeatures`` that it looks at, beside ``labels``.
     """
 
     checkpoints: ClassVar[str]
 
     @property
-    def wants(self) -> tuple[str, ...]: ...  # noqa: D102
+    def required_features(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def choose(
         self,
@@ -113,7 +113,7 @@ class Selector(Protocol):
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """Exactly ``budget`` distinct indices, none of them in ``bought`` ((m,) int64, on the CPU).
 
@@ -121,7 +121,7 @@ class Selector(Protocol):
         """
 
 
-def unclustered(
+def choice_without_clusters(
     ranked: torch.Tensor, scores: torch.Tensor, details: Mapping[str, Json] | None = None
 ) -> Choice:
     """The answer of a method without clusters; ``scores`` (n,) are the higher, the earlier a sample is chosen."""
@@ -129,7 +129,7 @@ def unclustered(
     return Choice(ranked.cpu(), none, scores.cpu().float(), torch.empty(0), details or {})
 
 
-def lowest(scores: torch.Tensor, count: int, bought: torch.Tensor) -> torch.Tensor:
+def lowest_unbought(scores: torch.Tensor, count: int, bought: torch.Tensor) -> torch.Tensor:
     """The ``count`` indices of lowest score that are not bought; ties go to the lowest index."""
     order = torch.sort(scores, stable=True).indices
     taken = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)

@@ -20,9 +20,15 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent, unclustered
+from metaselect.selection.base import (
+    Choice,
+    PoolFeatures,
+    ProgressCallback,
+    choice_without_clusters,
+    no_progress,
+)
 
-TILE_NUMBERS = 2**20  # of a tile of distances, 8 MiB in float64
+TILE_ENTRIES = 2**20  # of a tile of distances, 8 MiB in float64
 GRID_BITS = 40  # of a squared distance: more than float32 features carry, and short enough for exact sums
 FLOAT64_BITS = 53
 FIRST_BATCH = 8  # columns; one costs as much, since the factors are read once for all of them
@@ -33,7 +39,7 @@ class Craig:
     """No hyper-parameters."""
 
     checkpoints: ClassVar[str] = "last"
-    wants: ClassVar[tuple[str, ...]] = ("probs", "hidden")
+    required_features: ClassVar[tuple[str, ...]] = ("probs", "hidden")
 
     def choose(
         self,
@@ -41,7 +47,7 @@ class Craig:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """The greedy maximum of F(S) = sum_i max_{j in S} s(i, j), with ``bought`` in S from the start.
 
@@ -49,13 +55,13 @@ class Craig:
         for bought samples. ``details`` hold the share that all picks and bought samples reach.
         """
         del generator
-        classes = hypothesised_classes(features.probs[-1], features.hidden[-1])
+        classes = predicted_classes(features.probs[-1], features.hidden[-1])
         taken = torch.zeros(len(features.probs[-1]), dtype=torch.bool)
         taken[bought.cpu()] = True
         first = torch.zeros(len(taken), dtype=torch.float64)
         picks = []
         for number, members in enumerate(classes):
-            tell(f"class {number + 1} of {len(classes)}")
+            progress(f"class {number + 1} of {len(classes)}")
             gains = members.first_gains(taken[members.ids].nonzero()[:, 0].tolist())
             first[members.ids] = gains.cpu()
             picks.append(members.greedy(gains.tolist(), taken[members.ids].tolist()))
@@ -67,12 +73,12 @@ class Craig:
         for loss, index in islice(heapq.merge(*picks), budget):
             ranked.append(index)
             value -= loss
-            tell(f"pick {len(ranked)} of {budget}")
+            progress(f"pick {len(ranked)} of {budget}")
         scores = (first / best).clamp(max=1)
-        return unclustered(torch.tensor(ranked), scores, {"coverage": min(value / best, 1.0)})
+        return choice_without_clusters(torch.tensor(ranked), scores, {"coverage": min(value / best, 1.0)})
 
 
-def hypothesised_classes(probs: torch.Tensor, hidden: torch.Tensor) -> list["HypothesisedClass"]:
+def predicted_classes(probs: torch.Tensor, hidden: torch.Tensor) -> list["PredictedClass"]:
     """The classes that some sample is put in, in their order, each with the factors of its gradients.
 
     Args:
@@ -81,17 +87,17 @@ def hypothesised_classes(probs: torch.Tensor, hidden: torch.Tensor) -> list["Hyp
     """
     if probs.device.type == "mps":  # it has no float64
         probs, hidden = probs.cpu(), hidden.cpu()
-    believed = probs.argmax(1)
+    predicted = probs.argmax(1)
     classes = []
-    for label in sorted(set(believed.tolist())):
-        ids = (believed == label).nonzero()[:, 0]
+    for label in sorted(set(predicted.tolist())):
+        ids = (predicted == label).nonzero()[:, 0]
         left = probs[ids].double()
         left[:, label] -= 1
-        classes.append(HypothesisedClass(ids.cpu(), left, F.pad(hidden[ids].double(), (0, 1), value=1.0)))
+        classes.append(PredictedClass(ids.cpu(), left, F.pad(hidden[ids].double(), (0, 1), value=1.0)))
     return classes
 
 
-class HypothesisedClass:
+class PredictedClass:
     """Gradients g_i = a_i (x) x_i of the samples that the model puts in one class, and how well they are covered.
 
     Squared distances are rounded to a grid whose step is a power of two, so that sums of them are exact in any order.
@@ -118,7 +124,7 @@ class HypothesisedClass:
         self.step = math.ldexp(1.0, math.frexp(4 * float(self.squares.max()))[1] - bits)
         self.largest = 0.0
         self.covered = torch.zeros_like(self.squares)
-        self.width = max(TILE_NUMBERS // len(ids), 1)
+        self.width = max(TILE_ENTRIES // len(ids), 1)
 
     def distances(self, columns: slice | list[int], top: int = 0) -> torch.Tensor:
         """(n_c - top, m) float64, squared distances of the rows from ``top`` on to the m rows ``columns``."""

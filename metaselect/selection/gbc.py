@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, no_progress
 from metaselect.selection.clustering.factored import FactoredRows
-from metaselect.selection.clustering.representatives import choose_pivots
+from metaselect.selection.clustering.representatives import choose_representatives
 from metaselect.selection.rbc import check_clustering
 
 
@@ -40,7 +40,7 @@ class GBC:
     profiles: ClassVar[dict[str, dict[str, object]]] = {
         "long-tail": {"gradient": "full"}  # section "Re-weighting a Class-Imbalanced Training Set"
     }
-    wants: ClassVar[tuple[str, ...]] = ("gradients",)
+    required_features: ClassVar[tuple[str, ...]] = ("gradients",)
 
     def __post_init__(self) -> None:
         if self.draws < 1 or self.sample < 1:
@@ -58,19 +58,19 @@ class GBC:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """One member of each of ``budget`` clusters: the one closest to its centroid."""
         rows = FactoredRows(
             [block.norms[:, None] for block in features.gradients],
             [block.directions for block in features.gradients],
         )
-        return choose_pivots(
+        return choose_representatives(
             rows,
             budget,
             bought,
             generator,
-            tell,
+            progress,
             weighted=True,
             starts=self.starts,
             iterations=self.iterations,

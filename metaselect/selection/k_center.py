@@ -10,7 +10,13 @@ from typing import ClassVar
 
 import torch
 
-from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent, unclustered
+from metaselect.selection.base import (
+    Choice,
+    PoolFeatures,
+    ProgressCallback,
+    choice_without_clusters,
+    no_progress,
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class KCenter:
     """No hyper-parameters."""
 
     checkpoints: ClassVar[str] = "last"
-    wants: ClassVar[tuple[str, ...]] = ("hidden",)
+    required_features: ClassVar[tuple[str, ...]] = ("hidden",)
 
     def choose(
         self,
@@ -26,7 +32,7 @@ class KCenter:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """The ``budget`` samples that are each the farthest from all before them; ties go to the lowest index.
 
@@ -53,9 +59,9 @@ class KCenter:
             nearest = torch.minimum(nearest, distances(hidden, index))
             used[index] = True
             picks.append(index)
-            tell(f"{len(picks)} of {budget}")
+            progress(f"{len(picks)} of {budget}")
         scores = torch.where(used, scores, nearest)
-        return unclustered(torch.tensor(picks), scores, {"radius": float(nearest.max())})
+        return choice_without_clusters(torch.tensor(picks), scores, {"radius": float(nearest.max())})
 
 
 def distances(hidden: torch.Tensor, index: int) -> torch.Tensor:

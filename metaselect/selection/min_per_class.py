@@ -2,10 +2,12 @@
 
 import torch
 
-from metaselect.selection.base import Choice, lowest
+from metaselect.selection.base import Choice, lowest_unbought
 
 
-def with_floor(choice: Choice, labels: torch.Tensor, floor: int, bought: torch.Tensor) -> torch.Tensor:
+def with_min_per_class(
+    choice: Choice, labels: torch.Tensor, floor: int, bought: torch.Tensor
+) -> torch.Tensor:
     """(budget,) the picks, with at least ``floor`` of each given class, as far as the pool has them.
 
     A class that falls short gets the samples that the method's own score prefers, ranked behind the others; they
@@ -26,7 +28,7 @@ def with_floor(choice: Choice, labels: torch.Tensor, floor: int, bought: torch.T
         if count >= floor:
             continue
         outside = (labels != label).nonzero()[:, 0]
-        best = lowest(-choice.similarity, floor - count, torch.cat([taken, outside]))
+        best = lowest_unbought(-choice.similarity, floor - count, torch.cat([taken, outside]))
         added.extend(best.tolist())
     spare = len(added)
     for position in range(len(kept) - 1, -1, -1):

@@ -8,7 +8,14 @@ from typing import ClassVar
 
 import torch
 
-from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, lowest, silent, unclustered
+from metaselect.selection.base import (
+    Choice,
+    PoolFeatures,
+    ProgressCallback,
+    choice_without_clusters,
+    lowest_unbought,
+    no_progress,
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +23,7 @@ class Random:
     """No hyper-parameters."""
 
     checkpoints: ClassVar[str] = "last"
-    wants: ClassVar[tuple[str, ...]] = ()
+    required_features: ClassVar[tuple[str, ...]] = ()
 
     def choose(
         self,
@@ -24,9 +31,9 @@ class Random:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """``budget`` indices, uniformly without replacement."""
-        del tell
+        del progress
         scores = torch.rand(len(features.labels), generator=generator)
-        return unclustered(lowest(-scores, budget, bought), scores)
+        return choice_without_clusters(lowest_unbought(-scores, budget, bought), scores)

@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
-from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, no_progress
 from metaselect.selection.clustering.factored import FactoredRows
-from metaselect.selection.clustering.representatives import choose_pivots
+from metaselect.selection.clustering.representatives import choose_representatives
 
 KINDS = ("product", "representation")
 
@@ -72,7 +72,7 @@ class RBC:
         check_clustering(self.starts, self.iterations)
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def required_features(self) -> tuple[str, ...]:
         """The representation alone, or both factors."""
         return ("hidden",) if self.features == "representation" else ("probs", "hidden")
 
@@ -82,15 +82,15 @@ class RBC:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """One member of each of ``budget`` clusters: the one closest to its centroid."""
-        return choose_pivots(
+        return choose_representatives(
             factored_gradients(features, self.features, self.gradient),
             budget,
             bought,
             generator,
-            tell,
+            progress,
             weighted=self.weighted,
             starts=self.starts,
             iterations=self.iterations,

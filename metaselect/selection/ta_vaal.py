@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
-from metaselect.random import derive, seeded_globals
+from metaselect.random import derive_seed, seeded_globals
 from metaselect.random import generator as stream
 from metaselect.records import Json
 from metaselect.selection.base import (
@@ -28,27 +28,27 @@ from metaselect.selection.base import (
     ImagePool,
     PoolFeatures,
     ProgressCallback,
-    lowest,
-    silent,
-    unclustered,
+    choice_without_clusters,
+    lowest_unbought,
+    no_progress,
 )
 from metaselect.selection.ta_vaal_nets import (
     SCORE_BATCH,
     VAE,
     Discriminator,
-    Kinds,
-    Ranked,
     RankedModel,
+    RankedPools,
+    RankedSamples,
+    adversarial_loss,
     discriminator_logits,
-    fooling_loss,
+    discriminator_loss,
     paired,
     ranking_loss,
-    telling_loss,
     vae_loss,
 )
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of the task model's SGD, as published
-TELL_EVERY = 50  # steps
+PROGRESS_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TAVAAL:
     beta: float = 1.0
     adversary: float = 1.0
     checkpoints: ClassVar[str] = "last"
-    wants: ClassVar[tuple[str, ...]] = ("images",)
+    required_features: ClassVar[tuple[str, ...]] = ("images",)
 
     def __post_init__(self) -> None:
         if not 0 < self.initial < 1:
@@ -112,7 +112,7 @@ class TAVAAL:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """The ``budget`` candidates of lowest D; in a first round, after those drawn at random.
 
@@ -125,25 +125,25 @@ class TAVAAL:
         seed = int(torch.randint(2**62, (), generator=generator))
         # Nothing to compare with in a first round, so a share of it is drawn.
         count = 0 if len(bought) else max(math.ceil(self.initial * budget - 1e-9), 1)
-        shuffled = lowest(similarity, len(similarity), bought)  # all that are not bought
+        shuffled = lowest_unbought(similarity, len(similarity), bought)  # all that are not bought
         shuffled = shuffled[torch.randperm(len(shuffled), generator=stream(seed, "draw"))]
         drawn, rest = shuffled[:count], shuffled[count:]
         if len(drawn) == budget:
-            return unclustered(drawn, similarity, {"drawn": count, "candidates": 0})
+            return choice_without_clusters(drawn, similarity, {"drawn": count, "candidates": 0})
         enough = self.candidates >= budget - count
         candidates = rest[: self.candidates].sort().values if enough else rest.sort().values
-        task, accuracy = train_task(self, images, features.labels, seed, tell)
-        kinds = ranked_kinds(task, images, bought if len(bought) else drawn, candidates, seed)
+        task, accuracy = train_task_model(self, images, features.labels, seed, progress)
+        kinds = rank_pools(task, images, bought if len(bought) else drawn, candidates, seed)
         if not kinds.finite():
             raise UsageError(
                 f"--option task_lr={self.task_lr}: the training diverged.", "Give a smaller one."
             )
-        vae, discriminator, loss = train_adversaries(self, images, kinds, seed, tell)
+        vae, discriminator, loss = train_vae_and_discriminator(self, images, kinds, seed, progress)
         logits = discriminator_logits(vae, discriminator, images, kinds.candidates)
         if not torch.isfinite(logits).all():
             raise UsageError(f"--option lr={self.lr}: the training diverged.", "Give a smaller one.")
         # By the logits: D itself is 0 in float32 for all that are very unlike.
-        picks = candidates[lowest(logits, budget - count, candidates[:0])]
+        picks = candidates[lowest_unbought(logits, budget - count, candidates[:0])]
         similarity[candidates] = torch.sigmoid(-logits)
         details: dict[str, Json] = {
             "drawn": count,
@@ -151,11 +151,11 @@ class TAVAAL:
             "ranker_accuracy": accuracy,
             "discriminator_loss": loss,
         }
-        return unclustered(torch.cat([drawn, picks]), similarity, details)
+        return choice_without_clusters(torch.cat([drawn, picks]), similarity, details)
 
 
-def train_task(
-    options: TAVAAL, images: ImagePool, labels: torch.Tensor, seed: int, tell: ProgressCallback
+def train_task_model(
+    options: TAVAAL, images: ImagePool, labels: torch.Tensor, seed: int, progress: ProgressCallback
 ) -> tuple[RankedModel, float | None]:
     """The task model with its ranker, trained jointly on all labels, in eval mode.
 
@@ -166,10 +166,10 @@ def train_task(
         images: n samples.
         labels: (n,) int64.
         seed: of the initialisation, of the order and of dropout.
-        tell: hears of the steps.
+        progress: hears of the steps.
     """
     device = images.inputs(torch.zeros(1, dtype=torch.int64)).device
-    task = RankedModel(images.model(), device, seed=derive(seed, "init", "ranker")).requires_grad_(True)
+    task = RankedModel(images.model(), device, seed=derive_seed(seed, "init", "ranker")).requires_grad_(True)
     optimiser = torch.optim.SGD(
         task.parameters(), options.task_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
@@ -177,7 +177,7 @@ def train_task(
     labels = labels.to(device)
     right = pairs = torch.zeros((), dtype=torch.int64, device=device)
     task.train()
-    with seeded_globals(derive(seed, "dropout"), device):
+    with seeded_globals(derive_seed(seed, "dropout"), device):
         for epoch in range(options.task_epochs):
             right, pairs = torch.zeros_like(right), torch.zeros_like(pairs)
             chunks = torch.split(torch.randperm(len(labels), generator=order), options.batch)
@@ -192,26 +192,30 @@ def train_task(
                 truth, said = paired(losses.detach()), paired(ranks.detach())
                 right = right + (truth * said > 0).sum()
                 pairs = pairs + (truth != 0).sum()
-                if step % TELL_EVERY == 0:
-                    tell(f"ranker, epoch {epoch + 1} of {options.task_epochs}, batch {step} of {len(chunks)}")
+                if step % PROGRESS_EVERY == 0:
+                    progress(
+                        f"ranker, epoch {epoch + 1} of {options.task_epochs}, batch {step} of {len(chunks)}"
+                    )
     return task.eval(), float(right / pairs) if pairs else None
 
 
-def ranked_kinds(
+def rank_pools(
     task: RankedModel, images: ImagePool, labelled: torch.Tensor, candidates: torch.Tensor, seed: int
-) -> Kinds:
+) -> RankedPools:
     """Both kinds with their normalised ranks: sigmoid(r - mean of r over the candidates)."""
     found = []
-    with torch.no_grad(), seeded_globals(derive(seed, "score"), next(task.parameters()).device):
+    with torch.no_grad(), seeded_globals(derive_seed(seed, "score"), next(task.parameters()).device):
         for ids in torch.split(torch.cat([labelled, candidates]), SCORE_BATCH):
             found.append(task(images.inputs(ids))[1])
     ranks = torch.cat(found).float()
     ranks = torch.sigmoid(ranks - ranks[len(labelled) :].mean())
-    return Kinds(Ranked(labelled, ranks[: len(labelled)]), Ranked(candidates, ranks[len(labelled) :]))
+    return RankedPools(
+        RankedSamples(labelled, ranks[: len(labelled)]), RankedSamples(candidates, ranks[len(labelled) :])
+    )
 
 
-def train_adversaries(
-    options: TAVAAL, images: ImagePool, kinds: Kinds, seed: int, tell: ProgressCallback
+def train_vae_and_discriminator(
+    options: TAVAAL, images: ImagePool, kinds: RankedPools, seed: int, progress: ProgressCallback
 ) -> tuple[VAE, Discriminator, float]:
     """VAE and discriminator, in eval mode, and the discriminator's last loss.
 
@@ -220,10 +224,10 @@ def train_adversaries(
         images: n samples.
         kinds: the samples of both kinds, at least one each.
         seed: of the initialisation, the batches and the latents.
-        tell: hears of the iterations.
+        progress: hears of the iterations.
     """
     device = kinds.candidates.ranks.device
-    with seeded_globals(derive(seed, "init", "adversaries")):
+    with seeded_globals(derive_seed(seed, "init", "adversaries")):
         shape = images.inputs(kinds.candidates.ids[:1]).shape[1:]
         vae = VAE(shape, options.latent).to(device)
         discriminator = Discriminator(options.latent).to(device)
@@ -239,7 +243,7 @@ def train_adversaries(
         ranks = torch.cat([real.ranks, fake.ranks])
         noise = torch.randn(len(ranks), options.latent, generator=noises, device=device)
         encoded = vae(inputs, ranks, noise)
-        wish = fooling_loss(discriminator(encoded.mu, ranks), count)
+        wish = adversarial_loss(discriminator(encoded.mu, ranks), count)
         total = options.adversary * wish
         for part in (slice(count), slice(count, None)):
             total = total + vae_loss(inputs[part], encoded.at(part), options.beta)
@@ -248,10 +252,10 @@ def train_adversaries(
         vae_steps.step()
         with torch.no_grad():
             mu, _ = vae.encode(inputs)
-        loss = telling_loss(discriminator(mu, ranks), count)
+        loss = discriminator_loss(discriminator(mu, ranks), count)
         discriminator_steps.zero_grad()  # also of what the VAE's step left there
         loss.backward()  # type: ignore[no-untyped-call]
         discriminator_steps.step()
-        if step % TELL_EVERY == 0:
-            tell(f"VAE and discriminator, iteration {step} of {options.iterations}")
+        if step % PROGRESS_EVERY == 0:
+            progress(f"VAE and discriminator, iteration {step} of {options.iterations}")
     return vae.eval(), discriminator.eval(), float(loss.detach())

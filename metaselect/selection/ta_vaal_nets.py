@@ -72,7 +72,7 @@ def ranking_loss(ranks: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(paired(ranks), target)
 
 
-class Ranked(NamedTuple):
+class RankedSamples(NamedTuple):
     """Samples and what the ranker says of them.
 
     Attributes:
@@ -83,16 +83,16 @@ class Ranked(NamedTuple):
     ids: torch.Tensor
     ranks: torch.Tensor
 
-    def at(self, rows: torch.Tensor) -> "Ranked":
+    def at(self, rows: torch.Tensor) -> "RankedSamples":
         """Those at ``rows`` (CPU)."""
-        return Ranked(self.ids[rows], self.ranks[rows.to(self.ranks.device)])
+        return RankedSamples(self.ids[rows], self.ranks[rows.to(self.ranks.device)])
 
 
-class Kinds(NamedTuple):
+class RankedPools(NamedTuple):
     """The two kinds that the discriminator tells apart."""
 
-    labelled: Ranked
-    candidates: Ranked
+    labelled: RankedSamples
+    candidates: RankedSamples
 
     def finite(self) -> bool:
         """Whether all ranks are numbers."""
@@ -211,19 +211,19 @@ class Discriminator(nn.Module):
         return logits[:, 0]
 
 
-def telling_loss(logits: torch.Tensor, labelled: int) -> torch.Tensor:
+def discriminator_loss(logits: torch.Tensor, labelled: int) -> torch.Tensor:
     """What the discriminator minimises: the first ``labelled`` are 1, the others 0; each kind counts the same."""
     real, fake = logits[:labelled], logits[labelled:]
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
-def fooling_loss(logits: torch.Tensor, labelled: int) -> torch.Tensor:
+def adversarial_loss(logits: torch.Tensor, labelled: int) -> torch.Tensor:
     """What the VAE minimises: that all are taken for labelled."""
     return F.softplus(-logits[:labelled]).mean() + F.softplus(-logits[labelled:]).mean()
 
 
 def discriminator_logits(
-    vae: VAE, discriminator: Discriminator, images: ImagePool, kind: Ranked
+    vae: VAE, discriminator: Discriminator, images: ImagePool, kind: RankedSamples
 ) -> torch.Tensor:
     """(m,) logits of D, on the CPU: the lower, the less like the labelled ones."""
     found = []

@@ -19,11 +19,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
-from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, silent
+from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, no_progress
 
 WHOLE_BATCH_CLUSTERS = 50  # with more of them the authors' code takes batches of BATCH
 BATCH = 5000
-TILE_NUMBERS = 2**22  # of a block of distances, 32 MiB
+TILE_ENTRIES = 2**22  # of a block of distances, 32 MiB
 SAME = 1e-12  # squared distance of unit rows that float32 cannot tell apart
 SOFTENING = 1e-5  # added to the mean distance, as in the authors' code: duplicates stay finite
 
@@ -44,7 +44,7 @@ class TypiClust:
     small: int = 5
     starts: int = 3
     checkpoints: ClassVar[str] = "last"
-    wants: ClassVar[tuple[str, ...]] = ("hidden",)
+    required_features: ClassVar[tuple[str, ...]] = ("hidden",)
 
     def __post_init__(self) -> None:
         if min(self.max_clusters, self.neighbours, self.starts) < 1 or self.small < 0:
@@ -59,7 +59,7 @@ class TypiClust:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """The most typical of the clusters with the fewest chosen samples, the largest of these first.
 
@@ -69,11 +69,11 @@ class TypiClust:
         if unit.device.type == "mps":  # it has no float64
             unit = unit.cpu()
         count = min(len(bought) + budget, self.max_clusters)
-        tell(f"K-means into {count} clusters")
+        progress(f"K-means into {count} clusters")
         cluster = clusters_of(unit, count, self.starts, generator)
         typical = torch.zeros(len(unit), device=unit.device)
         for number in range(count):
-            tell(f"typicality in cluster {number + 1} of {count}")
+            progress(f"typicality in cluster {number + 1} of {count}")
             members = (cluster == number).nonzero()[:, 0].to(unit.device)
             typical[members] = typicality(unit[members], self.neighbours)
         typical = typical.cpu()
@@ -108,7 +108,7 @@ def typicality(members: torch.Tensor, neighbours: int) -> torch.Tensor:
         return members.new_zeros(size)
     wide = members.double()
     squares = wide.square().sum(1)
-    rows = max(TILE_NUMBERS // size, 1)
+    rows = max(TILE_ENTRIES // size, 1)
     found = []
     for start in range(0, size, rows):
         block = slice(start, start + rows)

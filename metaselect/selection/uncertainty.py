@@ -12,7 +12,14 @@ from typing import ClassVar
 import torch
 
 from metaselect.errors import UsageError
-from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, lowest, silent, unclustered
+from metaselect.selection.base import (
+    Choice,
+    PoolFeatures,
+    ProgressCallback,
+    choice_without_clusters,
+    lowest_unbought,
+    no_progress,
+)
 
 
 def entropy(probs: torch.Tensor) -> torch.Tensor:
@@ -46,7 +53,7 @@ class Uncertain:
 
     score: str = "entropy"
     checkpoints: ClassVar[str] = "last"
-    wants: ClassVar[tuple[str, ...]] = ("probs",)
+    required_features: ClassVar[tuple[str, ...]] = ("probs",)
     sign: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -59,12 +66,12 @@ class Uncertain:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """The ``budget`` samples of highest score."""
-        del generator, tell
+        del generator, progress
         scores = self.sign * SCORES[self.score](features.probs[-1])
-        return unclustered(lowest(-scores, budget, bought), scores)
+        return choice_without_clusters(lowest_unbought(-scores, budget, bought), scores)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class LowSelfConfidence:
     """Lowest probability of the given label first: the ranking that label-error tools hand out."""
 
     checkpoints: ClassVar[str] = "last"
-    wants: ClassVar[tuple[str, ...]] = ("probs",)
+    required_features: ClassVar[tuple[str, ...]] = ("probs",)
 
     def choose(
         self,
@@ -87,9 +94,9 @@ class LowSelfConfidence:
         budget: int,
         bought: torch.Tensor,
         generator: torch.Generator,
-        tell: ProgressCallback = silent,
+        progress: ProgressCallback = no_progress,
     ) -> Choice:
         """The ``budget`` samples whose given label the model believes least."""
-        del generator, tell
+        del generator, progress
         confidence = features.probs[-1].gather(1, features.labels[:, None])[:, 0]
-        return unclustered(lowest(confidence, budget, bought), -confidence)
+        return choice_without_clusters(lowest_unbought(confidence, budget, bought), -confidence)

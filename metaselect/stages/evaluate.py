@@ -20,7 +20,7 @@ from metaselect.data.store import Dataset, data_inputs, load_pool, require_conte
 from metaselect.data.summary import fingerprint
 from metaselect.data.test_set import SKIPPED, read_test_set
 from metaselect.errors import DataError
-from metaselect.metrics import classification, cleanness_auc, precision_of_lowest
+from metaselect.metrics import classification, clean_label_auc, precision_of_lowest
 from metaselect.models.build import build_model
 from metaselect.options import EvaluateOptions, key_options
 from metaselect.records import Json, Outcome, Reporter
@@ -224,7 +224,7 @@ def _judge_weights(
     clean = (pool.labels == truth)[learnt]
     count = min(int((~clean).sum()) if k is None else k, len(clean))
     return {
-        "weight_auc": cleanness_auc(weights, clean),
+        "weight_auc": clean_label_auc(weights, clean),
         "lowest_k": count,
         # Weights that are all alike point at nobody.
         "precision_of_lowest_k": precision_of_lowest(weights, clean, count) if np.ptp(weights) else None,

@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaselect.errors import ConditionUnmet
-from metaselect.metagrad.forward import FEW_DISTINCT, Forward
+from metaselect.metagrad.forward import MIN_META_SAMPLES, Forward
 from metaselect.metagrad.jvp import JvpSolver
 from metaselect.models.batch import Batch
-from metaselect.random import derive, generator
+from metaselect.random import derive_seed, generator
 from metaselect.records import Reporter
 from metaselect.reweighting.base import Hook, JointRun, MetaRun
 from metaselect.training.batches import Batches
-from metaselect.training.optimiser import Constants, make_optimiser
+from metaselect.training.optimiser import OptimiserSettings, make_optimiser
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TrainState:
 def start_training(model: nn.Module, plan: TrainingConfig, method: Hook | MetaRun) -> TrainState:
     """A trainee before its first epoch."""
     set_memory_format(model)
-    constants = Constants(plan.optimiser, plan.lr, plan.momentum, plan.weight_decay)
+    constants = OptimiserSettings(plan.optimiser, plan.lr, plan.momentum, plan.weight_decay)
     return TrainState(model, make_optimiser(model, constants), method)
 
 
@@ -171,12 +171,12 @@ class _Step:
         plan: TrainingConfig,
         bought: torch.Tensor,
         meta_batch_size: int,
-        product: JvpSolver,
+        jvp_solver: JvpSolver,
     ) -> None:
         self.trainee, self.batches, self.plan = trainee, batches, plan
         self.meta = trainee.method if isinstance(trainee.method, MetaRun) else None
         self.joint = trainee.method if isinstance(trainee.method, JointRun) else None
-        self.bought, self.meta_batch_size, self.product = bought, meta_batch_size, product
+        self.bought, self.meta_batch_size, self.jvp_solver = bought, meta_batch_size, jvp_solver
         self.is_bought = torch.zeros(len(batches), dtype=torch.bool, device=batches.device)
         self.is_bought[bought.to(batches.device)] = True
 
@@ -202,10 +202,10 @@ class _Step:
             self.trainee.model,
             optimiser,
             batch,
-            seed=derive(self.plan.seed, "dropout", number),
+            seed=derive_seed(self.plan.seed, "dropout", number),
             autocast=self.plan.amp,
-            few_distinct=min(len(self.bought), self.meta_batch_size) < FEW_DISTINCT,
-            product=self.product,
+            meta_running_statistics=min(len(self.bought), self.meta_batch_size) < MIN_META_SAMPLES,
+            jvp_solver=self.jvp_solver,
         )
         on_device = ids.to(self.batches.device)
         weights, loss = self._weigh(forward, batch, on_device, meta_order, noise)

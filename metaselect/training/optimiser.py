@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-class Constants(NamedTuple):
+class OptimiserSettings(NamedTuple):
     """What an optimiser is made with.
 
     Attributes:
@@ -22,7 +22,7 @@ class Constants(NamedTuple):
     weight_decay: float
 
 
-def make_optimiser(model: nn.Module, given: Constants) -> torch.optim.Optimizer:
+def make_optimiser(model: nn.Module, given: OptimiserSettings) -> torch.optim.Optimizer:
     """The optimiser of all parameters, before its first step."""
     parameters, lr, decay = model.parameters(), given.lr, given.weight_decay
     if given.name == "sgd":

@@ -198,7 +198,7 @@ class FSRRun:
                 targets = torch.cat([targets, second])
             else:
                 targets = targets + second
-        forward.step_on(inputs)
+        forward.replace_inputs(inputs)
         self._take_note(forward, look, soft, ids)
         self.recent.note(ids, weights)
         return StepWeights(weights, targets)
@@ -209,7 +209,7 @@ class FSRRun:
         return self.epoch >= self.deferred
 
     def _look(self, forward: Forward, meta_batch: Batch, own: torch.Tensor) -> Look:
-        hidden, meta_hidden = forward.joint(meta_batch)
+        hidden, meta_hidden = forward.joint_hidden(meta_batch)
         linear, hyper = last_linear(forward.model), self.hyper
         decay = forward.optimiser.param_groups[0]["weight_decay"]
         return look_ahead(

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-BLOCK_NUMBERS = 2**20  # of the buffer, 4 MiB in float32: it must stay in a core's cache
+BLOCK_ENTRIES = 2**20  # of the buffer, 4 MiB in float32: it must stay in a core's cache
 
-LEAST_ROWS = 64  # in a block
+MIN_BLOCK_ROWS = 64  # in a block
 
 
 class FactoredRows:
@@ -49,7 +49,7 @@ class FactoredRows:
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """``(rows, u)`` with u (b, D) dense, valid until the next block."""
         # A product with the centroids reads all of them, so few rows at a time are worse than leaving the cache.
-        count = max(BLOCK_NUMBERS // self.width, LEAST_ROWS)
+        count = max(BLOCK_ENTRIES // self.width, MIN_BLOCK_ROWS)
         buffer = self.norms.new_empty(min(count, len(self)), self.width)
         for start in range(0, len(self), count):
             rows = slice(start, min(start + count, len(self)))
@@ -82,7 +82,7 @@ def _norms(values: torch.Tensor) -> torch.Tensor:
 
 def _inner(values: torch.Tensor, index: int) -> torch.Tensor:
     """(n,) inner products of the rows of ``values`` (n, d) with row ``index``."""
-    count = max(BLOCK_NUMBERS // values.shape[1], 1)
+    count = max(BLOCK_ENTRIES // values.shape[1], 1)
     row = values[index].to(_wide(values))
     return torch.cat([block.to(row.dtype) @ row for block in torch.split(values, count)])
 

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import torch
 
-from metaselect.selection.base import ProgressCallback, silent
+from metaselect.selection.base import ProgressCallback, no_progress
 from metaselect.selection.clustering.factored import FactoredRows
 
 TOLERANCE = 1e-4  # relative rise of the objective below which an iteration is the last
 
 
-class Clusters(NamedTuple):
+class Clustering(NamedTuple):
     """A clustering of n rows into M clusters, some of which may be empty.
 
     Attributes:
@@ -54,8 +54,8 @@ def kmeans(
     weighted: bool,
     first: int,
     iterations: int = 100,
-    tell: ProgressCallback = silent,
-) -> Clusters:
+    progress: ProgressCallback = no_progress,
+) -> Clustering:
     """Cluster unit rows by the objective of Eq. 10, or by the absolute cosine alone.
 
     Args:
@@ -65,9 +65,9 @@ def kmeans(
             RBC-K: centroids have norm 1.
         first: index of the first seed.
         iterations: at most.
-        tell: hears of every iteration.
+        progress: hears of every iteration.
     """
-    tell("seeding")
+    progress("seeding")
     new = rows.dense(farthest_first(rows, clusters, first))
     objective: list[float] = []
     non_empty: list[int] = []
@@ -76,13 +76,13 @@ def kmeans(
         found = _lloyd_pass(rows, centroids, weighted=weighted)
         objective.append(found.objective)
         non_empty.append(len(torch.unique(found.assignment)))
-        tell(f"iteration {len(objective)}, objective {found.objective:.4f}, {non_empty[-1]} clusters")
+        progress(f"iteration {len(objective)}, objective {found.objective:.4f}, {non_empty[-1]} clusters")
         if len(objective) > 1 and objective[-1] <= objective[-2] * (1 + TOLERANCE):
             break
         new = _reseeded(rows, found)
     norms = centroids.norm(dim=1).clamp(min=1e-30)
     cosine = (found.best / norms[found.assignment]).clamp(0, 1)
-    return Clusters(found.assignment, cosine, tuple(objective), tuple(non_empty), found.ratio)
+    return Clustering(found.assignment, cosine, tuple(objective), tuple(non_empty), found.ratio)
 
 
 def farthest_first(rows: FactoredRows, count: int, first: int) -> torch.Tensor:

@@ -8,17 +8,17 @@ in later rounds the candidates are the half of the pool that is farther from eve
 import torch
 
 from metaselect.records import Json
-from metaselect.selection.base import Choice, ProgressCallback, lowest
+from metaselect.selection.base import Choice, ProgressCallback, lowest_unbought
 from metaselect.selection.clustering.factored import FactoredRows
-from metaselect.selection.clustering.kmeans import Clusters, kmeans
+from metaselect.selection.clustering.kmeans import Clustering, kmeans
 
 
-def choose_pivots(
+def choose_representatives(
     rows: FactoredRows,
     budget: int,
     bought: torch.Tensor,
     generator: torch.Generator,
-    tell: ProgressCallback,
+    progress: ProgressCallback,
     *,
     weighted: bool,
     starts: int,
@@ -31,14 +31,14 @@ def choose_pivots(
         budget: number of clusters and of picks.
         bought: (m,) int64, which are not chosen again.
         generator: of the starts.
-        tell: hears of every iteration.
+        progress: hears of every iteration.
         weighted: as ``kmeans``.
         starts: seeded starts of K-means; the best objective is kept.
         iterations: of K-means, at most.
     """
     candidates = far_from_bought(rows, budget, bought)
     pool = rows.subset(candidates) if len(bought) else rows
-    best: Clusters | None = None
+    best: Clustering | None = None
     for start in range(starts):
         first = int(torch.randint(len(pool), (), generator=generator))
         found = kmeans(
@@ -47,7 +47,7 @@ def choose_pivots(
             weighted=weighted,
             first=first,
             iterations=iterations,
-            tell=lambda text, start=start: tell(f"start {start + 1} of {starts}, {text}"),  # type: ignore[misc]
+            progress=lambda text, start=start: progress(f"start {start + 1} of {starts}, {text}"),  # type: ignore[misc]
         )
         if best is None or found.objective[-1] > best.objective[-1]:
             best = found
@@ -63,7 +63,7 @@ def choose_pivots(
     return Choice(picks.cpu(), cluster, similarity, mass.cpu(), _details(best))
 
 
-def closest_members(clusters: Clusters, budget: int, mass: torch.Tensor) -> torch.Tensor:
+def closest_members(clusters: Clustering, budget: int, mass: torch.Tensor) -> torch.Tensor:
     """(budget,) distinct rows: of each cluster the member closest to its centroid, heaviest cluster first.
 
     Where clusters are empty (fewer distinct rows than clusters), the rest are the closest unused members of any.
@@ -75,7 +75,7 @@ def closest_members(clusters: Clusters, budget: int, mass: torch.Tensor) -> torc
     first[1:] = ordered[1:] != ordered[:-1]
     picks = order[first]
     picks = picks[torch.sort(-mass[clusters.assignment[picks]], stable=True).indices]
-    rest = lowest(-clusters.cosine, budget - len(picks), picks)
+    rest = lowest_unbought(-clusters.cosine, budget - len(picks), picks)
     return torch.cat([picks, rest])
 
 
@@ -87,10 +87,10 @@ def far_from_bought(rows: FactoredRows, budget: int, bought: torch.Tensor) -> to
     for index in bought.tolist():
         torch.maximum(nearest, rows.inner(index).abs(), out=nearest)
     count = max((len(rows) - len(bought)) // 2, budget)
-    return lowest(nearest, count, bought).sort().values
+    return lowest_unbought(nearest, count, bought).sort().values
 
 
-def _details(clusters: Clusters) -> dict[str, Json]:
+def _details(clusters: Clustering) -> dict[str, Json]:
     ratio = clusters.theorem_ratio
     return {
         "objective": list(clusters.objective),

@@ -10,8 +10,8 @@ import torch
 from metaselect.annotation.rounds import round_is_closed
 from metaselect.data.store import Dataset, data_inputs, load_pool
 from metaselect.errors import ArtefactError, DataError
-from metaselect.features.external_features import check_external, external_features
-from metaselect.features.warmup_features import WarmupFeatures, epochs_wanted
+from metaselect.features.external_features import load_external_features, require_external_support
+from metaselect.features.warmup_features import WarmupFeatures, required_epochs
 from metaselect.models.build import build_model, last_linear
 from metaselect.options import SelectOptions, key_options
 from metaselect.random import generator
@@ -22,7 +22,7 @@ from metaselect.run.key import EXTERNAL, StageKey, differences
 from metaselect.run.layout import META_SET, Run
 from metaselect.run.stage import Stage, StageRecord, Work, dry_run_outcome, inputs_of
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, Selector
-from metaselect.selection.min_per_class import with_floor
+from metaselect.selection.min_per_class import with_min_per_class
 from metaselect.stages.select.round_plan import RoundPlan, plan_round, round_number
 from metaselect.training.config import MIB
 from metaselect.training.device import choose_device
@@ -48,14 +48,14 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     flags = {} if options.gradient is None else {"gradient": options.gradient}
     method: Selector = configured_method(SELECTORS, options, report, **flags)
     if options.features is not None:
-        check_external(method, options.method)
+        require_external_support(method, options.method)
     number = round_number(run, options)
     stage = run.stage(f"select/round-{number}")
     pool = load_pool(run)
     record = _known(stage, force=options.force)
     purchase = plan_round(run, options, number, pool, record, report)
-    epochs = epochs_wanted(run, method, options.features)
-    device = choose_device(options.device, report) if method.wants else torch.device("cpu")
+    epochs = required_epochs(run, method, options.features)
+    device = choose_device(options.device, report) if method.required_features else torch.device("cpu")
     key = StageKey(
         {
             **key_options(options),
@@ -65,7 +65,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
             "round": number,
         },
         _inputs(run, options, epochs),
-        device.type if method.wants else "",
+        device.type if method.required_features else "",
     )
     if not _stays(run, stage, record, key, report, force=options.force):
         if options.dry_run:
@@ -97,7 +97,7 @@ def _features(
 ) -> PoolFeatures:
     """What the method looks at: from outside, from the warm-up, or labels alone."""
     if options.features is not None:
-        return external_features(options.features, pool, method, options.method, device, report)
+        return load_external_features(options.features, pool, method, options.method, device, report)
     if not epochs:
         return PoolFeatures((), (), torch.from_numpy(pool.labels))
     warmed = WarmupFeatures(run, pool, method, seed=options.seed, device=device, work=work, report=report)
@@ -109,7 +109,7 @@ def _choose(
     features: PoolFeatures,
     purchase: RoundPlan,
     options: SelectOptions,
-    tell: ProgressCallback,
+    progress: ProgressCallback,
 ) -> tuple[Choice, set[int]]:
     """The method's choice with its floor and, ranked last, the control samples; and which these are.
 
@@ -132,9 +132,9 @@ def _choose(
     place = rest.cumsum(0) - 1  # of a sample among those that the method sees
     visible = features.subset(seen) if len(control) else features
     bought = place[purchase.taken]
-    found = method.choose(visible, purchase.budget - purchase.control, bought, stream, tell)
+    found = method.choose(visible, purchase.budget - purchase.control, bought, stream, progress)
     if options.min_per_class:
-        picks = with_floor(found, visible.labels.cpu(), options.min_per_class, bought)
+        picks = with_min_per_class(found, visible.labels.cpu(), options.min_per_class, bought)
         found = found._replace(ranked=picks)
     cluster = torch.full((n,), -1, dtype=torch.int64)
     similarity = torch.zeros(n)
@@ -165,15 +165,19 @@ def _needs(
 ) -> dict[str, Json]:
     """Sizes of the features, which are what grows with the pool, in memory and on disk."""
     found: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
-    if epochs and "images" not in method.wants:
+    if epochs and "images" not in method.required_features:
         described = warmup_model(run)
         model = build_model(described.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
         last = last_linear(model)
         factors = 4 * (last.in_features + last.out_features)  # bytes a sample and checkpoint
-        width = 4 + 2 * getattr(method, "width", 0) if "gradients" in method.wants else factors
+        width = 4 + 2 * getattr(method, "width", 0) if "gradients" in method.required_features else factors
         found["features_mib"] = round(len(pool) * len(epochs) * width / MIB, 1)
         if hasattr(method, "starts"):  # K-means: old and new centroids, sums and a product
-            numbers = last.in_features * last.out_features if "probs" in method.wants else last.in_features
+            numbers = (
+                last.in_features * last.out_features
+                if "probs" in method.required_features
+                else last.in_features
+            )
             numbers = getattr(method, "width", numbers)
             found["clustering_mib"] = round(4 * 4 * budget * len(epochs) * numbers / MIB, 1)
     return found
