@@ -244,7 +244,7 @@ def test_another_command_in_the_run_keeps_writers_out_but_not_status(run: Run, c
         for words in (("export",), ("import", table), ("simulate", table)):
             assert "Another metaselect command" in error(run, capsys, *words, code=4)
         assert call(run, "status") == 0
-    assert ledger.read(run).votes == ()
+    assert ledger.read_ledger(run).votes == ()
 
 
 @pytest.mark.parametrize("words", [["--help"], ["export", "--help"], ["import", "--help"],

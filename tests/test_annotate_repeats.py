@@ -174,7 +174,7 @@ def test_conflicts_go_out_alone_and_a_third_vote_decides(run: Run, capsys) -> No
     done = result(run, capsys, "import", form)
     assert (done["tied"], done["new_votes"], done["bought"]) == (0, 2, 20)
     assert (meta_set(run)["s003"], meta_set(run)["s007"]) == ("dog", "cat")
-    assert {vote.round for vote in ledger.read(run).votes} == {1}
+    assert {vote.round for vote in ledger.read_ledger(run).votes} == {1}
 
 
 def test_the_batch_of_a_conflict_says_its_round(run: Run, capsys) -> None:
@@ -183,7 +183,7 @@ def test_the_batch_of_a_conflict_says_its_round(run: Run, capsys) -> None:
     assert call(run, "export", "--conflicts", "--round", "1") == 0
     add_round(run, 2, ["s003", "s007", "s050"])
     assert call(run, "import", fill(run, {}, "carl", "conflicts/labels.csv")) == 0
-    assert [vote.round for vote in ledger.read(run).votes if vote.annotator == "carl"] == [1, 1]
+    assert [vote.round for vote in ledger.read_ledger(run).votes if vote.annotator == "carl"] == [1, 1]
 
 
 def test_without_a_conflict_there_is_no_form(run: Run, capsys) -> None:

@@ -142,11 +142,11 @@ def test_what_counts_is_the_latest_of_the_imports_that_stand(steps) -> None:
                     files[rows] = {vote.key: vote.clean_label for vote in new}
             elif files:
                 number = sorted(files)[each % len(files)] if each else None
-                ledger.undo(run, number, time)
+                ledger.undo_import(run, number, time)
                 del files[number or max(files)]
                 rows += 1
             expected = {key: label for number in sorted(files) for key, label in files[number].items()}
-            book = ledger.read(run)
+            book = ledger.read_ledger(run)
             assert {key: vote.clean_label for key, vote in book.latest.items()} == expected
         if rows:
             run.stage("annotate").check(thorough=True)

@@ -230,11 +230,11 @@ def test_what_was_bought_excludes_skips_and_includes_ties(run: Run) -> None:
 def test_a_skipped_sample_that_is_selected_again_is_asked_again(run: Run) -> None:
     give(run, ["s1,,,skip"])
     add_round(run, 2, ["s1", "s5"])
-    assert one_round(run, 1).open_ids(ledger.read(run).verdicts) == ["s3", "s2", "s0"]
-    assert one_round(run, None).open_ids(ledger.read(run).verdicts) == ["s1", "s5"]
+    assert one_round(run, 1).open_ids(ledger.read_ledger(run).verdicts) == ["s3", "s2", "s0"]
+    assert one_round(run, None).open_ids(ledger.read_ledger(run).verdicts) == ["s1", "s5"]
     give(run, ["s1,owl,,"])
-    assert one_round(run, 2).open_ids(ledger.read(run).verdicts) == ["s5"]
-    assert [each.round for each in ledger.read(run).votes] == [1, 2]
+    assert one_round(run, 2).open_ids(ledger.read_ledger(run).verdicts) == ["s5"]
+    assert [each.round for each in ledger.read_ledger(run).votes] == [1, 2]
 
 
 def test_the_batch_in_the_file_says_which_round_an_answer_belongs_to(run: Run) -> None:
@@ -244,7 +244,7 @@ def test_the_batch_in_the_file_says_which_round_an_answer_belongs_to(run: Run) -
     table = run.root.parent / "form.csv"
     table.write_text(f"batch_id,sample_id,clean_label\n{batch},s1,cat\n")
     annotate.import_file(run, str(table), ImportOptions(), Listener())
-    assert [each.round for each in ledger.read(run).votes] == [1]
+    assert [each.round for each in ledger.read_ledger(run).votes] == [1]
 
 
 def test_forgetting_a_round_takes_its_votes_and_forms_and_nothing_else(run: Run) -> None:

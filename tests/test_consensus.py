@@ -12,7 +12,6 @@ from command_line import metaselect
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaselect.annotation import ledger
 from metaselect.annotation.consensus import DAWID_SKENE, latest_votes, verdicts
 from metaselect.annotation.dawid_skene import FLOOR, dawid_skene
 from metaselect.annotation.votes import STATUSES, Vote
@@ -222,7 +221,7 @@ def test_a_crash_before_the_meta_set_is_mended(run: Run, monkeypatch) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "seal", die)
+        patch.setattr("metaselect.stages.annotate.votes.write_meta_set_and_record", die)
         with pytest.raises(Killed):
             call(run, "consensus", "--method", "dawid-skene")
     assert call(run, "status") == 0

@@ -140,7 +140,7 @@ def test_tied_samples_go_out_alone_and_come_back(run: Run, capsys, way: str) -> 
     assert (done["tied"], done["matched"], done["repeated"], done["new_votes"]) == (0, 2, 1, 3)
     assert troubles(done) == NOTHING_WRONG
     assert meta_set(run) == dict.fromkeys(CHOSEN, "cat") | {"s8": "dög"}
-    assert {vote.round for vote in ledger.read(run).votes} == {1}
+    assert {vote.round for vote in ledger.read_ledger(run).votes} == {1}
     assert ledger.forget_round(run, 1) == 15
     assert list(run.path("annotate/batches").iterdir()) == []
 
@@ -258,4 +258,4 @@ def test_a_form_of_a_second_round_takes_no_answers_of_the_first(run: Run, capsys
     add_round(run, 2, ["s4", "s5"])
     got = result(run, capsys, "import", path, "--round", "1")
     assert (got["matched"], got["repeated"], got["missing"]) == (6, 3, 0)
-    assert {vote.round for vote in ledger.read(run).votes} == {1}
+    assert {vote.round for vote in ledger.read_ledger(run).votes} == {1}

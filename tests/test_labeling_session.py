@@ -281,10 +281,10 @@ def test_whatever_people_do_the_votes_say_what_they_said_last(
     expected = {sample_id: CLASSES[label] for _, sample_id, label in said}
     assert {
         key: verdict.clean_label
-        for key, verdict in ledger.read(run).verdicts.items()
+        for key, verdict in ledger.read_ledger(run).verdicts.items()
         if verdict.status == "done"
     } == expected
-    assert len(desk.open_keys(ledger.read(run))) == len(BATCH) - len(expected)
+    assert len(desk.open_keys(ledger.read_ledger(run))) == len(BATCH) - len(expected)
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ class Ledger:
         return frozenset(each.round for each in self.exports)
 
 
-def read(run: Run) -> Ledger:
+def read_ledger(run: Run) -> Ledger:
     """What is there; changes nothing.
 
     Raises:
@@ -126,33 +126,33 @@ def read(run: Run) -> Ledger:
     imports = read_imports(folder / IMPORTS)
     exports = read_exports(folder / EXPORTS)
     repeats = read_repeats(folder / REPEATS)
-    book = Ledger(tuple(votes), end, exports, imports, read_method(folder / CONSENSUS), repeats)
+    ledger = Ledger(tuple(votes), end, exports, imports, read_method(folder / CONSENSUS), repeats)
     if record is not None:
-        _check_meta_set(folder / META_SET, record, book)
-    return book
+        _check_meta_set(folder / META_SET, record, ledger)
+    return ledger
 
 
 def open_ledger(run: Run) -> Ledger:
     """What is there, for a command that writes: an undo that was cut short is completed first.
 
     Raises:
-        ArtefactError: as ``read``.
+        ArtefactError: as ``read_ledger``.
     """
-    book = read(run)
-    return _completed(run, book) if _pending_undo(run, book) else book
+    ledger = read_ledger(run)
+    return _completed(run, ledger) if _pending_undo(run, ledger) else ledger
 
 
-def add_votes(run: Run, book: Ledger, votes: Iterable[Vote], source: Source | None = None) -> Ledger:
+def add_votes(run: Run, ledger: Ledger, votes: Iterable[Vote], source: Source | None = None) -> Ledger:
     """Append votes, derive the meta set and record both; without new votes only mends what a crash left."""
     added = tuple(votes)
     if added and source is not None:
-        book = _add_import(run, book, next_import(book.imports, source, len(book.votes)))
-    book = _append(run, book, added)
-    seal(run, book)
-    return book
+        ledger = _add_import(run, ledger, next_import(ledger.imports, source, len(ledger.votes)))
+    ledger = _append(run, ledger, added)
+    write_meta_set_and_record(run, ledger)
+    return ledger
 
 
-def undo(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone]:
+def undo_import(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone]:
     """Take an import back: what counted before it counts again; nothing is deleted.
 
     Called again after a crash, it goes on with the same import.
@@ -164,38 +164,38 @@ def undo(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone]:
 
     Raises:
         UsageError: there is no such import, or it is undone already.
-        ArtefactError: as ``read``.
+        ArtefactError: as ``read_ledger``.
     """
-    book = read(run)
-    pending = _pending_undo(run, book)
+    ledger = read_ledger(run)
+    pending = _pending_undo(run, ledger)
     if pending:
-        book = _completed(run, book)
+        ledger = _completed(run, ledger)
     if not pending or number not in (None, pending):
-        row = find_import(book.imports, number, len(book.votes))
-        book = _add_import(run, book, next_undo(book.imports, row.number, time, len(book.votes)))
-        book = _completed(run, book)
-    seal(run, book)
-    return book, last_undone(book.votes, book.imports)
+        row = find_import(ledger.imports, number, len(ledger.votes))
+        ledger = _add_import(run, ledger, next_undo(ledger.imports, row.number, time, len(ledger.votes)))
+        ledger = _completed(run, ledger)
+    write_meta_set_and_record(run, ledger)
+    return ledger, last_undone(ledger.votes, ledger.imports)
 
 
-def add_repeats(run: Run, book: Ledger, repeats: Iterable[Repeat]) -> Ledger:
+def add_repeats(run: Run, ledger: Ledger, repeats: Iterable[Repeat]) -> Ledger:
     """Remember what stands twice in a form; comes before the form."""
-    new = [each for each in repeats if each not in book.repeats]
+    new = [each for each in repeats if each not in ledger.repeats]
     if not new:
-        return book
-    book = replace(book, repeats=(*book.repeats, *new))
-    write_repeats(run.path(f"{STAGE}/{REPEATS}"), book.repeats)
-    return book
+        return ledger
+    ledger = replace(ledger, repeats=(*ledger.repeats, *new))
+    write_repeats(run.path(f"{STAGE}/{REPEATS}"), ledger.repeats)
+    return ledger
 
 
-def add_export(run: Run, book: Ledger, export: Export, samples: Sequence[ExportedSample]) -> None:
+def add_export(run: Run, ledger: Ledger, export: Export, samples: Sequence[ExportedSample]) -> None:
     """Remember that people got a batch; ``samples`` is all of it, which the first export freezes."""
     folder = run.path(STAGE)
     freeze_batch(folder, export.batch_id, samples)
-    if not any(export.repeats(earlier) for earlier in book.exports):
-        book = replace(book, exports=(*book.exports, export))
-        write_exports(folder / EXPORTS, book.exports)
-    seal(run, book)
+    if not any(export.repeats(earlier) for earlier in ledger.exports):
+        ledger = replace(ledger, exports=(*ledger.exports, export))
+        write_exports(folder / EXPORTS, ledger.exports)
+    write_meta_set_and_record(run, ledger)
 
 
 def forget_round(run: Run, number: int) -> int:
@@ -203,57 +203,57 @@ def forget_round(run: Run, number: int) -> int:
 
     The caller holds the run's lock. After a crash in between, the same call goes on.
     """
-    book = read(run)
+    ledger = read_ledger(run)
     folder = run.path(STAGE)
-    if not any(vote.round == number for vote in book.votes) and number not in book.exported:
+    if not any(vote.round == number for vote in ledger.votes) and number not in ledger.exported:
         return 0
-    kept, imports = without(book.votes, book.imports, number)
+    kept, imports = without(ledger.votes, ledger.imports, number)
     # Without the record the files are taken as they are, so a crash below leaves nothing that looks damaged.
     for name in ("stage.json", META_SET):
         (folder / name).unlink(missing_ok=True)
     (folder / IMPORTS).unlink(missing_ok=True)  # its positions must never stand beside other votes
-    forget_exports(folder, book.exports, number)
+    forget_exports(folder, ledger.exports, number)
     if kept:
         write_text(folder / VOTES, format_csv(Vote._fields, kept))
         write_imports(folder / IMPORTS, imports)
-        seal(run, read(run))
+        write_meta_set_and_record(run, read_ledger(run))
     else:
         (folder / VOTES).unlink(missing_ok=True)
-    return sum(vote.round == number for vote in book.votes)
+    return sum(vote.round == number for vote in ledger.votes)
 
 
-def _add_import(run: Run, book: Ledger, row: Import) -> Ledger:
-    imports = (*book.imports, row)
+def _add_import(run: Run, ledger: Ledger, row: Import) -> Ledger:
+    imports = (*ledger.imports, row)
     write_imports(run.path(f"{STAGE}/{IMPORTS}"), imports)
-    return replace(book, imports=imports)
+    return replace(ledger, imports=imports)
 
 
-def _completed(run: Run, book: Ledger) -> Ledger:
+def _completed(run: Run, ledger: Ledger) -> Ledger:
     """The last row of the imports is an undo: append the votes that it still lacks."""
-    return _append(run, book, corrections(book.votes, book.imports))
+    return _append(run, ledger, corrections(ledger.votes, ledger.imports))
 
 
-def _append(run: Run, book: Ledger, votes: Iterable[Vote]) -> Ledger:
+def _append(run: Run, ledger: Ledger, votes: Iterable[Vote]) -> Ledger:
     added = tuple(votes)
     if not added:
-        return book
+        return ledger
     path = run.path(f"{STAGE}/{VOTES}")
-    append_votes(path, added, book.end)
-    return replace(book, votes=(*book.votes, *added), end=path.stat().st_size)
+    append_votes(path, added, ledger.end)
+    return replace(ledger, votes=(*ledger.votes, *added), end=path.stat().st_size)
 
 
-def seal(run: Run, book: Ledger) -> None:
+def write_meta_set_and_record(run: Run, ledger: Ledger) -> None:
     """Make ``meta_set.csv`` and ``stage.json`` follow from the votes; writes only what differs."""
-    if not book.votes:
+    if not ledger.votes:
         return
     folder = run.path(STAGE)
-    if (folder / VOTES).stat().st_size > book.end:
-        append_votes(folder / VOTES, (), book.end)  # a torn line must not be recorded
-    text = meta_set_text(book.verdicts)
+    if (folder / VOTES).stat().st_size > ledger.end:
+        append_votes(folder / VOTES, (), ledger.end)  # a torn line must not be recorded
+    text = meta_set_text(ledger.verdicts)
     path = folder / META_SET
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
-    used = sorted({vote.round for vote in book.votes} - {0})
+    used = sorted({vote.round for vote in ledger.votes} - {0})
     selected = [f"select/round-{number}/selected.csv" for number in used]
     # A round that is answered stays, whatever the answers do to what it was chosen from.
     key = StageKey({}, inputs_of(run, *POOL_INPUTS, *selected, stale_ok=True))
@@ -261,12 +261,12 @@ def seal(run: Run, book: Ledger) -> None:
     if record is None or record.key != key or not _is_recorded(folder, record):
         for stray in folder.rglob(".*.tmp"):  # of a killed command; a record must not name it
             stray.unlink()
-        write_record(folder, key, {"votes": len(book.votes)})
+        write_record(folder, key, {"votes": len(ledger.votes)})
 
 
-def _pending_undo(run: Run, book: Ledger) -> int:
+def _pending_undo(run: Run, ledger: Ledger) -> int:
     """The import whose undo a crash cut short; 0 where there is none."""
-    last = book.imports[-1].undoes if book.imports else 0
+    last = ledger.imports[-1].undoes if ledger.imports else 0
     if not last:
         return 0
     record = run.stage(STAGE).record()
@@ -288,12 +288,12 @@ def _check_beginning(folder: Path, name: str, record: StageRecord) -> None:
         raise ArtefactError(f"{path} is damaged: recorded rows were changed or removed.", RESTORE)
 
 
-def _check_meta_set(path: Path, record: StageRecord, book: Ledger) -> None:
+def _check_meta_set(path: Path, record: StageRecord, ledger: Ledger) -> None:
     """Accept what was recorded, what follows from the votes (a crash came before the record), or nothing."""
     expected = record.outputs.get(path.name)
     if expected is None or not path.is_file() or matches(path, expected):
         return
-    if path.read_bytes() != meta_set_text(book.verdicts).encode():
+    if path.read_bytes() != meta_set_text(ledger.verdicts).encode():
         raise ArtefactError(
             f"{path} is damaged: it does not follow from votes.csv.",
             f"Delete {path.name}; the next metaselect annotate import writes it from the votes.",

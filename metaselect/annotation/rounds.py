@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import NamedTuple
 
-from metaselect.annotation import ledger
 from metaselect.annotation.consensus import BOUGHT, TIED, Verdict
+from metaselect.annotation.ledger import Ledger, read_ledger
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.run.layout import Run
 
@@ -82,17 +82,17 @@ def wanted_rounds(run: Run, number: int | None) -> list[Round]:
     return chosen
 
 
-def as_asked(found: Sequence[Round], book: ledger.Ledger) -> list[Round]:
+def as_asked(found: Sequence[Round], ledger: Ledger) -> list[Round]:
     """The rounds as people know them: with what forms showed twice, and with batches of tied samples."""
     shown = []
     for each in found:
         again = {
             repeat.repeat_id: each.samples[repeat.sample_id]._replace(sample_id=repeat.repeat_id)
-            for repeat in book.repeats
+            for repeat in ledger.repeats
             if repeat.sample_id in each.samples and repeat.batch_id.startswith(each.batch_id)
         }
         asked = replace(each, samples={**each.samples, **again})
-        parts = {export.batch_id for export in book.exports if export.round == each.number}
+        parts = {export.batch_id for export in ledger.exports if export.round == each.number}
         shown += [asked, *(replace(asked, batch_id=part) for part in sorted(parts - {each.batch_id}))]
     return shown
 
@@ -124,8 +124,8 @@ def round_is_closed(run: Run, round_number: int) -> bool:
     Raises:
         ArtefactError: the vote file is damaged.
     """
-    book = ledger.read(run)
-    return round_number in book.exported or any(vote.round == round_number for vote in book.votes)
+    ledger = read_ledger(run)
+    return round_number in ledger.exported or any(vote.round == round_number for vote in ledger.votes)
 
 
 def bought_ids(run: Run) -> dict[str, str]:
@@ -134,7 +134,7 @@ def bought_ids(run: Run) -> dict[str, str]:
     Raises:
         ArtefactError: the vote file is damaged.
     """
-    found = ledger.read(run).verdicts
+    found = read_ledger(run).verdicts
     return {sample_id: verdict.status for sample_id, verdict in found.items() if verdict.status in BOUGHT}
 
 

@@ -17,7 +17,7 @@ SHOWN = 5  # names in a message
 
 
 def import_result(
-    book: Ledger,
+    ledger: Ledger,
     found: Reconciliation,
     chosen: Sequence[Round],
     *,
@@ -27,7 +27,7 @@ def import_result(
     """What `annotate import --json` prints.
 
     Args:
-        book: with the new votes in it.
+        ledger: with the new votes in it.
         found: what became of the file's rows.
         chosen: the rounds that the import was about.
         new_votes: how many of the accepted answers were not known before.
@@ -39,7 +39,7 @@ def import_result(
         (missing: selected and still without an answer; tied; bought: with a clean label, in the whole run), and lists.
     """
     strays = found.strays
-    missing = {sample_id for each in chosen for sample_id in each.open_ids(book.verdicts)}
+    missing = {sample_id for each in chosen for sample_id in each.open_ids(ledger.verdicts)}
     selected = {sample_id for each in chosen for sample_id in each.samples}
     conflicts: list[Json] = [
         {"sample_id": sample_id, "annotator": annotator} for sample_id, annotator in sorted(found.conflicting)
@@ -50,10 +50,10 @@ def import_result(
         "replaced": 0,
         "missing": len(missing),
         "tied": sum(
-            verdict.status == TIED for sample_id, verdict in book.verdicts.items() if sample_id in selected
+            verdict.status == TIED for sample_id, verdict in ledger.verdicts.items() if sample_id in selected
         ),
         "new_votes": new_votes,
-        "bought": with_status(book.verdicts, DONE),
+        "bought": with_status(ledger.verdicts, DONE),
         "matched_by": {"image": len(strays.by_name), "content_hash": len(strays.by_content)},
         "conflicts": conflicts,
         "unknown_ids": list(sorted(strays.unknown)),
@@ -170,32 +170,32 @@ class Progress:
         }
 
 
-def progress(book: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | None) -> Progress:
+def progress(ledger: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | None) -> Progress:
     """How far every round is, and who did how much."""
     annotators: dict[str, dict[str, int]] = {}
-    for vote in book.latest.values():
+    for vote in ledger.latest.values():
         annotators.setdefault(vote.annotator, dict.fromkeys(STATUSES, 0))[vote.status] += 1
     again = [
-        (vote, book.stands_for[vote.sample_id])
-        for vote in book.current.values()
-        if vote.sample_id in book.stands_for
+        (vote, ledger.stands_for[vote.sample_id])
+        for vote in ledger.current.values()
+        if vote.sample_id in ledger.stands_for
     ]
     return Progress(
-        [_round_progress(each, book) for each in rounds],
-        with_status(book.verdicts, DONE),
-        with_status(book.verdicts, BAD_SAMPLE),
-        len({vote.sample_id for vote in book.latest.values() if vote.round == 0}),
+        [_round_progress(each, ledger) for each in rounds],
+        with_status(ledger.verdicts, DONE),
+        with_status(ledger.verdicts, BAD_SAMPLE),
+        len({vote.sample_id for vote in ledger.latest.values() if vote.round == 0}),
         {name: annotators[name] for name in sorted(annotators)},
         noise,
-        book.method,
-        [sample_id for sample_id, verdict in book.verdicts.items() if verdict.status == TIED],
-        agreement(book.latest, book.verdicts, again),
+        ledger.method,
+        [sample_id for sample_id, verdict in ledger.verdicts.items() if verdict.status == TIED],
+        agreement(ledger.latest, ledger.verdicts, again),
     )
 
 
-def _round_progress(each: Round, book: Ledger) -> RoundProgress:
-    missing = set(each.open_ids(book.verdicts))
-    found = [book.verdicts[sample_id].status for sample_id in each.samples if sample_id not in missing]
+def _round_progress(each: Round, ledger: Ledger) -> RoundProgress:
+    missing = set(each.open_ids(ledger.verdicts))
+    found = [ledger.verdicts[sample_id].status for sample_id in each.samples if sample_id not in missing]
     return RoundProgress(
         round=each.number,
         selected=len(each.samples),
@@ -205,7 +205,7 @@ def _round_progress(each: Round, book: Ledger) -> RoundProgress:
         unusable=found.count(BAD_SAMPLE),
         conflicts=found.count(TIED),
         missing=len(missing),
-        exported=each.number in book.exported,
+        exported=each.number in ledger.exported,
     )
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.annotation import ledger
 from metaselect.annotation.consensus import TIED
+from metaselect.annotation.ledger import read_ledger
 from metaselect.annotation.quality.noise_estimate import estimate_inputs, noise_estimate
 from metaselect.annotation.rounds import bought_ids, round_is_closed, rounds
 from metaselect.errors import ArtefactError
@@ -127,7 +127,7 @@ def state_of(run: Run, name: str) -> State:
 def _owed(run: Run) -> OpenWork:
     """What people still owe; nothing where damage, of which other lines tell, does not let it be known."""
     try:
-        verdicts = ledger.read(run).verdicts
+        verdicts = read_ledger(run).verdicts
         missing = sum(len(each.open_ids(verdicts)) for each in rounds(run))
     except ArtefactError:
         return OpenWork(0, 0)

@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from metaselect.annotation import ledger
 from metaselect.annotation.imports import Source
-from metaselect.annotation.ledger import Ledger
+from metaselect.annotation.ledger import POOL_INPUTS, Ledger, add_votes, open_ledger, read_ledger
 from metaselect.annotation.rounds import Round, wanted_rounds
 from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote, now
 from metaselect.errors import ArtefactError, UsageError
@@ -52,14 +51,14 @@ class LabelingSession:
         self.run, self.chosen, self.classes, self.clock = run, chosen, classes, clock
         self.ids = list(chosen.samples)
         self.keys = {sample_id: key for key, sample_id in enumerate(self.ids)}
-        self.pool = inputs_of(run, *ledger.POOL_INPUTS)
+        self.pool = inputs_of(run, *POOL_INPUTS)
         self.source = Source(now(), FORMAT, "", FORMAT)
         self.taken = 0  # answers, by this desk
         self._leases: dict[int, tuple[str, float]] = {}  # key -> (session, until when)
 
     def next(self, session: str) -> dict[str, Json]:
         """What the session should look at: the sample it has already, else the first that nobody looks at."""
-        return self._state(session, ledger.read(self.run))
+        return self._state(session, read_ledger(self.run))
 
     def release(self, session: str) -> None:
         """Give the session's sample to others."""
@@ -74,16 +73,16 @@ class LabelingSession:
         """
         vote = self._vote(annotator, given)
         with self.run.lock():
-            book = self._book()
-            earlier = book.latest.get(vote.key)
+            ledger = self._book()
+            earlier = ledger.latest.get(vote.key)
             answered = earlier is not None and earlier.round == self.chosen.number
             if answered and not vote.repeats(earlier):
-                return {**self._state(session, book, said=ELSEWHERE), "refused": True}
+                return {**self._state(session, ledger, said=ELSEWHERE), "refused": True}
             if not answered:
-                book = self._add(book, vote)
+                ledger = self._add(ledger, vote)
                 self.taken += 1
         self.release(session)
-        return self._state(session, book)
+        return self._state(session, ledger)
 
     def undo(self, session: str, annotator: str) -> dict[str, Json]:
         """Take the annotator's last answer of this round back, by one more vote, and show that sample again.
@@ -94,20 +93,20 @@ class LabelingSession:
         """
         name = checked_name(annotator)
         with self.run.lock():
-            book = self._book()
+            ledger = self._book()
             last = next(
-                (vote for vote in reversed(book.votes) if self._can_be_undone(vote, name, book)), None
+                (vote for vote in reversed(ledger.votes) if self._can_be_undone(vote, name, ledger)), None
             )
             if last is None:
-                return self._state(session, book, said="There is nothing to undo.")
-            book = self._add(book, last._replace(clean_label="", status=WITHDRAWN, note="", time=now()))
+                return self._state(session, ledger, said="There is nothing to undo.")
+            ledger = self._add(ledger, last._replace(clean_label="", status=WITHDRAWN, note="", time=now()))
         self.release(session)
         said = f"Taken back: {last.clean_label or last.status}. Answer again."
-        return self._state(session, book, said=said, again=self.keys[last.sample_id])
+        return self._state(session, ledger, said=said, again=self.keys[last.sample_id])
 
-    def open_keys(self, book: Ledger) -> list[int]:
+    def open_keys(self, ledger: Ledger) -> list[int]:
         """Positions of the samples that nobody has answered, by rank."""
-        return [self.keys[sample_id] for sample_id in self.chosen.open_ids(book.verdicts)]
+        return [self.keys[sample_id] for sample_id in self.chosen.open_ids(ledger.verdicts)]
 
     def sample_id(self, key: object) -> str:
         """The sample at a position of the round.
@@ -144,26 +143,26 @@ class LabelingSession:
                 f"Round {self.chosen.number} was chosen anew, or its data was, so the answer was not taken.",
                 f"End this and start it again: metaselect annotate serve {self.run.flag}",
             )
-        return ledger.open_ledger(self.run)
+        return open_ledger(self.run)
 
-    def _add(self, book: Ledger, vote: Vote) -> Ledger:
+    def _add(self, ledger: Ledger, vote: Vote) -> Ledger:
         """Write a vote; all that come without another import between them are one import."""
-        goes_on = bool(book.imports) and book.imports[-1].came_from(self.source)
-        return ledger.add_votes(self.run, book, [vote], None if goes_on else self.source)
+        goes_on = bool(ledger.imports) and ledger.imports[-1].came_from(self.source)
+        return add_votes(self.run, ledger, [vote], None if goes_on else self.source)
 
-    def _can_be_undone(self, vote: Vote, annotator: str, book: Ledger) -> bool:
+    def _can_be_undone(self, vote: Vote, annotator: str, ledger: Ledger) -> bool:
         return (
             vote.annotator == annotator
             and vote.round == self.chosen.number
-            and book.latest.get(vote.key) is vote
+            and ledger.latest.get(vote.key) is vote
             and vote.sample_id in self.keys
         )
 
     def _state(
-        self, session: str, book: Ledger, *, said: str = "", again: int | None = None
+        self, session: str, ledger: Ledger, *, said: str = "", again: int | None = None
     ) -> dict[str, Json]:
         """What the page shows: sample ``again``, whoever else answered it, or the session's own, or the next."""
-        open_keys = self.open_keys(book)
+        open_keys = self.open_keys(ledger)
         moment = self.clock()
         self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > moment}
         own = [key for key in open_keys if key in self._leases and self._leases[key][0] == session]

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
-from metaselect.annotation import ledger
 from metaselect.annotation.consensus import Verdict
-from metaselect.annotation.ledger import Ledger
+from metaselect.annotation.ledger import Ledger, read_ledger
 from metaselect.annotation.rounds import Round, rounds
 from metaselect.annotation.votes import BAD_SAMPLE, DONE
 from metaselect.run.layout import META_SET, Run
@@ -62,7 +61,7 @@ class NoiseEstimate(NamedTuple):
         )
 
 
-def noise_estimate(run: Run, book: Ledger | None = None, *, begun: bool = False) -> NoiseEstimate | None:
+def noise_estimate(run: Run, ledger: Ledger | None = None, *, begun: bool = False) -> NoiseEstimate | None:
     """The estimate from every round's control samples; None when no round has any.
 
     It is unbiased for the whole pool in round 1. Later rounds draw from what was not bought yet, so that the estimate
@@ -71,7 +70,7 @@ def noise_estimate(run: Run, book: Ledger | None = None, *, begun: bool = False)
 
     Args:
         run: with rounds.
-        book: its votes, where they were read already.
+        ledger: its votes, where they were read already.
         begun: leave out rounds of which no control sample has come back, as ``estimate_inputs`` does.
 
     Raises:
@@ -80,7 +79,7 @@ def noise_estimate(run: Run, book: Ledger | None = None, *, begun: bool = False)
     arms = _arms(run)
     if not arms:
         return None
-    verdicts = (ledger.read(run) if book is None else book).verdicts
+    verdicts = (read_ledger(run) if ledger is None else ledger).verdicts
     arms = _begun(arms, verdicts) if begun else arms
     given = given_labels(run, sorted(sample_id for each in arms for sample_id in each.control))
     if not given:
@@ -103,7 +102,7 @@ def estimate_inputs(run: Run) -> tuple[str, ...]:
         ArtefactError: a ``selected.csv`` or the votes are damaged.
     """
     arms = _arms(run)
-    begun = _begun(arms, ledger.read(run).verdicts) if arms else []
+    begun = _begun(arms, read_ledger(run).verdicts) if arms else []
     return (META_SET, *(f"select/round-{each.number}/selected.csv" for each in begun)) if begun else ()
 
 

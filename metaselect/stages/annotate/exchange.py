@@ -10,12 +10,20 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from metaselect.annotation import ledger
 from metaselect.annotation.exports import Export as Exported
 from metaselect.annotation.exports import read_exported_samples
 from metaselect.annotation.formats.base import AUTO, FILLED_IN, INSIDE, Answer, detect_format, load_format
 from metaselect.annotation.formats.files import EXPORT_FOLDER, form_path, write_form
 from metaselect.annotation.imports import Source
+from metaselect.annotation.ledger import (
+    POOL_INPUTS,
+    STAGE,
+    Ledger,
+    add_export,
+    add_repeats,
+    add_votes,
+    open_ledger,
+)
 from metaselect.annotation.matching.labels import Spellings
 from metaselect.annotation.matching.matcher import ImportScope
 from metaselect.annotation.matching.reconcile import reconcile
@@ -90,16 +98,16 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
     form = load_format(options.format)
     require_offered(run, form, options)
     with run.lock():
-        book = ledger.open_ledger(run)
+        ledger = open_ledger(run)
         chosen = one_round(run, options.round)
         whole = sent_now(run, chosen)
         path = form_path(run, chosen, form, options.output)
         if options.conflicts:
-            chosen = chosen.conflicts(book.verdicts)
+            chosen = chosen.conflicts(ledger.verdicts)
             if options.output is None:
                 path = run.path(f"{EXPORT_FOLDER}/round-{chosen.number}/conflicts/{form.file_name}")
         everything = options.all or options.conflicts
-        ids = list(chosen.samples) if everything else chosen.open_ids(book.verdicts)
+        ids = list(chosen.samples) if everything else chosen.open_ids(ledger.verdicts)
         answered = len(chosen.samples) - len(ids)
         if answered:
             report.note(f"Left out {answered} answered samples of round {chosen.number}; --all asks again.")
@@ -112,12 +120,12 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
             report.note(f"{why.format(chosen.number)}; no form was written.")
             return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
         sent = {each: whole[each] for each in chosen.samples}
-        require_same_content(run, book, chosen, sent)
+        require_same_content(run, ledger, chosen, sent)
         made = make_form(run, chosen, ids, sent, path, form.offers, options, report)
         if options.repeats:
             pool = load_ids(run)[0]
-            again = choose_repeats(ids, options.repeats, chosen.batch_id, pool, book.repeats)
-            book = ledger.add_repeats(run, book, again)
+            again = choose_repeats(ids, options.repeats, chosen.batch_id, pool, ledger.repeats)
+            ledger = add_repeats(run, ledger, again)
             image_of = partial(image_again, path.parent if path else Path())
             made = replace(made, items=insert_repeats(made.items, again, image_of))
         files = form.write(made)
@@ -126,7 +134,7 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
         classes = run.stage("data").verified(CLASSES)
         place, rows = place_on_record(run, path, options), len(made.items)
         record = Exported(now(), chosen.number, chosen.batch_id, options.format, place, rows, classes)
-        ledger.add_export(run, book, record, list(sent.values()))
+        add_export(run, ledger, record, list(sent.values()))
     back = shlex.quote(str(path)) if path is not None and FILLED_IN in form.offers else "FILE"
     names = some([repr(each) for each in made.classes])
     advice = form.advice.format(folder=path.parent if path is not None else "", classes=names)
@@ -167,8 +175,8 @@ def take_answers(
     origin: Source,
 ) -> Outcome:
     """Make votes of answers, and say what became of them; the caller holds the run's lock."""
-    book = ledger.open_ledger(run)
-    require_same_pool(run, book)
+    ledger = open_ledger(run)
+    require_same_pool(run, ledger)
     chosen = wanted_rounds(run, options.round)
     if not chosen and not options.outside_round:
         raise nothing_selected(run)
@@ -178,24 +186,26 @@ def take_answers(
     def pool_ids() -> frozenset[str]:
         return frozenset(load_ids(run)[0])
 
-    first = read_exported_samples(run.path(ledger.STAGE), book.exports)
-    sent = first + sent_again(book.repeats, first)
-    asked = as_asked(chosen, book)
-    every = asked if options.round is None else as_asked(rounds(run), book)
+    first = read_exported_samples(run.path(STAGE), ledger.exports)
+    sent = first + sent_again(ledger.repeats, first)
+    asked = as_asked(chosen, ledger)
+    every = asked if options.round is None else as_asked(rounds(run), ledger)
     batches = {each.batch_id for each in every}
-    known = ImportScope(asked, pool_ids, classes, batches, sent, changed_content(run, sent, book.stands_for))
+    known = ImportScope(
+        asked, pool_ids, classes, batches, sent, changed_content(run, sent, ledger.stands_for)
+    )
     found = reconcile(answers, known, spellings, options, name=name, time=origin.time)
-    before = book.current
+    before = ledger.current
     new = [vote for vote in found.accepted if not vote.repeats(before.get(vote.key))]
     replaced = [vote for vote in new if vote.key in before and vote.answer != before[vote.key].answer]
-    again = book.stands_for
+    again = ledger.stands_for
     repeated = [vote for vote in found.accepted if vote.sample_id in again]
     found.accepted = [vote for vote in found.accepted if vote.sample_id not in again]
-    book = ledger.add_votes(run, book, new, origin)
-    result = import_result(book, found, chosen, new_votes=len(new), noise=noise_estimate(run, book))
+    ledger = add_votes(run, ledger, new, origin)
+    result = import_result(ledger, found, chosen, new_votes=len(new), noise=noise_estimate(run, ledger))
     result["repeated"] = len(repeated)
     result["replaced"] = len(replaced)
-    result["classes_changed"] = [*other_classes(run, book, answers)]
+    result["classes_changed"] = [*other_classes(run, ledger, answers)]
     for sentence in troubles(found, result, name):
         report.warn(sentence)
     unnamed = any(not answer.annotator for answer in answers) and options.annotator == ImportOptions.annotator
@@ -251,14 +261,14 @@ def origin_of(content: bytes, name: str, form: str) -> Source:
     return Source(now(), Path(name).name, hashlib.sha256(content).hexdigest(), form)
 
 
-def require_same_pool(run: Run, book: ledger.Ledger) -> None:
+def require_same_pool(run: Run, ledger: Ledger) -> None:
     """Refuse to go on when other data was ingested and earlier votes no longer fit it."""
-    record = run.stage(ledger.STAGE).record()
-    if record is None or inputs_of(run, *ledger.POOL_INPUTS).items() <= record.key.inputs.items():
+    record = run.stage(STAGE).record()
+    if record is None or inputs_of(run, *POOL_INPUTS).items() <= record.key.inputs.items():
         return
     pool, _, classes = load_ids(run)
-    strangers = {vote.sample_id for vote in book.votes} - set(pool) - book.stands_for.keys()
-    names = {vote.clean_label for vote in book.votes} - {"", *classes}
+    strangers = {vote.sample_id for vote in ledger.votes} - set(pool) - ledger.stands_for.keys()
+    names = {vote.clean_label for vote in ledger.votes} - {"", *classes}
     if strangers or names:
         raise ArtefactError(
             f"{run.path('annotate/votes.csv')} belongs to other data: {some(sorted(strangers | names))} "

@@ -104,13 +104,15 @@ def changed_content(
     return frozenset(changed | again)
 
 
-def require_same_content(run: Run, book: Ledger, chosen: Round, sent: Mapping[str, ExportedSample]) -> None:
+def require_same_content(run: Run, ledger: Ledger, chosen: Round, sent: Mapping[str, ExportedSample]) -> None:
     """Refuse to send a sample again that holds something else by now: answers could mean either.
 
     Raises:
         ArtefactError: one of ``sent`` does.
     """
-    changed = sorted(changed_content(run, read_exported_samples(run.path(STAGE), book.exports)) & sent.keys())
+    changed = sorted(
+        changed_content(run, read_exported_samples(run.path(STAGE), ledger.exports)) & sent.keys()
+    )
     if changed:
         raise ArtefactError(
             f"Round {chosen.number} went out with other content of {len(changed)} samples: {some(changed)}.",
@@ -118,11 +120,11 @@ def require_same_content(run: Run, book: Ledger, chosen: Round, sent: Mapping[st
         )
 
 
-def other_classes(run: Run, book: Ledger, answers: Sequence[Answer]) -> list[str]:
+def other_classes(run: Run, ledger: Ledger, answers: Sequence[Answer]) -> list[str]:
     """Batches of a file that went out when the run had other classes; all exported ones where it names none."""
     now = run.stage("data").verified(CLASSES)
     named = {answer.batch_id.strip() for answer in answers} - {""}
-    last = {each.batch_id: each.classes_sha256 for each in book.exports}
+    last = {each.batch_id: each.classes_sha256 for each in ledger.exports}
     return sorted(each for each in (named or last) if last.get(each, now) != now)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from metaselect.annotation import ledger
 from metaselect.annotation.exports import Export, ExportedSample
 from metaselect.annotation.formats.files import EXPORT_FOLDER
+from metaselect.annotation.ledger import add_export, open_ledger, read_ledger
 from metaselect.annotation.predictions import has_predictions, latest_predictions
 from metaselect.annotation.rounds import one_round
 from metaselect.annotation.votes import now
@@ -57,23 +57,23 @@ def serve(
     except Refused as error:
         raise UsageError(f"--annotator: {error}", "Leave it out, and the page asks.") from None
     with run.lock():
-        book = ledger.open_ledger(run)
-        require_same_pool(run, book)
+        ledger = open_ledger(run)
+        require_same_pool(run, ledger)
         chosen = one_round(run, round_number)
         sent = sent_now(run, chosen)
-        require_same_content(run, book, chosen, sent)
+        require_same_content(run, ledger, chosen, sent)
         classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
         desk = LabelingSession(run, chosen, classes)
         listener = server.bind(port)
         images = _images(run, desk, sent)
         digest = run.stage("data").verified(CLASSES)
         export = Export(now(), chosen.number, chosen.batch_id, FORMAT, "", len(desk.ids), digest)
-        ledger.add_export(run, book, export, list(sent.values()))
+        add_export(run, ledger, export, list(sent.values()))
     suggest = partial(_labels, run, desk) if has_predictions(run, chosen.number) else None
     made = server.Server(desk, images, annotator=annotator, suggest=suggest)
     token = secrets.token_urlsafe(32)
     port = listener.getsockname()[1]
-    missing = len(desk.open_keys(book))
+    missing = len(desk.open_keys(ledger))
     listener.listen()  # a browser that comes at once waits until it is answered
     ready(
         {
@@ -90,7 +90,7 @@ def serve(
     except KeyboardInterrupt:
         pass  # how it is meant to end
     finally:
-        missing = len(desk.open_keys(ledger.read(run)))
+        missing = len(desk.open_keys(read_ledger(run)))
         report.note(f"Answers given: {desk.taken}. Samples without an answer: {missing}.")
 
 

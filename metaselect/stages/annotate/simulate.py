@@ -1,7 +1,7 @@
 """`annotate simulate`: votes from a truth file, as people would give them. Never imports torch."""
 
-from metaselect.annotation import ledger
 from metaselect.annotation.formats.csv import read_truth
+from metaselect.annotation.ledger import add_votes, open_ledger
 from metaselect.annotation.matching.reconcile import Reconciliation
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import as_asked, one_round
@@ -29,9 +29,9 @@ def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -
     content = content_of(truth)
     labels = read_truth(content, truth)
     with run.lock():
-        book = ledger.open_ledger(run)
+        ledger = open_ledger(run)
         chosen = one_round(run, options.round)
-        ids = chosen.open_ids(book.verdicts)
+        ids = chosen.open_ids(ledger.verdicts)
         lacking = [sample_id for sample_id in ids if not labels.get(sample_id, "").strip()]
         if lacking:
             raise DataError(
@@ -41,14 +41,14 @@ def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -
             )
         if not ids:
             report.note(f"Every sample of round {chosen.number} is answered.")
-            book = ledger.add_votes(run, book, ())
-            noise = noise_estimate(run, book)
-            return Outcome(import_result(book, Reconciliation(), [chosen], new_votes=0, noise=noise))
+            ledger = add_votes(run, ledger, ())
+            noise = noise_estimate(run, ledger)
+            return Outcome(import_result(ledger, Reconciliation(), [chosen], new_votes=0, noise=noise))
         classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
         true = {sample_id: labels[sample_id] for sample_id in ids}
-        asked = as_asked([chosen], book)[0].samples
+        asked = as_asked([chosen], ledger)[0].samples
         again = {
-            each: true[first] for each, first in book.stands_for.items() if each in asked and first in true
+            each: true[first] for each, first in ledger.stands_for.items() if each in asked and first in true
         }
         rates = error_rates(classes, options)
         answers = simulated_answers(true | again, rates, classes, chosen.batch_id, options)

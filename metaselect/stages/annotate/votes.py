@@ -2,9 +2,16 @@
 
 from dataclasses import replace
 
-from metaselect.annotation import ledger
 from metaselect.annotation.consensus import TIED, Verdict
 from metaselect.annotation.formats.base import FORMATS
+from metaselect.annotation.ledger import (
+    CONSENSUS,
+    STAGE,
+    open_ledger,
+    read_ledger,
+    undo_import,
+    write_meta_set_and_record,
+)
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, progress, with_status
@@ -23,8 +30,8 @@ def status(run: Run) -> Progress:
     """
     run.info()
     with no_garbage_collection():
-        book = ledger.read(run)
-        return progress(book, rounds(run), noise_estimate(run, book))
+        ledger = read_ledger(run)
+        return progress(ledger, rounds(run), noise_estimate(run, ledger))
 
 
 def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
@@ -36,10 +43,10 @@ def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
     """
     run.info()
     with no_garbage_collection(), run.lock():
-        book, done = ledger.undo(run, number, now())
+        ledger, done = undo_import(run, number, now())
     again = "; importing the file again takes the undo back" if done.format in FORMATS else ""
     report.note(f"The votes stay in votes.csv{again}.")
-    return Outcome({**done._asdict(), "bought": with_status(book.verdicts, DONE)})
+    return Outcome({**done._asdict(), "bought": with_status(ledger.verdicts, DONE)})
 
 
 def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
@@ -50,21 +57,23 @@ def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
     """
     run.info()
     with no_garbage_collection(), run.lock():
-        book = ledger.open_ledger(run)
-        before = book.verdicts
-        if method is not None and method != book.method:
-            write_json(run.path(f"{ledger.STAGE}/{ledger.CONSENSUS}"), {"method": method})
-            book = replace(book, method=method)
-        ledger.seal(run, book)
+        ledger = open_ledger(run)
+        before = ledger.verdicts
+        if method is not None and method != ledger.method:
+            write_json(run.path(f"{STAGE}/{CONSENSUS}"), {"method": method})
+            ledger = replace(ledger, method=method)
+        write_meta_set_and_record(run, ledger)
         changed: list[Json] = [
             {"sample_id": sample_id, "before": _said(before[sample_id]), "now": _said(verdict)}
-            for sample_id, verdict in book.verdicts.items()
+            for sample_id, verdict in ledger.verdicts.items()
             if _said(before[sample_id]) != _said(verdict)
         ]
     if changed:
         report.note(f"What was trained on the meta set is stale now. Next: metaselect status {run.flag}")
-    counts = {name: with_status(book.verdicts, status) for name, status in (("bought", DONE), ("tied", TIED))}
-    return Outcome({"method": book.method, **counts, "changed": changed})
+    counts = {
+        name: with_status(ledger.verdicts, status) for name, status in (("bought", DONE), ("tied", TIED))
+    }
+    return Outcome({"method": ledger.method, **counts, "changed": changed})
 
 
 def _said(verdict: Verdict) -> str:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metaselect.annotation import ledger
 from metaselect.annotation.consensus import BOUGHT
+from metaselect.annotation.ledger import read_ledger
 from metaselect.annotation.quality.noise_estimate import given_labels
 from metaselect.annotation.rounds import Round, nothing_selected, rounds
 from metaselect.data.classes import suggest
@@ -94,7 +94,7 @@ def explain(run: Run, sample_id: str) -> Outcome:
         if sample_id in each.samples
     ]
     now = next((pick for pick in picks if pick.round == latest.number), None)
-    verdict = ledger.read(run).verdicts.get(sample_id)
+    verdict = read_ledger(run).verdicts.get(sample_id)
     place = _place(run, latest, sample_id)
     options = run.stage(f"select/round-{latest.number}").require().key.options
     earlier: list[Json] = [pick._asdict() for pick in picks if pick is not now]
