@@ -6,7 +6,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any
 
@@ -92,15 +93,31 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt and SIGTERM Terminated inside; then the handlers of before are back."""
+    handlers: dict[int, Any] = {signal.SIGTERM: _terminate}
+    if (
+        signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    ):  # what a shell starts in the background ignores it
+        handlers[signal.SIGINT] = signal.default_int_handler
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code of DESIGN: 0, 1, 2, 3, 4, 5, 70, 130 or 143."""
+    """Run a command line; returns the exit code: 0, 1, 2, 3, 4, 5, 70, 130 or 143."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(as_json="--json" in given)
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        command: Any = typer.main.get_command(app)
-        code = command.main(given, prog_name="metaselect", standalone_mode=False)
-        sys.stdout.flush()
+        with _signals_raise():
+            command: Any = typer.main.get_command(app)
+            code = command.main(given, prog_name="metaselect", standalone_mode=False)
+            sys.stdout.flush()
         if code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt
             raise KeyboardInterrupt
         return int(code or 0)
@@ -136,7 +153,10 @@ def _fail(console: Console, error: MetaSelectError) -> int:
 def _usage(error: Any) -> UsageError:
     context = getattr(error, "ctx", None)
     hint = f"See {context.command_path} --help" if context is not None else "See metaselect --help"
-    return UsageError(error.format_message() or "No command was named.", hint)
+    message = error.format_message().replace(
+        "Value error, ", ""
+    )  # the type's name, which Typer puts before a choice
+    return UsageError(message or "No command was named.", hint)
 
 
 def _resource(error: Exception) -> ResourceError | None:
