@@ -108,7 +108,7 @@ class TrainingOptions:
         weight_decay: L2 factor; of adamw, decoupled.
         accumulate: batches whose mean gradient makes a step.
         schedule: "cosine", "step" or "constant".
-        device: "auto", "cpu", "cuda" or "mps"; the kind found is part of the key, this word is not.
+        device: "auto" or a device type of PyTorch; the type found is part of the key, this word is not.
     """
 
     model: str | None = None

@@ -24,10 +24,14 @@ def uniform(seed: int, *names: str | int) -> float:
 
 
 def generator(seed: int, *names: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
-    """The named torch generator, at its start."""
+    """The named torch generator, at its start; on the CPU where the device has no generators of its own."""
     import torch
 
-    return torch.Generator(device).manual_seed(derive_seed(seed, *names))
+    try:
+        made = torch.Generator(device)
+    except RuntimeError:  # a device of another package need not implement them
+        made = torch.Generator()
+    return made.manual_seed(derive_seed(seed, *names))
 
 
 @contextmanager
@@ -43,8 +47,6 @@ def seeded_globals(seed: int, device: "torch.device | str" = "cpu") -> Iterator[
     with torch.random.fork_rng(devices=devices):
         # The generators themselves: torch.manual_seed takes twenty times as long, and this surrounds every pass.
         torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        elif device.type == "mps":
-            torch.mps.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
         yield

@@ -9,7 +9,6 @@ import typer
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.flags import (
     BadSample,
-    Device,
     DeviceOption,
     FeatureColumns,
     ForceOption,
@@ -52,7 +51,7 @@ def evaluate(
     image_column: ImageColumn = "image",
     feature_columns: FeatureColumns = None,
     on_bad_sample: BadSample = OnBad.stop,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,

@@ -18,15 +18,6 @@ ReweightMethod = StrEnum("ReweightMethod", {name: name for name in REWEIGHTERS})
 Profile = StrEnum("Profile", {name: name for name in PROFILES})  # type: ignore[misc]
 
 
-class Device(StrEnum):
-    """Values of --device."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
 class Optimiser(StrEnum):
     """Values of --optimiser."""
 
@@ -67,7 +58,12 @@ DryRunOption = Annotated[
     typer.Option("--dry-run", help="Check everything, say what would be done and needed, compute nothing."),
 ]
 DeviceOption = Annotated[
-    Device, typer.Option(help="auto: CUDA where there is a GPU, else CPU.", rich_help_panel=TRAINING)
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="auto (CUDA where there is a GPU, else CPU), cpu, cuda, mps or another device type of PyTorch.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 MethodOption = Annotated[
     list[str] | None,

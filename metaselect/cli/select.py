@@ -7,7 +7,6 @@ import typer
 
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.flags import (
-    Device,
     DeviceOption,
     DryRunOption,
     ForceOption,
@@ -83,7 +82,7 @@ def select(
         ),
     ] = None,
     seed: SeedOption = 0,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,

@@ -15,7 +15,6 @@ from metaselect.cli.flags import (
     BadSample,
     BatchOption,
     DecayOption,
-    Device,
     DeviceOption,
     DryRunOption,
     EpochsOption,
@@ -78,7 +77,7 @@ def warmup(
         ),
     ] = None,
     seed: SeedOption = 0,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     image_size: Annotated[
         int | None,
         typer.Option(help="As for ingest.", show_default="as for ingest", rich_help_panel=INPUT),

@@ -19,7 +19,7 @@ class StageKey:
     Attributes:
         options: resolved options that bear on the result.
         inputs: path below the run (or ``external:name``) -> sha256.
-        device: "cpu", "cuda" or "mps"; empty where it makes no difference.
+        device: a device type of PyTorch, such as "cuda"; empty where it makes no difference.
         auto: names of options that were left to a rule; what it comes to may change with the inputs.
     """
 

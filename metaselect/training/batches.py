@@ -101,14 +101,15 @@ def random_crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.
 
     Args:
         images: (B, C, H, W), any type.
-        generator: on the images' device.
+        generator: on the images' device, or on the CPU.
     """
     count, _, height, width = images.shape
-    device = images.device
+    device, drawn_on = images.device, generator.device
     pad = max(CROP_PADDING * min(height, width) // 32, 1)
     padded = F.pad(images, (pad, pad, pad, pad))
-    top, left = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator, device=device)
-    flip = torch.rand((count, 1), generator=generator, device=device) < 0.5
+    corner = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator, device=drawn_on)
+    top, left = corner.to(device)
+    flip = torch.rand((count, 1), generator=generator, device=drawn_on).to(device) < 0.5
     rows = top + torch.arange(height, device=device)
     across = torch.arange(width, device=device).expand(count, -1)
     columns = left + torch.where(flip, width - 1 - across, across)

@@ -1,4 +1,4 @@
-"""Which device trains."""
+"""The device that trains, by its PyTorch name."""
 
 import torch
 
@@ -6,21 +6,48 @@ from metaselect.errors import UsageError
 from metaselect.records import Reporter
 
 
-def choose_device(wanted: str, report: Reporter) -> torch.device:
-    """The device for a value of --device; ``auto`` is CUDA where there is one, else the CPU, said in one line.
+def choose_device(wanted: str, report: Reporter, *, needed: bool = True) -> torch.device:
+    """The device for a value of --device; ``auto`` is CUDA where there is one, else the CPU.
+
+    Args:
+        wanted: "auto" or a device type of PyTorch: "cpu", "cuda", "mps", "xpu" or that of another package.
+        report: notes that ``auto`` found no GPU.
+        needed: whether anything is computed on it; where nothing is, the result is the CPU.
 
     Raises:
-        UsageError: the named device is not there.
+        UsageError: PyTorch does not know the device type, or a device is needed and there is none of this type.
     """
+    if not needed and (wanted == "auto" or is_known(wanted)):
+        return torch.device("cpu")
     if wanted == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         report.note("No GPU found: running on the CPU.")
         return torch.device("cpu")
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if not is_available(wanted):
         raise UsageError(
-            "--device cuda: torch sees no CUDA device.", "Use --device auto, or check the driver."
+            f"--device {wanted}: PyTorch finds no such device here.",
+            f"Use --device {' or '.join(['auto', *available_devices()])}.",
         )
-    if wanted == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps: torch sees no Apple GPU.", "Use --device auto.")
     return torch.device(wanted)
+
+
+def available_devices() -> list[str]:
+    """The device types that PyTorch can use here, the CPU first."""
+    accelerator = torch.accelerator.current_accelerator()
+    types = ["cpu", "cuda", "mps"] if accelerator is None else ["cpu", "cuda", "mps", accelerator.type]
+    return [name for name in dict.fromkeys(types) if is_available(name)]
+
+
+def is_available(name: str) -> bool:
+    """Whether ``name`` is a device type of PyTorch that can be used here."""
+    return is_known(name) and bool(torch.get_device_module(name).is_available())
+
+
+def is_known(name: str) -> bool:
+    """Whether ``name`` is a device type of PyTorch, without a number ("cuda:1" is none)."""
+    try:
+        torch.get_device_module(name)
+        return torch.device(name).index is None
+    except RuntimeError:  # no device type, or one that holds no values, such as "meta"
+        return False

@@ -55,7 +55,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     record = _known(stage, force=options.force)
     purchase = plan_round(run, options, number, pool, record, report)
     epochs = required_epochs(run, method, options.features)
-    device = choose_device(options.device, report) if method.required_features else torch.device("cpu")
+    device = choose_device(options.device, report, needed=bool(method.required_features))
     key = StageKey(
         {
             **key_options(options),
