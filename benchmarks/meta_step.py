@@ -26,7 +26,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from metaselect.metagrad.forward import Forward
-from metaselect.metagrad.jvp import JvpSolver, dual_numbers
+from metaselect.metagrad.jvp import JvpSolver
+from metaselect.metagrad.jvp_strategies import dual_numbers
 from metaselect.models.batch import Batch, frozen_statistics
 from metaselect.models.build import build_model
 from metaselect.models.wide_resnet import WideResNet

@@ -6,8 +6,9 @@ from data_makers import Listener
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.metagrad.forward import Forward, Params
+from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
+from metaselect.models.parameters import Params
 from metaselect.random import generator
 from metaselect.reweighting.base import JointRun, State, StepWeights
 from metaselect.training.batches import Batches

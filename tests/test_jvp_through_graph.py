@@ -13,16 +13,16 @@ from torch.nn import functional as F
 from metaselect.errors import UsageError
 from metaselect.metagrad import jvp_through_graph as graph_module
 from metaselect.metagrad.forward import Forward
-from metaselect.metagrad.jvp import (
+from metaselect.metagrad.jvp import JvpSolver
+from metaselect.metagrad.jvp_rules import RULES, NoRule, by_two_vjps
+from metaselect.metagrad.jvp_strategies import (
     STRATEGIES,
-    JvpSolver,
     LossPasses,
     central_differences,
     double_backward,
     dual_numbers,
     through_graph,
 )
-from metaselect.metagrad.jvp_rules import RULES, NoRule, by_two_vjps
 from metaselect.metagrad.jvp_through_graph import jvp_through_graph
 from metaselect.models.batch import Batch
 from metaselect.models.build import build_model

@@ -23,7 +23,8 @@ from torch import nn
 from metaselect.errors import UsageError
 from metaselect.metagrad import virtual_step as optimisers
 from metaselect.metagrad.forward import Forward
-from metaselect.models.build import build_model, parameters_in
+from metaselect.models.build import build_model
+from metaselect.models.parameters import parameters_in
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.direct import DirectRun
 from metaselect.reweighting.meta_gradient import MetaGradient

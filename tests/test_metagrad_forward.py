@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch, frozen_statistics
-from metaselect.models.build import build_model, last_linear, parameters_in
+from metaselect.models.build import build_model, last_linear
+from metaselect.models.parameters import parameters_in
 from metaselect.random import seeded_globals
 from metaselect.reweighting.base import MetaRun, StepWeights
 from metaselect.reweighting.direct import DirectRun

@@ -1,1 +1,1 @@
-"""The meta gradient: the forward pass of a step, the Jacobian-vector product of its losses, the virtual step."""
+"""The meta gradient: a step's forward pass, the Jacobian-vector product of its losses, the virtual step."""

@@ -1,18 +1,18 @@
-"""The meta-gradient core: what one more unit of weight on each training sample does to the meta loss.
+"""The forward pass of a training step, and the meta gradient with respect to its sample weights.
 
-Every meta re-weighter needs dF_m(theta_hat)/dw_i, where theta_hat is one step of the real optimiser from theta
-with sample weights w. By the chain rule,
+Every meta re-weighter needs dF_m(theta_hat)/dw_i, the change of the meta loss with the weight of sample i, where
+theta_hat is one step of the real optimiser from theta with sample weights w. By the chain rule,
 
     dF_m/dw_i = -c s_i,      s_i = <grad f_i(theta), v>,      v = grad F_m(theta_hat),
 
-with f_i the loss of training sample i and c the optimiser's rate (``optimisers``; Adam's also has a slope for each
-parameter, which goes into v). The vector s is the derivative of the batch's loss *vector* along v: one forward-mode
-product (``products``), no second-order graph, and exact also where samples are coupled by BatchNorm in train mode.
-
-Where only some parameters take the virtual step (``Forward.restrict_to``), the same holds with v theirs alone.
+with f_i the loss of training sample i and c the rate of the virtual step (``virtual_step.virtual_rate``; Adam has also
+a slope for each parameter, which multiplies v). The vector s is the derivative of the batch's loss *vector* along v:
+one Jacobian-vector product (``jvp``), no second-order graph, and exact also where BatchNorm in train mode couples the
+samples. Where only some parameters take the virtual step (``Forward.restrict_to``), v and s are of these alone.
 
 Source: Ren et al. 2018 (arXiv:1803.09050) Eq. 6-7, Shu et al. 2019 (arXiv:1902.07379), Wu et al. 2023
-(arXiv:2302.04418) Eq. 3 and 6. Differs: they differentiate through the virtual step; the result is the same.
+(arXiv:2302.04418) Eq. 3 and 6.
+Differs: they differentiate through the virtual step; the result is the same.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -25,22 +25,24 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metaselect.metagrad.jvp import JvpSolver, LossPasses, Params
+from metaselect.metagrad.jvp import JvpSolver
+from metaselect.metagrad.jvp_strategies import LossPasses
 from metaselect.metagrad.virtual_step import SteppedParameter, step_parameter, virtual_rate
 from metaselect.models.batch import Batch, frozen_statistics, full_precision
 from metaselect.models.build import last_linear
+from metaselect.models.parameters import Params
 from metaselect.random import seeded_globals
 
-MIN_META_SAMPLES = 8  # below this many meta samples their batch statistics say nothing
-CHECKED_SAMPLES = 4  # samples that the way of the product is checked on
+MIN_META_SAMPLES = 8  # with fewer distinct meta samples their batch statistics are too noisy to normalise by
+CHECKED_SAMPLES = 4  # samples that a strategy of ``jvp`` is checked on, in float64
 
 
 class VirtualParams(NamedTuple):
-    """theta_hat, one step of the optimiser ahead.
+    """theta_hat: the parameters after one virtual step of the optimiser.
 
     Attributes:
-        params: of those that take the step.
-        slopes: how much each entry follows its gradient, in units of the rate; a parameter that is not there: 1.
+        params: theta_hat of each parameter that takes the step.
+        slopes: derivative of the step by the gradient over c, entry by entry; 1 for a parameter that is missing (SGD).
     """
 
     params: Params
@@ -48,11 +50,11 @@ class VirtualParams(NamedTuple):
 
 
 class JointHidden(NamedTuple):
-    """What the last linear layer is given in one pass over the training and the meta batch, without a graph.
+    """Inputs of the last linear layer in one pass over the training and the meta batch, without a graph.
 
     Attributes:
         hidden: (B, d), at least float32.
-        meta_hidden: (m, d), the same.
+        meta_hidden: (m, d), at least float32.
     """
 
     hidden: torch.Tensor
@@ -60,22 +62,22 @@ class JointHidden(NamedTuple):
 
 
 class Forward:
-    """The forward pass of one training batch, and what a re-weighter may ask of it.
+    """The forward pass of one training batch, and what a re-weighter computes from it.
 
-    ``losses``, ``logits`` and ``hidden`` come from the one pass that moves BatchNorm's running statistics and
-    that the step is taken from; it is run when first asked for, so that a method that does not need it before
-    v is known never holds its graph beside the meta pass. Dropout draws the same mask in all passes.
-    Parameters that are frozen, or that no output depends on, stay as they are.
+    ``losses``, ``logits`` and ``hidden`` come from the one pass that updates BatchNorm's running statistics and whose
+    gradient the real step takes. It runs when one of them is first read: a method that needs none of them before v is
+    known never holds its graph and that of the meta pass at the same time. Dropout draws the same mask in all passes.
+    Parameters that are frozen, or that no output depends on, keep their value.
 
     Args:
         model: in train mode.
-        optimiser: the one that will take the step; its state enters ``virtual_step``.
+        optimiser: of the real step; ``virtual_step`` uses its state and changes none of it.
         batch: B training samples.
         seed: of the dropout masks of this step.
         autocast: run the passes in bfloat16.
-        meta_running_statistics: the meta set has fewer than 8 distinct samples, so its pass normalises with running
-            statistics.
-        jvp_solver: the way that ``jvp`` takes; one for a whole training, which is checked once.
+        meta_running_statistics: normalise the meta pass with the running statistics of BatchNorm, for a meta set of
+            fewer than ``MIN_META_SAMPLES`` distinct samples.
+        jvp_solver: computes ``jvp``; one for a whole training, since it checks its strategy once.
     """
 
     def __init__(
@@ -102,32 +104,35 @@ class Forward:
         return self._run(self._inputs)
 
     def _run(self, inputs: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Logits, and what the last linear layer is given."""
-        caught: list[torch.Tensor] = []
-        hook = last_linear(self.model).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+        """Logits (B, K), and a list with the input (B, d) of the last linear layer."""
+        hidden: list[torch.Tensor] = []
+        hook = last_linear(self.model).register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
         try:
             with self._autocast_and_seed():
                 logits = self.model(inputs)
         finally:
             hook.remove()
-        return full_precision(logits), caught
+        return full_precision(logits), hidden
 
     def joint_hidden(self, meta_batch: Batch) -> JointHidden:
-        """One train-mode pass over both batches, which share their statistics; the running ones stay."""
+        """The hidden features of one train-mode pass over both batches, with joint batch statistics.
+
+        Running statistics do not change.
+        """
         count = len(self.batch.inputs)
         with torch.no_grad(), frozen_statistics(self.model):
-            _, caught = self._run(torch.cat([self.batch.inputs, meta_batch.inputs]))
-        hidden = full_precision(caught[0])
+            _, captured = self._run(torch.cat([self.batch.inputs, meta_batch.inputs]))
+        hidden = full_precision(captured[0])  # (B + m, d)
         return JointHidden(hidden[:count], hidden[count:])
 
     def replace_inputs(self, inputs: torch.Tensor) -> None:
-        """Take the step on other inputs, (B', ...): mixed ones, say; the pass over the batch's own is forgotten."""
+        """Use other inputs (B', ...), such as mixed ones, for the step; a pass that was run already is dropped."""
         self._inputs, self._kept_gradient = inputs, None
         for name in ("_pass", "losses"):
             self.__dict__.pop(name, None)
 
     def restrict_to(self, names: Collection[str]) -> None:
-        """From here on, only these parameters take the virtual step; v and s are theirs alone."""
+        """Let only the parameters ``names`` take the virtual step from here on; v and s are of these alone."""
         self.stepped_params = {name: p for name, p in self.params.items() if name in names}
 
     @property
@@ -146,36 +151,39 @@ class Forward:
         return F.cross_entropy(self.logits, self.batch.labels, reduction="none")
 
     def virtual_step(self, weights: torch.Tensor, *, keep_gradient: bool = False) -> VirtualParams:
-        """One step of the real optimiser on ``sum_i weights_i f_i``.
+        """theta_hat: one step of the real optimiser on ``sum_i weights_i f_i``, as a copy.
 
-        Nothing is changed: the optimiser's state and weight decay enter through their current values.
+        Momentum, Adam's moments and weight decay enter with their current values; none of them changes.
 
         Args:
             weights: (B,), factors of the loss *sum*, without a graph.
-            keep_gradient: hold the gradient, as large as the model, for a ``backward`` with these very weights.
+            keep_gradient: keep the gradient (memory of one model) for a ``backward`` with these same weights.
         """
         gradients = self._gradients(weights, self.stepped_params, retain_graph=True)
         self._kept_gradient = (weights, gradients) if keep_gradient else None
-        ahead = {
+        stepped = {
             name: step_parameter(self.optimiser, p, gradients[name])
             if name in gradients
-            else SteppedParameter(p.detach(), None)
-            for name, p in self.stepped_params.items()  # what is unused stays, as torch's optimisers leave it
+            else SteppedParameter(
+                p.detach(), None
+            )  # no gradient: torch's optimisers skip such a parameter too
+            for name, p in self.stepped_params.items()
         }
-        slopes = {name: found.slope for name, found in ahead.items() if found.slope is not None}
-        return VirtualParams({name: found.value for name, found in ahead.items()}, slopes)
+        slopes = {name: step.slope for name, step in stepped.items() if step.slope is not None}
+        return VirtualParams({name: step.value for name, step in stepped.items()}, slopes)
 
-    def _gradients(self, weights: torch.Tensor, of: Params, *, retain_graph: bool) -> Params:
-        """The gradient of ``sum_i weights_i f_i`` in those parameters that it depends on."""
-        found = torch.autograd.grad(
-            (weights * self.losses).sum(), list(of.values()), retain_graph=retain_graph, allow_unused=True
+    def _gradients(self, weights: torch.Tensor, params: Params, *, retain_graph: bool) -> Params:
+        """The gradient of ``sum_i weights_i f_i`` by each of ``params`` that it depends on."""
+        gradients = torch.autograd.grad(
+            (weights * self.losses).sum(), list(params.values()), retain_graph=retain_graph, allow_unused=True
         )
-        return {name: value for name, value in zip(of, found, strict=True) if value is not None}
+        return {name: value for name, value in zip(params, gradients, strict=True) if value is not None}
 
     def backward(self, weights: torch.Tensor, share: float = 1.0) -> None:
         """Add ``share`` times the gradient of ``sum_i weights_i f_i`` to the parameters' ``grad``.
 
-        No second backward pass is run where ``virtual_step`` kept the gradient of these very weights by all parameters.
+        The gradient that ``virtual_step`` kept is used instead of a second backward pass, where it is of the same
+        weights and of all parameters.
         """
         if (
             self._kept_gradient is None
@@ -185,43 +193,45 @@ class Forward:
             (share * (weights * self.losses).sum()).backward()  # type: ignore[no-untyped-call]
             return
         for name, value in self._kept_gradient[1].items():
-            own = self.params[name]
-            own.grad = share * value if own.grad is None else own.grad + share * value
+            parameter = self.params[name]
+            parameter.grad = share * value if parameter.grad is None else parameter.grad + share * value
 
     @property
     def virtual_rate(self) -> float:
-        """c, the unit of s: more weight for sample i changes F_m by -c s_i."""
+        """The rate c in ``dF_m/dw_i = -c s_i``; see ``virtual_step.virtual_rate``."""
         return virtual_rate(self.optimiser)
 
-    def meta_grad(self, meta_batch: Batch, ahead: VirtualParams | None = None) -> Params:
+    def meta_grad(self, meta_batch: Batch, at: VirtualParams | None = None) -> Params:
         """v: the gradient of the mean cross-entropy of the meta batch, times the slopes of the virtual step.
 
         Args:
             meta_batch: m samples with bought labels.
-            ahead: where; None is theta itself.
+            at: theta_hat, where the gradient is taken; None takes it at theta.
         """
-        if ahead is None:
-            at = {name: p.detach().requires_grad_() for name, p in self.stepped_params.items()}
+        if at is None:
+            params = {name: p.detach().requires_grad_() for name, p in self.stepped_params.items()}
         else:
-            at = {name: p.requires_grad_() for name, p in ahead.params.items()}
-        still = {name: p.detach() for name, p in self.params.items() if name not in at}
+            params = {name: p.requires_grad_() for name, p in at.params.items()}
+        constants = {name: p.detach() for name, p in self.params.items() if name not in params}
         with (
             frozen_statistics(self.model, use_running=self.meta_running_statistics),
             self._autocast_and_seed(),
         ):
-            logits = functional_call(self.model, at | still, (meta_batch.inputs,))
-        loss = F.cross_entropy(full_precision(logits), meta_batch.labels)
-        found = torch.autograd.grad(loss, list(at.values()), allow_unused=True, materialize_grads=True)
-        slopes = {} if ahead is None else ahead.slopes
+            logits = functional_call(self.model, params | constants, (meta_batch.inputs,))
+        loss = F.cross_entropy(full_precision(logits), meta_batch.labels)  # F_m
+        gradients = torch.autograd.grad(
+            loss, list(params.values()), allow_unused=True, materialize_grads=True
+        )
+        slopes = {} if at is None else at.slopes
         return {
             name: value * slopes[name] if name in slopes else value
-            for name, value in zip(at, found, strict=True)
+            for name, value in zip(params, gradients, strict=True)
         }
 
     def jvp(self, v: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """s: (B,), the derivative of each sample's loss along v, at theta.
 
-        Taken through the pass of ``losses`` where the model allows it, so ask for it before the backward pass.
+        Call it before the backward pass: it uses the graph of ``losses`` where the model allows it.
         """
         passes = LossPasses(
             self.stepped_params,
@@ -232,33 +242,33 @@ class Forward:
         return self.jvp_solver(passes, dict(v), self._float64_passes)
 
     def _losses_at(self, tensors: Params, batch: Batch) -> torch.Tensor:
-        """(B,) losses with other parameters (or buffers) in place of the model's, by a pass of their own."""
+        """(B,) losses by a separate pass with ``tensors`` in place of the model's parameters or buffers."""
         with frozen_statistics(self.model), self._autocast_and_seed():
             logits = functional_call(self.model, tensors, (batch.inputs,))
         return F.cross_entropy(full_precision(logits), batch.labels, reduction="none")
 
     def _float64_passes(self) -> LossPasses:
-        """Passes of a few samples, on copies of all that the model holds."""
-        # Apple's GPUs know no float64.
+        """Passes of ``CHECKED_SAMPLES`` samples in float64, on copies of the model's parameters and buffers."""
+        # Apple's GPUs have no float64.
         wide = torch.float32 if self.batch.inputs.device.type == "mps" else torch.float64
 
         def copied(value: torch.Tensor) -> torch.Tensor:
             return value.detach().to(wide if value.is_floating_point() else value.dtype, copy=True)
 
         batch = Batch(copied(self.batch.inputs[:CHECKED_SAMPLES]), self.batch.labels[:CHECKED_SAMPLES])
-        held = {name: copied(value) for name, value in self.model.named_parameters()}
-        held |= {name: copied(value) for name, value in self.model.named_buffers()}
-        params = {name: held.pop(name).requires_grad_() for name in self.stepped_params}
-        twin = Forward(self.model, self.optimiser, batch, seed=self.seed)
+        tensors = {name: copied(value) for name, value in self.model.named_parameters()}
+        tensors |= {name: copied(value) for name, value in self.model.named_buffers()}
+        params = {name: tensors.pop(name).requires_grad_() for name in self.stepped_params}
+        copy = Forward(self.model, self.optimiser, batch, seed=self.seed)
 
-        def losses_at(at: Params) -> torch.Tensor:
-            return twin._losses_at(held | at, batch)
+        def losses_at(values: Params) -> torch.Tensor:
+            return copy._losses_at(tensors | values, batch)
 
         return LossPasses(params, lambda: losses_at(params), losses_at, autocast=False)
 
     @contextmanager
     def _autocast_and_seed(self) -> Iterator[None]:
-        """Autocast, and the seed of this step's masks, since a model may draw from the global generators anywhere."""
+        """Run the block under autocast, with the global generators at this step's seed, for the dropout masks."""
         device = self.batch.inputs.device
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),

@@ -1,12 +1,12 @@
-"""The optimisers of a training, and one step of each on a functional copy: the virtual step of the meta gradient.
+"""The virtual step: one step of an optimiser on a copy of the parameters, with its rate and its slope.
 
-A step is theta_hat = theta - u(g) with u elementwise in the gradient g = sum_i w_i grad f_i. So more weight for sample
+A step is theta_hat = theta - u(g), with u elementwise in the gradient g = sum_i w_i grad f_i. So more weight for sample
 i moves theta_hat by -D grad f_i, D = du/dg, and with v = grad F_m(theta_hat)
 
     dF_m/dw_i = -<D v, grad f_i> = -c <slope v, grad f_i>,      D = c slope,
 
-with c the rate (Nesterov: times 1 + mu). SGD has slope 1. Adam's is a number per parameter, in which terms that nearly
-cancel in its first steps are summed by hand.
+with c the rate (``virtual_rate``: the learning rate, with Nesterov momentum times 1 + mu). SGD has slope 1. Adam's
+slope is one number per parameter; two of its terms nearly cancel in the first steps and are summed in closed form.
 
 Source: Kingma, Ba 2015 (arXiv:1412.6980), Algorithm 1; Loshchilov, Hutter 2019 (arXiv:1711.05101), Algorithm 2; steps
 as torch.optim takes them.
@@ -20,11 +20,11 @@ from metaselect.errors import UsageError
 
 
 class SteppedParameter(NamedTuple):
-    """One parameter behind a step, and how it follows its gradient.
+    """One parameter after a virtual step, and the derivative of the step by the gradient.
 
     Attributes:
         value: theta_hat, of the parameter's shape.
-        slope: D / c, of the same shape; None: 1 everywhere.
+        slope: D / c, of the same shape; None means 1 everywhere.
     """
 
     value: torch.Tensor
@@ -32,7 +32,7 @@ class SteppedParameter(NamedTuple):
 
 
 def virtual_rate(optimiser: torch.optim.Optimizer) -> float:
-    """c: the learning rate; of SGD with Nesterov momentum, times 1 + mu."""
+    """The rate c of the virtual step: the learning rate; of SGD with Nesterov momentum, times 1 + mu."""
     group = optimiser.param_groups[0]
     return float(group["lr"] * (1 + group.get("momentum", 0) * group.get("nesterov", False)))
 
@@ -40,15 +40,15 @@ def virtual_rate(optimiser: torch.optim.Optimizer) -> float:
 def step_parameter(
     optimiser: torch.optim.Optimizer, value: torch.Tensor, gradient: torch.Tensor
 ) -> SteppedParameter:
-    """Where the optimiser would take one of its parameters; neither it nor its state changes.
+    """One parameter after the optimiser's next step; the parameter and the optimiser's state do not change.
 
     Args:
-        optimiser: as ``make_optimiser`` makes them.
+        optimiser: one that ``require_supported`` accepts, such as those of ``training.optimiser``.
         value: the parameter.
-        gradient: of the weighted loss.
+        gradient: of the weighted loss, of the parameter's shape.
 
     Raises:
-        UsageError: another optimiser, or one with an option that is not covered here.
+        UsageError: as ``require_supported``.
     """
     require_supported(optimiser)
     group, state = optimiser.param_groups[0], optimiser.state.get(value, {})
@@ -60,20 +60,20 @@ def step_parameter(
 
 
 def require_supported(optimiser: torch.optim.Optimizer) -> None:
-    """Refuse what has no virtual step here.
+    """Refuse an optimiser whose virtual step is not implemented here.
 
     Raises:
         UsageError: not SGD, Adam or AdamW, several parameter groups, or dampening, amsgrad or maximize.
     """
     group = optimiser.param_groups[0]
-    odd = [name for name in ("dampening", "amsgrad", "maximize") if group.get(name)]
+    unsupported = [name for name in ("dampening", "amsgrad", "maximize") if group.get(name)]
     if type(optimiser) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
-        odd = [type(optimiser).__name__]
+        unsupported = [type(optimiser).__name__]
     elif len(optimiser.param_groups) > 1:
-        odd = ["several parameter groups"]
-    if odd:
+        unsupported = ["several parameter groups"]
+    if unsupported:
         raise UsageError(
-            f"The virtual step of the meta gradient does not know {odd[0]}.",
+            f"The virtual step of the meta gradient does not support {unsupported[0]}.",
             "Use SGD (also with momentum, Nesterov's or not), Adam or AdamW, with one group of parameters.",
         )
 
@@ -81,11 +81,12 @@ def require_supported(optimiser: torch.optim.Optimizer) -> None:
 def _sgd(
     value: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any], state: dict[str, Any]
 ) -> torch.Tensor:
+    """theta_hat of SGD, in the order of operations of ``torch.optim.SGD``."""
     step = gradient.add(value, alpha=group["weight_decay"])
     if group["momentum"]:
-        buffer = state.get("momentum_buffer")
-        moved = step if buffer is None else step.add(buffer, alpha=group["momentum"])
-        step = step.add(moved, alpha=group["momentum"]) if group["nesterov"] else moved
+        buffer = state.get("momentum_buffer")  # missing before the first step
+        momentum = step if buffer is None else step.add(buffer, alpha=group["momentum"])
+        step = step.add(momentum, alpha=group["momentum"]) if group["nesterov"] else momentum
     return value - float(group["lr"]) * step
 
 
@@ -97,17 +98,21 @@ def _adam(
     *,
     decoupled: bool,
 ) -> SteppedParameter:
+    """theta_hat and slope of Adam; of AdamW where the weight decay is ``decoupled`` from the gradient."""
     (beta1, beta2), eps, lr, decay = group["betas"], group["eps"], group["lr"], group["weight_decay"]
     count = float(state.get("step", 0)) + 1
     first, second = 1 - beta1**count, 1 - beta2**count  # bias corrections
     m = state.get("exp_avg", torch.zeros_like(value))
     square = state.get("exp_avg_sq", torch.zeros_like(value))
     g = gradient if decoupled else gradient.add(value, alpha=decay)
-    size = ((beta2 * square + (1 - beta2) * g * g) / second).sqrt()
-    moved = value * (1 - lr * decay) if decoupled else value
-    u = (beta1 * m + (1 - beta1) * g) / (first * (size + eps))
-    # (d/dg) of u. What the two summands of the quotient rule share, (1 - beta1)(1 - beta2) g^2, is left out of both.
-    kept = ((1 - beta1) * beta2 * square - beta1 * (1 - beta2) * m * g) / second
-    bent = torch.where(size == 0, 0, kept / (size * (size + eps)))  # at 0, of nothing before, u is linear
-    slope = (bent + (1 - beta1) * eps / (size + eps)) / (first * (size + eps))
-    return SteppedParameter(moved - lr * u, slope)
+    root = ((beta2 * square + (1 - beta2) * g * g) / second).sqrt()  # of the second moment, bias-corrected
+    decayed = value * (1 - lr * decay) if decoupled else value
+    u = (beta1 * m + (1 - beta1) * g) / (first * (root + eps))
+    # slope = du/dg by the quotient rule. Both of its terms contain (1 - beta1)(1 - beta2) g^2 with opposite signs; it
+    # is left out of both, since in the first steps it is far larger than what remains.
+    difference = ((1 - beta1) * beta2 * square - beta1 * (1 - beta2) * m * g) / second
+    curvature = torch.where(
+        root == 0, 0, difference / (root * (root + eps))
+    )  # root is 0: no gradient yet, u is linear
+    slope = (curvature + (1 - beta1) * eps / (root + eps)) / (first * (root + eps))
+    return SteppedParameter(decayed - lr * u, slope)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from importlib import import_module
-from math import ceil
 from typing import Any
 
 import torch
@@ -64,26 +63,6 @@ def last_linear(model: nn.Module) -> nn.Linear:
     if not found:
         raise UsageError("The model has no nn.Linear layer.", "Its last layer must be an nn.Linear.")
     return found[-1]
-
-
-def parameters_in(model: nn.Module, scope: str) -> frozenset[str]:
-    """Names of the parameters in a scope of the model.
-
-    Args:
-        model: any.
-        scope: "all"; "last", the last linear layer; or "top", the last third of the layers in the order of
-            registration, a layer being what begins with a tensor of two or more dimensions (ResNet-32: its last
-            stage and the last linear layer).
-    """
-    tensors = dict(model.named_parameters())
-    if scope == "all":
-        return frozenset(tensors)
-    head = last_linear(model)
-    found = {name for name, value in tensors.items() if value is head.weight or value is head.bias}
-    if scope == "top":
-        layers = [position for position, value in enumerate(tensors.values()) if value.dim() > 1]
-        found |= set(list(tensors)[layers[-ceil(len(layers) / 3)] :])
-    return frozenset(found)
 
 
 def _own(name: str, shape: Sequence[int], classes: int) -> nn.Module:

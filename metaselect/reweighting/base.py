@@ -11,8 +11,8 @@ import torch
 
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
-from metaselect.metagrad.jvp import Params
 from metaselect.models.batch import Batch
+from metaselect.models.parameters import Params
 
 State: TypeAlias = dict[str, torch.Tensor]
 

@@ -8,9 +8,8 @@ import torch
 
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
-from metaselect.metagrad.jvp import Params
 from metaselect.models.batch import Batch
-from metaselect.models.build import parameters_in
+from metaselect.models.parameters import Params, parameters_in
 
 SCOPES = ("all", "top", "last")
 

@@ -1,4 +1,4 @@
-"""The optimiser of a training; ``metagrad.virtual_step`` knows the step of each of them."""
+"""The optimiser of a training; ``metagrad.virtual_step`` has the virtual step of each of them."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ from torch import nn
 
 
 class OptimiserSettings(NamedTuple):
-    """What an optimiser is made with.
+    """Settings of an optimiser.
 
     Attributes:
         name: "sgd", "adam" or "adamw".
         lr: rate per step.
-        momentum: of SGD, Nesterov's wherever it is not 0; Adam and AdamW have their own two.
+        momentum: of SGD, Nesterov's where it is not 0; ignored by Adam and AdamW, which keep torch's two betas.
         weight_decay: L2 factor; of AdamW, decoupled.
     """
 
@@ -22,11 +22,11 @@ class OptimiserSettings(NamedTuple):
     weight_decay: float
 
 
-def make_optimiser(model: nn.Module, given: OptimiserSettings) -> torch.optim.Optimizer:
-    """The optimiser of all parameters, before its first step."""
-    parameters, lr, decay = model.parameters(), given.lr, given.weight_decay
-    if given.name == "sgd":
-        mu = given.momentum
+def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
+    """A new optimiser of all parameters of the model."""
+    parameters, lr, decay = model.parameters(), settings.lr, settings.weight_decay
+    if settings.name == "sgd":
+        mu = settings.momentum
         return torch.optim.SGD(parameters, lr, momentum=mu, weight_decay=decay, nesterov=mu > 0)
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[given.name](parameters, lr, weight_decay=decay)
+    return kinds[settings.name](parameters, lr, weight_decay=decay)

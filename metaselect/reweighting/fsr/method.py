@@ -23,9 +23,9 @@ import torch
 
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
-from metaselect.metagrad.jvp import Params
 from metaselect.models.batch import Batch
 from metaselect.models.build import last_linear
+from metaselect.models.parameters import Params
 from metaselect.options import not_in_key
 from metaselect.random import generator
 from metaselect.reweighting.base import Start, State, StepWeights, below, require_option
