@@ -1,4 +1,4 @@
-"""A batch of samples, and the BatchNorm statistics and precision of a pass over it."""
+"""A batch of samples, and how a pass over it treats BatchNorm's statistics and half precision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Batch(NamedTuple):
-    """Inputs (B, ...) as the model takes them, and labels (B,) int64."""
+    """Inputs (B, ...), normalised for the model, and labels (B,) int64."""
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -18,10 +18,10 @@ class Batch(NamedTuple):
 
 @contextmanager
 def frozen_statistics(model: nn.Module, *, use_running: bool = False) -> Iterator[None]:
-    """Passes in this block leave BatchNorm's running statistics (and its counter) alone.
+    """Keep BatchNorm's running statistics (and its counter) unchanged by the passes in this block.
 
     Args:
-        model: the model.
+        model: in train mode.
         use_running: normalise with the running statistics (eval mode) instead of the batch's.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
@@ -30,7 +30,7 @@ def frozen_statistics(model: nn.Module, *, use_running: bool = False) -> Iterato
         if use_running:
             layer.eval()
         else:
-            layer.track_running_stats = False
+            layer.track_running_stats = False  # still normalises by the batch's statistics
     try:
         yield
     finally:
@@ -40,5 +40,5 @@ def frozen_statistics(model: nn.Module, *, use_running: bool = False) -> Iterato
 
 
 def full_precision(logits: torch.Tensor) -> torch.Tensor:
-    """The logits in float32 where autocast made them bfloat16: losses are never computed in half precision."""
+    """The logits in at least float32: under autocast they are bfloat16, and losses need full precision."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
