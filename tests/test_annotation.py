@@ -212,19 +212,19 @@ def give(run: Run, lines: Sequence[str], **options: object) -> dict[str, object]
 
 
 def test_a_round_is_closed_by_a_form_or_by_a_vote(run: Run) -> None:
-    assert not round_is_closed(run, 1)
+    assert not round_is_closed(ledger.read_ledger(run), 1)
     annotate.export(run, ExportOptions(), Listener())
-    assert round_is_closed(run, 1)
+    assert round_is_closed(ledger.read_ledger(run), 1)
     add_round(run, 2, ["s7"])
-    assert not round_is_closed(run, 2)
+    assert not round_is_closed(ledger.read_ledger(run), 2)
     give(run, ["s7,cat,,"])
-    assert round_is_closed(run, 2)
+    assert round_is_closed(ledger.read_ledger(run), 2)
 
 
 def test_what_was_bought_excludes_skips_and_includes_ties(run: Run) -> None:
-    assert bought_ids(run) == {}
+    assert bought_ids(ledger.read_ledger(run)) == {}
     give(run, ["s0,cat,a,", "s1,,a,skip", "s2,,a,bad_sample", "s3,cat,a,", "s3,dog,b,"])
-    assert bought_ids(run) == {"s0": "done", "s2": "bad_sample", "s3": "tied"}
+    assert bought_ids(ledger.read_ledger(run)) == {"s0": "done", "s2": "bad_sample", "s3": "tied"}
 
 
 def test_a_skipped_sample_that_is_selected_again_is_asked_again(run: Run) -> None:
@@ -258,9 +258,9 @@ def test_forgetting_a_round_takes_its_votes_and_forms_and_nothing_else(run: Run)
     assert [*run.path("annotate/batches").iterdir()] == []
     assert run.path("annotate/votes.csv").read_bytes() == before
     assert meta_set(run) == {"s0": "cat"}
-    assert not round_is_closed(run, 2)
+    assert not round_is_closed(ledger.read_ledger(run), 2)
     run.stage("annotate").check(thorough=True)
     assert ledger.forget_round(run, 2) == 0
     assert ledger.forget_round(run, 1) == 1
     assert run.stage("annotate").record() is None
-    assert bought_ids(run) == {}
+    assert bought_ids(ledger.read_ledger(run)) == {}

@@ -40,7 +40,14 @@ PURE = (
 )
 TORCH_FREE = (
     *("errors", "records", "options", "random", "registry", "run", "data", "annotation", "web", "cli"),
-    *("stages.status", "stages.annotate", "stages.ingest", "stages.corrupt", "stages.rerun"),
+    *(
+        "stages.status",
+        "stages.freshness",
+        "stages.annotate",
+        "stages.ingest",
+        "stages.corrupt",
+        "stages.rerun",
+    ),
     *("stages.select.explain", "stages.select.discard"),
 )
 LONG_FILES: dict[str, str] = {}

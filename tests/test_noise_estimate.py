@@ -14,6 +14,7 @@ import pytest
 from annotation_run import CLASSES, add_round, answers, call, make_run, result
 from command_line import EVALUATE, REWEIGHT, SIMULATE, TEST, TRUTH, UNIFORM, metaselect, states
 
+from metaselect.annotation.ledger import read_ledger
 from metaselect.annotation.quality.noise_estimate import (
     NoiseEstimate,
     Z,
@@ -21,6 +22,7 @@ from metaselect.annotation.quality.noise_estimate import (
     noise_estimate,
     wilson,
 )
+from metaselect.annotation.rounds import rounds
 from metaselect.cli.main import main
 from metaselect.run.files import stamp, write_csv
 from metaselect.run.layout import Run
@@ -118,7 +120,7 @@ def test_the_counts_are_those_of_the_control_samples_of_all_rounds(tmp_path: Pat
         for sample_id, (status, label) in said.items()
     ]
     assert call(run, "import", answers(run, "\n".join(["sample_id,clean_label,status", *rows]))) == 0
-    found = noise_estimate(run)
+    found = noise_estimate(run, rounds(run), read_ledger(run))
     assert found is not None
     assert found[:5] == by_hand({sample_id: said[sample_id] for sample_id in control}, given_labels(run))
     assert found.rate == found.wrong / found.answered
@@ -135,17 +137,19 @@ def run(tmp_path: Path) -> Run:
 
 def test_there_is_no_estimate_without_a_control(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    assert noise_estimate(run) is None
+    assert noise_estimate(run, rounds(run), read_ledger(run)) is None
     add_round(run, 1, ["s0", "s1"])
     assert call(run, "import", answers(run, "sample_id,clean_label\ns0,dog\n")) == 0
-    assert noise_estimate(run) is None
-    assert estimate_inputs(run) == ()
+    assert noise_estimate(run, rounds(run), read_ledger(run)) is None
+    assert estimate_inputs(rounds(run), read_ledger(run)) == ()
 
 
 def test_without_answers_there_is_no_rate(run: Run) -> None:
-    assert noise_estimate(run) == NoiseEstimate(5, 0, 0, 0, 5, None, None, None)
-    assert noise_estimate(run, begun=True) is None
-    assert estimate_inputs(run) == ()
+    assert noise_estimate(run, rounds(run), read_ledger(run)) == NoiseEstimate(
+        5, 0, 0, 0, 5, None, None, None
+    )
+    assert noise_estimate(run, rounds(run), read_ledger(run), begun=True) is None
+    assert estimate_inputs(rounds(run), read_ledger(run)) == ()
 
 
 def test_disputes_skips_and_unusable_samples_are_left_out_of_the_rate(run: Run) -> None:
@@ -153,9 +157,9 @@ def test_disputes_skips_and_unusable_samples_are_left_out_of_the_rate(run: Run) 
             "s2,dog,ben,\ns3,,anna,skip\ns4,,anna,bad_sample\n"  # fmt: skip
     assert call(run, "import", answers(run, table)) == 0
     low, high = wilson(1, 2)
-    assert noise_estimate(run) == NoiseEstimate(5, 2, 1, 1, 2, 0.5, low, high)
+    assert noise_estimate(run, rounds(run), read_ledger(run)) == NoiseEstimate(5, 2, 1, 1, 2, 0.5, low, high)
     assert call(run, "import", answers(run, "sample_id,clean_label\ns2,owl\n"), "--annotator", "carl") == 0
-    found = noise_estimate(run)
+    found = noise_estimate(run, rounds(run), read_ledger(run))
     assert found is not None
     assert (found.answered, found.wrong, found.unanswered) == (3, 1, 1)
 
@@ -163,22 +167,28 @@ def test_disputes_skips_and_unusable_samples_are_left_out_of_the_rate(run: Run) 
 def test_only_rounds_whose_control_came_back_are_inputs(run: Run) -> None:
     add_round(run, 2, ["s5", "s6", "s7"], ["s5", "s6"])
     assert call(run, "import", answers(run, "sample_id,clean_label\ns9,cat\ns7,cat\n")) == 0
-    assert estimate_inputs(run) == ()
+    assert estimate_inputs(rounds(run), read_ledger(run)) == ()
     assert call(run, "import", answers(run, "sample_id,clean_label\ns5,owl\n")) == 0
-    assert estimate_inputs(run) == ("annotate/meta_set.csv", "select/round-2/selected.csv")
-    every, begun = noise_estimate(run), noise_estimate(run, begun=True)
+    assert estimate_inputs(rounds(run), read_ledger(run)) == (
+        "annotate/meta_set.csv",
+        "select/round-2/selected.csv",
+    )
+    every, begun = (
+        noise_estimate(run, rounds(run), read_ledger(run)),
+        noise_estimate(run, rounds(run), read_ledger(run), begun=True),
+    )
     assert every is not None
     assert begun is not None
     assert (every.drawn, begun.drawn) == (7, 2)
     assert every.rate == begun.rate == 0
     assert call(run, "import", answers(run, "sample_id,clean_label,status\ns0,,bad_sample\n")) == 0
-    assert len(estimate_inputs(run)) == 3
+    assert len(estimate_inputs(rounds(run), read_ledger(run))) == 3
 
 
 def test_samples_that_are_no_longer_in_the_data_do_not_count(run: Run, tmp_path: Path) -> None:
     smaller = make_run(tmp_path / "smaller", ["s0", "s1", "s9"])
     (run.path("select")).rename(smaller.path("select"))
-    found = noise_estimate(smaller)
+    found = noise_estimate(smaller, rounds(smaller), read_ledger(smaller))
     assert found is not None
     assert found.drawn == 2
 

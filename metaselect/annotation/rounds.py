@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from metaselect.annotation.consensus import BOUGHT, TIED, Verdict
-from metaselect.annotation.ledger import Ledger, read_ledger
+from metaselect.annotation.ledger import Ledger
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.run.layout import Run
 
@@ -118,24 +118,15 @@ def nothing_selected(run: Run) -> ArtefactError:
     )
 
 
-def round_is_closed(run: Run, round_number: int) -> bool:
-    """Whether the round went out to people or has votes, so that its choice must stay.
-
-    Raises:
-        ArtefactError: the vote file is damaged.
-    """
-    ledger = read_ledger(run)
-    return round_number in ledger.exported or any(vote.round == round_number for vote in ledger.votes)
+def round_is_closed(ledger: Ledger, number: int) -> bool:
+    """Whether the round was exported or has votes, so that its choice must stay."""
+    return number in ledger.exported or any(vote.round == number for vote in ledger.votes)
 
 
-def bought_ids(run: Run) -> dict[str, str]:
-    """Samples that need not be bought again -> "done", "bad_sample" or "tied", ordered by sample_id.
-
-    Raises:
-        ArtefactError: the vote file is damaged.
-    """
-    found = read_ledger(run).verdicts
-    return {sample_id: verdict.status for sample_id, verdict in found.items() if verdict.status in BOUGHT}
+def bought_ids(ledger: Ledger) -> dict[str, str]:
+    """Samples that need not be bought again -> "done", "bad_sample" or "tied", ordered by sample_id."""
+    verdicts = ledger.verdicts
+    return {sample_id: verdict.status for sample_id, verdict in verdicts.items() if verdict.status in BOUGHT}
 
 
 def _read(run: Run, name: str) -> Round:

@@ -14,7 +14,14 @@ import pyarrow.parquet as pq
 import torch
 
 from metaselect.annotation.formats.csv import read_truth
-from metaselect.annotation.quality.noise_estimate import estimate_inputs, noise_estimate
+from metaselect.annotation.ledger import read_ledger
+from metaselect.annotation.quality.noise_estimate import (
+    NoiseEstimate,
+    estimate_inputs,
+    has_control,
+    noise_estimate,
+)
+from metaselect.annotation.rounds import rounds
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.data.summary import fingerprint
@@ -28,7 +35,7 @@ from metaselect.run.files import read_json, sha256_file, write_atomically, write
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey
 from metaselect.run.layout import Run, checked_folder_name
 from metaselect.run.stage import Stage, Work, inputs_of
-from metaselect.stages.status import DAMAGED, STALE, state_of
+from metaselect.stages.freshness import DAMAGED, STALE, AnnotationView, state_of
 from metaselect.training.batches import Batches
 from metaselect.training.device import choose_device
 from metaselect.training.predict import predict
@@ -92,19 +99,22 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     name = checked_folder_name(test_name(test) if options.name is None else options.name)
     if not test.exists():
         raise DataError(f"{test} does not exist.", "Name a test set of any form that ingest takes.")
+    pool = load_pool(run)
     judged = candidates(run)
+    every = rounds(run)
+    ledger = read_ledger(run) if has_control(every) else None
     files = [*data_inputs(run), *(path for candidate in judged for path in candidate.files)]
-    files += estimate_inputs(run)
+    files += estimate_inputs(every, ledger)
     stage = run.stage(f"evaluate/{name}")
     for stale in (f"reweight/{each.name}" for each in judged if each.table):
-        state = state_of(run, stale)
+        state = state_of(run, stale, AnnotationView(every, ledger))
         if state.state in (STALE, DAMAGED):
             again = run.stage(stale).command()
             report.warn(f"{stale} is judged as it is, but {state.state}: {state.why}. Run: {again}")
     inputs_of(run, *judged[0].files)  # without a warm-up of this data there is nothing to compare with
     inputs = {
         **inputs_of(run, *files, stale_ok=True),
-        TEST_INPUT: _signature(test, run, stage, options, report),
+        TEST_INPUT: _signature(test, pool, stage, options, report),
     }
     if options.truth is not None:
         if not options.truth.is_file():
@@ -114,12 +124,13 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     key = StageKey(key_options(options), inputs, device.type)
     if not stage.is_current(key, report, force=options.force):
         with stage.working(key, report) as work:
-            _judge(test, run, options, judged, device, work, report)
+            noise = noise_estimate(run, every, ledger, begun=True)
+            _judge(test, run, pool, options, judged, noise, device, work, report)
     metrics = read_json(run.path(f"evaluate/{name}/metrics.json"), stage.redo)
     return Outcome({"run": str(run.root), "test": name, **metrics})
 
 
-def _signature(test: Path, run: Run, stage: Stage, options: EvaluateOptions, report: Reporter) -> str:
+def _signature(test: Path, pool: Dataset, stage: Stage, options: EvaluateOptions, report: Reporter) -> str:
     """The test set's signature; the recorded one where only names or times differ from what was judged."""
     signature = dataset_signature(test, options)
     record = None if options.force else stage.record()
@@ -128,7 +139,7 @@ def _signature(test: Path, run: Run, stage: Stage, options: EvaluateOptions, rep
         return signature
     report.note(f"{test} is not the file that was judged, or was touched; comparing the contents.")
     with TemporaryDirectory() as scratch:
-        samples, hashes = read_test_set(test, options, load_pool(run), Path(scratch), report)
+        samples, hashes = read_test_set(test, options, pool, Path(scratch), report)
     return recorded if _content(samples, hashes) == record.details.get("test_content") else signature
 
 
@@ -141,13 +152,14 @@ def _content(samples: Dataset, hashes: list[str]) -> str:
 def _judge(
     test: Path,
     run: Run,
+    pool: Dataset,
     options: EvaluateOptions,
     judged: list[Candidate],
+    noise: NoiseEstimate | None,
     device: torch.device,
     work: Work,
     report: Reporter,
 ) -> None:
-    pool = load_pool(run)
     scratch = work.folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)  # of a killed command
     samples, hashes = read_test_set(test, options, pool, scratch, report)
@@ -172,7 +184,6 @@ def _judge(
     metrics["reweight"] = reweighted
     if truth is not None:
         metrics["noise"] = {"measured_rate": float((truth != pool.labels).mean()), "samples": len(pool)}
-    noise = noise_estimate(run, begun=True)
     if noise is not None:
         metrics["noise_estimate"] = noise._asdict()
     del samples

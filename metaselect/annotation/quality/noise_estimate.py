@@ -5,14 +5,15 @@ Statistical Association 22 (158), 209-212: the score interval.
 Differs: the draw is without replacement, for which the interval is a little too wide, never too narrow.
 """
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
 from metaselect.annotation.consensus import Verdict
-from metaselect.annotation.ledger import Ledger, read_ledger
-from metaselect.annotation.rounds import Round, rounds
+from metaselect.annotation.ledger import Ledger
+from metaselect.annotation.rounds import Round
 from metaselect.annotation.votes import BAD_SAMPLE, DONE
 from metaselect.run.layout import META_SET, Run
 
@@ -61,7 +62,9 @@ class NoiseEstimate(NamedTuple):
         )
 
 
-def noise_estimate(run: Run, ledger: Ledger | None = None, *, begun: bool = False) -> NoiseEstimate | None:
+def noise_estimate(
+    run: Run, rounds: Sequence[Round], ledger: Ledger | None, *, begun: bool = False
+) -> NoiseEstimate | None:
     """The estimate from every round's control samples; None when no round has any.
 
     It is unbiased for the whole pool in round 1. Later rounds draw from what was not bought yet, so that the estimate
@@ -69,17 +72,18 @@ def noise_estimate(run: Run, ledger: Ledger | None = None, *, begun: bool = Fals
     labels are wrong more often than others', it is too low. Samples that are no longer in the data do not count.
 
     Args:
-        run: with rounds.
-        ledger: its votes, where they were read already.
+        run: whose data holds the given labels.
+        rounds: every round of the run.
+        ledger: its votes; may be None where ``has_control`` is False.
         begun: leave out rounds of which no control sample has come back, as ``estimate_inputs`` does.
 
     Raises:
-        ArtefactError: a ``selected.csv``, the samples or the votes are damaged.
+        ArtefactError: the samples are damaged.
     """
-    arms = _arms(run)
-    if not arms:
+    arms = [each for each in rounds if each.control]
+    if not arms or ledger is None:
         return None
-    verdicts = (read_ledger(run) if ledger is None else ledger).verdicts
+    verdicts = ledger.verdicts
     arms = _begun(arms, verdicts) if begun else arms
     given = given_labels(run, sorted(sample_id for each in arms for sample_id in each.control))
     if not given:
@@ -93,16 +97,22 @@ def noise_estimate(run: Run, ledger: Ledger | None = None, *, begun: bool = Fals
     return NoiseEstimate(drawn, answered, wrong, unusable, drawn - answered - unusable, rate, low, high)
 
 
-def estimate_inputs(run: Run) -> tuple[str, ...]:
+def has_control(rounds: Sequence[Round]) -> bool:
+    """Whether any round has control samples, so that the votes say something of the noise rate."""
+    return any(each.control for each in rounds)
+
+
+def estimate_inputs(rounds: Sequence[Round], ledger: Ledger | None) -> tuple[str, ...]:
     """What ``noise_estimate(begun=True)`` follows from beside the data, below the run; empty where it is None.
 
     A round that is not answered yet is left out, so that opening it makes nothing stale.
 
-    Raises:
-        ArtefactError: a ``selected.csv`` or the votes are damaged.
+    Args:
+        rounds: every round of the run.
+        ledger: its votes; may be None where ``has_control`` is False.
     """
-    arms = _arms(run)
-    begun = _begun(arms, read_ledger(run).verdicts) if arms else []
+    arms = [each for each in rounds if each.control]
+    begun = _begun(arms, ledger.verdicts) if arms and ledger is not None else []
     return (META_SET, *(f"select/round-{each.number}/selected.csv" for each in begun)) if begun else ()
 
 
@@ -114,10 +124,6 @@ def wilson(count: int, n: int) -> tuple[float, float]:
     half = Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / scale
     # At both ends one limit is the share itself, which rounding must not blur.
     return (centre - half if count else 0.0), (centre + half if count < n else 1.0)
-
-
-def _arms(run: Run) -> list[Round]:
-    return [each for each in rounds(run) if each.control]
 
 
 def _begun(arms: list[Round], verdicts: dict[str, Verdict]) -> list[Round]:

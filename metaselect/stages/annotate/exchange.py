@@ -202,7 +202,9 @@ def take_answers(
     repeated = [vote for vote in found.accepted if vote.sample_id in again]
     found.accepted = [vote for vote in found.accepted if vote.sample_id not in again]
     ledger = add_votes(run, ledger, new, origin)
-    result = import_result(ledger, found, chosen, new_votes=len(new), noise=noise_estimate(run, ledger))
+    result = import_result(
+        ledger, found, chosen, new_votes=len(new), noise=noise_estimate(run, rounds(run), ledger)
+    )
     result["repeated"] = len(repeated)
     result["replaced"] = len(replaced)
     result["classes_changed"] = [*other_classes(run, ledger, answers)]

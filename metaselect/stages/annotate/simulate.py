@@ -4,7 +4,7 @@ from metaselect.annotation.formats.csv import read_truth
 from metaselect.annotation.ledger import add_votes, open_ledger
 from metaselect.annotation.matching.reconcile import Reconciliation
 from metaselect.annotation.quality.noise_estimate import noise_estimate
-from metaselect.annotation.rounds import as_asked, one_round
+from metaselect.annotation.rounds import as_asked, one_round, rounds
 from metaselect.annotation.simulation import SimulateOptions, error_rates, simulated_answers
 from metaselect.annotation.summary import import_result, some
 from metaselect.errors import DataError
@@ -42,7 +42,7 @@ def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -
         if not ids:
             report.note(f"Every sample of round {chosen.number} is answered.")
             ledger = add_votes(run, ledger, ())
-            noise = noise_estimate(run, ledger)
+            noise = noise_estimate(run, rounds(run), ledger)
             return Outcome(import_result(ledger, Reconciliation(), [chosen], new_votes=0, noise=noise))
         classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
         true = {sample_id: labels[sample_id] for sample_id in ids}

@@ -31,7 +31,8 @@ def status(run: Run) -> Progress:
     run.info()
     with no_garbage_collection():
         ledger = read_ledger(run)
-        return progress(ledger, rounds(run), noise_estimate(run, ledger))
+        every = rounds(run)
+        return progress(ledger, every, noise_estimate(run, every, ledger))
 
 
 def undo(run: Run, number: int | None, report: Reporter) -> Outcome:

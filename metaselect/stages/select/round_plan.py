@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from metaselect.annotation.ledger import Ledger
 from metaselect.annotation.rounds import bought_ids, round_is_closed
 from metaselect.annotation.votes import BAD_SAMPLE
 from metaselect.data.store import Dataset
@@ -34,7 +35,13 @@ class RoundPlan(NamedTuple):
 
 
 def plan_round(
-    run: Run, options: SelectOptions, number: int, pool: Dataset, record: StageRecord | None, report: Reporter
+    run: Run,
+    options: SelectOptions,
+    number: int,
+    pool: Dataset,
+    ledger: Ledger,
+    record: StageRecord | None,
+    report: Reporter,
 ) -> RoundPlan:
     """The purchase that the command means.
 
@@ -43,20 +50,21 @@ def plan_round(
         options: of the command.
         number: of the round.
         pool: its samples.
+        ledger: its votes.
         record: of the round, if it is there already; its budget stands in for one that is not given.
         report: says when there is nothing to replace.
 
     Raises:
         UsageError: the budget is not within 1..n, or too small for the floor.
     """
-    taken = _taken(run, number, pool, again=record is not None and round_is_closed(run, number))
+    taken = _taken(run, number, pool, ledger, again=record is not None and round_is_closed(ledger, number))
     replaces = 0
     if options.replace_unusable:
         if number == 1:
             raise UsageError(
                 "--replace-unusable goes with a later round.", "Add --round next, after the answers are in."
             )
-        replaces = max(_unusable(run, number) - _replaced(run, number), 0)
+        replaces = max(_unusable(run, number, ledger) - _replaced(run, number), 0)
         if not replaces and options.budget is None:
             raise UsageError(
                 "There is nothing to replace: no answered sample is unusable, or all are replaced already."
@@ -95,7 +103,7 @@ def _control(share: float, budget: int) -> int:
     return max(round(share * budget), 1) if share else 0
 
 
-def round_number(run: Run, options: SelectOptions) -> int:
+def round_number(run: Run, options: SelectOptions, ledger: Ledger) -> int:
     """The round that the command means."""
     done = [int(name.rpartition("-")[2]) for name in run.stage_names("select")]
     latest = max(done, default=0)
@@ -103,7 +111,7 @@ def round_number(run: Run, options: SelectOptions) -> int:
         return max(latest, 1)
     if latest == 0:
         return 1
-    if round_is_closed(run, latest):
+    if round_is_closed(ledger, latest):
         return latest + 1
     if latest == 1:
         raise UsageError(
@@ -113,9 +121,9 @@ def round_number(run: Run, options: SelectOptions) -> int:
     return latest  # the same command once more
 
 
-def _taken(run: Run, number: int, pool: Dataset, *, again: bool) -> torch.Tensor:
+def _taken(run: Run, number: int, pool: Dataset, ledger: Ledger, *, again: bool) -> torch.Tensor:
     """(m,) sorted indices that must not be chosen: selected in earlier rounds, or bought in any way."""
-    taken = set(bought_ids(run))
+    taken = set(bought_ids(ledger))
     for earlier in range(1, number):
         taken.update(_selected_ids(run, earlier))
     if again:
@@ -132,9 +140,9 @@ def _selected_ids(run: Run, number: int) -> list[str]:
     return [row["sample_id"] for row in read_csv(run.path(path))[1]]
 
 
-def _unusable(run: Run, number: int) -> int:
+def _unusable(run: Run, number: int, ledger: Ledger) -> int:
     """Samples of rounds before this one that people called unusable; labels from outside of rounds cost nothing."""
-    status = bought_ids(run)
+    status = bought_ids(ledger)
     earlier = {sample_id for each in range(1, number) for sample_id in _selected_ids(run, each)}
     return sum(status.get(sample_id) == BAD_SAMPLE for sample_id in earlier)
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from metaselect.annotation.ledger import Ledger, read_ledger
 from metaselect.annotation.rounds import round_is_closed
 from metaselect.data.store import Dataset, data_inputs, load_pool
 from metaselect.errors import ArtefactError, DataError
@@ -49,11 +50,12 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     method: Selector = configured_method(SELECTORS, options, report, **flags)
     if options.features is not None:
         require_external_support(method, options.method)
-    number = round_number(run, options)
+    ledger = read_ledger(run)
+    number = round_number(run, options, ledger)
     stage = run.stage(f"select/round-{number}")
     pool = load_pool(run)
     record = _known(stage, force=options.force)
-    purchase = plan_round(run, options, number, pool, record, report)
+    purchase = plan_round(run, options, number, pool, ledger, record, report)
     epochs = required_epochs(run, method, options.features)
     device = choose_device(options.device, report, needed=bool(method.required_features))
     key = StageKey(
@@ -67,7 +69,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
         _inputs(run, options, epochs),
         device.type if method.required_features else "",
     )
-    if not _stays(run, stage, record, key, report, force=options.force):
+    if not _stays(ledger, stage, record, key, report, force=options.force):
         if options.dry_run:
             return dry_run_outcome(stage, key, _needs(run, pool, method, epochs, purchase.budget))
         with stage.working(key, report) as work:
@@ -82,7 +84,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
             _say(choice, report)
     found: dict[str, Json] = {"run": str(run.root), "folder": stage.name, **stage.require().details["result"]}
     total = len(purchase.taken) + purchase.budget
-    return Outcome({**found, "total": total, "closed": round_is_closed(run, number)})
+    return Outcome({**found, "total": total, "closed": round_is_closed(ledger, number)})
 
 
 def _features(
@@ -213,11 +215,11 @@ def _inputs(run: Run, options: SelectOptions, epochs: tuple[int, ...]) -> dict[s
 
 
 def _stays(
-    run: Run, stage: Stage, record: StageRecord | None, key: StageKey, report: Reporter, *, force: bool
+    ledger: Ledger, stage: Stage, record: StageRecord | None, key: StageKey, report: Reporter, *, force: bool
 ) -> bool:
     """Whether the round is there already; a round that went out to people can only stay."""
     number = int(str(key.options["round"]))
-    if not round_is_closed(run, number):
+    if not round_is_closed(ledger, number):
         return stage.is_current(key, report, force=force)
     # Features of another device are still those of this round.
     if force or record is None or differences(replace(record.key, device=key.device), key):

@@ -1,0 +1,103 @@
+"""Whether a stage is done, stale, damaged, missing or interrupted, and why. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from metaselect.annotation.ledger import Ledger, read_ledger
+from metaselect.annotation.quality.noise_estimate import estimate_inputs, has_control
+from metaselect.annotation.rounds import Round, round_is_closed, rounds
+from metaselect.errors import ArtefactError
+from metaselect.run.layout import META_SET, Run
+
+DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
+
+
+class State(NamedTuple):
+    """One stage: ``state`` is done, stale, damaged, missing or interrupted; ``why`` is the reason, or empty."""
+
+    stage: str
+    state: str
+    why: str
+
+
+@dataclass(frozen=True)
+class AnnotationView:
+    """The rounds and votes of a run, read once for everything that is reported about it.
+
+    Attributes:
+        rounds: the earliest first; None where a ``selected.csv`` is damaged.
+        ledger: the votes; None where they are damaged.
+        damage: why ``ledger`` is None.
+    """
+
+    rounds: Sequence[Round] | None
+    ledger: Ledger | None
+    damage: ArtefactError | None = None
+
+    @classmethod
+    def read(cls, run: Run) -> "AnnotationView":
+        """What can be read; damage is kept, so that the stages it concerns can be reported one by one."""
+        try:
+            every: Sequence[Round] | None = rounds(run)
+        except ArtefactError:
+            every = None
+        try:
+            return cls(every, read_ledger(run))
+        except ArtefactError as error:
+            return cls(every, None, error)
+
+    def require_ledger(self) -> Ledger:
+        """The votes.
+
+        Raises:
+            ArtefactError: they are damaged.
+        """
+        if self.ledger is None:
+            assert self.damage is not None
+            raise self.damage
+        return self.ledger
+
+    def is_closed(self, number: int) -> bool:
+        """As ``round_is_closed``; True where damaged votes leave it open, so that nothing replaces the round."""
+        return self.ledger is None or round_is_closed(self.ledger, number)
+
+
+def state_of(run: Run, name: str, view: AnnotationView) -> State:
+    """The state of a stage.
+
+    Args:
+        run: the run.
+        name: of the stage: "warmup", "select/round-1", ...
+        view: of ``AnnotationView.read``.
+    """
+    stage = run.stage(name)
+    unfinished = (run.path(f".work/{name}") / "key.json").is_file()
+    try:
+        record = stage.record()
+        if record is None:
+            if unfinished:
+                return State(name, INTERRUPTED, "the same command goes on where it stopped")
+            return State(name, MISSING, "")
+        stage.check()
+        kind, _, rest = name.partition("/")
+        if kind == "select" and view.is_closed(int(rest.rpartition("-")[2])):
+            return State(name, DONE, "closed: exported or answered")
+        moved = stage.moved() + (_not_evaluated(run, record.key.inputs, view) if kind == "evaluate" else [])
+        if (
+            kind in ("select", "reweight")
+            and META_SET not in record.key.inputs
+            and run.path(META_SET).is_file()
+        ):
+            moved.append(META_SET)
+    except ArtefactError as error:
+        return State(name, DAMAGED, str(error))
+    return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
+
+
+def _not_evaluated(run: Run, inputs: Mapping[str, str], view: AnnotationView) -> list[str]:
+    """Re-weightings, and files of answered control samples, that an evaluation was made without."""
+    new = [name for name in run.stage_names("reweight") if f"{name}/model.json" not in inputs]
+    if view.rounds is None or (view.ledger is None and has_control(view.rounds)):
+        return new  # the damaged stages are reported by themselves
+    return new + [path for path in estimate_inputs(view.rounds, view.ledger) if path not in inputs]
