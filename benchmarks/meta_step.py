@@ -34,7 +34,7 @@ from metaselect.models.wide_resnet import WideResNet
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import Labels, Start
 from metaselect.reweighting.l2rw import rectify_and_normalise
-from metaselect.training.loop import set_memory_format
+from metaselect.training.loop import backward, set_memory_format
 
 
 class Subject(NamedTuple):
@@ -81,13 +81,10 @@ def ours(method, *pairs, jvp_solver=None):
             runs.append(configure(REWEIGHTERS[method], [*OPTIONS.get(method, []), *pairs]).begin(start))
         optimiser.zero_grad()
         forward = Forward(model, optimiser, batch, jvp_solver=jvp_solver)
-        weights, targets = runs[0].step(forward, meta_batch, ids.to(device), 0.1)
-        if targets is None:
-            forward.backward(weights)
-        else:
-            (-(targets * F.log_softmax(forward.logits, 1)).sum()).backward()
+        weighted = runs[0].step(forward, meta_batch, ids.to(device), 0.1)
+        backward(forward, weighted)
         optimiser.step()
-        return weights
+        return weighted.weights
 
     return step
 

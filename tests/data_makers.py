@@ -25,8 +25,10 @@ from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.rewrite import IMAGE_TYPE
 from metaselect.errors import DataError
+from metaselect.models.predictions import Predictions
 from metaselect.options import IngestOptions, ReadOptions
-from metaselect.reweighting.base import Labels, Start
+from metaselect.registry import REWEIGHTERS, configure
+from metaselect.reweighting.base import Labels, Method, Start
 from metaselect.run.layout import Run
 from metaselect.stages.ingest import ingest
 from metaselect.training.loop import TrainingConfig
@@ -70,20 +72,34 @@ def encode(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
     return stream.getvalue()
 
 
+METHODS: dict[str, Method] = {name: configure(path, []) for name, path in REWEIGHTERS.items()}
+META = sorted(name for name, method in METHODS.items() if method.meta_batch_size(None, 8, 8))
+"""Those that have a meta batch."""
+
+
 def start_of(
     labels: torch.Tensor,
     *,
+    method: Method | None = None,
     epochs: int = 5,
     lr: float = 0.1,
     bought: torch.Tensor | None = None,
     stream: torch.Generator | None = None,
 ) -> Start:
-    """Of a meta re-weighter's run on a pool with these labels, (n,) int64; without bought ones by default."""
+    """Of a run on a pool with these labels, (n,) int64; without bought ones, and as if excluding them, by default."""
     bought = torch.empty(0, dtype=torch.int64) if bought is None else bought
     trained = torch.ones(len(labels), dtype=torch.bool)
-    trained[bought] = False
+    trained[bought] = method is not None and not method.excludes_bought
     known = Labels(labels, int(labels.max()) + 1, trained.nonzero()[:, 0], bought)
     return Start(known, epochs, lr, stream or torch.Generator(), torch.device("cpu"))
+
+
+def predictions_of(losses: torch.Tensor) -> Predictions:
+    """Of a model whose losses, (n,), are these; the rest as if every label were the most probable class."""
+    n, probs = len(losses), (-losses).exp()
+    return Predictions(
+        losses, torch.zeros(n, dtype=torch.int64), probs, probs, torch.ones(n, dtype=torch.bool)
+    )
 
 
 class EveryState(nn.Module):

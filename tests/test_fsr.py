@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import Listener, plan, start_of
+from data_makers import Listener, plan, predictions_of, start_of
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -132,7 +132,7 @@ def test_one_step_without_mixup_by_second_order(tiny_batches: Batches) -> None:
     scene = Scene(tiny_batches)
     expected = scene.by_second_order()
     run = begun("mixup=false", "deferral=0", "margin=paper", "relabel=paper")
-    weights, targets = run.step(scene.forward, scene.meta_batch, scene.ids, 0.1)
+    weights, targets, _ = run.step(scene.forward, scene.meta_batch, scene.ids, 0.1)
     rectified = (-expected["g"]).clamp(min=0)
     torch.testing.assert_close(weights, rectified / (rectified.sum() + 1e-5))
     assert 0 < int((weights > 0).sum()) < 8
@@ -157,7 +157,7 @@ def test_smoothing_and_shifted_weights_by_second_order(tiny_batches: Batches) ->
         "smoothing=0.1",
         "reward_smoothing=0.2",
     ]
-    weights, targets = begun(*options).step(scene.forward, scene.meta_batch, scene.ids, 0.1)
+    weights, targets, _ = begun(*options).step(scene.forward, scene.meta_batch, scene.ids, 0.1)
     shifted = expected["g"].max() - expected["g"] + 1 / 8
     torch.testing.assert_close(weights, shifted / (shifted.sum() + 1e-5))
     smooth = F.one_hot(scene.batch.labels, CLASSES) * 0.9 + 0.1 / CLASSES
@@ -169,7 +169,7 @@ def test_one_step_with_mixup_by_hand(relabel: str, tiny_batches: Batches) -> Non
     scene = Scene(tiny_batches)
     expected = scene.by_second_order()
     run = begun("deferral=0", f"relabel={relabel}")
-    weights, targets = run.step(scene.forward, scene.meta_batch, scene.ids, 0.1)
+    weights, targets, _ = run.step(scene.forward, scene.meta_batch, scene.ids, 0.1)
     draw = generator(SEED, "mixup")
     factors = mixing_factors(8, draw)
     partners = torch.randperm(8, generator=draw)
@@ -211,7 +211,7 @@ def test_deferral_weighs_all_alike_and_still_takes_note(tiny_batches: Batches) -
     assert run.deferred == 2
     for epoch in range(4):
         forward = Forward(scene.model, scene.optimiser, scene.batch, seed=SEED)
-        weights, targets = run.step(forward, scene.meta_batch, scene.ids, 0.1)
+        weights, targets, _ = run.step(forward, scene.meta_batch, scene.ids, 0.1)
         assert targets is not None
         uniform = torch.equal(weights, torch.full((8,), 1 / 8))
         assert (uniform, len(targets)) == ((True, 8) if epoch < 2 else (False, 16))
@@ -261,7 +261,7 @@ def test_who_was_never_visited_cannot_enter_the_dictionary() -> None:
 def test_reward_batches_come_from_the_dictionary_with_given_labels() -> None:
     run = begun("dictionary=6", "share=1")
     draw = torch.Generator().manual_seed(4)
-    batches = [run.meta_ids(6, draw).tolist() for _ in range(5)]
+    batches = [run.meta_ids(run.labels.bought, 6, draw).tolist() for _ in range(5)]
     assert all(sorted(ids) == sorted(run.dictionary.tolist()) for ids in batches)
     assert len({tuple(ids) for ids in batches}) > 1
 
@@ -271,7 +271,7 @@ def test_averaged_parameters_by_hand() -> None:
     run.average = {"p": torch.zeros(1)}
     expected = 0.0
     for number in range(4):
-        run.stepped({"p": torch.ones(1)})
+        run.after_step({"p": torch.ones(1)})
         share = min(0.2, (1 + number) / (10 + number))
         expected = share * expected + 1 - share
         assert float(run.average["p"]) == pytest.approx(expected)
@@ -311,7 +311,7 @@ def test_settings_for_long_tails_give_every_sample_weight(tiny_batches: Batches)
     history = list(epochs_of(start_training(net(), resolved, run), tiny_batches, resolved))
     assert [log.zero_batches for log in history] == [0] * 4
     assert run.kept.numel() == 0
-    weights = run.pool_weights(torch.zeros(24))
+    weights = run.pool_weights(predictions_of(torch.zeros(24)))
     assert 0 < weights.min() < weights.max() <= 1
 
 
@@ -362,7 +362,7 @@ def test_wrong_labels_lose_weight_where_nothing_was_bought(
     run = FSR(pusher=pusher).begin(start_of(labels, epochs=25, lr=0.1))
     trainee = start_training(build_model("mlp", (3,), 3, seed=0), resolved, run)
     list(epochs_of(trainee, batches, resolved))
-    auc = clean_label_auc(run.pool_weights(torch.zeros(300)).numpy(), clean)
+    auc = clean_label_auc(run.pool_weights(predictions_of(torch.zeros(300))).numpy(), clean)
     assert auc is not None
     assert auc > 0.85
     assert clean[run.dictionary.numpy()].mean() > 0.9

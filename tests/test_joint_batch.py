@@ -10,7 +10,7 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.parameters import Params
 from metaselect.random import generator
-from metaselect.reweighting.base import JointRun, State, StepWeights
+from metaselect.reweighting.base import MethodRun, StepWeights
 from metaselect.training.batches import Batches
 from metaselect.training.loop import TrainingConfig, TrainState, final_model, start_training, train
 
@@ -52,7 +52,7 @@ def test_the_step_can_be_taken_on_other_inputs(tiny_batches: Batches) -> None:
     assert not torch.equal(forward.losses, own)
 
 
-class Chooser:
+class Chooser(MethodRun):
     """Chooses its meta batch, trains twice on each sample with soft targets, and averages by halves."""
 
     def __init__(self, factor: float = 1.0) -> None:
@@ -62,11 +62,12 @@ class Chooser:
         self.average: Params = {}
         self.steps = 0
 
-    def meta_ids(self, size: int, generator: torch.Generator) -> torch.Tensor:
+    def meta_ids(self, bought: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
         self.chosen.append(POOL[torch.randperm(len(POOL), generator=generator)[:size]])
         return self.chosen[-1]
 
-    def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+        assert meta_batch is not None
         self.shown.append(meta_batch.labels)
         if not self.average:
             self.average = {name: value.detach().clone() for name, value in forward.params.items()}
@@ -78,7 +79,7 @@ class Chooser:
     def soft(labels: torch.Tensor) -> torch.Tensor:
         return torch.cat([F.one_hot(labels, 3) * 0.7 + 0.1, torch.full((len(labels), 3), 1 / 3)])
 
-    def stepped(self, params: Params) -> None:
+    def after_step(self, params: Params) -> None:
         self.steps += 1
         for name, value in self.average.items():
             value.lerp_(params[name].detach(), 0.5)
@@ -88,15 +89,6 @@ class Chooser:
 
     def epoch_end(self, epoch: int) -> None:
         assert self.steps == 2 * epoch
-
-    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(losses)
-
-    def state_dict(self) -> State:
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        assert not state
 
 
 def trained(method: Chooser, batches: Batches, **changes: float) -> TrainState:
@@ -122,7 +114,6 @@ def trained(method: Chooser, batches: Batches, **changes: float) -> TrainState:
 
 def test_the_method_is_shown_the_samples_that_it_chose(tiny_batches: Batches) -> None:
     method = Chooser()
-    assert isinstance(method, JointRun)
     trained(method, tiny_batches)
     assert [len(ids) for ids in method.chosen] == [5] * 4
     for ids, labels in zip(method.chosen, method.shown, strict=True):

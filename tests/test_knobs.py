@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from data_makers import Listener, plan, start_of
+from data_makers import METHODS, Listener, plan, start_of
 from test_metagrad_forward import (
     LR,
     NETS,
@@ -29,10 +29,9 @@ from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.direct import DirectRun
 from metaselect.reweighting.meta_gradient import MetaGradient
 from metaselect.reweighting.mw_net import MetaWeightNet, MetaWeightNetRun
+from metaselect.reweighting.uniform import UniformRun
 from metaselect.training.batches import Batches
 from metaselect.training.loop import EpochLog, TrainingConfig, TrainState, start_training, train
-
-META = [name for name, path in REWEIGHTERS.items() if configure(path, []).meta]
 
 
 def weight_net(pairs: list[str]) -> MetaWeightNetRun:
@@ -224,7 +223,7 @@ def test_accumulated_parts_are_one_step_on_their_mean(tiny_batches: Batches, opt
             augment=False,
         )
         model = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1)
-        trainee = start_training(model, given, configure(REWEIGHTERS["uniform"], []))
+        trainee = start_training(model, given, UniformRun())
         epochs_of(trainee, tiny_batches, given, ids)
         models.append(model.state_dict())
     start = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1).state_dict()
@@ -237,7 +236,7 @@ def test_every_part_has_a_sample(tiny_batches: Batches) -> None:
     """Parts of one sample in groups of four, which ten samples do not fill."""
     given = plan(epochs=1, batch_size=1, accumulate=4, momentum=0.0)
     model = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1)
-    trainee = start_training(model, given, configure(REWEIGHTERS["uniform"], []))
+    trainee = start_training(model, given, UniformRun())
     (log,) = epochs_of(trainee, tiny_batches, given, torch.arange(10))
     assert log.mean_weight == pytest.approx(1)
 
@@ -336,12 +335,12 @@ def test_direct_with_adam_moves_weights_along_second_order() -> None:
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamw"])
-@pytest.mark.parametrize("method", META)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_with_every_optimiser(tiny_batches: Batches, method: str, optimiser: str) -> None:
     given = plan(epochs=2, optimiser=optimiser, lr=0.001, momentum=0.0, accumulate=2)
     labels = tiny_batches.labels
     bought = torch.arange(0, 24, 2)
-    run = configure(REWEIGHTERS[method], []).begin(start_of(labels, epochs=2, lr=0.001, bought=bought))
+    run = METHODS[method].begin(start_of(labels, epochs=2, lr=0.001, bought=bought))
     trainee = start_training(build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1), given, run)
     before = copy.deepcopy(trainee.model.state_dict())
     logs = epochs_of(trainee, tiny_batches, given, torch.arange(1, 24, 2), bought)

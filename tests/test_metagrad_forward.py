@@ -18,7 +18,7 @@ from metaselect.models.batch import Batch, frozen_statistics
 from metaselect.models.build import build_model, last_linear
 from metaselect.models.parameters import parameters_in
 from metaselect.random import seeded_globals
-from metaselect.reweighting.base import MetaRun, StepWeights
+from metaselect.reweighting.base import MethodRun, StepWeights
 from metaselect.reweighting.direct import DirectRun
 from metaselect.reweighting.l2rw import L2RW, rectify_and_normalise
 from metaselect.reweighting.meta_gradient import MetaGradient
@@ -251,7 +251,7 @@ def some_weights(count: int, total: float = 1.0) -> torch.Tensor:
     return torch.linspace(0.2, 0.8, count, dtype=torch.float64) * total / count
 
 
-def begun(method: str, count: int) -> MetaRun:
+def begun(method: str, count: int) -> MethodRun:
     """A run in float64 whose weights are far from their bounds."""
     if method == "direct":
         return DirectRun(some_weights(count, count), 0.3 / LR, MetaGradient(1, "all"))
@@ -265,7 +265,7 @@ def begun(method: str, count: int) -> MetaRun:
     return net
 
 
-def take_step(scene: Scene, run: MetaRun, **options: bool) -> StepWeights:
+def take_step(scene: Scene, run: MethodRun, **options: bool) -> StepWeights:
     return run.step(scene.forward(**options), scene.meta_batch, torch.arange(len(scene.batch.labels)), LR)
 
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from data_makers import EveryState, Listener, plan, start_of
+from data_makers import METHODS, EveryState, Listener, plan, start_of
 from safetensors.torch import load_file
 from torch import nn
 
 from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.base import MetaRun, below
+from metaselect.reweighting.base import MethodRun, below
 from metaselect.reweighting.fsr.pushers import PUSHERS
 from metaselect.stages.reweight.alive import on_bought
 from metaselect.stages.reweight.reweight import ReweightRow
@@ -69,12 +69,14 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 DEMANDING = {"fsr": "ema=0.9 pusher=forgetting"}
 """Options under which all that a method saves bears on what comes out."""
 
-IS_META = {name: configure(path, []).meta for name, path in REWEIGHTERS.items()}
-HAS_KNOBS = {name: hasattr(configure(path, []), "every") for name, path in REWEIGHTERS.items()}
+HAS_KNOBS = {name: hasattr(method, "every") for name, method in METHODS.items()}
 CASES = [
     *((name, words, training) for name in REWEIGHTERS for words in ("",) for training in TRAININGS),
     *((name, words, "momentum") for name in REWEIGHTERS if HAS_KNOBS[name] for words in KNOBS),
     *((name, words, "momentum") for name, several in OPTIONS.items() for words in several),
+]
+STATEFUL = [
+    name for name, method in METHODS.items() if method.begin(start_of(torch.arange(24) % 3)).state_dict()
 ]
 BOUGHT = torch.tensor([0, 1, 3, 4, 6, 7, 9, 12, 15])  # of three classes, the last has none
 PLACES = (
@@ -110,8 +112,10 @@ class Case:
         self.plan: TrainingConfig = plan(**{"batch_size": 5, **TRAININGS[training]})
         self.batches = batches
         labels = batches.labels
-        self.known = start_of(labels, epochs=self.plan.epochs, lr=self.plan.lr, bought=self.bought)
-        self.ids = self.known.labels.trained if self.method.meta else torch.arange(len(labels))
+        self.known = start_of(
+            labels, method=self.method, epochs=self.plan.epochs, lr=self.plan.lr, bought=self.bought
+        )
+        self.ids = self.known.labels.trained
         together = self.plan.accumulate
         self.steps = math.ceil(len(self.ids) / self.plan.batch_size / together) * together
 
@@ -120,7 +124,7 @@ class Case:
         torch.manual_seed(seed)
         model = EveryState()
         stream = torch.Generator().manual_seed(seed)
-        method = self.method.begin(self.known._replace(generator=stream)) if self.method.meta else self.method
+        method = self.method.begin(self.known._replace(generator=stream))
         return start_training(model, self.plan, method)
 
     def live(self, path: Path, seed: int, kill: Kill | None = None) -> dict[str, object]:
@@ -139,7 +143,7 @@ class Case:
                 self.plan,
                 ids=self.ids,
                 bought=self.bought,
-                meta_batch_size=8 if self.method.meta else 0,
+                meta_batch_size=self.method.meta_batch_size(8, self.plan.batch_size, len(self.bought)),
                 report=Listener(),
                 what="reweight",
             ):
@@ -152,9 +156,7 @@ def arm(trainee: TrainState, place: str, step: int, epoch: int, patch: pytest.Mo
     """Let this life end in its step ``step``, or at the end of its epoch ``epoch``, both from 0."""
     steps, epochs = itertools.count(), itertools.count()
     kind = type(trainee.method)
-    meta = isinstance(trainee.method, MetaRun)
-    call = "step" if meta else "loss"
-    act = getattr(kind, call)
+    act = kind.step
 
     def die(*_: object) -> None:
         if next(steps) == step:
@@ -169,7 +171,7 @@ def arm(trainee: TrainState, place: str, step: int, epoch: int, patch: pytest.Mo
         die()
         return done
 
-    def end_then_die(run: MetaRun, number: int) -> None:
+    def end_then_die(run: MethodRun, number: int) -> None:
         end_of_epoch(run, number)
         if next(epochs) == epoch:
             raise Killed
@@ -194,9 +196,9 @@ def arm(trainee: TrainState, place: str, step: int, epoch: int, patch: pytest.Mo
             die()
 
     if place == "before the method":
-        patch.setattr(kind, call, die_first)
+        patch.setattr(kind, "step", die_first)
     elif place == "behind the method":
-        patch.setattr(kind, call, die_then)
+        patch.setattr(kind, "step", die_then)
     elif place == "in the backward pass":
         list(trainee.model.parameters())[2].register_post_accumulate_grad_hook(die_in_engine)
         backward = Forward.backward
@@ -205,7 +207,7 @@ def arm(trainee: TrainState, place: str, step: int, epoch: int, patch: pytest.Mo
         trainee.optimiser.register_step_pre_hook(die)
     elif place == "behind the optimiser":
         trainee.optimiser.register_step_post_hook(die)
-    elif place == "at the end of the epoch" and meta:
+    elif place == "at the end of the epoch":
         end_of_epoch = kind.epoch_end
         patch.setattr(kind, "epoch_end", end_then_die)
     else:
@@ -243,10 +245,10 @@ def everything(trainee: TrainState, batches: Batches, rows: list[ReweightRow]) -
         "model": trainee.model,
         "optimiser": {"groups": trainee.optimiser.param_groups[0], "state": states},
         "method": trainee.method,
-        "saved": trainee.method.state_dict() if isinstance(trainee.method, MetaRun) else {},
+        "saved": trainee.method.state_dict(),
         "judged": final_model(trainee),
         "view": view,
-        "weights": trainee.method.pool_weights(view.losses),
+        "weights": trainee.method.pool_weights(view),
         "history": [row._asdict() for row in rows],
     }
     return dict(held(parts, ""))
@@ -263,7 +265,9 @@ def still(case: Case, ended: Mapping[str, Any]) -> set[str]:
     """What a run saves and training never moved: of that, no comparison could say that it was restored."""
     kinds = (".model.", ".optimiser.state.", ".saved.")
     saved = {name for name, bits in ended.items() if name.startswith(kinds) and 0 not in bits[1]}
-    assert any(name.startswith(".saved.") for name in saved) == case.method.meta
+    has_state = any(name.startswith(".saved.") for name in saved)
+    assert has_state == bool(case.begin(1).method.state_dict())
+    assert has_state or case.method.meta_batch_size(8, 8, 8) == 0
     return saved - set(different(ended, everything(case.begin(1), case.batches, [])))
 
 
@@ -296,7 +300,7 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bits(
         assert different(resumed, undisturbed) == [], kills
 
 
-@pytest.mark.parametrize("name", [name for name, meta in IS_META.items() if meta])
+@pytest.mark.parametrize("name", STATEFUL)
 def test_no_state_that_is_restored_wrongly_passes_unseen(
     name: str, tiny_batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

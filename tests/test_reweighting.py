@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import Listener, start_of
+from data_makers import METHODS, Listener, predictions_of, start_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -20,15 +20,16 @@ from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, configure, format_value, settings
-from metaselect.reweighting.base import MetaRun
+from metaselect.reweighting.base import Method, MethodRun
 from metaselect.reweighting.direct import DirectRun, move_weights
 from metaselect.reweighting.l2rw import L2RW, L2RWRun, rectify_and_normalise
 from metaselect.reweighting.meta_gradient import MetaGradient
 from metaselect.training.batches import Batches
-from metaselect.training.loop import EpochLog, TrainingConfig, start_training, train
+from metaselect.training.loop import EpochLog, TrainingConfig, backward, start_training, train
 from metaselect.training.predict import predict
 
-META = sorted(name for name, path in REWEIGHTERS.items() if configure(path, []).meta)
+WEIGHING = [name for name in METHODS if name != "uniform"]
+"""Those whose weights tell samples apart."""
 BOUGHT = torch.arange(0, 24, 2)
 
 
@@ -47,12 +48,10 @@ def plan(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**{**defaults, **changes})
 
 
-def begin(method: Any, resolved: TrainingConfig, labels: torch.Tensor, bought: torch.Tensor) -> Any:
-    if not method.meta:
-        return method
+def begin(method: Method, resolved: TrainingConfig, labels: torch.Tensor, bought: torch.Tensor) -> MethodRun:
     stream = generator(resolved.seed, "reweight", "method")
     return method.begin(
-        start_of(labels, epochs=resolved.epochs, lr=resolved.lr, bought=bought, stream=stream)
+        start_of(labels, method=method, epochs=resolved.epochs, lr=resolved.lr, bought=bought, stream=stream)
     )
 
 
@@ -67,12 +66,12 @@ def final_weights(
 ) -> tuple[torch.Tensor, list[EpochLog]]:
     """(n,) weights after a small run, and its history; ``given`` holds given labels where bought ones differ."""
     resolved, n = plan(**changes), len(batches)
-    method = configure(REWEIGHTERS[name], [])
+    method = METHODS[name]
     shape = tuple(batches.raw.shape[1:])
     net = build_model(model, shape, int(batches.labels.max()) + 1, seed=resolved.seed)
     trainee = start_training(net, resolved, begin(method, resolved, batches.labels, bought))
     mask = torch.ones(n, dtype=torch.bool)
-    mask[bought] = not method.meta
+    mask[bought] = not method.excludes_bought
     history = list(
         train(
             trainee,
@@ -80,16 +79,16 @@ def final_weights(
             resolved,
             ids=mask.nonzero()[:, 0],
             bought=bought,
-            meta_batch_size=min(8, len(bought)) if method.meta else 0,
+            meta_batch_size=method.meta_batch_size(8, resolved.batch_size, len(bought)),
             report=Listener(),
             what=name,
         )
     )
     view = predict(trainee.model, given or batches, torch.arange(n))
-    return trainee.method.pool_weights(view.losses), history
+    return trainee.method.pool_weights(view), history
 
 
-@pytest.mark.parametrize("name", REWEIGHTERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_weights_are_one_a_sample_in_the_unit_interval(name: str, tiny_batches: Batches) -> None:
     weights, history = final_weights(name, tiny_batches)
     assert weights.shape == (24,)
@@ -100,7 +99,7 @@ def test_weights_are_one_a_sample_in_the_unit_interval(name: str, tiny_batches: 
     assert configure(REWEIGHTERS[name], []).weight_kind
 
 
-@pytest.mark.parametrize("name", REWEIGHTERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_same_seed_same_answer(name: str, tiny_batches: Batches) -> None:
     weights, history = final_weights(name, tiny_batches, augment=True)
     torch.manual_seed(99)
@@ -123,14 +122,12 @@ def forwards(count: int) -> Iterator[tuple[Forward, Batch, torch.Tensor]]:
         yield forward, Batch(inputs[6:], labels[6:]), ids
 
 
-def begun(name: str, seed: int) -> MetaRun:
+def begun(name: str, seed: int) -> MethodRun:
     start = start_of(torch.arange(20) % 3, stream=torch.Generator().manual_seed(seed))
-    run = configure(REWEIGHTERS[name], []).begin(start)
-    assert isinstance(run, MetaRun)
-    return run
+    return METHODS[name].begin(start)
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", METHODS)
 def test_state_round_trip_goes_on_equally(name: str) -> None:
     run, other = begun(name, 1), begun(name, 2)
     steps = list(forwards(6))
@@ -147,11 +144,11 @@ def test_state_round_trip_goes_on_equally(name: str) -> None:
         other.epoch_end(number)
     for key, value in run.state_dict().items():
         assert torch.equal(other.state_dict()[key], value), key
-    losses = torch.linspace(0, 3, 20)
-    assert torch.equal(run.pool_weights(losses), other.pool_weights(losses))
+    predictions = predictions_of(torch.linspace(0, 3, 20))
+    assert torch.equal(run.pool_weights(predictions), other.pool_weights(predictions))
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", METHODS)
 def test_the_first_seed_does_not_leak_into_a_loaded_run(name: str) -> None:
     """What a run drew at its start must be in the saved state, or a resumed run is another run."""
     run, other = begun(name, 1), begun(name, 2)
@@ -161,17 +158,19 @@ def test_the_first_seed_does_not_leak_into_a_loaded_run(name: str) -> None:
     assert torch.equal(other.step(forward, meta_batch, ids, 0.1).weights, expected)
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", METHODS)
 def test_step_weights_are_factors_of_the_loss_sum(name: str) -> None:
     ((forward, meta_batch, ids),) = forwards(1)
-    weights = begun(name, 1).step(forward, meta_batch, ids, 0.1).weights
+    weights, targets, losses = begun(name, 1).step(forward, meta_batch, ids, 0.1)
+    assert targets is None or losses is None
+    assert losses is None or (losses.shape == (6,) and losses.requires_grad)
     assert weights.shape == (6,)
     assert not weights.requires_grad
     assert (weights >= 0).all()
     assert weights.sum() <= 1 + 1e-6  # each is at most 1 / B, or they sum to 1
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", WEIGHING)
 def test_one_flipped_bought_label_changes_the_weights(name: str, tiny_batches: Batches) -> None:
     before, _ = final_weights(name, tiny_batches)
     tiny_batches.labels[BOUGHT[3]] = (tiny_batches.labels[BOUGHT[3]] + 1) % 3
@@ -181,7 +180,7 @@ def test_one_flipped_bought_label_changes_the_weights(name: str, tiny_batches: B
     assert not torch.equal(before[pool], after[pool])
 
 
-@pytest.mark.parametrize("name", REWEIGHTERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_unknown_option_lists_the_valid_ones(name: str) -> None:
     method = configure(REWEIGHTERS[name], [])
     with pytest.raises(UsageError, match="no-such-key=1") as refused:
@@ -286,7 +285,7 @@ def test_l2rw_gives_a_contrary_batch_no_weight() -> None:
     run = begun("l2rw", 1)
     weights = run.step(Contrary(forward), meta_batch, ids, 0.1).weights  # type: ignore[arg-type]
     assert torch.equal(weights, torch.zeros(6))
-    assert torch.equal(run.pool_weights(torch.zeros(20)), torch.zeros(20))
+    assert torch.equal(run.pool_weights(predictions_of(torch.zeros(20))), torch.zeros(20))
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.01)])
@@ -328,7 +327,7 @@ def test_l2rw_reports_the_mean_of_its_last_three_epochs() -> None:
             used[epoch, ids] = (run.step(forward, meta_batch, ids, 0.1).weights * 6).clamp(max=1)
         run.epoch_end(epoch + 1)
         expected = used[max(epoch - 2, 0) : epoch + 1].mean(0)
-        torch.testing.assert_close(run.pool_weights(torch.zeros(20)), expected)
+        torch.testing.assert_close(run.pool_weights(predictions_of(torch.zeros(20))), expected)
     assert expected.max() < 1
     assert torch.equal(expected[18:], torch.zeros(2))  # never visited
 
@@ -336,19 +335,23 @@ def test_l2rw_reports_the_mean_of_its_last_three_epochs() -> None:
 def test_weight_net_weighs_by_the_loss_alone() -> None:
     run = begun("mw-net", 1)
     losses = torch.tensor([0.3, 2.0, 0.3, 5.0])
-    weights = run.pool_weights(losses)
+    weights = run.pool_weights(predictions_of(losses))
     assert weights[0] == weights[2] != weights[1]
     assert not weights.requires_grad
 
 
-def test_uniform_is_cross_entropy_whatever_was_bought() -> None:
-    method = configure(REWEIGHTERS["uniform"], [])
-    logits, labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 0])
-    expected = -logits.log_softmax(1)[torch.arange(4), labels]
-    for bought in (torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)):
-        found = method.loss(logits, labels, torch.arange(4), bought)
-        torch.testing.assert_close(found, expected)
-    assert method.pool_weights(expected).tolist() == [1, 1, 1, 1]
+def test_uniform_is_plain_cross_entropy() -> None:
+    ((forward, _, ids),) = forwards(1)
+    run = begun("uniform", 1)
+    step = run.step(forward, None, ids, 0.1)
+    loss = backward(forward, step)
+    twin = build_model("mlp", (5,), 3, seed=4).train()
+    expected = F.cross_entropy(twin(forward.batch.inputs), forward.batch.labels)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    for mine, other in zip(forward.model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+    assert run.pool_weights(predictions_of(torch.tensor([0.1, 3.0]))).tolist() == [1, 1]
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +373,7 @@ def noisy_blobs() -> tuple[Batches, Batches, torch.Tensor, np.ndarray]:
     return made[0], made[1], torch.from_numpy(bought), ~wrong
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", WEIGHING)
 def test_wrong_labels_lose_weight(
     name: str, noisy_blobs: tuple[Batches, Batches, torch.Tensor, np.ndarray]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import EveryState, Listener, plan, start_of
+from data_makers import METHODS, EveryState, Listener, plan, start_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -21,9 +21,8 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.random import derive_seed, generator
-from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.base import MetaRun, State, StepWeights
-from metaselect.reweighting.uniform import Uniform
+from metaselect.reweighting.base import MethodRun, StepWeights, equal_weights
+from metaselect.reweighting.uniform import UniformRun
 from metaselect.stages.reweight.alive import OnBought, StartView, failure_reason, score_start
 from metaselect.training.batches import Batches, random_crop_flip
 from metaselect.training.checkpoint import load_state
@@ -37,19 +36,15 @@ CPU = torch.device("cpu")
 
 def fresh(name: str, resolved: TrainingConfig, *, seed: int = 0) -> TrainState:
     torch.manual_seed(seed)
-    method = configure(REWEIGHTERS[name], [])
-    if method.meta:
-        stream = torch.Generator().manual_seed(seed)
-        method = method.begin(
-            start_of(
-                torch.arange(24) % 3, epochs=resolved.epochs, lr=resolved.lr, bought=BOUGHT, stream=stream
-            )
-        )
-    return start_training(EveryState(), resolved, method)
+    stream = torch.Generator().manual_seed(seed)
+    start = start_of(
+        torch.arange(24) % 3, epochs=resolved.epochs, lr=resolved.lr, bought=BOUGHT, stream=stream
+    )
+    return start_training(EveryState(), resolved, METHODS[name].begin(start))
 
 
 def epochs_of(trainee: TrainState, batches: Batches, resolved: TrainingConfig, **options: Any) -> Any:
-    meta = isinstance(trainee.method, MetaRun)
+    meta = not isinstance(trainee.method, UniformRun)
     defaults: dict[str, Any] = {
         "ids": torch.arange(1, 24, 2) if meta else torch.arange(24),
         "bought": BOUGHT,
@@ -66,9 +61,7 @@ def everything(trainee: TrainState) -> dict[str, torch.Tensor]:
     for position, parameter in enumerate(trainee.model.parameters()):
         for key, value in trainee.optimiser.state[parameter].items():
             found[f"{key}.{position}"] = value
-    if isinstance(trainee.method, MetaRun):
-        found |= trainee.method.state_dict()
-    return found
+    return found | trainee.method.state_dict()
 
 
 def test_a_finished_run_yields_no_more(tiny_batches: Batches) -> None:
@@ -102,7 +95,7 @@ def test_rate_of_every_step() -> None:
         assert min(cosine.lr_at(number, steps) for number in range(steps)) > 0
 
 
-class Observer:
+class Observer(MethodRun):
     """A meta re-weighter that weighs all alike and notes what it is shown."""
 
     def __init__(self) -> None:
@@ -112,24 +105,16 @@ class Observer:
         self.inputs: list[torch.Tensor] = []
         self.ended: list[int] = []
 
-    def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+        assert meta_batch is not None
         self.ids.append(ids)
         self.rates.append(lr)
         self.meta_batches.append(meta_batch)
         self.inputs.append(forward.batch.inputs)
-        return StepWeights(torch.full((len(ids),), 1 / len(ids)))
+        return StepWeights(equal_weights(ids))
 
     def epoch_end(self, epoch: int) -> None:
         self.ended.append(epoch)
-
-    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(losses)
-
-    def state_dict(self) -> State:
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        assert not state
 
 
 def points(n: int) -> Batches:
@@ -177,6 +162,36 @@ def test_a_step_sees_the_samples_that_it_names() -> None:
     assert len(set(seen)) > 1
 
 
+class OwnOrder(Observer):
+    """Visits other samples in each epoch, some of them twice, and has no meta batch."""
+
+    orders = (torch.tensor([3, 3, 5, 1, 1, 7, 9]), torch.tensor([11, 2, 4]))
+
+    def order(self, ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        assert torch.equal(ids, torch.arange(24))
+        return self.orders[len(self.ended)]
+
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+        assert meta_batch is None
+        self.ids.append(ids)
+        self.rates.append(lr)
+        losses = torch.arange(1.0, len(ids) + 1) + 0 * forward.losses
+        return StepWeights(equal_weights(ids), losses=losses)
+
+
+def test_a_method_may_choose_the_samples_of_an_epoch_and_the_loss() -> None:
+    resolved, watcher = plan(epochs=2, batch_size=4), OwnOrder()
+    state = start_training(nn.Sequential(nn.Flatten(), nn.Linear(24, 2)), resolved, watcher)
+    history = list(
+        epochs_of(state, points(24), resolved, ids=torch.arange(24), bought=BOUGHT[:0], meta_batch_size=0)
+    )
+    assert [ids.tolist() for ids in watcher.ids] == [[3, 3, 5, 1], [1, 7, 9], [11, 2, 4]]
+    # Two steps in the first epoch, one in the second: the rate falls with the share of the training that is over.
+    assert watcher.rates == [resolved.lr_at(0, 4), resolved.lr_at(1, 4), resolved.lr_at(1, 2)]
+    assert [log.loss for log in history] == pytest.approx([(4 * 2.5 + 3 * 2) / 7, 2])
+    assert [log.mean_weight for log in history] == pytest.approx([1, 1])
+
+
 def test_order_meta_batches_and_noise_are_streams_of_their_own(tiny_batches: Batches) -> None:
     def order(watcher: Observer) -> list[list[int]]:
         return [ids.tolist() for ids in watcher.ids]
@@ -219,7 +234,7 @@ def test_history_of_the_control_by_hand(tiny_batches: Batches) -> None:
     )
     model = build_model("convnet", (1, 8, 8), 3, seed=0)
     twin = build_model("convnet", (1, 8, 8), 3, seed=0)
-    (log,) = epochs_of(start_training(model, resolved, Uniform()), tiny_batches, resolved)
+    (log,) = epochs_of(start_training(model, resolved, UniformRun()), tiny_batches, resolved)
     order = torch.randperm(24, generator=generator(0, "order", 1))
     losses, hits = 0.0, 0
     for ids in (order[:12], order[12:]):
@@ -313,7 +328,7 @@ def test_every_augmented_image_is_a_crop_or_its_mirror(height: int, width: int, 
         padded = F.pad(image, (pad, pad, pad, pad))
         matches = [
             (top, left, flip)
-            for top, left, flip in itertools.jvp_solver(range(2 * pad + 1), range(2 * pad + 1), (False, True))
+            for top, left, flip in itertools.product(range(2 * pad + 1), range(2 * pad + 1), (False, True))
             if torch.equal(
                 found,
                 (lambda window, flip: window.flip(-1) if flip else window)(
@@ -381,5 +396,5 @@ def test_saved_model_is_the_model_even_with_shared_layers(tmp_path: Path) -> Non
 
 def test_momentum_means_nesterov() -> None:
     model = nn.Linear(2, 2)
-    assert start_training(model, plan(momentum=0.9), Uniform()).optimiser.param_groups[0]["nesterov"]
-    assert not start_training(model, plan(momentum=0.0), Uniform()).optimiser.param_groups[0]["nesterov"]
+    assert start_training(model, plan(momentum=0.9), UniformRun()).optimiser.param_groups[0]["nesterov"]
+    assert not start_training(model, plan(momentum=0.0), UniformRun()).optimiser.param_groups[0]["nesterov"]

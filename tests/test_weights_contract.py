@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from annotation_run import call
-from data_makers import Listener, made, write_rows
+from data_makers import METHODS, Listener, made, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -21,7 +21,7 @@ from metaselect.annotation.meta_set import MetaSet
 from metaselect.data.store import FEATURES, Dataset, Preprocess
 from metaselect.models.predictions import Predictions
 from metaselect.options import IngestOptions, ReweightOptions, WarmupOptions
-from metaselect.registry import REWEIGHTERS, configure
+from metaselect.reweighting.base import Method
 from metaselect.run.layout import Run
 from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.reweight.weights_table import weights_table
@@ -38,8 +38,7 @@ COLUMNS = {
     "predicted_prob": pa.float32(),
     "label_issue_rank": pa.int64(),
 }
-METHODS = {name: configure(path, []) for name, path in REWEIGHTERS.items()}
-NEED_NOTHING = [name for name, method in METHODS.items() if not method.meta or method.joint_batch]
+NEED_NOTHING = [name for name, method in METHODS.items() if not method.needs_bought]
 TWINS = 8
 
 
@@ -58,8 +57,7 @@ class Weighed(NamedTuple):
     answers: dict[str, str]
     unusable: set[str]
     folder: Path
-    kind: str
-    meta: bool
+    method: Method
     trained: set[str]
     table: pa.Table
 
@@ -144,11 +142,11 @@ def weighed(request: pytest.FixtureRequest) -> Weighed:
     folder, ids = run.path(f"reweight/{name}"), sorted(pool.given)
     table = pq.read_table(folder / "weights.parquet")
     who = {ids[i] for i in trained}
-    return Weighed(pool, bought, unusable, folder, METHODS[name].weight_kind, METHODS[name].meta, who, table)
+    return Weighed(pool, bought, unusable, folder, METHODS[name], who, table)
 
 
 def test_unusable_samples_leave_every_pool_and_bought_ones_that_of_meta_methods(weighed: Weighed) -> None:
-    gone = weighed.unusable | (weighed.answers.keys() if weighed.meta else set())
+    gone = weighed.unusable | (weighed.answers.keys() if weighed.method.excludes_bought else set())
     assert weighed.trained == weighed.pool.given.keys() - gone
 
 
@@ -175,7 +173,7 @@ def test_weights_and_what_they_are(weighed: Weighed) -> None:
         elif name in weighed.unusable:
             assert (weight, kind) == (0, "unusable")
         else:
-            assert kind == weighed.kind
+            assert kind == weighed.method.weight_kind
 
 
 def probs(weighed: Weighed) -> tuple[np.ndarray, list[str]]:
@@ -222,7 +220,7 @@ def test_twins_are_ranked_by_their_place(weighed: Weighed) -> None:
     pairs = [sorted((row[one], row[other])) for one, other in weighed.pool.twins]
     equal = [(a, b) for a, b in pairs if (weights[a], prob[a]) == (weights[b], prob[b])]
     assert all(rank[a] < rank[b] for a, b in equal)
-    assert equal or weighed.kind not in ("uniform", "weight net")
+    assert equal or weighed.method.weight_kind not in ("uniform", "weight net")
 
 
 few = st.sampled_from([0.0, 0.25, 0.5, 1.0])

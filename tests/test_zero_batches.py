@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from data_makers import EveryState, Listener, plan, start_of
+from data_makers import META, METHODS, EveryState, Listener, plan, start_of
 
 from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.base import MetaRun, StepWeights
+from metaselect.reweighting.base import MethodRun, StepWeights
 from metaselect.training.batches import Batches
 from metaselect.training.loop import EpochLog, TrainState, start_training, train
+from metaselect.training.predict import predict
 
-META = sorted(name for name, path in REWEIGHTERS.items() if configure(path, []).meta)
 BOUGHT = torch.arange(0, 24, 2)
 TRAININGS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.0, "weight_decay": 0.0},
@@ -25,7 +25,10 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 OPTIONS: dict[str, tuple[str, ...]] = {"fsr": ("", "ema=0.9", "mixup=false relabel=paper")}
 CASES = [
-    (name, words, training) for name in META for words in OPTIONS.get(name, ("",)) for training in TRAININGS
+    (name, words, training)
+    for name in METHODS
+    for words in OPTIONS.get(name, ("",))
+    for training in TRAININGS
 ]
 DRIVEN = [("direct", "step=1000"), ("mw-net", "net_lr=10000 net_weight_decay=0"), ("l2rw", "")]
 """Those whose own arithmetic comes to 0 where every sample pulls against the meta loss; fsr's is in test_fsr."""
@@ -34,15 +37,16 @@ DRIVEN = [("direct", "step=1000"), ("mw-net", "net_lr=10000 net_weight_decay=0")
 def trained(name: str, words: str, batches: Batches, **changes: Any) -> tuple[TrainState, list[EpochLog]]:
     resolved = plan(epochs=3, **changes)
     stream = torch.Generator().manual_seed(1)
-    start = start_of(batches.labels, epochs=3, lr=resolved.lr, bought=BOUGHT, stream=stream)
-    trainee = start_training(fresh(), resolved, configure(REWEIGHTERS[name], words.split()).begin(start))
+    method = configure(REWEIGHTERS[name], words.split())
+    start = start_of(batches.labels, method=method, epochs=3, lr=resolved.lr, bought=BOUGHT, stream=stream)
+    trainee = start_training(fresh(), resolved, method.begin(start))
     epochs = train(
         trainee,
         batches,
         resolved,
         ids=start.labels.trained,
         bought=BOUGHT,
-        meta_batch_size=8,
+        meta_batch_size=method.meta_batch_size(8, 8, len(BOUGHT)),
         report=Listener(),
         what=name,
     )
@@ -65,12 +69,12 @@ def test_nothing_but_the_weighted_step_moves_the_parameters(
     name: str, words: str, training: str, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The method does all that it does, and its weights come to nothing."""
-    kind = type(configure(REWEIGHTERS[name], []).begin(start_of(tiny_batches.labels, bought=BOUGHT)))
+    kind = type(METHODS[name].begin(start_of(tiny_batches.labels, bought=BOUGHT)))
     step = kind.step
 
-    def nothing(run: MetaRun, *given: Any) -> StepWeights:
-        weights, targets = step(run, *given)
-        return StepWeights(weights * 0, None if targets is None else targets * 0)
+    def nothing(run: MethodRun, *given: Any) -> StepWeights:
+        weights, targets, losses = step(run, *given)
+        return StepWeights(weights * 0, None if targets is None else targets * 0, losses)
 
     assert moved(trained(name, words, tiny_batches, **TRAININGS[training])[0])
     monkeypatch.setattr(kind, "step", nothing)
@@ -96,7 +100,7 @@ def test_methods_whose_weights_all_come_to_zero(
     trainee, history = trained(name, words, tiny_batches, momentum=momentum, weight_decay=decay)
     assert [(log.loss, log.mean_weight, log.zero_batches) for log in history] == [(0, 0, 1)] * 3
     assert bool(moved(trainee)) == bool(decay)
-    weights = trainee.method.pool_weights(torch.ones(24))
+    weights = trainee.method.pool_weights(predict(trainee.model, tiny_batches, torch.arange(24)))
     assert not weights[1::2].any()
 
 

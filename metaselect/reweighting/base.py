@@ -1,11 +1,34 @@
-"""Training methods, one file each: a frozen dataclass of hyper-parameters that begins a run with state.
+"""The protocol of training methods: hyper-parameters (``Method``) that begin a run (``MethodRun``).
 
-There are two kinds. A *meta* re-weighter sees each training batch's ``Forward`` beside a batch of bought labels
-and answers with weights; one that declares ``joint_batch`` says itself who is in that batch. A *hook* has no meta
-gradient: it turns logits into per-sample losses, and trains on the pool with the bought labels in place.
+The training loop, its checkpoints and the stage `reweight` call what stands here and nothing else, so that a new method
+is one file in this package:
+
+1. A frozen dataclass that inherits from ``Method``. Its fields are the paper's hyper-parameters with the paper's
+   defaults, checked in ``__post_init__``. `--option NAME=VALUE` sets them, and `--option help` prints what
+   ``Attributes:`` in the docstring says of each. It sets ``weight_kind``, ``excludes_bought``, ``needs_bought`` or
+   ``judged``, and overrides ``meta_batch_size``, where the defaults do not fit.
+2. A class that inherits from ``MethodRun``, which ``begin`` makes from what ``Start`` says of the training. It has at
+   least ``step``. All that it changes in a training is in ``state_dict``, or a resumed training is another one.
+3. The arithmetic above both, as functions on tensors, each with the number of its equation.
+
+What a method overrides:
+
+* another loss, with or without memory (gce, elr): ``step``, with ``StepWeights.losses``;
+* soft labels, MixUp, labels of its own (fsr): ``step``, with ``StepWeights.targets`` and ``forward.step_on``;
+* weights by a rank, a threshold or a schedule: ``step``, with weights that may be 0;
+* a meta gradient (l2rw, direct, mw-net): ``step``, with ``meta_gradient.MetaGradient`` of the meta batch;
+* a meta batch of samples that are not bought (fsr): ``meta_ids``;
+* training samples in another number or mixture, such as class-balanced or bought ones alone: ``order``;
+* parameters of its own, such as a weight net, a transition matrix or a second network: the run holds them with their
+  optimiser, and moves them in ``step``, or in ``after_step`` where the loss of the step has a gradient in them;
+* several phases: it counts epochs in ``epoch_end``; ``step`` may put back the parameters of ``forward.model`` and the
+  state of ``forward.optimiser`` in place, before it asks for losses or logits;
+* an average of the parameters: ``after_step`` and ``averaged``.
 """
 
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 
@@ -13,30 +36,29 @@ from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.parameters import Params
+from metaselect.models.predictions import Predictions
 
 State: TypeAlias = dict[str, torch.Tensor]
-
-
-def below(state: State, prefix: str) -> State:
-    """The part of a state whose names begin so, without that beginning."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+"""Name -> tensor of all that a run saves."""
 
 
 class StepWeights(NamedTuple):
-    """What the real step minimises.
+    """What the real step minimises: ``sum_i weights_i f_i``.
 
     Attributes:
-        weights: (B,), factors of the training samples; 1/B each in plain training.
-        targets: (B', K), soft labels times their factors, for each row that the step is taken on: it minimises
-            ``-sum_ik targets_ik log p_ik``. None: ``sum_i weights_i f_i``, f_i the loss on the given label.
+        weights: (B,) without a graph, factors of the training samples; 1/B each in plain training.
+        targets: (B', K) soft labels times their factors, one row for each input that the step is taken on; the step
+            then minimises ``-sum_ik targets_ik log p_ik``, and ``weights`` are only recorded.
+        losses: (B,) with their graph, f; None: the cross-entropy with the given labels.
     """
 
     weights: torch.Tensor
     targets: torch.Tensor | None = None
+    losses: torch.Tensor | None = None
 
 
 class Labels(NamedTuple):
-    """The pool's labels and who is in which set; all on the CPU, indices sorted.
+    """The pool's labels, and the samples of each set; all on the CPU, indices sorted.
 
     Attributes:
         given: (n,) int64, bought labels in place.
@@ -74,68 +96,103 @@ class Start(NamedTuple):
         return len(self.labels.given)
 
 
-@runtime_checkable
-class MetaRun(Protocol):
-    """A meta re-weighter at work."""
+class MethodRun(ABC):
+    """One training by a method: its weights, step by step, and the state that they depend on."""
 
-    def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
-        """The weights of one batch; ``ids`` (B,) int64 are pool indices on the device, ``lr`` this step's rate."""
+    @abstractmethod
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+        """What the next step minimises.
 
-    def epoch_end(self, epoch: int) -> None:
-        """Epoch ``epoch`` (from 1) is over."""
+        Args:
+            forward: the pass of the training batch, which runs when it is first asked for something.
+            meta_batch: the samples that ``meta_ids`` chose; None where the meta batch size is 0.
+            ids: (B,) int64 on the device, pool indices of the training batch.
+            lr: of this step.
+        """
 
-    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
-        """(n,) weights in [0, 1] at the end; ``losses`` (n,) are the final model's on given labels."""
+    def after_step(self, params: Params) -> None:  # noqa: B027, nothing by default
+        """Called after each step of the optimiser, with the model's parameters."""
+
+    def epoch_end(self, epoch: int) -> None:  # noqa: B027, nothing by default
+        """Called at the end of epoch ``epoch`` (from 1), before the state is saved."""
+
+    def order(self, ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """(n'',) int64 pool indices on the CPU in the order of the next epoch; by default each of ``ids`` once.
+
+        Args:
+            ids: (n',) int64 on the CPU, the samples that are trained on.
+            generator: of this epoch's order.
+        """
+        return ids[torch.randperm(len(ids), generator=generator)]
+
+    def meta_ids(self, bought: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+        """(size,) int64 pool indices on the CPU, the next meta batch; by default bought samples, each at most once.
+
+        Args:
+            bought: (m,) int64 on the CPU, the samples with bought labels.
+            size: the meta batch size, above 0.
+            generator: of this epoch's meta batches.
+        """
+        return bought[torch.randperm(len(bought), generator=generator)[:size]]
+
+    def averaged(self) -> Params | None:
+        """Parameters that the model is judged and saved with; None: those of the last step."""
+        return None
+
+    def pool_weights(self, predictions: Predictions) -> torch.Tensor:
+        """(n,) weights in [0, 1] at the end; by default the final model's probability of the given label.
+
+        Args:
+            predictions: the final model's, for the whole pool with its given labels.
+        """
+        return predictions.label_prob
 
     def state_dict(self) -> State:
         """Every tensor that a resumed run needs."""
+        return {}
 
-    def load_state_dict(self, state: State) -> None:
-        """Go on from a saved state."""
-
-
-@runtime_checkable
-class JointRun(MetaRun, Protocol):
-    """One whose meta batch shares a pass with the training batch, and is its own choice; needs no bought labels."""
-
-    def meta_ids(self, size: int, generator: torch.Generator) -> torch.Tensor:
-        """(size,) int64 pool indices on the CPU: the next meta batch."""
-
-    def stepped(self, params: Params) -> None:
-        """The real step was taken; ``params`` are what it came to."""
-
-    def averaged(self) -> Params | None:
-        """The parameters that the model is judged and saved with; None: those of the last step."""
+    def load_state_dict(self, state: State) -> None:  # noqa: B027, nothing by default
+        """Continue from a saved state."""
 
 
-class MetaReweighter(Protocol):
-    """Hyper-parameters of a meta re-weighter.
+class Method(ABC):
+    """Hyper-parameters of a training method, and what it needs of the data.
 
     Attributes:
-        joint_batch: it begins a ``JointRun``, whose meta batch is a field ``meta_ratio`` times the training batch.
+        weight_kind: what its weights are, for the column ``weight_kind`` of ``weights.parquet``.
+        excludes_bought: bought samples are not trained on; else they are, with their bought labels.
+        needs_bought: it cannot train without bought labels.
+        judged: the model is compared with the one that the run started from, and a failed run is reported.
     """
 
-    meta: ClassVar[bool]
-    joint_batch: ClassVar[bool]
-    weight_kind: ClassVar[str]
+    weight_kind: ClassVar[str] = "label probability"
+    excludes_bought: ClassVar[bool] = False
+    needs_bought: ClassVar[bool] = False
+    judged: ClassVar[bool] = True
 
-    def begin(self, start: Start) -> MetaRun:
-        """A run at its start."""
+    def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
+        """Samples of a meta batch; 0: the method has none.
+
+        Args:
+            given: the value of --meta-batch-size, if there is one.
+            batch_size: of the training.
+            bought: m, the number of bought samples.
+        """
+        return 0
+
+    @abstractmethod
+    def begin(self, start: Start) -> MethodRun:
+        """A run before its first step."""
 
 
-class Hook(Protocol):
-    """A method without a meta gradient."""
+def equal_weights(ids: torch.Tensor) -> torch.Tensor:
+    """(B,) weights of plain training, 1/B each, on the device of ``ids`` (B,)."""
+    return torch.full((len(ids),), 1 / len(ids), device=ids.device)
 
-    meta: ClassVar[bool]
-    weight_kind: ClassVar[str]
 
-    def loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor, bought: torch.Tensor
-    ) -> torch.Tensor:
-        """(B,) per-sample losses; ``labels`` hold bought labels in place where ``bought`` (B,) is true."""
-
-    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
-        """(n,) weights in [0, 1] at the end; ``losses`` (n,) are the final model's on given labels."""
+def below(state: Mapping[str, torch.Tensor], prefix: str) -> State:
+    """The part of a state whose names begin with ``prefix``, with that removed from the names."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def require_option(method: Any, name: str, limits: str, *, holds: bool) -> None:

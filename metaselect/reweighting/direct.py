@@ -15,12 +15,13 @@ import torch
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
-from metaselect.reweighting.base import Start, State, StepWeights
+from metaselect.models.predictions import Predictions
+from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights
 from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 
 
 @dataclass(frozen=True)
-class Direct:
+class Direct(Method):
     """Hyper-parameters.
 
     Attributes:
@@ -32,8 +33,8 @@ class Direct:
     step: float = 1.0
     every: int = 1
     scope: str = "all"
-    meta: ClassVar[bool] = True
-    joint_batch: ClassVar[bool] = False
+    excludes_bought: ClassVar[bool] = True
+    needs_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "persistent"
 
     def __post_init__(self) -> None:
@@ -42,6 +43,10 @@ class Direct:
                 f"--option step={self.step:g} must be above 0 and finite.", "The default is 1.0."
             )
         require_knobs(self.every, self.scope)
+
+    def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
+        """All bought samples, at most a batch."""
+        return min(given or batch_size, bought)
 
     def begin(self, start: Start) -> "DirectRun":
         """W drawn from U[0, 1)."""
@@ -54,13 +59,13 @@ def move_weights(weights: torch.Tensor, s: torch.Tensor, step: float) -> torch.T
     return (weights + step * s).clamp(0, 1)
 
 
-class DirectRun:
+class DirectRun(MethodRun):
     """W (n,), and the step per unit of learning rate."""
 
     def __init__(self, weights: torch.Tensor, step_per_rate: float, meta_gradient: MetaGradient) -> None:
         self.weights, self.step_per_rate, self.meta_gradient = weights, step_per_rate, meta_gradient
 
-    def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
         """Eq. 2 (virtual step), Eq. 3 (weights), and the weights of Eq. 4's real step."""
         old = self.weights[ids]
         s = self.meta_gradient.of(forward, meta_batch, old / len(old))  # Eq. 2
@@ -72,9 +77,8 @@ class DirectRun:
         """The next epoch begins with a new meta gradient."""
         self.meta_gradient.epoch_end()
 
-    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
+    def pool_weights(self, predictions: Predictions) -> torch.Tensor:
         """W itself."""
-        del losses
         return self.weights
 
     def state_dict(self) -> State:

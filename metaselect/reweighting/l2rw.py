@@ -13,13 +13,14 @@ import torch
 
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
-from metaselect.reweighting.base import Start, State, StepWeights
+from metaselect.models.predictions import Predictions
+from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights
 from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 from metaselect.reweighting.recent_weights import AVERAGED_EPOCHS, RecentWeights
 
 
 @dataclass(frozen=True)
-class L2RW:
+class L2RW(Method):
     """Hyper-parameters; the paper's has none, since the rate cancels in the normalisation.
 
     Attributes:
@@ -29,12 +30,16 @@ class L2RW:
 
     every: int = 1
     scope: str = "all"
-    meta: ClassVar[bool] = True
-    joint_batch: ClassVar[bool] = False
+    excludes_bought: ClassVar[bool] = True
+    needs_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "mean of last visits"
 
     def __post_init__(self) -> None:
         require_knobs(self.every, self.scope)
+
+    def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
+        """All bought samples, at most a batch."""
+        return min(given or batch_size, bought)
 
     def begin(self, start: Start) -> "L2RWRun":
         """Nothing seen yet."""
@@ -53,15 +58,14 @@ def rectify_and_normalise(u: torch.Tensor) -> torch.Tensor:
     return rectified / torch.where(total == 0, torch.ones_like(total), total)
 
 
-class L2RWRun:
+class L2RWRun(MethodRun):
     """The weights used in the last epochs; ``used`` (3, n) starts at 0."""
 
     def __init__(self, used: torch.Tensor, meta_gradient: MetaGradient) -> None:
         self.recent, self.meta_gradient = RecentWeights(used), meta_gradient
 
-    def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
         """Algorithm 1, lines 4-10."""
-        del lr
         weights = rectify_and_normalise(self.meta_gradient.of(forward, meta_batch))
         self.recent.note(ids, weights)
         return StepWeights(weights)
@@ -71,9 +75,8 @@ class L2RWRun:
         self.recent.epoch_end(epoch)
         self.meta_gradient.epoch_end()
 
-    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
+    def pool_weights(self, predictions: Predictions) -> torch.Tensor:
         """The mean over the last 3 epochs of min(1, B w_i)."""
-        del losses
         return self.recent.mean()
 
     def state_dict(self) -> State:

@@ -44,7 +44,7 @@ class MetaGradient:
     def of(
         self,
         forward: Forward,
-        meta_batch: Batch,
+        meta_batch: Batch | None,
         weights: torch.Tensor | None = None,
         *,
         keep_gradient: bool = False,
@@ -60,6 +60,7 @@ class MetaGradient:
         Raises:
             UsageError: no parameter of the scope is trained.
         """
+        assert meta_batch is not None  # the methods that have a meta gradient have a meta batch
         if self.scope != "all":
             self.names = self.names or parameters_in(forward.model, self.scope)
             if self.names.isdisjoint(forward.params):

@@ -19,15 +19,16 @@ from torch import nn
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
+from metaselect.models.predictions import Predictions
 from metaselect.random import seeded_globals
-from metaselect.reweighting.base import Start, State, StepWeights, below, require_option
+from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights, below, require_option
 from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
 
 NET_OPTIMISERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True)
-class MetaWeightNet:
+class MetaWeightNet(Method):
     """Hyper-parameters.
 
     Attributes:
@@ -60,8 +61,8 @@ class MetaWeightNet:
             "detached": False,
         }
     }
-    meta: ClassVar[bool] = True
-    joint_batch: ClassVar[bool] = False
+    excludes_bought: ClassVar[bool] = True
+    needs_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "weight net"
 
     def __post_init__(self) -> None:
@@ -83,6 +84,10 @@ class MetaWeightNet:
             )
         require_knobs(self.every, self.scope)
 
+    def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
+        """All bought samples, at most a batch."""
+        return min(given or batch_size, bought)
+
     def begin(self, start: Start) -> "MetaWeightNetRun":
         """A freshly drawn weight net and its optimiser."""
         seed = int(torch.randint(2**62, (), generator=start.generator))
@@ -92,7 +97,7 @@ class MetaWeightNet:
         return MetaWeightNetRun(self, net)
 
 
-class MetaWeightNetRun:
+class MetaWeightNetRun(MethodRun):
     """V(loss; Phi) and Phi's optimiser."""
 
     def __init__(self, hyper: MetaWeightNet, net: nn.Module) -> None:
@@ -105,9 +110,8 @@ class MetaWeightNetRun:
             self.optimiser = torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay, nesterov=True)
         self.meta_gradient = MetaGradient(hyper.every, hyper.scope)
 
-    def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
         """One step on Phi along dF_m/dPhi = -c sum_i s_i dw_i/dPhi, then weights from the new Phi."""
-        del ids, lr
         losses = forward.losses.detach()
         virtual = self._virtual_weights(losses)
         at = virtual.detach()
@@ -141,10 +145,10 @@ class MetaWeightNetRun:
         """The next epoch begins with a new meta gradient."""
         self.meta_gradient.epoch_end()
 
-    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
+    def pool_weights(self, predictions: Predictions) -> torch.Tensor:
         """V at the final model's losses."""
         with torch.no_grad():
-            weights: torch.Tensor = self.net(losses[:, None])[:, 0]
+            weights: torch.Tensor = self.net(predictions.losses[:, None])[:, 0]
         return weights
 
     def state_dict(self) -> State:

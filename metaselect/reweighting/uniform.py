@@ -8,23 +8,32 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch.nn import functional as F
+
+from metaselect.metagrad.forward import Forward
+from metaselect.models.batch import Batch
+from metaselect.models.predictions import Predictions
+from metaselect.reweighting.base import Method, MethodRun, Start, StepWeights, equal_weights
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Method):
     """Cross-entropy with equal weights."""
 
-    meta: ClassVar[bool] = False
     weight_kind: ClassVar[str] = "uniform"
+    judged: ClassVar[bool] = False  # it is what the others are compared with
 
-    def loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor, bought: torch.Tensor
-    ) -> torch.Tensor:
-        """(B,) cross-entropy."""
-        del ids, bought
-        return F.cross_entropy(logits, labels, reduction="none")
+    def begin(self, start: Start) -> "UniformRun":
+        """A run without state."""
+        return UniformRun()
 
-    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
+
+class UniformRun(MethodRun):
+    """Plain training."""
+
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+        """1/B for each sample."""
+        return StepWeights(equal_weights(ids))
+
+    def pool_weights(self, predictions: Predictions) -> torch.Tensor:
         """All 1."""
-        return torch.ones_like(losses)
+        return torch.ones_like(predictions.losses)

@@ -17,7 +17,7 @@ from metaselect.models.build import build_model, input_channels
 from metaselect.options import IngestOptions, WarmupOptions
 from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.reweighting.uniform import Uniform
+from metaselect.reweighting.uniform import UniformRun
 from metaselect.run.files import sha256_file, write_csv, write_json
 from metaselect.run.key import EXTERNAL, StageKey
 from metaselect.run.layout import IDS_ALONE, Run
@@ -133,7 +133,7 @@ def _train(
         load_weights(model, options.weights)
     channels = input_channels(resolved.model, shape)
     batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=device, channels=channels)
-    trainee = start_training(model.to(device), plan, Uniform())
+    trainee = start_training(model.to(device), plan, UniformRun())
     history = [WarmupRow(**row) for row in load_state(trainee, work.folder / "resume.safetensors")]
     if history:
         report.note(f"Going on with epoch {trainee.epoch + 1} of {plan.epochs}.")

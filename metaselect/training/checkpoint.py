@@ -9,27 +9,26 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from metaselect.reweighting.base import MetaRun, below
+from metaselect.reweighting.base import below
 from metaselect.run.files import write_atomically
 from metaselect.training.loop import TrainState
 
 
-def save_state(trainee: TrainState, history: Sequence[Any], path: Path) -> None:
+def save_state(state: TrainState, history: Sequence[Any], path: Path) -> None:
     """Write everything a resumed run needs, atomically; ``history`` holds NamedTuples of numbers. No pickle."""
-    tensors = {f"model.{name}": value for name, value in trainee.model.state_dict().items()}
-    for name, parameter in trainee.model.named_parameters():
-        for kind, value in trainee.optimiser.state.get(parameter, {}).items():
+    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
+    for name, parameter in state.model.named_parameters():
+        for kind, value in state.optimiser.state.get(parameter, {}).items():
             if value is not None:  # momentum of a parameter that no step has moved
                 tensors[f"optimiser.{kind}.{name}"] = value
-    if isinstance(trainee.method, MetaRun):
-        tensors.update({f"method.{name}": value for name, value in trainee.method.state_dict().items()})
+    tensors.update({f"method.{name}": value for name, value in state.method.state_dict().items()})
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    metadata = {"epoch": str(trainee.epoch), "history": json.dumps([row._asdict() for row in history])}
+    metadata = {"epoch": str(state.epoch), "history": json.dumps([row._asdict() for row in history])}
     write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=metadata))
 
 
-def load_state(trainee: TrainState, path: Path) -> list[dict[str, Any]]:
-    """Put a saved state into a fresh trainee; returns the rows of its history, none where there is no state."""
+def load_state(state: TrainState, path: Path) -> list[dict[str, Any]]:
+    """Put a saved state into a fresh one; returns the rows of its history, none where there is no state."""
     if not path.is_file():
         return []
     try:
@@ -38,15 +37,14 @@ def load_state(trainee: TrainState, path: Path) -> list[dict[str, Any]]:
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError:
         return []  # it is replaced whole, so this is foreign; starting again loses only time
-    trainee.model.load_state_dict(below(tensors, "model."))
-    parameters = dict(trainee.model.named_parameters())
+    state.model.load_state_dict(below(tensors, "model."))
+    parameters = dict(state.model.named_parameters())
     for place, value in below(tensors, "optimiser.").items():
         kind, _, name = place.partition(".")
         parameter = parameters[name]
         # Adam counts its steps on the CPU wherever it works.
-        trainee.optimiser.state[parameter][kind] = value.to(parameter.device) if value.dim() else value
-    if isinstance(trainee.method, MetaRun):
-        trainee.method.load_state_dict(below(tensors, "method."))
-    trainee.epoch = int(metadata["epoch"])
+        state.optimiser.state[parameter][kind] = value.to(parameter.device) if value.dim() else value
+    state.method.load_state_dict(below(tensors, "method."))
+    state.epoch = int(metadata["epoch"])
     rows: list[dict[str, Any]] = json.loads(metadata["history"])
     return rows

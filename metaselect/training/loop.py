@@ -1,10 +1,10 @@
-"""THE training loop: warm-up, the control and every re-weighter run through it."""
+"""The training loop that warm-up and every re-weighting method run through."""
 
 import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,10 +13,9 @@ from torch.nn import functional as F
 from metaselect.errors import ConditionUnmet
 from metaselect.metagrad.forward import MIN_META_SAMPLES, Forward
 from metaselect.metagrad.jvp import JvpSolver
-from metaselect.models.batch import Batch
 from metaselect.random import derive_seed, generator
-from metaselect.records import Reporter
-from metaselect.reweighting.base import Hook, JointRun, MetaRun
+from metaselect.records import Advance, Reporter
+from metaselect.reweighting.base import MethodRun, StepWeights
 from metaselect.training.batches import Batches
 from metaselect.training.optimiser import OptimiserSettings, make_optimiser
 
@@ -46,6 +45,14 @@ class TrainingConfig:
     seed: int
     optimiser: str = "sgd"
     accumulate: int = 1
+
+    def batches_in(self, samples: int) -> int:
+        """Batches of an epoch: a multiple of ``accumulate``, each with a sample."""
+        steps = min(
+            math.ceil(samples / self.batch_size / self.accumulate),
+            samples // self.accumulate,
+        )
+        return steps * self.accumulate
 
     def lr_at(self, step: int, steps: int) -> float:
         """The rate of step ``step`` (from 0) of ``steps``; never 0 before the end."""
@@ -82,15 +89,15 @@ class TrainState:
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
-    method: Hook | MetaRun
+    method: MethodRun
     epoch: int = 0
 
 
-def start_training(model: nn.Module, plan: TrainingConfig, method: Hook | MetaRun) -> TrainState:
-    """A trainee before its first epoch."""
+def start_training(model: nn.Module, config: TrainingConfig, method: MethodRun) -> TrainState:
+    """The state before the first epoch."""
     set_memory_format(model)
-    constants = OptimiserSettings(plan.optimiser, plan.lr, plan.momentum, plan.weight_decay)
-    return TrainState(model, make_optimiser(model, constants), method)
+    settings = OptimiserSettings(config.optimiser, config.lr, config.momentum, config.weight_decay)
+    return TrainState(model, make_optimiser(model, settings), method)
 
 
 def set_memory_format(model: nn.Module) -> None:
@@ -101,9 +108,9 @@ def set_memory_format(model: nn.Module) -> None:
 
 
 def train(
-    trainee: TrainState,
+    state: TrainState,
     batches: Batches,
-    plan: TrainingConfig,
+    config: TrainingConfig,
     *,
     ids: torch.Tensor,
     bought: torch.Tensor,
@@ -111,153 +118,118 @@ def train(
     report: Reporter,
     what: str,
 ) -> Iterator[EpochLog]:
-    """Train epoch by epoch, yielding after each, until ``plan.epochs`` are done.
-
-    Every random stream is named by the epoch, so an epoch is the same whether or not the process was killed
-    before it.
+    """Train epoch by epoch, yielding after each, until ``config.epochs`` are done.
 
     Args:
-        trainee: changed in place; may have epochs behind it.
+        state: changed in place; may have epochs behind it.
         batches: the pool, with bought labels in place.
-        plan: resolved options.
+        config: resolved options.
         ids: (n',) int64 on the CPU, the samples to train on.
         bought: (m,) int64 on the CPU, the samples with bought labels.
-        meta_batch_size: at most m, but for a method that chooses its meta batch itself.
+        meta_batch_size: as the method says; 0: it has no meta batch.
         report: shows progress.
         what: a word for the progress line.
 
     Raises:
         ConditionUnmet: the loss is not finite any more.
     """
-    device, seed = batches.device, plan.seed
-    groups = min(math.ceil(len(ids) / plan.batch_size / plan.accumulate), len(ids) // plan.accumulate)
-    steps = groups * plan.accumulate
-    step = _Step(trainee, batches, plan, bought, meta_batch_size, JvpSolver(report.note))
-    with report.track(plan.epochs * len(ids), what, "samples", trainee.epoch * len(ids)) as advance:
-        for epoch in range(trainee.epoch + 1, plan.epochs + 1):
-            trainee.model.train()
-            order = torch.randperm(len(ids), generator=generator(seed, "order", epoch))
-            meta_order = generator(seed, "meta", epoch)
-            noise = generator(seed, "augment", epoch, device=device) if plan.augment else None
-            # Apple's GPUs know no float64.
-            wide = torch.float32 if device.type == "mps" else torch.float64
-            sums = torch.zeros(4, dtype=wide, device=device)
-            # Equal parts rather than a small last batch, which BatchNorm could not bear.
-            parts = ids[order].tensor_split(steps)
-            for number, (part, batch) in enumerate(batches.stream(parts, noise), (epoch - 1) * steps):
-                lr = plan.lr_at(number - number % plan.accumulate, plan.epochs * steps)
-                sums += step.take(part, batch, lr, number, meta_order, noise)
-                advance(len(part))
-            loss, hits, weight, zero_batches = sums.tolist()
-            if not math.isfinite(loss):
+    epoch_loop = _EpochLoop(state, batches, config, ids, bought, meta_batch_size, JvpSolver(report.note))
+    with report.track(config.epochs * len(ids), what, "samples", state.epoch * len(ids)) as advance:
+        for epoch in range(state.epoch + 1, config.epochs + 1):
+            log = epoch_loop.run(epoch, advance)
+            if not math.isfinite(log.loss):
                 raise ConditionUnmet(
                     f"{what} diverged in epoch {epoch}: the loss is not finite.",
-                    f"Use a smaller --lr (it was {plan.lr:g}).",
+                    f"Use a smaller --lr (it was {config.lr:g}).",
                 )
-            trainee.epoch = epoch
-            if step.meta is not None:
-                step.meta.epoch_end(epoch)
-            n = len(ids)
-            yield EpochLog(epoch, lr, loss / n, hits / n, weight / n, zero_batches / steps)
+            state.epoch = epoch
+            state.method.epoch_end(epoch)
+            yield log
 
 
-class _Step:
-    """One step of the loop: weights from the method, loss, backward, optimiser."""
+@dataclass
+class _EpochLoop:
+    """What all epochs of a training share."""
 
-    def __init__(
-        self,
-        trainee: TrainState,
-        batches: Batches,
-        plan: TrainingConfig,
-        bought: torch.Tensor,
-        meta_batch_size: int,
-        jvp_solver: JvpSolver,
-    ) -> None:
-        self.trainee, self.batches, self.plan = trainee, batches, plan
-        self.meta = trainee.method if isinstance(trainee.method, MetaRun) else None
-        self.joint = trainee.method if isinstance(trainee.method, JointRun) else None
-        self.bought, self.meta_batch_size, self.jvp_solver = bought, meta_batch_size, jvp_solver
-        self.is_bought = torch.zeros(len(batches), dtype=torch.bool, device=batches.device)
-        self.is_bought[bought.to(batches.device)] = True
+    state: TrainState
+    batches: Batches
+    config: TrainingConfig
+    ids: torch.Tensor
+    bought: torch.Tensor
+    meta_batch_size: int
+    jvp_solver: JvpSolver
 
-    def take(
-        self,
-        ids: torch.Tensor,
-        batch: Batch,
-        lr: float,
-        number: int,
-        meta_order: torch.Generator,
-        noise: torch.Generator | None,
-    ) -> torch.Tensor:
-        """Take step ``number`` (from 0), or a part of one where gradients accumulate.
-
-        Returns:
-            (4,) sums: loss, hits, weight, whether all weights were 0.
-        """
-        optimiser, count, share = self.trainee.optimiser, len(ids), 1 / self.plan.accumulate
-        optimiser.param_groups[0]["lr"] = lr
-        if number % self.plan.accumulate == 0:
-            optimiser.zero_grad()
-        forward = Forward(
-            self.trainee.model,
-            optimiser,
-            batch,
-            seed=derive_seed(self.plan.seed, "dropout", number),
-            autocast=self.plan.amp,
-            meta_running_statistics=min(len(self.bought), self.meta_batch_size) < MIN_META_SAMPLES,
-            jvp_solver=self.jvp_solver,
-        )
-        on_device = ids.to(self.batches.device)
-        weights, loss = self._weigh(forward, batch, on_device, meta_order, noise)
-        if loss is None:
-            forward.backward(weights, share)
-            loss = (weights * forward.losses.detach()).sum()
-        else:
-            (share * loss).backward()  # type: ignore[no-untyped-call]
-        if (number + 1) % self.plan.accumulate == 0:
-            optimiser.step()
-            if self.joint is not None:
-                self.joint.stepped(forward.params)
-        hits = (forward.logits[:count].detach().argmax(1) == batch.labels).sum()
-        return torch.stack([loss.detach() * count, hits, weights.sum() * count, (weights == 0).all()])
-
-    def _weigh(
-        self,
-        forward: Forward,
-        batch: Batch,
-        ids: torch.Tensor,
-        meta_order: torch.Generator,
-        noise: torch.Generator | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The batch's weights, and its loss; None: the weights times the cross-entropy of the given labels."""
-        if self.meta is None:
-            hook = cast(Hook, self.trainee.method)
-            weights = torch.full((len(ids),), 1 / len(ids), device=self.batches.device)
-            losses = hook.loss(forward.logits, batch.labels, ids, self.is_bought[ids])
-            return weights, (weights * losses).sum()
-        meta_batch = self.batches.get(self._meta_ids(meta_order), noise)
-        lr = self.trainee.optimiser.param_groups[0]["lr"]
-        weights, targets = self.meta.step(forward, meta_batch, ids, lr)
-        return weights, None if targets is None else _soft_loss(forward, targets)
-
-    def _meta_ids(self, order: torch.Generator) -> torch.Tensor:
-        """The method's own choice, or bought samples in random order."""
-        if self.joint is not None:
-            return self.joint.meta_ids(self.meta_batch_size, order)
-        shuffled = torch.randperm(len(self.bought), generator=order)
-        return self.bought[shuffled[: self.meta_batch_size]]
+    def run(self, epoch: int, advance: Advance) -> EpochLog:
+        """Train one epoch: batch, forward, weights, loss, backward, step."""
+        config, batches, seed = self.config, self.batches, self.config.seed
+        model, optimiser, method = self.state.model, self.state.optimiser, self.state.method
+        # Every random stream is named by the epoch, so an epoch is the same after a restart.
+        order = method.order(self.ids, generator(seed, "order", epoch))  # (n'',)
+        meta_draw = generator(seed, "meta", epoch)
+        augment = generator(seed, "augment", epoch, device=batches.device) if config.augment else None
+        steps, share = config.batches_in(len(order)), 1 / config.accumulate
+        sums = torch.zeros(4, dtype=_widest(batches.device), device=batches.device)
+        model.train()
+        # Equal parts rather than a small last batch, whose statistics BatchNorm could not use.
+        stream = batches.stream(order.tensor_split(steps), augment)
+        for number, (ids, batch) in enumerate(stream, (epoch - 1) * steps):
+            place = number % config.accumulate
+            lr = config.lr_at(number - place, config.epochs * steps)
+            optimiser.param_groups[0]["lr"] = lr
+            if place == 0:
+                optimiser.zero_grad()
+            meta_ids, meta_batch = None, None
+            if self.meta_batch_size:
+                meta_ids = method.meta_ids(self.bought, self.meta_batch_size, meta_draw)
+                meta_batch = batches.get(meta_ids, augment)
+            forward = Forward(
+                model,
+                optimiser,
+                batch,
+                seed=derive_seed(seed, "dropout", number),
+                autocast=config.amp,
+                meta_running_statistics=meta_ids is not None
+                and len(torch.unique(meta_ids)) < MIN_META_SAMPLES,
+                jvp_solver=self.jvp_solver,
+            )
+            step = method.step(forward, meta_batch, ids.to(batches.device), lr)
+            loss = backward(forward, step, share)
+            if place == config.accumulate - 1:
+                optimiser.step()
+                method.after_step(forward.params)
+            hits = (forward.logits[: len(ids)].detach().argmax(1) == batch.labels).sum()
+            zero = (step.weights == 0).all()
+            sums += torch.stack([loss * len(ids), hits, step.weights.sum() * len(ids), zero])
+            advance(len(ids))
+        loss_sum, hit_sum, weight_sum, zero_batches = sums.tolist()
+        n = len(order)
+        return EpochLog(epoch, lr, loss_sum / n, hit_sum / n, weight_sum / n, zero_batches / steps)
 
 
-def _soft_loss(forward: Forward, targets: torch.Tensor) -> torch.Tensor:
-    return -(targets * F.log_softmax(forward.logits, 1)).sum()
+def backward(forward: Forward, step: StepWeights, share: float = 1.0) -> torch.Tensor:
+    """Add ``share`` times the gradient of the step's loss to the parameters' ``grad``; returns the loss, a number."""
+    if step.losses is not None:
+        loss = (step.weights * step.losses).sum()
+    elif step.targets is not None:
+        loss = -(step.targets * F.log_softmax(forward.logits, 1)).sum()
+    else:  # the gradient of a virtual step with these very weights may be there already
+        forward.backward(step.weights, share)
+        return (step.weights * forward.losses.detach()).sum()
+    (share * loss).backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
-def final_model(trainee: TrainState) -> nn.Module:
+def _widest(device: torch.device) -> torch.dtype:
+    """The type that sums are taken in; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def final_model(state: TrainState) -> nn.Module:
     """The model that a run is judged by: a copy with averaged parameters, where its method averages them."""
-    averaged = trainee.method.averaged() if isinstance(trainee.method, JointRun) else None
+    averaged = state.method.averaged()
     if averaged is None:
-        return trainee.model
-    model = deepcopy(trainee.model)
+        return state.model
+    model = deepcopy(state.model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in averaged:

@@ -26,9 +26,10 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.build import last_linear
 from metaselect.models.parameters import Params
+from metaselect.models.predictions import Predictions
 from metaselect.options import not_in_key
 from metaselect.random import generator
-from metaselect.reweighting.base import Start, State, StepWeights, below, require_option
+from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights, below, require_option
 from metaselect.reweighting.fsr.dictionary import balanced_batch, best_of_each_class, slots
 from metaselect.reweighting.fsr.last_layer import (
     Features,
@@ -68,7 +69,7 @@ ABOVE_0 = ("dictionary", "meta_ratio", "virtual_rate", "weight_step", "temperatu
 
 
 @dataclass(frozen=True)
-class FSR:
+class FSR(Method):
     """Hyper-parameters; those of the profile are the paper's FSR of Table 6, and its FSR-DF with deferral=0.8.
 
     Attributes:
@@ -127,8 +128,7 @@ class FSR:
             "reward_smoothing": 0.1,
         }
     }
-    meta: ClassVar[bool] = True
-    joint_batch: ClassVar[bool] = True
+    excludes_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "mean of last visits"
 
     def __post_init__(self) -> None:
@@ -146,12 +146,16 @@ class FSR:
         for name in names:
             require_option(self, name, limits, holds=holds(getattr(self, name)))
 
+    def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
+        """Samples of the dictionary, ``meta_ratio`` for each one of the training batch."""
+        return given or self.meta_ratio * batch_size
+
     def begin(self, start: Start) -> "FSRRun":
         """A dictionary drawn at random, and nothing seen yet."""
         return FSRRun(self, start)
 
 
-class FSRRun:
+class FSRRun(MethodRun):
     """The dictionary R, the pusher's scores, the kept logits, recent weights, and averaged parameters."""
 
     def __init__(self, hyper: FSR, start: Start) -> None:
@@ -175,13 +179,13 @@ class FSRRun:
         best = best_of_each_class(scores, self.labels.given, candidates, self.wanted)
         return torch.cat([self.labels.bought, best])
 
-    def meta_ids(self, size: int, generator: torch.Generator) -> torch.Tensor:
+    def meta_ids(self, bought: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
         """FetchBalancedBatch of Algorithm 1."""
         return balanced_batch(self.dictionary, self.labels.given[self.dictionary], size, generator)
 
-    def step(self, forward: Forward, meta_batch: Batch, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
         """One step of Algorithm 1; ``lr`` is the real step's, not the virtual one's."""
-        del lr
+        assert meta_batch is not None  # the method's meta batch size is above 0
         if self.hyper.ema and not self.average:
             self.average = {name: value.detach().clone() for name, value in forward.params.items()}
         own = smoothed(forward.batch.labels, self.labels.classes, self.hyper.smoothing)
@@ -239,7 +243,7 @@ class FSRRun:
             seen = logits if self.hyper.relabel == "released" else look.logits
             self.kept[ids] = renewed(self.kept[ids], seen, self.hyper.pseudo_momentum).to(self.kept.dtype)
 
-    def stepped(self, params: Params) -> None:
+    def after_step(self, params: Params) -> None:
         """The average moves; at first in larger steps, as in the authors' code."""
         share = min(self.hyper.ema, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
@@ -257,9 +261,8 @@ class FSRRun:
         visited = self.history.visits.cpu()[self.labels.trained] > 0
         self.dictionary = self._filled(self.history.scores.cpu(), self.labels.trained[visited])
 
-    def pool_weights(self, losses: torch.Tensor) -> torch.Tensor:
+    def pool_weights(self, predictions: Predictions) -> torch.Tensor:
         """The mean over the last 3 epochs of min(1, B w_i)."""
-        del losses
         return self.recent.mean()
 
     def state_dict(self) -> State:

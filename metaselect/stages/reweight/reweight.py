@@ -1,6 +1,6 @@
 """reweight: a robust model and a weight for every training sample, from the bought labels."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ from metaselect.options import ReweightOptions
 from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import REWEIGHTERS, configured_method, settings
-from metaselect.reweighting.base import Hook, Labels, MetaReweighter, MetaRun, Start
+from metaselect.reweighting.base import Labels, Method, Start
 from metaselect.run.files import write_atomically, write_csv, write_json
 from metaselect.run.key import StageKey
 from metaselect.run.layout import META_SET, Run, checked_folder_name
@@ -57,7 +57,7 @@ class ReweightSetup(NamedTuple):
 
     pool: Dataset
     meta_set: MetaSet
-    method: Any  # a hook or the hyper-parameters of a meta re-weighter
+    method: Method
     resolved: Resolved
     meta_batch_size: int
     start: WarmupModel | None
@@ -104,10 +104,10 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
 
 
 def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> ReweightSetup:
-    method = configured_method(REWEIGHTERS, options, report)
+    method: Method = configured_method(REWEIGHTERS, options, report)
     pool = load_pool(run)
     meta_set = load_meta_set(run, pool)
-    if method.meta and not method.joint_batch and not len(meta_set.bought):
+    if method.needs_bought and not len(meta_set.bought):
         raise ArtefactError(
             f"{options.method} learns from bought labels, and {run.root} has none.",
             f"First: metaselect annotate export {run.flag}, then annotate import FILE {run.flag}; or --method fsr.",
@@ -115,25 +115,16 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> ReweightSe
     start = _start(run, options)
     device = choose_device(options.device, report)
     model = start.architecture if start else (options.model or _any_model(run, pool))
-    trained = len(_train_ids(pool, meta_set, meta=method.meta))
+    trained = len(_train_ids(pool, meta_set, method))
     if trained < 1:
         raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
     resolved = resolve_reweight(options, pool, trained, model, device)
-    size = _meta_batch_size(options.meta_batch_size, method, resolved.plan.batch_size, len(meta_set.bought))
-    if method.meta and size < (options.meta_batch_size or 0):
+    size = method.meta_batch_size(options.meta_batch_size, resolved.plan.batch_size, len(meta_set.bought))
+    if 0 < size < (options.meta_batch_size or 0):
         report.note(
             f"There are {size} bought samples, so a step takes {size}, not {options.meta_batch_size}."
         )
     return ReweightSetup(pool, meta_set, method, resolved, size, start, device, run)
-
-
-def _meta_batch_size(given: int | None, method: Any, batch_size: int, bought: int) -> int:
-    """All bought samples, at most a batch; where the method chooses them, as many batches as it says."""
-    if not method.meta:
-        return 0
-    if method.joint_batch:
-        return given or int(method.meta_ratio) * batch_size
-    return min(given or batch_size, bought)
 
 
 def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:
@@ -167,11 +158,11 @@ def _inputs(run: Run, setting: ReweightSetup) -> dict[str, str]:
     return inputs_of(run, *files)
 
 
-def _train_ids(pool: Dataset, meta_set: MetaSet, *, meta: bool) -> torch.Tensor:
-    """Bought samples leave the noisy pool of meta methods; unusable ones leave every pool."""
+def _train_ids(pool: Dataset, meta_set: MetaSet, method: Method) -> torch.Tensor:
+    """(n',) int64, the samples to train on: never unusable ones, and bought ones unless the method excludes them."""
     mask = np.ones(len(pool), bool)
     mask[meta_set.unusable] = False
-    if meta:
+    if method.excludes_bought:
         mask[meta_set.bought] = False
     return torch.from_numpy(mask.nonzero()[0])
 
@@ -179,7 +170,7 @@ def _train_ids(pool: Dataset, meta_set: MetaSet, *, meta: bool) -> torch.Tensor:
 def _train(setting: ReweightSetup, name: str, work: Work, report: Reporter) -> None:
     pool, plan = setting.pool, setting.resolved.plan
     bought = torch.from_numpy(setting.meta_set.bought)
-    ids = _train_ids(pool, setting.meta_set, meta=setting.method.meta)
+    ids = _train_ids(pool, setting.meta_set, setting.method)
     labels = pool.labels.copy()
     labels[setting.meta_set.bought] = setting.meta_set.labels
     shape = pool.inputs.shape[1:]
@@ -187,12 +178,9 @@ def _train(setting: ReweightSetup, name: str, work: Work, report: Reporter) -> N
     channels = input_channels(setting.resolved.model, shape)
     batches = Batches(pool.inputs, labels, pool.preprocess, device=setting.device, channels=channels)
     before = score_start(model, batches, bought)
-    method: Hook | MetaRun = setting.method
-    if setting.method.meta:
-        hyper: MetaReweighter = setting.method
-        known = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
-        stream = generator(plan.seed, "reweight", "method")
-        method = hyper.begin(Start(known, plan.epochs, plan.lr, stream, setting.device))
+    known = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
+    draw = generator(plan.seed, "reweight", "method")
+    method = setting.method.begin(Start(known, plan.epochs, plan.lr, draw, setting.device))
     trainee = start_training(model, plan, method)
     history = [ReweightRow(**row) for row in load_state(trainee, work.folder / "resume.safetensors")]
     if history:
@@ -233,7 +221,7 @@ def _finish(
     pool, plan = setting.pool, setting.resolved.plan
     model = final_model(trainee)
     view = predict(model, batches.relabelled(pool.labels), torch.arange(len(pool)))
-    weights = trainee.method.pool_weights(view.losses).float().cpu().numpy().clip(0, 1)
+    weights = trainee.method.pool_weights(view).float().cpu().numpy().clip(0, 1)
     write_csv(work.folder / "history.csv", ReweightRow._fields, history)
     save_model(model, work.folder / "model.safetensors")
     write_json(work.folder / "model.json", model_description(setting.resolved.model, pool))
@@ -242,7 +230,7 @@ def _finish(
     (work.folder / "resume.safetensors").unlink(missing_ok=True)
     zero_batches = sum(row.zero_batches for row in history) / len(history)
     after = OnBought(history[-1].bought_loss, history[-1].bought_accuracy)
-    dead = failure_reason(zero_batches, before, after, view.predicted) if setting.method.meta else ""
+    dead = failure_reason(zero_batches, before, after, view.predicted) if setting.method.judged else ""
     result: dict[str, Json] = {
         "model": setting.resolved.model,
         "epochs": plan.epochs,
