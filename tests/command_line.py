@@ -1,4 +1,4 @@
-"""The real command line as a subprocess, and one small finished run that tests copy."""
+"""The command line, in the tests' process or one of its own, and one small finished run that tests copy."""
 
 import io
 import json
@@ -40,7 +40,7 @@ PIPELINE = {
     "status": ("status",),
     "verify": ("verify",),
 }
-"""Every stage once, by a name; about 3 s a command, most of it the import of torch."""
+"""Every stage once, by a name."""
 
 
 @dataclass(frozen=True)
@@ -78,31 +78,11 @@ def metaselect(
     cwd: Path | None = None,
     stdin: str = "",
 ) -> Done:
-    """Run a command and insist on its exit code; a traceback is never right."""
-    ended = subprocess.run(
-        command(*words, run=run),
-        capture_output=True,
-        text=True,
-        input=stdin,
-        cwd=cwd,
-        env=environment(**(env or {})),
-        check=False,
-    )
-    return checked(words, Done(ended.returncode, ended.stdout, ended.stderr), code)
+    """Run a command in this process and insist on its exit code; a traceback is never right.
 
-
-def call(
-    *words: object,
-    run: Path | None = None,
-    code: int = 0,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    stdin: str = "",
-) -> Done:
-    """As ``metaselect``, without the seconds that a process of its own takes to import torch.
-
-    The command has the arguments, environment, folder and streams of its own that a process would have. What is the
-    process's own stays for ``metaselect``: which modules are imported, signals, its threads, memory and real streams.
+    It has arguments, an environment, a folder and streams of its own, as a process would have, but spares the seconds
+    that a process takes to import torch. What only a process has is for ``run_process``: which modules are imported,
+    signals, threads, memory, the streams of the system.
     """
     given = [str(word) for word in words] + ([] if run is None else ["--run", str(run)])
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
@@ -117,6 +97,27 @@ def call(
         ended = main()
     written = [stream.buffer.getvalue().decode() for stream in (out, err)]
     return checked(words, Done(ended, *written), code)
+
+
+def run_process(
+    *words: object,
+    run: Path | None = None,
+    code: int = 0,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str = "",
+) -> Done:
+    """As ``metaselect``, in a process of its own."""
+    ended = subprocess.run(
+        command(*words, run=run),
+        capture_output=True,
+        text=True,
+        input=stdin,
+        cwd=cwd,
+        env=environment(**(env or {})),
+        check=False,
+    )
+    return checked(words, Done(ended.returncode, ended.stdout, ended.stderr), code)
 
 
 def checked(words: tuple[object, ...], done: Done, code: int) -> Done:

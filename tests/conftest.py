@@ -1,5 +1,10 @@
 """What tests start from: of the numerical core, (from ``command_line``) finished runs, and a browser."""
 
+import os
+
+# Before NumPy and torch start their threads, so that bytes can be compared.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import chromium
 import command_line
 import numpy as np

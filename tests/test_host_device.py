@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command_line import call, tree
+from command_line import metaselect, tree
 from data_makers import Listener, made, pictures, samples_table, write_images, write_rows
 from host_device import NAME, register, traffic
 from torch import nn
@@ -248,7 +248,7 @@ def test_the_command_line_takes_the_device_by_its_name(warmed: Runs, tmp_path: P
         "--force",
         "--json",
     )
-    assert call(*words, run=run.root).json["ok"] is True
+    assert metaselect(*words, run=run.root).json["ok"] is True
     assert json.loads(run.path("warmup/stage.json").read_text())["device"] == NAME
 
 

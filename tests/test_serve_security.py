@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from annotation_run import add_round, make_run, votes_of
-from command_line import command, environment, metaselect
+from command_line import command, environment, metaselect, run_process
 from filelock import FileLock
 
 from metaselect.annotation.rounds import one_round
@@ -316,5 +316,5 @@ def test_without_the_extra_it_says_what_to_install(run: Run, tmp_path: Path) -> 
     hidden.mkdir(parents=True)
     (hidden / "__init__.py").write_text("raise ModuleNotFoundError('no', name='starlette')\n")
     path = os.pathsep.join([str(hidden.parent), os.environ.get("PYTHONPATH", "")])
-    said = metaselect("annotate", "serve", run=run.root, code=2, env={"PYTHONPATH": path})
+    said = run_process("annotate", "serve", run=run.root, code=2, env={"PYTHONPATH": path})
     assert "pip install starlette uvicorn" in said.err
