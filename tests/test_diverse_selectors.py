@@ -169,7 +169,7 @@ def test_badge_cannot_draw_weight_0_at_the_ends_of_the_unit_interval(
 ) -> None:
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(level, dtype=torch.float64))
     weights = torch.tensor([0, 0, 1e-300, 3, 0.1, 0], dtype=torch.float64)
-    assert badge._proportional(weights, torch.Generator()) == (2 if level == 0 else 4)
+    assert badge._draw_in_proportion(weights, torch.Generator()) == (2 if level == 0 else 4)
 
 
 def test_badge_scores_are_distances_to_the_nearest_centre() -> None:

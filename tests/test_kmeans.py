@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from metaselect.selection.clustering import factored
 from metaselect.selection.clustering.factored import FactoredRows
-from metaselect.selection.clustering.kmeans import TOLERANCE, _lloyd_pass, _reseeded, farthest_first, kmeans
+from metaselect.selection.clustering.kmeans import (
+    TOLERANCE,
+    _lloyd_step,
+    _reseed_empty,
+    farthest_first,
+    kmeans,
+)
 
 WIDTHS = ((3, 4), (2, 5))  # (K, d) of two checkpoints
 
@@ -152,7 +158,7 @@ def test_a_pass_equals_its_dense_twin(
     unit, omega = dense_twin(left, right)
     centroids = rows.dense(torch.tensor([3, 8, 20, 33]))
     for _ in range(3):
-        found = _lloyd_pass(rows, centroids, weighted=weighted)
+        found = _lloyd_step(rows, centroids, weighted=weighted)
         assignment, new, objective = numpy_pass(unit, omega, centroids.numpy(), weighted=weighted)
         assert found.assignment.tolist() == assignment.tolist()
         np.testing.assert_allclose(found.centroids, new, rtol=1e-10, atol=1e-13)
@@ -278,13 +284,13 @@ def test_an_empty_cluster_moves_to_the_row_that_is_served_worst() -> None:
     rows = as_one(raw / np.linalg.norm(raw, axis=1)[:, None], np.ones(9))
     unit = rows.dense(torch.arange(9))
     seeds = unit[[0, 1, 0, 0]]  # the last two win no row from the first
-    found = _lloyd_pass(rows, seeds, weighted=True)
+    found = _lloyd_step(rows, seeds, weighted=True)
     assert set(found.assignment.tolist()) == {0, 1}
-    centroids = _reseeded(rows, found)
+    centroids = _reseed_empty(rows, found)
     served = torch.sort((unit @ seeds.T).abs().max(1).values).indices[:2]
     assert torch.equal(centroids[2:], unit[served])
     assert torch.equal(centroids[:2], found.centroids[:2])
-    assert set(_lloyd_pass(rows, centroids, weighted=True).assignment.tolist()) >= {0, 1, 2}
+    assert set(_lloyd_step(rows, centroids, weighted=True).assignment.tolist()) >= {0, 1, 2}
 
 
 def test_duplicates_of_few_rows_leave_clusters_empty_but_finite() -> None:
@@ -310,7 +316,7 @@ def test_seeds_do_not_stand_in_for_clusters() -> None:
 def test_theorem_ratio_has_a_closed_form_on_orthogonal_centroids() -> None:
     """With C = I, u = (a, -b): the ratio is |a - b| / (a + b)."""
     rows = as_one(np.array([[1.0, 0], [0, 1], [0.6, -0.8], [0.8, 0.6]]), np.ones(4))
-    found = _lloyd_pass(rows, torch.eye(2, dtype=torch.float64), weighted=True)
+    found = _lloyd_step(rows, torch.eye(2, dtype=torch.float64), weighted=True)
     np.testing.assert_allclose(found.ratio, [1, 1, 0.2 / 1.4, 1], rtol=1e-12)
 
 
@@ -318,19 +324,19 @@ def test_norms_of_centroids_count_only_where_they_are_means() -> None:
     """At equal angles the nearer of a loose and a tight mean wins; of unit centroids, the first."""
     rows = as_one(np.array([[1.0, 1.0]]) / np.sqrt(2), np.ones(1))
     centroids = torch.tensor([[0.4, 0.0], [0.0, 0.8]], dtype=torch.float64)
-    found = _lloyd_pass(rows, centroids, weighted=True)
+    found = _lloyd_step(rows, centroids, weighted=True)
     assert found.assignment.tolist() == [1]
     np.testing.assert_allclose(found.centroids[1], np.array([1, 1]) / np.sqrt(2), rtol=1e-12)
     unit = centroids / centroids.norm(dim=1, keepdim=True)
-    assert _lloyd_pass(rows, unit, weighted=False).assignment.tolist() == [0]
+    assert _lloyd_step(rows, unit, weighted=False).assignment.tolist() == [0]
 
 
 def test_weighted_centroids_are_means_and_the_others_have_norm_one() -> None:
     rows = as_one(np.eye(2), np.array([3.0, 1.0]))
     centroids = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
-    np.testing.assert_allclose(_lloyd_pass(rows, centroids, weighted=True).centroids, [[0.75, 0.25]])
+    np.testing.assert_allclose(_lloyd_step(rows, centroids, weighted=True).centroids, [[0.75, 0.25]])
     expected = np.array([[3, 1]]) / np.sqrt(10)
-    np.testing.assert_allclose(_lloyd_pass(rows, centroids, weighted=False).centroids, expected)
+    np.testing.assert_allclose(_lloyd_step(rows, centroids, weighted=False).centroids, expected)
 
 
 def test_iterations_are_limited() -> None:

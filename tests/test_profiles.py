@@ -54,7 +54,7 @@ def test_long_tail_is_full_gradients_where_there_are_gradients(name: str) -> Non
 
 
 def test_an_option_that_a_profile_leaves_no_sense_is_refused() -> None:
-    with pytest.raises(UsageError, match="has no label part") as refused:
+    with pytest.raises(UsageError, match="does not depend on labels") as refused:
         configure(SELECTORS["rbc"], ["features=representation"], profile="long-tail")
     assert "--profile long-tail sets --gradient full" in refused.value.hint
 

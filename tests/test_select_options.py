@@ -71,7 +71,7 @@ def test_gbc_buys_the_budget_and_gives_the_same_bytes_twice(warm: Path, tmp_path
         ),
         (("--method", "gbc", "--option", "gradient=full"), "--option gradient=full is not an option of gbc."),
         (("--method", "rbc", "--option", "gradient=full"), "--option gradient=full is not an option of rbc."),
-        (("--gradient", "full", "--option", "features=representation"), "has no label part"),
+        (("--gradient", "full", "--option", "features=representation"), "does not depend on labels"),
         (("--gradient", "half"), "--gradient"),
         (("--control", "1.5"), "--control is 1.5; it must be from 0 to 1."),
         (("--control", "-0.1"), "--control is -0.1; it must be from 0 to 1."),

@@ -19,7 +19,7 @@ from metaselect.selection.base import Choice, Gradients, ImagePool, PoolFeatures
 from metaselect.selection.clustering import representatives as clustering
 from metaselect.selection.clustering.factored import FactoredRows
 from metaselect.selection.clustering.kmeans import kmeans
-from metaselect.selection.rbc import KINDS, factored_gradients
+from metaselect.selection.rbc import FEATURE_KINDS, factored_gradients
 from metaselect.selection.uncertainty import entropy
 
 NONE = torch.empty(0, dtype=torch.int64)
@@ -216,7 +216,7 @@ def test_the_next_round_looks_at_the_half_far_from_what_was_bought(name: str) ->
 
 
 @pytest.mark.parametrize("name", RBCS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEATURE_KINDS)
 @pytest.mark.parametrize("factor", [2.0**-20, 64.0, 3.7])
 def test_the_size_of_a_checkpoint_changes_nothing(name: str, kind: str, factor: float) -> None:
     features = pool_features()
@@ -241,7 +241,7 @@ def test_only_full_gradients_look_at_the_labels(name: str) -> None:
     assert not torch.equal(found.similarity, expected.similarity)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEATURE_KINDS)
 def test_factored_gradients_are_those_of_equation_11(kind: str) -> None:
     features = pool_features(7)
     rows = factored_gradients(features, kind).dense(torch.arange(7))

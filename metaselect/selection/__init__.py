@@ -1,1 +1,1 @@
-"""Selectors, one file each: which samples are worth a label."""
+"""Selectors: methods that choose the samples whose labels are bought, one file each; ``base`` has the protocol."""

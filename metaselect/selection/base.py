@@ -1,4 +1,17 @@
-"""Selectors, one file each: from what the warm-up shows of the pool to the few samples worth a label."""
+"""The protocol of a selector, a method that chooses which samples of the pool get a bought label.
+
+A selector is a frozen dataclass. Its fields are the hyper-parameters of its paper with the paper's defaults, checked in
+``__post_init__``; the ``Attributes`` of its docstring are what ``--option help`` prints. ``required_features`` and
+``checkpoints`` declare its inputs, and ``choose`` ranks ``budget`` samples. To add one:
+
+1. ``selection/<name>.py``: the class; the paper under ``Source:``, deviations under ``Differs:`` at the file's head.
+2. ``registry.SELECTORS``: one line, "name": "metaselect.selection.<name>:<Class>".
+3. the documentation's table of selectors: one row.
+4. ``tests/``: one test against an oracle (exhaustive search or the paper's formula on few samples). The contract tests
+   of ``tests/test_selection.py`` read the registry and cover the new selector by themselves.
+
+Features come from ``metaselect.features``; a selector sees tensors only, no paths and no run directory.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias
@@ -9,19 +22,19 @@ from torch import nn
 from metaselect.records import Json
 
 ProgressCallback: TypeAlias = Callable[[str], None]
-"""Takes a few words on how far a long choice has come."""
+"""Called with a short text about how far a long choice has come."""
 
 
 def no_progress(_: str) -> None:
-    """A ``ProgressCallback`` for those who do not listen."""
+    """A ``ProgressCallback`` that does nothing."""
 
 
 class ImagePool(NamedTuple):
-    """The pool's images, for a selector with a training loop of its own.
+    """The pool's images, for a selector that trains networks of its own.
 
     Attributes:
-        inputs: ids (B,) int64 on the CPU -> (B, C, H, W) float32 as the model takes them, on the device.
-        model: the warm-up's model at its last checkpoint; a fresh copy each call, on the device.
+        inputs: ids (B,) int64 on the CPU -> (B, C, H, W) float32, normalised for the model, on the device.
+        model: () -> the warm-up's model at its last checkpoint, a new copy each call, on the device.
         shape: (C, H, W).
     """
 
@@ -35,7 +48,7 @@ class Gradients(NamedTuple):
 
     Attributes:
         norms: (n,) float32.
-        directions: (n, r) float16, rows of norm 1, or 0 where the gradient is.
+        directions: (n, r) float16, rows of norm 1; 0 where the gradient is 0.
     """
 
     norms: torch.Tensor
@@ -43,14 +56,14 @@ class Gradients(NamedTuple):
 
 
 class PoolFeatures(NamedTuple):
-    """What a selector may look at; the pool's order is that of ``index``. Fields that it did not want are empty.
+    """The inputs of a selector, in the order of ``index``; fields that it does not require are empty.
 
     Attributes:
         probs: T tensors (n, K) float32, softmax outputs at each checkpoint, rows sum to 1.
         hidden: T tensors (n, d) float32, inputs of the last linear layer.
         labels: (n,) int64, given labels.
-        gradients: T of them, of sampled layers.
-        images: None unless wanted.
+        gradients: projected gradients of sampled layers at each of T checkpoints.
+        images: None unless required.
     """
 
     probs: tuple[torch.Tensor, ...]
@@ -60,7 +73,7 @@ class PoolFeatures(NamedTuple):
     images: ImagePool | None = None
 
     def subset(self, ids: torch.Tensor) -> "PoolFeatures":
-        """Those of the samples at ``ids`` ((n',) int64 on the CPU), in that order."""
+        """The features of the samples at ``ids`` ((n',) int64 on the CPU), in that order."""
         at = ids.to(self.labels.device)
         images = self.images
         return PoolFeatures(
@@ -68,18 +81,18 @@ class PoolFeatures(NamedTuple):
             tuple(hidden[at] for hidden in self.hidden),
             self.labels[at],
             tuple(Gradients(block.norms[at], block.directions[at]) for block in self.gradients),
-            images and images._replace(inputs=lambda wanted: images.inputs(ids[wanted])),
+            images and images._replace(inputs=lambda rows: images.inputs(ids[rows])),
         )
 
 
 class Choice(NamedTuple):
-    """What a selector answers.
+    """The result of a selector.
 
     Attributes:
         ranked: (budget,) int64, distinct indices, the most useful first.
         cluster: (n,) int64, the cluster of every sample, -1 where the method has none.
-        similarity: (n,) float32, the cosine of every sample with its cluster's centre, or another score of the
-            method's; of two samples that are alike in all else, the method prefers the higher one.
+        similarity: (n,) float32, the cosine of every sample with its cluster's centre, or another score of the method;
+            the higher, the sooner a sample is chosen, other things equal.
         mass: (M,) float32, share of the pool in each cluster, by gradient norm where there are gradients; sums to 1.
         details: for ``stage.json``.
     """
@@ -92,14 +105,14 @@ class Choice(NamedTuple):
 
 
 class Selector(Protocol):
-    """Hyper-parameters of a selector; ``choose`` is a pure function of its arguments.
+    """A selector: hyper-parameters, and ``choose`` as a pure function of its arguments.
 
-    A field named ``gradient`` is set by ``--gradient``: "label-free" or "full". A class that carries ``profiles``,
-    from a name of ``registry.PROFILES`` to values of fields, starts from these under ``--profile``; so do re-weighters.
+    A field named ``gradient`` is set by ``--gradient``: "label-free" or "full". A class attribute ``profiles`` maps a
+    name of ``registry.PROFILES`` to values of fields, which ``--profile`` sets.
 
     Attributes:
-        checkpoints: "all" or "last": the part of the history whose features it wants.
-        required_features: names of the fields of ``PoolFeatures`` that it looks at, beside ``labels``.
+        checkpoints: "all" or "last": the checkpoints of the warm-up whose features it uses.
+        required_features: fields of ``PoolFeatures`` that it uses beside ``labels``.
     """
 
     checkpoints: ClassVar[str]
@@ -115,23 +128,31 @@ class Selector(Protocol):
         generator: torch.Generator,
         progress: ProgressCallback = no_progress,
     ) -> Choice:
-        """Exactly ``budget`` distinct indices, none of them in ``bought`` ((m,) int64, on the CPU).
+        """The choice of exactly ``budget`` distinct samples, none of them in ``bought``.
 
-        ``generator`` is a CPU generator; what the answer holds is on the CPU.
+        Args:
+            features: of n samples, on the device.
+            budget: from 1 to n - m.
+            bought: (m,) int64, on the CPU, indices of samples that must not be chosen again.
+            generator: on the CPU; every random number comes from it, so the same seed gives the same choice.
+            progress: called now and then with a short text.
+
+        Returns:
+            Tensors on the CPU.
         """
 
 
 def choice_without_clusters(
     ranked: torch.Tensor, scores: torch.Tensor, details: Mapping[str, Json] | None = None
 ) -> Choice:
-    """The answer of a method without clusters; ``scores`` (n,) are the higher, the earlier a sample is chosen."""
-    none = torch.full(scores.shape, -1, dtype=torch.int64)
-    return Choice(ranked.cpu(), none, scores.cpu().float(), torch.empty(0), details or {})
+    """The choice of a method without clusters; ``scores`` (n,) are higher for samples that it would choose sooner."""
+    no_cluster = torch.full(scores.shape, -1, dtype=torch.int64)
+    return Choice(ranked.cpu(), no_cluster, scores.cpu().float(), torch.empty(0), details or {})
 
 
 def lowest_unbought(scores: torch.Tensor, count: int, bought: torch.Tensor) -> torch.Tensor:
     """The ``count`` indices of lowest score that are not bought; ties go to the lowest index."""
     order = torch.sort(scores, stable=True).indices
-    taken = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-    taken[bought.to(scores.device)] = True
-    return order[~taken[order]][:count]
+    is_bought = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    is_bought[bought.to(scores.device)] = True
+    return order[~is_bought[order]][:count]

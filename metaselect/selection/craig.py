@@ -1,12 +1,12 @@
-"""The samples whose last-layer gradients stand for those of the pool: greedy facility location, class by class.
+"""CRAIG: samples whose last-layer gradients cover those of the pool, by greedy facility location in each class.
 
 Source: Mirzasoleiman, Bilmes, Leskovec 2020 (arXiv:1906.01827), Algorithm 1, as the baseline *CRAIG* of Wu,
 Stein, Gardner, Naik 2023 (arXiv:2302.04418): by the class that the model believes; lazy greedy: Minoux 1978.
-Differs: distances are squared and gradients have their bias, as in that baseline; the weights of the medoids are not
-used; every gradient has the same scale and its own index, where the
-authors' code scaled a class's last batch otherwise and shuffled the rows; what was bought before already covers.
+Differs: distances are squared and gradients include the bias, as in that baseline; the weights of the medoids are not
+used; every gradient has the same scale and its own index, where the authors' code scaled a class's last batch otherwise
+and shuffled the rows; samples of earlier rounds are in the set from the start.
 
-Time is quadratic in the size of a class: 7 s, 1 of them before the first pick, for n=50,000 in 10 classes of 5,000,
+Time is quadratic in the size of a class: 7 s (1 s of it before the first pick) for n=50,000 in 10 classes of 5,000,
 d=64 and a budget of 500 on one thread. Memory is n (K + d) float64, and a few tiles.
 """
 
@@ -28,15 +28,17 @@ from metaselect.selection.base import (
     no_progress,
 )
 
-TILE_ENTRIES = 2**20  # of a tile of distances, 8 MiB in float64
-GRID_BITS = 40  # of a squared distance: more than float32 features carry, and short enough for exact sums
+TILE_ENTRIES = 2**20  # numbers in a tile of distances: 8 MiB in float64, which stays in the cache
+GRID_BITS = 40  # of a squared distance: more than float32 features have, few enough for exact sums in float64
 FLOAT64_BITS = 53
-FIRST_BATCH = 8  # columns; one costs as much, since the factors are read once for all of them
+FIRST_BATCH = (
+    8  # columns of a tile; a single one costs as much, since all factors are read once in either case
+)
 
 
 @dataclass(frozen=True)
 class Craig:
-    """No hyper-parameters."""
+    """CRAIG, which has no hyper-parameters."""
 
     checkpoints: ClassVar[str] = "last"
     required_features: ClassVar[tuple[str, ...]] = ("probs", "hidden")
@@ -56,64 +58,65 @@ class Craig:
         """
         del generator
         classes = predicted_classes(features.probs[-1], features.hidden[-1])
-        taken = torch.zeros(len(features.probs[-1]), dtype=torch.bool)
-        taken[bought.cpu()] = True
-        first = torch.zeros(len(taken), dtype=torch.float64)
+        is_bought = torch.zeros(len(features.probs[-1]), dtype=torch.bool)
+        is_bought[bought.cpu()] = True
+        first = torch.zeros(len(is_bought), dtype=torch.float64)
         picks = []
         for number, members in enumerate(classes):
             progress(f"class {number + 1} of {len(classes)}")
-            gains = members.first_gains(taken[members.ids].nonzero()[:, 0].tolist())
+            gains = members.first_gains(is_bought[members.ids].nonzero()[:, 0].tolist())
             first[members.ids] = gains.cpu()
-            picks.append(members.greedy(gains.tolist(), taken[members.ids].tolist()))
-        # F of the whole pool; where every class is a point it is 0, and the shares are of 1 instead.
+            picks.append(members.greedy(gains.tolist(), is_bought[members.ids].tolist()))
+        # The largest possible F, with S the whole pool. It is 0 where every class is one point; then divide by 1.
         best = sum(members.largest * len(members.ids) for members in classes) or 1.0
         value = sum(float(members.covered.sum()) for members in classes)
         ranked = []
         # A pick changes no gain in another class: the greedy order of the pool is the merged order of its classes.
         for loss, index in islice(heapq.merge(*picks), budget):
             ranked.append(index)
-            value -= loss
+            value -= loss  # loss = -gain
             progress(f"pick {len(ranked)} of {budget}")
         scores = (first / best).clamp(max=1)
         return choice_without_clusters(torch.tensor(ranked), scores, {"coverage": min(value / best, 1.0)})
 
 
 def predicted_classes(probs: torch.Tensor, hidden: torch.Tensor) -> list["PredictedClass"]:
-    """The classes that some sample is put in, in their order, each with the factors of its gradients.
+    """The predicted classes that have samples, in ascending order, each with the factors of its gradients.
 
     Args:
         probs: (n, K) float32, softmax outputs at one checkpoint.
         hidden: (n, d) float32, inputs of the last layer, which has a bias.
     """
-    if probs.device.type == "mps":  # it has no float64
+    if probs.device.type == "mps":  # Apple's GPUs have no float64
         probs, hidden = probs.cpu(), hidden.cpu()
     predicted = probs.argmax(1)
     classes = []
     for label in sorted(set(predicted.tolist())):
         ids = (predicted == label).nonzero()[:, 0]
         left = probs[ids].double()
-        left[:, label] -= 1
+        left[:, label] -= 1  # softmax - onehot(class), the gradient by the logits
         classes.append(PredictedClass(ids.cpu(), left, F.pad(hidden[ids].double(), (0, 1), value=1.0)))
     return classes
 
 
 class PredictedClass:
-    """Gradients g_i = a_i (x) x_i of the samples that the model puts in one class, and how well they are covered.
+    """Gradients g_i = a_i (x) x_i of the samples of one predicted class, and how well the set S covers each of them.
 
     Squared distances are rounded to a grid whose step is a power of two, so that sums of them are exact in any order.
-    Ties are common (two samples that are of use to none but each other gain the same); plain float64 would decide
-    them by rounding, and would leave traces of a gain where all is covered.
+    Ties are common (two samples that cover only each other have the same gain); plain float64 would break them by
+    rounding, and would leave a tiny gain where everything is covered.
 
     Args:
         ids: (n_c,) int64, on the CPU; indices in the pool, ascending.
         left: (n_c, K) float64, rows a_i = softmax - onehot(class).
-        right: (n_c, d + 1) float64, rows x_i, the last number a 1 for the bias.
+        right: (n_c, d + 1) float64, rows x_i, the last column 1 for the bias.
 
     Attributes:
         step: of the grid.
-        largest: squared distance in the class, once ``first_gains`` ran; the similarity of a sample to itself.
+        largest: largest squared distance in the class, set by ``first_gains``; similarity is ``largest`` minus the
+            squared distance, so it is also the similarity of a sample to itself.
         covered: (n_c,) float64, similarity of each sample to the most similar one of S; 0 while S is empty.
-        width: of a tile, in columns.
+        width: columns of a tile.
     """
 
     def __init__(self, ids: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
@@ -129,18 +132,20 @@ class PredictedClass:
     def distances(self, columns: slice | list[int], top: int = 0) -> torch.Tensor:
         """(n_c - top, m) float64, squared distances of the rows from ``top`` on to the m rows ``columns``."""
         tile = self.left[top:] @ (self.left[columns] * (-2 / self.step)).T
-        tile *= self.right[top:] @ self.right[columns].T  # <g_i, g_j> = (a_i . a_j)(x_i . x_j)
+        tile *= (
+            self.right[top:] @ self.right[columns].T
+        )  # -2 <g_i, g_j> / step = -2 (a_i . a_j)(x_i . x_j) / step
         tile += self.squares[top:, None] / self.step
         tile += self.squares[columns] / self.step
         return tile.round_().clamp_(min=0).mul_(self.step)
 
     def first_gains(self, bought: list[int]) -> torch.Tensor:
-        """(n_c,) float64, what each sample adds to F when the rows ``bought`` are in S and nothing is picked yet."""
+        """(n_c,) float64, the gain of F by each sample when S holds only the rows ``bought``."""
         count = len(self.ids)
         sums = torch.zeros_like(self.squares)
         largest = torch.zeros_like(self.squares[0])
         for columns in self._tiles():
-            tile = self.distances(columns, columns.start)  # each pair once: the rest is its mirror image
+            tile = self.distances(columns, columns.start)  # the matrix is symmetric: compute each pair once
             sums[columns] += tile.sum(0)
             sums[columns.stop :] += tile[columns.stop - columns.start :].sum(1)
             largest = torch.maximum(largest, tile.max())
@@ -149,30 +154,31 @@ class PredictedClass:
             return count * self.largest - sums
         for index in bought:
             self.cover(index)
-        # Into what is there: small tensors kept from between the tiles would fragment the heap, to gigabytes.
+        # Into an existing tensor: small tensors that outlive the tiles between which they are allocated fragment the
+        # heap, up to gigabytes.
         for columns in self._tiles():
             sums[columns] = self.gains(columns)
         return sums
 
     def gains(self, columns: slice | list[int]) -> torch.Tensor:
-        """(m,) what each of the m rows ``columns`` would add to F now; never negative."""
-        more = self.distances(columns).neg_().add_(self.largest).sub_(self.covered[:, None])
-        return more.clamp_(min=0).sum(0)
+        """(m,) gains of F by each of the m rows ``columns`` for the present S; never negative."""
+        gains = self.distances(columns).neg_().add_(self.largest).sub_(self.covered[:, None])
+        return gains.clamp_(min=0).sum(0)
 
     def cover(self, index: int) -> None:
-        """Take row ``index`` into S."""
+        """Add row ``index`` to S."""
         similarity = self.largest - self.distances([index])[:, 0]
         self.covered = torch.maximum(self.covered, similarity)
 
     def greedy(self, gains: list[float], bought: list[bool]) -> Iterator[tuple[float, int]]:
-        """``(-gain, index in the pool)`` of every sample that is not bought, in greedy order, as it is asked for.
+        """``(-gain, index in the pool)`` of every sample that is not bought, in greedy order, one at a time.
 
-        Gains only ever fall, so a gain from before the last picks is an upper bound of that after them (Minoux): only
-        those on top of the heap need be computed anew, a batch at a time.
+        Gains never rise as S grows (F is submodular), so a gain computed before the last picks is an upper bound
+        (Minoux 1978): only those on top of the heap are computed again, a batch at a time.
 
         Args:
-            gains: n_c of ``first_gains``.
-            bought: n_c, True where the sample is not to be chosen.
+            gains: n_c numbers, of ``first_gains``.
+            bought: n_c, True where the sample must not be chosen.
         """
         ids = self.ids.tolist()
         heap = [(-gain, at) for at, gain in enumerate(gains) if not bought[at]]
@@ -184,7 +190,7 @@ class PredictedClass:
                 for at, gain in zip(stale, self.gains(stale).tolist(), strict=True):
                     heapq.heappush(heap, (-gain, at))
                 fresh.update(stale)
-                batch = min(2 * batch, self.width)
+                batch = min(2 * batch, self.width)  # many stale bounds: compute more of them at once
             loss, at = heapq.heappop(heap)
             yield loss, ids[at]
             self.cover(at)
@@ -197,7 +203,10 @@ class PredictedClass:
 
 
 def _pop_stale(heap: list[tuple[float, int]], fresh: set[int], count: int) -> list[int]:
-    """The rows that come before every fresh one, off the heap, ``count`` at most; a bound of 0 is not stale."""
+    """Remove and return up to ``count`` rows at the top of the heap whose gain was computed before the last pick.
+
+    A gain of 0 needs no new computation, since gains are not negative.
+    """
     stale: list[int] = []
     while heap and len(stale) < count and heap[0][0] < 0 and heap[0][1] not in fresh:
         stale.append(heapq.heappop(heap)[1])

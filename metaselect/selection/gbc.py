@@ -1,8 +1,8 @@
-"""Gradient-based clustering: gradients of sampled layers, clustered; one sample bought per cluster.
+"""GBC, gradient-based clustering: gradients of sampled layers are clustered, and one sample of each cluster is chosen.
 
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), section "Gradient-based clustering", Eq. 13-14; the features
-come from ``layer_gradients``, which says what differs there.
-Differs: everything about the clustering is as in ``rbc``.
+come from ``features.per_sample_gradients``, with its own deviations.
+Differs: the clustering is that of ``rbc``.
 """
 
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from metaselect.errors import UsageError
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, no_progress
 from metaselect.selection.clustering.factored import FactoredRows
 from metaselect.selection.clustering.representatives import choose_representatives
-from metaselect.selection.rbc import check_clustering
+from metaselect.selection.rbc import require_starts_and_iterations
 
 
 @dataclass(frozen=True)
 class GBC:
-    """Hyper-parameters.
+    """Hyper-parameters of GBC.
 
     Attributes:
         draws: layers drawn with replacement at each checkpoint.
         width: numbers that a sample's gradient is projected to at each checkpoint, at most.
-        sample: pool samples, seeded, whose mean gradient gives the layers their probabilities.
+        sample: pool samples, drawn with the seed, whose mean gradient gives the layers their probabilities.
         starts: seeded starts of K-means; the best objective is kept.
         iterations: of K-means, at most.
         gradient: "label-free" or "full", set by ``--gradient``.
@@ -50,7 +50,7 @@ class GBC:
                 f"--option width={self.width} is less than one number a draw.",
                 f"Give at least width={self.draws}; the default is 2048.",
             )
-        check_clustering(self.starts, self.iterations)
+        require_starts_and_iterations(self.starts, self.iterations)
 
     def choose(
         self,
@@ -60,7 +60,7 @@ class GBC:
         generator: torch.Generator,
         progress: ProgressCallback = no_progress,
     ) -> Choice:
-        """One member of each of ``budget`` clusters: the one closest to its centroid."""
+        """The choice of one member of each of ``budget`` clusters, the one closest to its centroid."""
         rows = FactoredRows(
             [block.norms[:, None] for block in features.gradients],
             [block.directions for block in features.gradients],

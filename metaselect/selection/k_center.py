@@ -1,8 +1,8 @@
-"""K-center: samples such that no other is far from all of them, found farthest-first.
+"""K-center (core-set): samples that leave no other sample far from all of them, chosen farthest-first.
 
 Source: Sener, Savarese 2018 (arXiv:1708.00489), Algorithm 1 (k-Center-Greedy), on the input of the last layer.
-Differs: the greedy choice stands, without the mixed-integer refinement of Algorithm 2 (it needs a commercial solver,
-and greedy is already within a factor 2 of the best radius); with nothing bought the first centre is drawn.
+Differs: greedy alone, without the mixed-integer refinement of Algorithm 2 (it needs a commercial solver, and greedy is
+within a factor 2 of the best radius); with nothing bought the first centre is drawn at random.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from metaselect.selection.base import (
 
 @dataclass(frozen=True)
 class KCenter:
-    """No hyper-parameters."""
+    """K-center, which has no hyper-parameters."""
 
     checkpoints: ClassVar[str] = "last"
     required_features: ClassVar[tuple[str, ...]] = ("hidden",)
@@ -36,12 +36,12 @@ class KCenter:
     ) -> Choice:
         """The ``budget`` samples that are each the farthest from all before them; ties go to the lowest index.
 
-        The score is the distance to the nearest centre: of a pick when it was chosen, of all others in the end. A
-        first centre that was drawn has the largest distance from it.
+        ``similarity`` is the distance to the nearest centre: of a pick when it was chosen, of all others at the end. A
+        first centre that was drawn at random has the largest distance of any sample from it.
         """
         hidden = features.hidden[-1]
         n = len(hidden)
-        nearest = hidden.new_full((n,), torch.inf)
+        nearest = hidden.new_full((n,), torch.inf)  # (n,) distance to the nearest centre
         scores = torch.zeros_like(nearest)
         used = torch.zeros(n, dtype=torch.bool, device=hidden.device)
         used[bought.to(hidden.device)] = True
@@ -54,7 +54,7 @@ class KCenter:
             scores[picks[0]] = nearest.max()
             used[picks[0]] = True
         while len(picks) < budget:
-            index = int(torch.where(used, -1.0, nearest).argmax())  # of equals argmax takes the first
+            index = int(torch.where(used, -1.0, nearest).argmax())  # argmax returns the first of equals
             scores[index] = nearest[index]
             nearest = torch.minimum(nearest, distances(hidden, index))
             used[index] = True
@@ -67,5 +67,5 @@ class KCenter:
 def distances(hidden: torch.Tensor, index: int) -> torch.Tensor:
     """(n,) Euclidean distances of the rows of ``hidden`` (n, d) to row ``index``; of equal rows exactly 0."""
     centre = hidden[index : index + 1]
-    # The product form would cancel: equal rows would differ by rounding, and ties would go anywhere.
+    # The matrix-product form loses digits by cancellation: equal rows would have distances above 0, which break ties.
     return torch.cdist(hidden, centre, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]

@@ -1,4 +1,4 @@
-"""Random selection: every sample alike; the arm that all others must beat.
+"""Random selection, the baseline that every other selector must beat.
 
 Source: the baseline *Random* of Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), experimental set-up.
 """
@@ -20,7 +20,7 @@ from metaselect.selection.base import (
 
 @dataclass(frozen=True)
 class Random:
-    """No hyper-parameters."""
+    """Random selection, which has no hyper-parameters."""
 
     checkpoints: ClassVar[str] = "last"
     required_features: ClassVar[tuple[str, ...]] = ()
@@ -33,7 +33,7 @@ class Random:
         generator: torch.Generator,
         progress: ProgressCallback = no_progress,
     ) -> Choice:
-        """``budget`` indices, uniformly without replacement."""
+        """``budget`` samples, drawn uniformly without replacement."""
         del progress
         scores = torch.rand(len(features.labels), generator=generator)
         return choice_without_clusters(lowest_unbought(-scores, budget, bought), scores)

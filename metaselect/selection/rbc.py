@@ -1,8 +1,9 @@
-"""Representation-based clustering: the gradients of the last layer, clustered; one sample bought per cluster.
+"""RBC, representation-based clustering: last-layer gradients are clustered, and one sample of each cluster is chosen.
 
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Eq. 10-12 and the section on noisy labels.
-Differs: features are in eval mode and without augmentation, each checkpoint is scaled to mean norm 1, picks as
-``clustering`` and K-means as ``kmeans`` say. ``rbc-k`` leaves out the weighting of Eq. 10, as in the paper's ablation.
+Differs: features are taken in eval mode and without augmentation, and each checkpoint is scaled to mean norm 1; see
+also ``clustering.representatives`` and ``clustering.kmeans``. ``rbc-k`` leaves out the weighting of Eq. 10, as in the
+paper's ablation.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, no
 from metaselect.selection.clustering.factored import FactoredRows
 from metaselect.selection.clustering.representatives import choose_representatives
 
-KINDS = ("product", "representation")
+FEATURE_KINDS = ("product", "representation")
 
 
 def factored_gradients(features: PoolFeatures, kind: str, gradient: str = "label-free") -> FactoredRows:
-    """Factors of Eq. 11 at every checkpoint.
+    """The features of Eq. 11 at every checkpoint, as factored rows.
 
     Args:
         features: T checkpoints.
@@ -29,18 +30,18 @@ def factored_gradients(features: PoolFeatures, kind: str, gradient: str = "label
             label)) (x) representation, for clean but unbalanced labels.
     """
     if kind == "representation":
-        left = [torch.ones_like(hidden[:, :1]) for hidden in features.hidden]
+        left = [torch.ones_like(hidden[:, :1]) for hidden in features.hidden]  # (n, 1)
     elif gradient == "full":
         onehot = F.one_hot(features.labels, features.probs[0].shape[1])
         left = [probs - onehot for probs in features.probs]  # Eq. 12
     else:
-        left = list(features.probs)
+        left = list(features.probs)  # Eq. 11
     return FactoredRows(left, features.hidden)
 
 
 @dataclass(frozen=True)
 class RBC:
-    """Hyper-parameters.
+    """Hyper-parameters of RBC.
 
     Attributes:
         features: "product" or "representation".
@@ -60,20 +61,20 @@ class RBC:
     weighted: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.features not in KINDS:
+        if self.features not in FEATURE_KINDS:
             raise UsageError(
-                f"--option features={self.features} is not known.", f"One of {', '.join(KINDS)}."
+                f"--option features={self.features} is not known.", f"One of {', '.join(FEATURE_KINDS)}."
             )
         if self.gradient == "full" and self.features == "representation":
             raise UsageError(
-                "--gradient full means nothing to --option features=representation, which has no label part.",
+                "--gradient full has no effect with --option features=representation, which does not depend on labels.",
                 "Leave out one of the two; --profile long-tail sets --gradient full.",
             )
-        check_clustering(self.starts, self.iterations)
+        require_starts_and_iterations(self.starts, self.iterations)
 
     @property
     def required_features(self) -> tuple[str, ...]:
-        """The representation alone, or both factors."""
+        """The representation alone, or both factors of the gradient."""
         return ("hidden",) if self.features == "representation" else ("probs", "hidden")
 
     def choose(
@@ -84,7 +85,7 @@ class RBC:
         generator: torch.Generator,
         progress: ProgressCallback = no_progress,
     ) -> Choice:
-        """One member of each of ``budget`` clusters: the one closest to its centroid."""
+        """The choice of one member of each of ``budget`` clusters, the one closest to its centroid."""
         return choose_representatives(
             factored_gradients(features, self.features, self.gradient),
             budget,
@@ -99,13 +100,13 @@ class RBC:
 
 @dataclass(frozen=True)
 class RBCK(RBC):
-    """RBC without the norms of Eq. 10: similarity is the absolute cosine alone."""
+    """RBC-K, which is RBC without the norms of Eq. 10: similarity is the absolute cosine alone."""
 
     weighted: ClassVar[bool] = False
 
 
-def check_clustering(starts: int, iterations: int) -> None:
-    """Refuse less than one start or iteration.
+def require_starts_and_iterations(starts: int, iterations: int) -> None:
+    """Check that there is at least one start and one iteration of K-means.
 
     Raises:
         UsageError: naming both options.

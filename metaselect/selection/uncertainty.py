@@ -1,4 +1,4 @@
-"""The most and the least certain samples, by the last checkpoint's softmax, and those least sure of their label.
+"""Uncertainty sampling (least or most certain first) and low self-confidence, from the last checkpoint's softmax.
 
 Source: Lewis, Gale 1994 (uncertainty sampling), as the baselines *Uncertain* and *Certain* of Wu, Stein, Gardner, Naik
 2023 (arXiv:2302.04418); margin: Scheffer, Decomain, Wrobel 2001; self-confidence: Northcutt, Jiang, Chuang 2021
@@ -24,28 +24,28 @@ from metaselect.selection.base import (
 
 def entropy(probs: torch.Tensor) -> torch.Tensor:
     """(n,) entropy in nats of rows of ``probs`` (n, K); 0 log 0 is 0."""
-    found: torch.Tensor = torch.special.entr(probs).sum(1)
-    return found
+    nats: torch.Tensor = torch.special.entr(probs).sum(1)
+    return nats
 
 
 def margin(probs: torch.Tensor) -> torch.Tensor:
-    """(n,) in [0, 1]: 1 - (p1 - p2) with the two largest probabilities; 0 where there is one class."""
+    """(n,) in [0, 1]: 1 - (p1 - p2) of the two largest probabilities; 0 if there is only one class."""
     best = probs.topk(min(2, probs.shape[1]), dim=1).values
     return 1 - (best[:, 0] - best[:, 1]) if best.shape[1] == 2 else torch.zeros_like(best[:, 0])
 
 
 def least_confidence(probs: torch.Tensor) -> torch.Tensor:
-    """(n,) in [0, 1): 1 - p1 with the largest probability."""
+    """(n,) in [0, 1): 1 - p1 of the largest probability."""
     return 1 - probs.max(1).values
 
 
 SCORES = {"entropy": entropy, "margin": margin, "least-confidence": least_confidence}
-"""Each the higher, the less certain."""
+"""Scores of ``--option score``; all are higher for less certain predictions."""
 
 
 @dataclass(frozen=True)
 class Uncertain:
-    """The least certain first.
+    """Uncertainty sampling: the least certain samples first.
 
     Attributes:
         score: "entropy", "margin" or "least-confidence".
@@ -76,14 +76,14 @@ class Uncertain:
 
 @dataclass(frozen=True)
 class Certain(Uncertain):
-    """The most certain first."""
+    """The opposite of uncertainty sampling: the most certain samples first."""
 
     sign: ClassVar[int] = -1
 
 
 @dataclass(frozen=True)
 class LowSelfConfidence:
-    """Lowest probability of the given label first: the ranking that label-error tools hand out."""
+    """Low self-confidence: lowest probability of the given label first, as tools for label errors rank samples."""
 
     checkpoints: ClassVar[str] = "last"
     required_features: ClassVar[tuple[str, ...]] = ("probs",)
@@ -96,7 +96,7 @@ class LowSelfConfidence:
         generator: torch.Generator,
         progress: ProgressCallback = no_progress,
     ) -> Choice:
-        """The ``budget`` samples whose given label the model believes least."""
+        """The ``budget`` samples whose given label has the lowest probability."""
         del generator, progress
         confidence = features.probs[-1].gather(1, features.labels[:, None])[:, 0]
         return choice_without_clusters(lowest_unbought(confidence, budget, bought), -confidence)

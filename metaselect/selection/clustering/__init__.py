@@ -1,1 +1,1 @@
-"""Weighted K-means on factored gradient features, and the pick of one sample per cluster."""
+"""Weighted K-means on factored gradient features, and one representative sample of each cluster."""

@@ -1,16 +1,17 @@
-"""Rows that are sums of outer products, never held as such.
+"""Factored rows: the features of a sample as outer products, kept as their factors.
 
 Row j is the concatenation over T checkpoints of ``left_t[j] (x) right_t[j]`` (K_t x d_t numbers each). Memory is
-n (K + d) T; a block of rows is formed in a cache-sized buffer when a product needs it.
+n (K + d) T numbers; a block of dense rows is formed in a cache-sized buffer when a product needs it.
 """
 
 from collections.abc import Iterator, Sequence
 
 import torch
 
-BLOCK_ENTRIES = 2**20  # of the buffer, 4 MiB in float32: it must stay in a core's cache
-
-MIN_BLOCK_ROWS = 64  # in a block
+BLOCK_ENTRIES = 2**20  # numbers in the buffer: 4 MiB in float32, which stays in a core's cache
+MIN_BLOCK_ROWS = (
+    64  # the product of a block reads all centroids: with fewer rows that costs more than the cache saves
+)
 
 
 class FactoredRows:
@@ -18,17 +19,17 @@ class FactoredRows:
 
     Args:
         left: T tensors (n, K_t).
-        right: T tensors (n, d_t); float16 is widened a block at a time.
+        right: T tensors (n, d_t), float32 or float16; float16 is converted to float32 a block at a time.
 
     Attributes:
         norms: (n,) norms of x_j, after each checkpoint was scaled to mean norm 1.
-        width: D, numbers in a row.
+        width: D = sum_t K_t d_t, numbers in a row.
     """
 
     def __init__(self, left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> None:
         self.right = tuple(right)
         block_norms = [a.norm(dim=1) * _norms(x) for a, x in zip(left, right, strict=True)]
-        # No checkpoint may outweigh the others by the size of its features alone.
+        # Each checkpoint gets mean norm 1, so that none dominates by the scale of its features alone.
         scales = [torch.where(norms.mean() > 0, 1 / norms.mean(), 0.0) for norms in block_norms]
         squares = torch.stack([(n * scale) ** 2 for n, scale in zip(block_norms, scales, strict=True)])
         self.norms = squares.sum(0).sqrt()
@@ -40,7 +41,7 @@ class FactoredRows:
         return len(self.norms)
 
     def subset(self, ids: torch.Tensor) -> "FactoredRows":
-        """The rows at ``ids``, with their norms as they are."""
+        """The rows at ``ids``; norms and scales stay those of the whole pool."""
         rows = object.__new__(FactoredRows)
         rows.left, rows.right = tuple(a[ids] for a in self.left), tuple(x[ids] for x in self.right)
         rows.norms, rows.width = self.norms[ids], self.width
@@ -48,7 +49,6 @@ class FactoredRows:
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """``(rows, u)`` with u (b, D) dense, valid until the next block."""
-        # A product with the centroids reads all of them, so few rows at a time are worse than leaving the cache.
         count = max(BLOCK_ENTRIES // self.width, MIN_BLOCK_ROWS)
         buffer = self.norms.new_empty(min(count, len(self)), self.width)
         for start in range(0, len(self), count):
@@ -58,7 +58,7 @@ class FactoredRows:
             for a, x in zip(self.left, self.right, strict=True):
                 size = a.shape[1] * x.shape[1]
                 target = block[:, at : at + size].view(len(block), a.shape[1], x.shape[1])
-                torch.mul(a[rows, :, None], x[rows, None, :], out=target)
+                torch.mul(a[rows, :, None], x[rows, None, :], out=target)  # (b, K_t, d_t)
                 at += size
             yield rows, block
 
@@ -68,7 +68,7 @@ class FactoredRows:
         return torch.stack(products).sum(0)
 
     def dense(self, ids: torch.Tensor) -> torch.Tensor:
-        """(len(ids), D) the rows themselves; for few rows only."""
+        """(len(ids), D) dense rows; for few rows only."""
         parts = [
             (a[ids, :, None] * x[ids, None, :]).flatten(1) for a, x in zip(self.left, self.right, strict=True)
         ]
@@ -76,16 +76,18 @@ class FactoredRows:
 
 
 def _norms(values: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = torch.linalg.vector_norm(values, dim=1, dtype=_wide(values))
-    return found
+    """(n,) norms of the rows of ``values`` (n, d)."""
+    norms: torch.Tensor = torch.linalg.vector_norm(values, dim=1, dtype=_accumulation_dtype(values))
+    return norms
 
 
 def _inner(values: torch.Tensor, index: int) -> torch.Tensor:
     """(n,) inner products of the rows of ``values`` (n, d) with row ``index``."""
     count = max(BLOCK_ENTRIES // values.shape[1], 1)
-    row = values[index].to(_wide(values))
+    row = values[index].to(_accumulation_dtype(values))
     return torch.cat([block.to(row.dtype) @ row for block in torch.split(values, count)])
 
 
-def _wide(values: torch.Tensor) -> torch.dtype:
+def _accumulation_dtype(values: torch.Tensor) -> torch.dtype:
+    """The dtype of sums over ``values``: float16 would overflow and lose digits."""
     return torch.float32 if values.dtype is torch.float16 else values.dtype

@@ -1,8 +1,9 @@
-"""From gradient features to picks, for RBC, RBC-K and GBC alike: cluster the rows, buy one member of each cluster.
+"""One representative per cluster, for RBC, RBC-K and GBC: cluster the rows, choose the member closest to each centroid.
 
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Algorithm 1.
-Differs: a cluster's pick is one of its members, so that all are distinct; the best of several seeded starts is kept;
-in later rounds the candidates are the half of the pool that is farther from everything bought, as in the authors' code.
+Differs: a representative is a member of its cluster, so that all are distinct; the best of several seeded starts is
+kept; in later rounds the candidates are the half of the pool that is farther from everything bought, as in the authors'
+code.
 """
 
 import torch
@@ -24,14 +25,14 @@ def choose_representatives(
     starts: int,
     iterations: int,
 ) -> Choice:
-    """One member of each of ``budget`` clusters: the one closest to its centroid.
+    """The choice of one member of each of ``budget`` clusters, the one closest to its centroid.
 
     Args:
         rows: n gradient features.
-        budget: number of clusters and of picks.
-        bought: (m,) int64, which are not chosen again.
+        budget: M, the number of clusters and of representatives.
+        bought: (m,) int64, never chosen again.
         generator: of the starts.
-        progress: hears of every iteration.
+        progress: called after every iteration.
         weighted: as ``kmeans``.
         starts: seeded starts of K-means; the best objective is kept.
         iterations: of K-means, at most.
@@ -41,7 +42,7 @@ def choose_representatives(
     best: Clustering | None = None
     for start in range(starts):
         first = int(torch.randint(len(pool), (), generator=generator))
-        found = kmeans(
+        clustering = kmeans(
             pool,
             budget,
             weighted=weighted,
@@ -49,9 +50,10 @@ def choose_representatives(
             iterations=iterations,
             progress=lambda text, start=start: progress(f"start {start + 1} of {starts}, {text}"),  # type: ignore[misc]
         )
-        if best is None or found.objective[-1] > best.objective[-1]:
-            best = found
+        if best is None or clustering.objective[-1] > best.objective[-1]:
+            best = clustering
     assert best is not None
+    # Share of the pool's gradient norm in each cluster; picks of heavier clusters are ranked first.
     mass = pool.norms.new_zeros(budget)
     mass.index_put_((best.assignment,), pool.norms, accumulate=True)
     mass /= mass.sum().clamp(min=1e-30)
@@ -66,9 +68,10 @@ def choose_representatives(
 def closest_members(clusters: Clustering, budget: int, mass: torch.Tensor) -> torch.Tensor:
     """(budget,) distinct rows: of each cluster the member closest to its centroid, heaviest cluster first.
 
-    Where clusters are empty (fewer distinct rows than clusters), the rest are the closest unused members of any.
+    Where clusters are empty (fewer distinct rows than clusters), the closest unused members of any cluster follow.
     """
     by_cosine = torch.sort(-clusters.cosine, stable=True).indices
+    # Sorted by cluster and, within it, by falling cosine: two stable sorts, the lesser key first.
     order = by_cosine[torch.sort(clusters.assignment[by_cosine], stable=True).indices]
     ordered = clusters.assignment[order]
     first = torch.ones_like(ordered, dtype=torch.bool)
@@ -80,10 +83,10 @@ def closest_members(clusters: Clustering, budget: int, mass: torch.Tensor) -> to
 
 
 def far_from_bought(rows: FactoredRows, budget: int, bought: torch.Tensor) -> torch.Tensor:
-    """Indices of the candidates: after a first round, the half that is farther from every bought sample."""
+    """(n',) sorted indices of the candidates: in later rounds the half that is farther from all bought samples."""
     if not len(bought):
         return torch.arange(len(rows), device=rows.norms.device)
-    nearest = torch.zeros_like(rows.norms)
+    nearest = torch.zeros_like(rows.norms)  # (n,) largest |cos| with a bought sample
     for index in bought.tolist():
         torch.maximum(nearest, rows.inner(index).abs(), out=nearest)
     count = max((len(rows) - len(bought)) // 2, budget)
@@ -91,6 +94,7 @@ def far_from_bought(rows: FactoredRows, budget: int, bought: torch.Tensor) -> to
 
 
 def _details(clusters: Clustering) -> dict[str, Json]:
+    """What ``stage.json`` records of a clustering."""
     ratio = clusters.theorem_ratio
     return {
         "objective": list(clusters.objective),
