@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from annotation_run import csv_rows
 
-from metaselect.annotation.formats.csv import guard, unguard
+from metaselect.annotation.formats.csv import escape_formula, unescape_formula
 
 ALSO = ("unsure", "bad_sample")
 Said = Mapping[str, str]
@@ -24,9 +24,9 @@ def in_a_spreadsheet(path: Path, said: Said, classes: list[str], chance: Random)
     """Rows and columns in another order, perhaps with a byte order mark, CRLF, or semicolons."""
     rows = harmless(csv_rows(path))
     for row in rows:
-        answer = said.get(unguard(row["sample_id"]), "")
+        answer = said.get(unescape_formula(row["sample_id"]), "")
         column = "clean_label" if answer in classes or not answer else "status"
-        row[column] = guard(answer)
+        row[column] = escape_formula(answer)
     return table(rows, chance, delimiter=chance.choice(",;\t"))
 
 
@@ -99,7 +99,7 @@ def in_label_studio_csv(path: Path, said: Said, classes: list[str], chance: Rand
 def in_cvat(path: Path, said: Said, classes: list[str], chance: Random) -> bytes:
     """Tags, in a zip or not; who skips leaves no tag."""
     names = {
-        unguard(row["image"]): unguard(row["sample_id"])
+        unescape_formula(row["image"]): unescape_formula(row["sample_id"])
         for row in harmless(csv_rows(path.with_name("id_map.csv")))
     }
     labels = json.loads(path.with_name("labels.json").read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ def in_the_page(path: Path, said: Said, classes: list[str], chance: Random) -> b
 
 
 def quoted(cell: str) -> str:
-    return guard(cell).replace('"', '""')
+    return escape_formula(cell).replace('"', '""')
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:

@@ -10,7 +10,7 @@ from command_line import metaselect, seen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.annotation.consensus import latest_votes, verdicts
+from metaselect.annotation.consensus import aggregate_votes, latest_votes
 from metaselect.annotation.quality.agreement import agreement, alpha
 from metaselect.annotation.votes import STATUSES, Vote
 from metaselect.run.layout import Run
@@ -71,7 +71,7 @@ def test_alpha_is_observed_over_expected_disagreement_of_all_pairs(units: list[l
 )
 def test_the_confusion_counts_every_answer_beside_others(votes: list[Vote]) -> None:
     latest = latest_votes(votes)
-    found = verdicts(latest)
+    found = aggregate_votes(latest)
     told = agreement(latest, found)
     expected: Counter[tuple[str, str, str]] = Counter()
     for vote in latest.values():

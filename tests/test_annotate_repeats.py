@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from metaselect.annotation import ledger
 from metaselect.annotation.formats.base import Item
 from metaselect.annotation.repeats import choose_repeats, insert_repeats
-from metaselect.annotation.rounds import one_round
+from metaselect.annotation.rounds import find_round
 from metaselect.run.layout import Run
 
 IDS = [f"s{number:03d}" for number in range(60)]
@@ -98,7 +98,7 @@ def test_a_repeat_without_its_form_is_still_known_and_goes_with_its_round(run: R
     assert result(run, capsys, "import", bare)["repeated"] == 1
     assert meta_set(run) == {}
     assert result(run, capsys, "status")["rounds"][0]["missing"] == 40
-    assert ledger.forget_round(run, 1) == 1
+    assert ledger.remove_round(run, 1) == 1
 
 
 def test_images_of_repeats_are_copies_under_their_own_names(run: Run, monkeypatch) -> None:
@@ -167,7 +167,7 @@ def test_conflicts_go_out_alone_and_a_third_vote_decides(run: Run, capsys) -> No
     assert got["samples"] == 2
     rows = csv_rows(run.path("export/round-1/conflicts/labels.csv"))
     assert [row["sample_id"] for row in rows] == ["s003", "s007"]
-    batch = one_round(run, 1).batch_id
+    batch = find_round(run, 1).batch_id
     assert {row["batch_id"] for row in rows} == {got["batch_id"]}
     assert got["batch_id"].startswith(f"{batch}-")
     form = fill(run, {"s003": "dog"}, "carl", "conflicts/labels.csv")

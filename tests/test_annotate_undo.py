@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
-from metaselect.annotation.imports import Import, Source, corrections, stretch, without
+from metaselect.annotation.imports import Import, Source, vote_positions, votes_that_undo, without_round
 from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.run.layout import Run
 
@@ -135,7 +135,7 @@ def test_what_counts_is_the_latest_of_the_imports_that_stand(steps) -> None:
             book = ledger.open_ledger(run)
             if isinstance(each, dict):
                 votes = [Vote(key[0], label, key[1], "done", "", 0, time) for key, label in each.items()]
-                new = [vote for vote in votes if not vote.repeats(book.latest.get(vote.key))]
+                new = [vote for vote in votes if not vote.equals_but_for_time(book.latest.get(vote.key))]
                 ledger.add_votes(run, book, new, Source(time, "x.csv", "", "csv"))
                 if new:
                     rows += 1
@@ -222,11 +222,11 @@ def test_forgetting_a_round_keeps_imports_and_their_votes_together(rounds, cuts,
     imports = [Import(at, "t", "f", "", "csv", first, 0) for at, first in enumerate(starts, start=1)]
     if 0 < undone <= len(imports):
         imports.append(Import(len(imports) + 1, "t", "", "", "undo", len(votes), undone))
-        votes += corrections(votes, imports)
-    kept, rows = without(votes, imports, gone)
-    assert corrections(kept, rows) == []
+        votes += votes_that_undo(votes, imports)
+    kept, rows = without_round(votes, imports, gone)
+    assert votes_that_undo(kept, rows) == []
     assert not any(vote.round == gone for vote in kept)
     for row in imports:
-        before = [votes[at] for at in stretch(imports, row, len(votes))]
-        after = [kept[at] for at in stretch(rows, rows[row.number - 1], len(kept))]
+        before = [votes[at] for at in vote_positions(imports, row, len(votes))]
+        after = [kept[at] for at in vote_positions(rows, rows[row.number - 1], len(kept))]
         assert after == [vote for vote in before if vote.round != gone]

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
-from metaselect.annotation.consensus import Verdict, latest_votes, meta_set_text, verdicts
-from metaselect.annotation.formats.csv import guard
-from metaselect.annotation.rounds import bought_ids, one_round, round_is_closed
+from metaselect.annotation.consensus import Verdict, aggregate_votes, latest_votes, meta_set_text
+from metaselect.annotation.formats.csv import escape_formula
+from metaselect.annotation.rounds import bought_samples, find_round, round_is_closed
 from metaselect.annotation.votes import STATUSES, Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.options import ExportOptions, ImportOptions
@@ -73,7 +73,7 @@ def test_export_then_answer_then_import_is_the_identity(ids, classes, seed) -> N
         add_round(run, 1, seed.sample(ids, len(ids)))
         form = Path(folder) / "form.csv"
         annotate.export(run, ExportOptions(output=str(form), images=False), Listener())
-        answers = {guard(sample_id): guard(label) for sample_id, label in chosen.items()}
+        answers = {escape_formula(sample_id): escape_formula(label) for sample_id, label in chosen.items()}
         text = filled_in(form.read_bytes().decode(), answers, seed.choice(["\n", "\r\n"]))
         form.write_bytes(text.encode(seed.choice(["utf-8", "utf-8-sig"])))
         outcome = annotate.import_file(run, str(form), ImportOptions(require_complete=True), Listener())
@@ -115,7 +115,7 @@ def test_the_order_of_rows_changes_no_byte_but_the_time(seed) -> None:
     )
 )
 def test_the_consensus_is_what_counting_by_hand_gives(votes: list[Vote]) -> None:
-    found = verdicts(latest_votes(votes))
+    found = aggregate_votes(latest_votes(votes))
     assert list(found) == sorted({each.sample_id for each in votes})
     for sample_id, verdict in found.items():
         last: dict[str, Vote] = {}
@@ -222,23 +222,23 @@ def test_a_round_is_closed_by_a_form_or_by_a_vote(run: Run) -> None:
 
 
 def test_what_was_bought_excludes_skips_and_includes_ties(run: Run) -> None:
-    assert bought_ids(ledger.read_ledger(run)) == {}
+    assert bought_samples(ledger.read_ledger(run)) == {}
     give(run, ["s0,cat,a,", "s1,,a,skip", "s2,,a,bad_sample", "s3,cat,a,", "s3,dog,b,"])
-    assert bought_ids(ledger.read_ledger(run)) == {"s0": "done", "s2": "bad_sample", "s3": "tied"}
+    assert bought_samples(ledger.read_ledger(run)) == {"s0": "done", "s2": "bad_sample", "s3": "tied"}
 
 
 def test_a_skipped_sample_that_is_selected_again_is_asked_again(run: Run) -> None:
     give(run, ["s1,,,skip"])
     add_round(run, 2, ["s1", "s5"])
-    assert one_round(run, 1).open_ids(ledger.read_ledger(run).verdicts) == ["s3", "s2", "s0"]
-    assert one_round(run, None).open_ids(ledger.read_ledger(run).verdicts) == ["s1", "s5"]
+    assert find_round(run, 1).unanswered_ids(ledger.read_ledger(run).verdicts) == ["s3", "s2", "s0"]
+    assert find_round(run, None).unanswered_ids(ledger.read_ledger(run).verdicts) == ["s1", "s5"]
     give(run, ["s1,owl,,"])
-    assert one_round(run, 2).open_ids(ledger.read_ledger(run).verdicts) == ["s5"]
+    assert find_round(run, 2).unanswered_ids(ledger.read_ledger(run).verdicts) == ["s5"]
     assert [each.round for each in ledger.read_ledger(run).votes] == [1, 2]
 
 
 def test_the_batch_in_the_file_says_which_round_an_answer_belongs_to(run: Run) -> None:
-    batch = one_round(run, 1).batch_id
+    batch = find_round(run, 1).batch_id
     assert batch.startswith("b01-")
     add_round(run, 2, ["s1"])
     table = run.root.parent / "form.csv"
@@ -254,13 +254,13 @@ def test_forgetting_a_round_takes_its_votes_and_forms_and_nothing_else(run: Run)
     before = run.path("annotate/votes.csv").read_bytes()
     give(run, ["s7,dog,,"])
     assert len([*run.path("annotate/batches").iterdir()]) == 1
-    assert ledger.forget_round(run, 2) == 1
+    assert ledger.remove_round(run, 2) == 1
     assert [*run.path("annotate/batches").iterdir()] == []
     assert run.path("annotate/votes.csv").read_bytes() == before
     assert meta_set(run) == {"s0": "cat"}
     assert not round_is_closed(ledger.read_ledger(run), 2)
     run.stage("annotate").check(thorough=True)
-    assert ledger.forget_round(run, 2) == 0
-    assert ledger.forget_round(run, 1) == 1
+    assert ledger.remove_round(run, 2) == 0
+    assert ledger.remove_round(run, 1) == 1
     assert run.stage("annotate").record() is None
-    assert bought_ids(ledger.read_ledger(run)) == {}
+    assert bought_samples(ledger.read_ledger(run)) == {}

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaselect.annotation.formats.base import FORMATS, Form, detect_format, holds_answers, load_format
-from metaselect.annotation.formats.csv import CsvFormat, guard, unguard
+from metaselect.annotation.formats.csv import CsvFormat, escape_formula, unescape_formula
 from metaselect.errors import DataError
 
 
 @given(st.text())
 def test_guarded_cells_come_back_unchanged_and_are_no_formula(text: str) -> None:
-    assert unguard(guard(text)) == text
-    assert not guard(text).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert unescape_formula(escape_formula(text)) == text
+    assert not escape_formula(text).startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
 def read(text: str | bytes) -> list[tuple[str, str, str]]:
@@ -80,7 +80,7 @@ def test_every_format_of_the_table_loads_and_writes_and_reads_back() -> None:
             assert form.read(empty, "form") == []
         assert not holds_answers(empty)
         assert detect_format(empty, "form") == name
-        assert form.advice.format(folder="x", classes="cat")
+        assert form.instructions.format(folder="x", classes="cat")
 
 
 def test_a_form_of_which_nothing_is_certain_holds_answers() -> None:

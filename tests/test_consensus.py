@@ -12,7 +12,7 @@ from command_line import metaselect
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaselect.annotation.consensus import DAWID_SKENE, latest_votes, verdicts
+from metaselect.annotation.consensus import DAWID_SKENE, aggregate_votes, latest_votes
 from metaselect.annotation.dawid_skene import FLOOR, dawid_skene
 from metaselect.annotation.votes import STATUSES, Vote
 from metaselect.run.layout import Run
@@ -139,14 +139,14 @@ votes_of_three = st.lists(
 @given(votes=votes_of_three, data=st.data())
 def test_order_and_names_bear_on_nothing(votes, data) -> None:
     latest = list(latest_votes(votes).values())
-    found = verdicts(latest_votes(latest), DAWID_SKENE)
-    assert verdicts(latest_votes(data.draw(st.permutations(latest))), DAWID_SKENE) == found
+    found = aggregate_votes(latest_votes(latest), DAWID_SKENE)
+    assert aggregate_votes(latest_votes(data.draw(st.permutations(latest))), DAWID_SKENE) == found
     people = dict(zip("xyz", data.draw(st.sampled_from(list(permutations("xyz")))), strict=True))
     renamed = [each._replace(annotator=people[each.annotator]) for each in latest]
-    assert verdicts(latest_votes(renamed), DAWID_SKENE) == found
+    assert aggregate_votes(latest_votes(renamed), DAWID_SKENE) == found
     labels = dict(zip(("cat", "dog", "owl"), data.draw(st.permutations(["cat", "dog", "owl"])), strict=True))
     renamed = [each._replace(clean_label=labels[each.clean_label]) for each in latest]
-    swapped = verdicts(latest_votes(renamed), DAWID_SKENE)
+    swapped = aggregate_votes(latest_votes(renamed), DAWID_SKENE)
     assert swapped == {
         name: verdict._replace(clean_label=labels.get(verdict.clean_label, ""))
         for name, verdict in found.items()
@@ -157,7 +157,7 @@ def test_order_and_names_bear_on_nothing(votes, data) -> None:
 @given(votes=votes_of_three)
 def test_what_nobody_answered_and_what_all_agree_on_is_as_with_a_majority(votes) -> None:
     latest = latest_votes(votes)
-    majority, found = verdicts(latest), verdicts(latest, DAWID_SKENE)
+    majority, found = aggregate_votes(latest), aggregate_votes(latest, DAWID_SKENE)
     assert found.keys() == majority.keys()
     for name, verdict in majority.items():
         assert found[name].round == verdict.round

@@ -20,7 +20,7 @@ from test_annotation import names, quick
 from metaselect.annotation.formats.base import Answer
 from metaselect.annotation.formats.csv import CsvFormat
 from metaselect.annotation.formats.xml_text import NOT_XML
-from metaselect.annotation.matching.labels import Labels
+from metaselect.annotation.matching.labels import LabelParser
 from metaselect.errors import DataError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.run.files import write_json
@@ -206,13 +206,13 @@ def test_an_answer_outside_the_classes_imports_nothing_and_says_what_it_could_me
 def test_a_class_name_whose_letters_came_apart_is_known_where_it_can_mean_one_only(tmp_path: Path) -> None:
     apart, together = (normalize(form, "Vögel") for form in ("NFD", "NFC"))
     answer = Answer(2, "s0", apart, "", "", "", "")
-    assert Labels([together, "cat"], CsvFormat.spellings, "x").understand(answer) == ("done", together)
-    assert Labels([together, apart], CsvFormat.spellings, "x").understand(answer) == ("done", apart)
+    assert LabelParser([together, "cat"], CsvFormat.spellings, "x").parse(answer) == ("done", together)
+    assert LabelParser([together, apart], CsvFormat.spellings, "x").parse(answer) == ("done", apart)
     alike = [normalize(form, "ự") for form in ("NFC", "NFD")]
-    labels = Labels(alike, CsvFormat.spellings, "x")
-    labels.understand(answer._replace(clean_label="ư\N{COMBINING DOT BELOW}"))
+    parser = LabelParser(alike, CsvFormat.spellings, "x")
+    parser.parse(answer._replace(clean_label="ư\N{COMBINING DOT BELOW}"))
     with pytest.raises(DataError, match="is not a class"):
-        labels.complain()
+        parser.raise_if_unknown()
 
 
 def test_every_name_that_is_no_class_is_said_with_what_it_could_mean(run: Run) -> None:

@@ -12,11 +12,11 @@ from exchange_run import CHOSEN, CLASSES, image_run
 from exchange_tools import PEOPLE
 
 from metaselect.annotation import ledger
-from metaselect.annotation.rounds import one_round
+from metaselect.annotation.rounds import find_round
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.stage import write_record
-from metaselect.web.labeling_session import Given, LabelingSession
+from metaselect.web.labeling_session import LabelingSession, SubmittedAnswer
 
 TIED = "sample_id,clean_label,annotator\n" + "".join(
     f"{each},cat,anna\n{each},{'dög' if each in ('s0', 's8') else 'cat'},ben\n" for each in CHOSEN
@@ -44,7 +44,7 @@ def back(run: Run, way: str, said: dict[str, str], folder: str = "export/round-1
     return str(path)
 
 
-def troubles(got: dict[str, object]) -> dict[str, object]:
+def import_warnings(got: dict[str, object]) -> dict[str, object]:
     return {name: got[name] for name in NOTHING_WRONG}
 
 
@@ -57,7 +57,7 @@ def test_repeats_come_back_to_the_sample_that_they_stand_for(run: Run, capsys, w
     path = back(run, way, dict.fromkeys(CHOSEN, "cat") | dict.fromkeys(again, "dög"))
     got = result(run, capsys, "import", path, "--require-complete")
     assert (got["matched"], got["repeated"], got["new_votes"], got["missing"]) == (6, 3, 9, 0)
-    assert troubles(got) == NOTHING_WRONG
+    assert import_warnings(got) == NOTHING_WRONG
     assert {each: label for each, label, _, _ in votes_of(run)} == dict.fromkeys(
         CHOSEN, "cat"
     ) | dict.fromkeys(again, "dög")
@@ -131,17 +131,17 @@ def test_answers_for_repeats_of_a_changed_sample_are_not_taken(run: Run, capsys,
 def test_tied_samples_go_out_alone_and_come_back(run: Run, capsys, way: str) -> None:
     assert result(run, capsys, "import", answers(run, TIED))["tied"] == 2
     got = result(run, capsys, "export", "--format", PEOPLE[way][0], "--conflicts", "--repeats", "0.5")
-    assert (got["samples"], str(got["batch_id"]).startswith(one_round(run, 1).batch_id)) == (3, True)
+    assert (got["samples"], str(got["batch_id"]).startswith(find_round(run, 1).batch_id)) == (3, True)
     listed = csv_rows(run.path(f"annotate/batches/{got['batch_id']}.csv"))
     assert [(row["sample_id"], row["name"]) for row in listed] == [("s0", "s0"), ("s8", "s8")]
     ((again, _),) = repeats_of(run).items()
     path = back(run, way, {"s0": "cat", "s8": "dög", again: "cat"}, "export/round-1/conflicts")
     done = result(run, capsys, "import", path, "--annotator", "carl")
     assert (done["tied"], done["matched"], done["repeated"], done["new_votes"]) == (0, 2, 1, 3)
-    assert troubles(done) == NOTHING_WRONG
+    assert import_warnings(done) == NOTHING_WRONG
     assert meta_set(run) == dict.fromkeys(CHOSEN, "cat") | {"s8": "dög"}
     assert {vote.round for vote in ledger.read_ledger(run).votes} == {1}
-    assert ledger.forget_round(run, 1) == 15
+    assert ledger.remove_round(run, 1) == 15
     assert list(run.path("annotate/batches").iterdir()) == []
 
 
@@ -184,7 +184,7 @@ def test_an_import_of_every_format_can_be_undone_and_made_again(run: Run, capsys
 
 
 def desk_of(run: Run) -> LabelingSession:
-    return LabelingSession(run, one_round(run, 1), CLASSES)
+    return LabelingSession(run, find_round(run, 1), CLASSES)
 
 
 def test_what_is_answered_on_the_page_is_an_import_of_its_own(run: Run, capsys) -> None:
@@ -192,9 +192,9 @@ def test_what_is_answered_on_the_page_is_an_import_of_its_own(run: Run, capsys) 
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns7,cat,olga\n")) == 0
     desk = desk_of(run)
     for key in (1, 2):
-        desk.answer("a", "anna", Given(key, "done", 0))
+        desk.answer("a", "anna", SubmittedAnswer(key, "done", 0))
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns1,cat,olga\n")) == 0
-    desk.answer("a", "anna", Given(4, "done", 1))
+    desk.answer("a", "anna", SubmittedAnswer(4, "done", 1))
     rows = csv_rows(run.path("annotate/imports.csv"))
     assert [(row["format"], row["first_vote"]) for row in rows] == [
         ("csv", "0"), ("serve", "1"), ("csv", "3"), ("serve", "4"),
@@ -204,7 +204,7 @@ def test_what_is_answered_on_the_page_is_an_import_of_its_own(run: Run, capsys) 
     assert meta_set(run) == dict.fromkeys(("s0", "s1", "s3", "s7"), "cat")
     assert result(run, capsys, "undo", "--import", "2")["withdrawn"] == 2
     assert meta_set(run) == dict.fromkeys(("s1", "s7"), "cat")
-    desk.answer("a", "anna", Given(4, "done", 1))  # the page goes on, as an import after the undo
+    desk.answer("a", "anna", SubmittedAnswer(4, "done", 1))  # the page goes on, as an import after the undo
     assert csv_rows(run.path("annotate/imports.csv"))[-1]["format"] == "serve"
     assert meta_set(run) == dict.fromkeys(("s1", "s7"), "cat") | {"s8": "dög"}
     run.stage("annotate").check(thorough=True)
@@ -235,7 +235,7 @@ def test_the_page_is_served_for_the_round_while_its_ties_are_with_somebody(
     monkeypatch.setattr("metaselect.web.server.serve", interrupt)
     assert result(run, capsys, "serve")["missing"] == 1
     exports = csv_rows(run.path("annotate/exports.csv"))
-    batch = one_round(run, 1).batch_id
+    batch = find_round(run, 1).batch_id
     assert [(row["format"], row["samples"], row["batch_id"] == batch) for row in exports] == [
         ("label-studio", "3", False),
         ("serve", "6", True),
@@ -243,11 +243,11 @@ def test_the_page_is_served_for_the_round_while_its_ties_are_with_somebody(
     desk = desk_of(run)
     state = desk.next("a")
     assert state["item"] == {"key": 5, "id": "s2"}  # neither a tie nor a repeat
-    desk.answer("a", "carl", Given(5, "done", 0))
+    desk.answer("a", "carl", SubmittedAnswer(5, "done", 0))
     path = back(run, "label-studio JSON", {"s0": "cat", "s8": "dög"}, "export/round-1/conflicts")
     done = result(run, capsys, "import", path)
     assert (done["matched"], done["tied"], done["missing"]) == (2, 0, 0)
-    assert troubles(done) == NOTHING_WRONG
+    assert import_warnings(done) == NOTHING_WRONG
     assert meta_set(run) == dict.fromkeys(CHOSEN, "cat") | {"s8": "dög"}
 
 

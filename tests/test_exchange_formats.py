@@ -256,12 +256,12 @@ def test_names_and_hashes_alone_find_their_sample(run: Run, capsys) -> None:
 )  # fmt: skip
 def test_what_a_spreadsheet_made_of_an_id_is_recognised(spoilt: str, meant: str | None) -> None:
     ids = ["007", "1e5", "3-4", "6/5", "SEP1", "123456789012", "123999999999", "011", "0011", "s1"]
-    assert SpreadsheetDamage(ids).likely(spoilt) == meant
+    assert SpreadsheetDamage(ids).likely_id(spoilt) == meant
 
 
 @given(st.integers(0, 10**9), st.integers(1, 6))
 def test_eaten_zeros_are_always_recognised(number: int, zeros: int) -> None:
-    assert SpreadsheetDamage(["0" * zeros + str(number), "s7", "x-1"]).likely(
+    assert SpreadsheetDamage(["0" * zeros + str(number), "s7", "x-1"]).likely_id(
         str(number)
     ) == "0" * zeros + str(number)
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
 from metaselect.annotation.predictions import has_predictions, latest_predictions
-from metaselect.annotation.rounds import one_round
+from metaselect.annotation.rounds import find_round
 from metaselect.errors import ArtefactError, LockedError
 from metaselect.run.files import write_csv
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.stage import write_record
-from metaselect.web.labeling_session import LEASE_SECONDS, Given, LabelingSession, Refused
+from metaselect.web.labeling_session import LEASE_SECONDS, InvalidRequest, LabelingSession, SubmittedAnswer
 
 BATCH = ["s3", "s1", "s2", "s0"]
 
@@ -35,7 +35,7 @@ class Clock:
 
 
 def desk_of(run: Run, number: int | None = None, clock: Clock | None = None) -> LabelingSession:
-    return LabelingSession(run, one_round(run, number), CLASSES, clock=clock or Clock())
+    return LabelingSession(run, find_round(run, number), CLASSES, clock=clock or Clock())
 
 
 def shown(state: dict[str, object]) -> str | None:
@@ -60,10 +60,10 @@ def test_samples_come_by_rank_and_each_answer_is_on_disk_before_the_next(
 ) -> None:
     state = desk.next("a")
     given = [
-        Given(0, "done", 1),
-        Given(1, "skip", None),
-        Given(2, "unsure", None),
-        Given(3, "bad_sample", None),
+        SubmittedAnswer(0, "done", 1),
+        SubmittedAnswer(1, "skip", None),
+        SubmittedAnswer(2, "unsure", None),
+        SubmittedAnswer(3, "bad_sample", None),
     ]
     for number, (answer, sample_id) in enumerate(zip(given, BATCH, strict=True)):
         assert shown(state) == sample_id
@@ -84,7 +84,7 @@ def test_samples_come_by_rank_and_each_answer_is_on_disk_before_the_next(
 
 def test_a_new_desk_goes_on_where_the_last_one_was(run: Run, desk: LabelingSession) -> None:
     desk.next("a")
-    desk.answer("a", "anna", Given(0, "done", 0))
+    desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
     assert shown(desk_of(run).next("b")) == "s1"
 
 
@@ -105,16 +105,16 @@ def test_a_screen_that_was_left_loses_its_sample_but_not_its_answer(run: Run) ->
     assert shown(desk.next("b")) == "s1"
     clock.now = LEASE_SECONDS
     assert shown(desk.next("c")) == "s3"
-    desk.answer("c", "carl", Given(0, "done", 0))
-    desk.answer("a", "anna", Given(0, "done", 1))
+    desk.answer("c", "carl", SubmittedAnswer(0, "done", 0))
+    desk.answer("a", "anna", SubmittedAnswer(0, "done", 1))
     assert votes_of(run) == [("s3", "cat", "carl", "done"), ("s3", "dog", "anna", "done")]
 
 
 def test_the_same_person_in_two_tabs_cannot_answer_twice(run: Run, desk: LabelingSession) -> None:
-    desk.answer("a", "anna", Given(0, "done", 0))
-    again = desk.answer("a", "anna", Given(0, "done", 0))  # as when the first reply got lost
+    desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+    again = desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))  # as when the first reply got lost
     assert "refused" not in again
-    other = desk.answer("b", "anna", Given(0, "done", 1))
+    other = desk.answer("b", "anna", SubmittedAnswer(0, "done", 1))
     assert other["refused"] is True
     assert "not taken" in str(other["said"])
     assert votes_of(run) == [("s3", "cat", "anna", "done")]
@@ -122,7 +122,7 @@ def test_the_same_person_in_two_tabs_cannot_answer_twice(run: Run, desk: Labelin
 
 def test_undo_appends_and_asks_again(run: Run, desk: LabelingSession) -> None:
     for key in range(3):
-        desk.answer("a", "anna", Given(key, "done", key))
+        desk.answer("a", "anna", SubmittedAnswer(key, "done", key))
     before = run.path("annotate/votes.csv").read_bytes()
     state = desk.undo("a", "anna")
     assert shown(state) == "s2"
@@ -131,7 +131,7 @@ def test_undo_appends_and_asks_again(run: Run, desk: LabelingSession) -> None:
     assert meta_set(run) == {"s1": "dog", "s3": "cat"}
     assert shown(desk_of(run).next("b")) == "s2"  # also for a desk that knows nothing of it
     assert shown(desk.undo("a", "anna")) == "s1"
-    desk.answer("a", "anna", Given(1, "done", 2))
+    desk.answer("a", "anna", SubmittedAnswer(1, "done", 2))
     assert meta_set(run) == {"s1": "owl", "s3": "cat"}
     assert shown(desk.undo("a", "anna")) == "s1"
     assert shown(desk.undo("a", "anna")) == "s3"
@@ -142,12 +142,12 @@ def test_undo_appends_and_asks_again(run: Run, desk: LabelingSession) -> None:
 
 
 def test_undo_leaves_other_peoples_answers(run: Run, desk: LabelingSession) -> None:
-    desk.answer("a", "anna", Given(0, "done", 0))
-    desk.answer("b", "bert", Given(0, "done", 0))
+    desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+    desk.answer("b", "bert", SubmittedAnswer(0, "done", 0))
     state = desk.undo("a", "anna")
     assert meta_set(run) == {"s3": "cat"}
     assert (shown(state), state["done"]) == ("s3", 1)  # to be answered again, although bert's answer stands
-    desk.answer("a", "anna", Given(0, "done", 1))
+    desk.answer("a", "anna", SubmittedAnswer(0, "done", 1))
     assert votes_of(run)[1:] == [
         ("s3", "cat", "bert", "done"),
         ("s3", "", "anna", "withdrawn"),
@@ -158,7 +158,7 @@ def test_undo_leaves_other_peoples_answers(run: Run, desk: LabelingSession) -> N
 def test_what_was_taken_back_is_open_for_all_commands(
     run: Run, desk: LabelingSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    desk.answer("a", "anna", Given(0, "done", 0))
+    desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
     desk.undo("a", "anna")
     found = result(run, capsys, "status")
     assert found["rounds"][0]["missing"] == 4  # type: ignore[index]
@@ -170,12 +170,12 @@ def test_what_was_taken_back_is_open_for_all_commands(
 def test_a_sample_that_was_skipped_in_an_earlier_round_is_asked_again(
     run: Run, desk: LabelingSession
 ) -> None:
-    desk.answer("a", "anna", Given(0, "skip", None))
+    desk.answer("a", "anna", SubmittedAnswer(0, "skip", None))
     add_round(run, 2, ["s3", "s9"])
     second = desk_of(run)
     assert shown(second.next("a")) == "s3"
     assert "nothing to undo" in str(second.undo("a", "anna")["said"])  # what was said in round 1 stays
-    assert shown(second.answer("a", "anna", Given(0, "skip", None))) == "s9"
+    assert shown(second.answer("a", "anna", SubmittedAnswer(0, "skip", None))) == "s9"
     assert shown(second.undo("a", "anna")) == "s3"
 
 
@@ -183,14 +183,14 @@ def test_other_commands_write_between_answers(run: Run, desk: LabelingSession) -
     desk.next("a")
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns3,owl,olga\n")) == 0
     assert shown(desk.next("a")) == "s1"
-    desk.answer("a", "anna", Given(1, "done", 0))
+    desk.answer("a", "anna", SubmittedAnswer(1, "done", 0))
     assert meta_set(run) == {"s1": "cat", "s3": "owl"}
 
 
 def test_while_another_command_works_nothing_is_taken(run: Run, desk: LabelingSession) -> None:
     desk.next("a")
     with FileLock(run.root / ".lock"), pytest.raises(LockedError):
-        desk.answer("a", "anna", Given(0, "done", 0))
+        desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
     assert not run.path("annotate/votes.csv").exists()
     assert shown(desk.next("a")) == "s3"
 
@@ -204,32 +204,34 @@ def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, desk
     )
     write_record(folder, StageKey({}, {}), {})
     with pytest.raises(ArtefactError, match="chosen anew"):
-        desk.answer("a", "anna", Given(0, "done", 0))
+        desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
     assert not run.path("annotate/votes.csv").exists()
 
 
 @pytest.mark.parametrize(
     ("annotator", "given"),
     [
-        ("anna", Given(4, "done", 0)),
-        ("anna", Given(-1, "done", 0)),
-        ("anna", Given(True, "done", 0)),
-        ("anna", Given("0", "done", 0)),
-        ("anna", Given(None, "done", 0)),
-        ("anna", Given(0, "done", 3)),
-        ("anna", Given(0, "done", -1)),
-        ("anna", Given(0, "done", None)),
-        ("anna", Given(0, "done", "cat")),
-        ("anna", Given(0, "done", False)),
-        ("anna", Given(0, "undone", 0)),
-        ("anna", Given(0, ["done"], 0)),
-        (" ", Given(0, "done", 0)),
-        ("a\nb", Given(0, "done", 0)),
-        ("a" * 101, Given(0, "done", 0)),
+        ("anna", SubmittedAnswer(4, "done", 0)),
+        ("anna", SubmittedAnswer(-1, "done", 0)),
+        ("anna", SubmittedAnswer(True, "done", 0)),
+        ("anna", SubmittedAnswer("0", "done", 0)),
+        ("anna", SubmittedAnswer(None, "done", 0)),
+        ("anna", SubmittedAnswer(0, "done", 3)),
+        ("anna", SubmittedAnswer(0, "done", -1)),
+        ("anna", SubmittedAnswer(0, "done", None)),
+        ("anna", SubmittedAnswer(0, "done", "cat")),
+        ("anna", SubmittedAnswer(0, "done", False)),
+        ("anna", SubmittedAnswer(0, "undone", 0)),
+        ("anna", SubmittedAnswer(0, ["done"], 0)),
+        (" ", SubmittedAnswer(0, "done", 0)),
+        ("a\nb", SubmittedAnswer(0, "done", 0)),
+        ("a" * 101, SubmittedAnswer(0, "done", 0)),
     ],
 )  # fmt: skip
-def test_what_no_page_sends_is_refused(run: Run, desk: LabelingSession, annotator: str, given: Given) -> None:
-    with pytest.raises(Refused):
+def test_what_no_page_sends_is_refused(
+    run: Run, desk: LabelingSession, annotator: str, given: SubmittedAnswer
+) -> None:
+    with pytest.raises(InvalidRequest):
         desk.answer("a", annotator, given)
     assert not run.path("annotate/votes.csv").exists()
 
@@ -262,7 +264,9 @@ def test_whatever_people_do_the_votes_say_what_they_said_last(
             screens[name] = shown(desk.next(name))
         elif verb == "answer" and screens.get(name):
             sample_id = str(screens[name])
-            screens[name] = shown(desk.answer(name, name, Given(desk.keys[sample_id], "done", label)))
+            screens[name] = shown(
+                desk.answer(name, name, SubmittedAnswer(desk.keys[sample_id], "done", label))
+            )
             said.append((name, sample_id, label))
         elif verb == "undo":
             screens[name] = shown(desk.undo(name, name))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metaselect.annotation.formats.base import Form, Item, Prediction
-from metaselect.annotation.formats.page import data_uri, page, served_page
+from metaselect.annotation.formats.page import data_uri, served_page, standalone_page
 from metaselect.data.thumbnails import LONGEST_SIDE, thumbnails
 from metaselect.run.layout import Run
 
@@ -61,7 +61,7 @@ def item(sample_id: str, given_label: str = "") -> Item:
 
 
 def page_of(items: Sequence[Item], classes: Sequence[str]) -> str:
-    return page(Form("b01-7f3a", items, classes))
+    return standalone_page(Form("b01-7f3a", items, classes))
 
 
 PLAIN = Reader(served_page(("cat",), annotator="", suggests=False))

@@ -17,11 +17,11 @@ from annotation_run import add_round, make_run, votes_of
 from command_line import command, environment, metaselect, run_process
 from filelock import FileLock
 
-from metaselect.annotation.rounds import one_round
+from metaselect.annotation.rounds import find_round
 from metaselect.cli.main import main
 from metaselect.run.layout import Run
 from metaselect.web.labeling_session import LabelingSession
-from metaselect.web.server import LARGEST, Server
+from metaselect.web.server import MAX_REQUEST_BYTES, Server
 
 TOKEN, PORT = "the-token", 8765
 HERE = f"http://127.0.0.1:{PORT}"
@@ -41,7 +41,7 @@ def server(run: Run, tmp_path: Path) -> Server:
     picture = tmp_path / "p.png"
     picture.write_bytes(b"\x89PNG of s1")
     (tmp_path / "secret.png").write_bytes(b"secret")
-    desk = LabelingSession(run, one_round(run, None), ("cat", "dog", "owl"))
+    desk = LabelingSession(run, find_round(run, None), ("cat", "dog", "owl"))
     return Server(desk, {"s1": picture}, annotator="", suggest=lambda: {"s3": "owl"})
 
 
@@ -183,7 +183,7 @@ def test_votes_are_not_given_by_reading(server: Server) -> None:
         (json.dumps({**ANSWER, "key": 2}), "application/json"),
         (json.dumps({**ANSWER, "key": "../s"}), "application/json"),
         (json.dumps({**ANSWER, "status": {}}), "application/json"),
-        (json.dumps({**ANSWER, "note": "x" * LARGEST}), "application/json"),
+        (json.dumps({**ANSWER, "note": "x" * MAX_REQUEST_BYTES}), "application/json"),
     ],
 )
 def test_what_is_no_answer_is_refused(server: Server, run: Run, content: str | bytes, kind: str) -> None:

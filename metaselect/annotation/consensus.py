@@ -1,7 +1,12 @@
-"""What people say together: the latest vote of each annotator counts, then a method weighs them.
+"""Which answer counts where a sample has several, and what ``meta_set.csv`` says.
 
-``majority``: the answer with the most votes. ``dawid-skene``: the likeliest answer, where everybody's errors are
-learned from all votes together; good with several annotators of different skill and some dozens of votes of each.
+- Two different answers of one annotator in one file: neither is taken (``matching.reconcile.contradicts``).
+- A later answer of the same annotator: it replaces the earlier one (``latest_votes``).
+- Answers of several annotators: one method combines them (``aggregate_votes``). ``majority``: the answer with the most
+  votes; two with as many are a tie, and a tie has no label (``majority_vote``). ``dawid-skene``: the most probable
+  answer, with the error rates of each annotator estimated from all votes; for several annotators of different
+  reliability with some dozens of votes each (``most_probable_answers``).
+- What an undo takes back: ``annotation.undo``.
 """
 
 from collections import Counter
@@ -12,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.annotation.votes import BAD_SAMPLE, DONE, UNSURE, WITHDRAWN, Vote, in_order
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, UNSURE, WITHDRAWN, Vote, sorted_votes
 from metaselect.errors import ArtefactError
 from metaselect.run.files import format_csv, read_json
 
@@ -21,8 +26,8 @@ BOUGHT = (DONE, BAD_SAMPLE, TIED)
 """What was paid for and answered; `skip` and `unsure` samples stay in the noisy pool."""
 MAJORITY, DAWID_SKENE = "majority", "dawid-skene"
 METHODS = (MAJORITY, DAWID_SKENE)
-EQUAL = 1e-9  # probabilities that differ by less are a tie
-META_SET_HEADER = ("sample_id", "clean_label")
+TIE_TOLERANCE = 1e-9  # probabilities that differ by less are a tie
+META_SET_COLUMNS = ("sample_id", "clean_label")
 
 
 class Verdict(NamedTuple):
@@ -45,7 +50,7 @@ def latest_votes(votes: Iterable[Vote]) -> dict[tuple[str, str], Vote]:
     return {key: vote for key, vote in latest.items() if vote.status != WITHDRAWN}
 
 
-def read_method(path: Path) -> str:
+def read_consensus_method(path: Path) -> str:
     """The method that ``consensus.json`` names; majority where there is none.
 
     Raises:
@@ -67,38 +72,41 @@ def answer_of(vote: Vote) -> tuple[str, str] | None:
     return _answer(BAD_SAMPLE, "") if vote.status == BAD_SAMPLE else None
 
 
-def verdicts(latest: Mapping[tuple[str, str], Vote], method: str = MAJORITY) -> dict[str, Verdict]:
+def aggregate_votes(latest: Mapping[tuple[str, str], Vote], method: str = MAJORITY) -> dict[str, Verdict]:
     """One verdict per sample that has a vote, ordered by sample_id.
 
     Args:
         latest: the votes that count.
         method: one of ``METHODS``.
     """
-    ordered = in_order(latest.values())
+    ordered = sorted_votes(latest.values())
     by_sample = groupby(ordered, key=attrgetter("sample_id"))
     groups = ((sample_id, list(votes)) for sample_id, votes in by_sample)
     if method == MAJORITY:
-        return {sample_id: _majority(votes) for sample_id, votes in groups}
-    likely = likeliest(ordered)
+        return {sample_id: majority_vote(votes) for sample_id, votes in groups}
+    likely = most_probable_answers(ordered)
     return {sample_id: _verdict(votes, likely.get(sample_id, ())) for sample_id, votes in groups}
 
 
-def likeliest(votes: Sequence[Vote]) -> dict[str, list[tuple[str, str]]]:
+def most_probable_answers(votes: Sequence[Vote]) -> dict[str, list[tuple[str, str]]]:
     """The most probable answers by Dawid and Skene, more than one where they tie; only of answered samples.
 
     Args:
         votes: by sample and annotator, an order that rounding depends on.
     """
-    from metaselect.annotation.dawid_skene import coded, dawid_skene  # numpy, which a majority needs not
+    from metaselect.annotation.dawid_skene import (  # numpy, which a majority needs not
+        dawid_skene,
+        integer_codes,
+    )
 
     said = [vote for vote in votes if answer_of(vote)]
     if not said:
         return {}
-    samples, sample = coded([vote.sample_id for vote in said])
-    _, person = coded([vote.annotator for vote in said])
-    answers, answer = coded([each for vote in said if (each := answer_of(vote))])
+    samples, sample = integer_codes([vote.sample_id for vote in said])
+    _, person = integer_codes([vote.annotator for vote in said])
+    answers, answer = integer_codes([each for vote in said if (each := answer_of(vote))])
     found = dawid_skene(sample, person, answer)
-    best = found >= found.max(1, keepdims=True) - EQUAL
+    best = found >= found.max(1, keepdims=True) - TIE_TOLERANCE
     rows: list[list[tuple[str, str]]] = [[] for _ in samples]
     for row, answer in zip(*best.nonzero(), strict=True):
         rows[row].append(answers[answer])
@@ -112,7 +120,7 @@ def meta_set_text(found: Mapping[str, Verdict]) -> str:
         for sample_id, verdict in sorted(found.items())
         if verdict.status in (DONE, BAD_SAMPLE)
     )
-    return format_csv(META_SET_HEADER, rows)
+    return format_csv(META_SET_COLUMNS, rows)
 
 
 @lru_cache(maxsize=4096)
@@ -122,14 +130,15 @@ def _answer(status: str, clean_label: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=4096)
-def _sole_verdict(status: str, clean_label: str, number: int) -> Verdict:
+def _verdict_of_one_vote(status: str, clean_label: str, number: int) -> Verdict:
     """The verdict of one vote; nearly all samples have no more, and share these few objects."""
     return Verdict(status, clean_label if status == DONE else "", number)
 
 
-def _majority(votes: Sequence[Vote]) -> Verdict:
+def majority_vote(votes: Sequence[Vote]) -> Verdict:
+    """The verdict by the most votes, of the votes that count for one sample; TIED where two answers have as many."""
     if len(votes) == 1:
-        return _sole_verdict(votes[0].status, votes[0].clean_label, votes[0].round)
+        return _verdict_of_one_vote(votes[0].status, votes[0].clean_label, votes[0].round)
     counts = Counter(answer for vote in votes if (answer := answer_of(vote)))
     most = max(counts.values(), default=0)
     return _verdict(votes, [answer for answer, count in counts.items() if count == most])

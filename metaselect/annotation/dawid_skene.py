@@ -61,7 +61,7 @@ def dawid_skene(
     return np.asarray(found.T)
 
 
-def coded(column: Sequence[Value]) -> tuple[list[Value], np.ndarray]:
+def integer_codes(column: Sequence[Value]) -> tuple[list[Value], np.ndarray]:
     """The different values of a column, sorted, and (V,) int64 the place of each row's value among them."""
     values = sorted(set(column))
     place = {value: code for code, value in enumerate(values)}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.annotation.votes import RESTORE
+from metaselect.annotation.votes import RESTORE_REMEDY
 from metaselect.run.files import format_csv, read_rows, write_text
 
 EXPORTS = "exports.csv"
@@ -32,7 +32,7 @@ class Export(NamedTuple):
     samples: int
     classes_sha256: str
 
-    def repeats(self, earlier: "Export") -> bool:
+    def equals_but_for_time(self, earlier: "Export") -> bool:
         """Whether an earlier export says the same, whenever that was."""
         return self[1:] == earlier[1:]
 
@@ -57,7 +57,7 @@ def read_exports(path: Path) -> tuple[Export, ...]:
     Raises:
         ArtefactError: a row that is none.
     """
-    return read_rows(path, Export._fields, _export, RESTORE)
+    return read_rows(path, Export._fields, _parse_export, RESTORE_REMEDY)
 
 
 def write_exports(path: Path, exports: Sequence[Export]) -> None:
@@ -65,7 +65,7 @@ def write_exports(path: Path, exports: Sequence[Export]) -> None:
     write_text(path, format_csv(Export._fields, exports))
 
 
-def forget_exports(folder: Path, exports: Sequence[Export], number: int) -> None:
+def remove_exports(folder: Path, exports: Sequence[Export], number: int) -> None:
     """Remove the exports of a round, and the lists of its batches."""
     kept = tuple(each for each in exports if each.round != number)
     write_exports(folder / EXPORTS, kept)
@@ -78,7 +78,7 @@ def batch_path(folder: Path, batch_id: str) -> Path:
     return folder / BATCHES / f"{batch_id}.csv"
 
 
-def freeze_batch(folder: Path, batch_id: str, samples: Sequence[ExportedSample]) -> None:
+def write_batch_once(folder: Path, batch_id: str, samples: Sequence[ExportedSample]) -> None:
     """List a batch's samples, unless an earlier export did."""
     path = batch_path(folder, batch_id)
     if not path.is_file():
@@ -91,7 +91,7 @@ def read_batch(folder: Path, batch_id: str) -> tuple[ExportedSample, ...]:
     Raises:
         ArtefactError: damaged.
     """
-    return read_rows(batch_path(folder, batch_id), ExportedSample._fields, ExportedSample, RESTORE)
+    return read_rows(batch_path(folder, batch_id), ExportedSample._fields, ExportedSample, RESTORE_REMEDY)
 
 
 def read_exported_samples(folder: Path, exports: Sequence[Export]) -> list[ExportedSample]:
@@ -104,7 +104,7 @@ def read_exported_samples(folder: Path, exports: Sequence[Export]) -> list[Expor
     return [sent for batch_id in batches for sent in read_batch(folder, batch_id)]
 
 
-def _export(
+def _parse_export(
     time: str, number: str, batch_id: str, form: str, file: str, samples: str, classes: str
 ) -> Export:
     return Export(time, int(number), batch_id, form, file, int(samples), classes)

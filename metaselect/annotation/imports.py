@@ -1,9 +1,9 @@
 """Imports by number: which votes each brought, and which were undone.
 
-The rows of ``imports.csv`` cut ``votes.csv`` into stretches: an import's votes begin at ``first_vote`` and end where
-the next row's begin. A row is written before its votes, so that no vote is ever without one; after a crash its stretch
-is shorter, or empty. An undo is a row and a stretch too, whose votes bring back what counted before. So the latest
-vote of each annotator in ``votes.csv`` stays the one that counts, whoever reads it.
+The rows of ``imports.csv`` divide ``votes.csv``: an import's votes begin at ``first_vote`` and end where the next row's
+begin. A row is written before its votes, so that every vote belongs to one; after a crash it has fewer votes than its
+file, or none. An undo is a row with votes too: they restore what counted before. So the latest vote of each annotator
+in ``votes.csv`` is always the one that counts.
 """
 
 import os
@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.annotation.votes import RESTORE, WITHDRAWN, Vote
+from metaselect.annotation.votes import RESTORE_REMEDY, WITHDRAWN, Vote
 from metaselect.errors import UsageError
 from metaselect.run.files import format_csv, read_rows, write_text
 
@@ -57,12 +57,12 @@ class Import(NamedTuple):
     first_vote: int
     undoes: int
 
-    def came_from(self, source: Source) -> bool:
+    def has_source(self, source: Source) -> bool:
         """Whether its votes are from there, and from then."""
         return self[1:5] == source
 
 
-class Undone(NamedTuple):
+class UndoResult(NamedTuple):
     """What an undo did; the last three add up to the import's votes.
 
     Attributes:
@@ -101,7 +101,7 @@ def read_imports(path: Path) -> tuple[Import, ...]:
     Raises:
         ArtefactError: a row that no import can be.
     """
-    return read_rows(path, HEADER, _import, RESTORE)
+    return read_rows(path, HEADER, _parse_import, RESTORE_REMEDY)
 
 
 def write_imports(path: Path, imports: Iterable[Import]) -> None:
@@ -109,27 +109,27 @@ def write_imports(path: Path, imports: Iterable[Import]) -> None:
     write_text(path, format_csv(HEADER, ((*row[:-1], row.undoes or "") for row in imports)))
 
 
-def stretch(imports: Sequence[Import], row: Import, total: int) -> range:
+def vote_positions(imports: Sequence[Import], row: Import, total: int) -> range:
     """Positions in ``votes.csv`` of what a row brought; ``total`` is the number of votes."""
     later = imports[row.number].first_vote if row.number < len(imports) else total
     return range(min(row.first_vote, total), min(later, total))
 
 
-def latest_import(imports: Sequence[Import], total: int) -> Import | None:
+def latest_standing_import(imports: Sequence[Import], total: int) -> Import | None:
     """The last import with votes that was not undone yet."""
     undone = {row.undoes for row in imports}
     standing = (row for row in reversed(imports) if not row.undoes and row.number not in undone)
-    return next((row for row in standing if stretch(imports, row, total)), None)
+    return next((row for row in standing if vote_positions(imports, row, total)), None)
 
 
-def find_import(imports: Sequence[Import], number: int | None, total: int) -> Import:
+def find_import_to_undo(imports: Sequence[Import], number: int | None, total: int) -> Import:
     """The import with that number, or the latest one that stands.
 
     Raises:
         UsageError: there is none, it is undone already, or it is an undo itself.
     """
     if number is None:
-        found = latest_import(imports, total)
+        found = latest_standing_import(imports, total)
         if found is None:
             raise UsageError("There is no import to undo.")
         return found
@@ -146,7 +146,7 @@ def find_import(imports: Sequence[Import], number: int | None, total: int) -> Im
     return row
 
 
-def standing_votes(votes: Sequence[Vote], imports: Sequence[Import]) -> dict[tuple[str, str], Vote]:
+def votes_not_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> dict[tuple[str, str], Vote]:
     """The latest vote of each annotator for each sample, of the imports that were not undone."""
     undone = {row.undoes for row in imports}
     found: dict[tuple[str, str], Vote] = {}
@@ -157,23 +157,25 @@ def standing_votes(votes: Sequence[Vote], imports: Sequence[Import]) -> dict[tup
     return found
 
 
-def corrections(votes: Sequence[Vote], imports: Sequence[Import]) -> list[Vote]:
+def votes_that_undo(votes: Sequence[Vote], imports: Sequence[Import]) -> list[Vote]:
     """The votes that must follow so that the latest ones are those of imports that were not undone.
 
     Ordered by sample and annotator, with the time of the last row; empty when nothing is left to do.
     """
-    wanted = standing_votes(votes, imports)
+    wanted = votes_not_undone(votes, imports)
     found = []
     for key, vote in sorted({vote.key: vote for vote in votes}.items()):
         other = wanted.get(key)
         if other is None and vote.status != WITHDRAWN:
             found.append(vote._replace(clean_label="", status=WITHDRAWN, note="", time=imports[-1].time))
-        elif other is not None and not other.repeats(vote):
+        elif other is not None and not other.equals_but_for_time(vote):
             found.append(other._replace(time=imports[-1].time))
     return found
 
 
-def without(votes: Sequence[Vote], imports: Sequence[Import], number: int) -> tuple[list[Vote], list[Import]]:
+def without_round(
+    votes: Sequence[Vote], imports: Sequence[Import], number: int
+) -> tuple[list[Vote], list[Import]]:
     """Votes and imports as they are without the votes of a round; no import that was undone comes back by it."""
     kept = [vote for vote in votes if vote.round != number]
     left = {0: 0}
@@ -181,25 +183,25 @@ def without(votes: Sequence[Vote], imports: Sequence[Import], number: int) -> tu
         left[position] = left[position - 1] + (vote.round != number)
     rows = [row._replace(first_vote=left[min(row.first_vote, len(votes))]) for row in imports]
     undone = [row for row in rows if row.undoes]
-    again = corrections(kept, rows) if undone else []
+    again = votes_that_undo(kept, rows) if undone else []
     if again:
         rows.append(next_undo(rows, undone[-1].undoes, undone[-1].time, len(kept)))
     return kept + again, rows
 
 
-def last_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> Undone:
+def result_of_undo(votes: Sequence[Vote], imports: Sequence[Import]) -> UndoResult:
     """What the last row, an undo, did."""
     last = imports[-1]
     row = imports[last.undoes - 1]
-    brought = len(stretch(imports, row, len(votes)))
-    added = [votes[at].status for at in stretch(imports, last, len(votes))]
+    brought = len(vote_positions(imports, row, len(votes)))
+    added = [votes[at].status for at in vote_positions(imports, last, len(votes))]
     withdrawn = added.count(WITHDRAWN)
-    return Undone(
+    return UndoResult(
         row.number, row.file, row.format, brought, withdrawn, len(added) - withdrawn, brought - len(added)
     )
 
 
-def _import(
+def _parse_import(
     number: str, time: str, file: str, digest: str, form: str, first_vote: str, undoes: str
 ) -> Import:
     return Import(int(number), time, file, digest, form, int(first_vote), int(undoes or 0))

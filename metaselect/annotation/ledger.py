@@ -13,36 +13,36 @@ from pathlib import Path
 from metaselect.annotation.consensus import (
     MAJORITY,
     Verdict,
+    aggregate_votes,
     latest_votes,
     meta_set_text,
-    read_method,
-    verdicts,
+    read_consensus_method,
 )
 from metaselect.annotation.exports import (
     BATCHES,
     EXPORTS,
     Export,
     ExportedSample,
-    forget_exports,
-    freeze_batch,
     read_exports,
+    remove_exports,
+    write_batch_once,
     write_exports,
 )
 from metaselect.annotation.imports import (
     Import,
     Source,
-    Undone,
-    corrections,
-    find_import,
-    last_undone,
+    UndoResult,
+    find_import_to_undo,
     next_import,
     next_undo,
     read_imports,
-    without,
+    result_of_undo,
+    votes_that_undo,
+    without_round,
     write_imports,
 )
 from metaselect.annotation.repeats import Repeat, read_repeats, write_repeats
-from metaselect.annotation.votes import RESTORE, Vote, append_votes, read_votes
+from metaselect.annotation.votes import RESTORE_REMEDY, Vote, append_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.run.files import begins_with, format_csv, matches, write_text
 from metaselect.run.key import StageKey
@@ -80,32 +80,32 @@ class Ledger:
     repeats: tuple[Repeat, ...] = ()
 
     @cached_property
-    def current(self) -> dict[tuple[str, str], Vote]:
+    def latest_with_repeats(self) -> dict[tuple[str, str], Vote]:
         """The last vote, by (id that the form showed, annotator); those for blind repeats too."""
         return latest_votes(self.votes)
 
     @cached_property
     def latest(self) -> dict[tuple[str, str], Vote]:
         """The vote that counts, by (sample_id, annotator)."""
-        again = self.stands_for
+        again = self.sample_of_repeat
         return (
-            {key: vote for key, vote in self.current.items() if key[0] not in again}
+            {key: vote for key, vote in self.latest_with_repeats.items() if key[0] not in again}
             if again
-            else self.current
+            else self.latest_with_repeats
         )
 
     @cached_property
-    def stands_for(self) -> Mapping[str, str]:
+    def sample_of_repeat(self) -> Mapping[str, str]:
         """The sample of each blind repeat, by the id of the repeat."""
         return {each.repeat_id: each.sample_id for each in self.repeats}
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
         """By sample_id, in its order."""
-        return verdicts(self.latest, self.method)
+        return aggregate_votes(self.latest, self.method)
 
     @property
-    def exported(self) -> frozenset[int]:
+    def exported_rounds(self) -> frozenset[int]:
         """Rounds that went out to people."""
         return frozenset(each.round for each in self.exports)
 
@@ -126,7 +126,7 @@ def read_ledger(run: Run) -> Ledger:
     imports = read_imports(folder / IMPORTS)
     exports = read_exports(folder / EXPORTS)
     repeats = read_repeats(folder / REPEATS)
-    ledger = Ledger(tuple(votes), end, exports, imports, read_method(folder / CONSENSUS), repeats)
+    ledger = Ledger(tuple(votes), end, exports, imports, read_consensus_method(folder / CONSENSUS), repeats)
     if record is not None:
         _check_meta_set(folder / META_SET, record, ledger)
     return ledger
@@ -139,7 +139,7 @@ def open_ledger(run: Run) -> Ledger:
         ArtefactError: as ``read_ledger``.
     """
     ledger = read_ledger(run)
-    return _completed(run, ledger) if _pending_undo(run, ledger) else ledger
+    return _append_pending_undo(run, ledger) if _pending_undo(run, ledger) else ledger
 
 
 def add_votes(run: Run, ledger: Ledger, votes: Iterable[Vote], source: Source | None = None) -> Ledger:
@@ -152,7 +152,7 @@ def add_votes(run: Run, ledger: Ledger, votes: Iterable[Vote], source: Source | 
     return ledger
 
 
-def undo_import(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone]:
+def undo_import(run: Run, number: int | None, time: str) -> tuple[Ledger, UndoResult]:
     """Take an import back: what counted before it counts again; nothing is deleted.
 
     Called again after a crash, it goes on with the same import.
@@ -169,13 +169,13 @@ def undo_import(run: Run, number: int | None, time: str) -> tuple[Ledger, Undone
     ledger = read_ledger(run)
     pending = _pending_undo(run, ledger)
     if pending:
-        ledger = _completed(run, ledger)
+        ledger = _append_pending_undo(run, ledger)
     if not pending or number not in (None, pending):
-        row = find_import(ledger.imports, number, len(ledger.votes))
+        row = find_import_to_undo(ledger.imports, number, len(ledger.votes))
         ledger = _add_import(run, ledger, next_undo(ledger.imports, row.number, time, len(ledger.votes)))
-        ledger = _completed(run, ledger)
+        ledger = _append_pending_undo(run, ledger)
     write_meta_set_and_record(run, ledger)
-    return ledger, last_undone(ledger.votes, ledger.imports)
+    return ledger, result_of_undo(ledger.votes, ledger.imports)
 
 
 def add_repeats(run: Run, ledger: Ledger, repeats: Iterable[Repeat]) -> Ledger:
@@ -191,28 +191,28 @@ def add_repeats(run: Run, ledger: Ledger, repeats: Iterable[Repeat]) -> Ledger:
 def add_export(run: Run, ledger: Ledger, export: Export, samples: Sequence[ExportedSample]) -> None:
     """Remember that people got a batch; ``samples`` is all of it, which the first export freezes."""
     folder = run.path(STAGE)
-    freeze_batch(folder, export.batch_id, samples)
-    if not any(export.repeats(earlier) for earlier in ledger.exports):
+    write_batch_once(folder, export.batch_id, samples)
+    if not any(export.equals_but_for_time(earlier) for earlier in ledger.exports):
         ledger = replace(ledger, exports=(*ledger.exports, export))
         write_exports(folder / EXPORTS, ledger.exports)
     write_meta_set_and_record(run, ledger)
 
 
-def forget_round(run: Run, number: int) -> int:
+def remove_round(run: Run, number: int) -> int:
     """Remove a round's votes and exports, for `select --discard-round`; returns how many votes went.
 
     The caller holds the run's lock. After a crash in between, the same call goes on.
     """
     ledger = read_ledger(run)
     folder = run.path(STAGE)
-    if not any(vote.round == number for vote in ledger.votes) and number not in ledger.exported:
+    if not any(vote.round == number for vote in ledger.votes) and number not in ledger.exported_rounds:
         return 0
-    kept, imports = without(ledger.votes, ledger.imports, number)
+    kept, imports = without_round(ledger.votes, ledger.imports, number)
     # Without the record the files are taken as they are, so a crash below leaves nothing that looks damaged.
     for name in ("stage.json", META_SET):
         (folder / name).unlink(missing_ok=True)
     (folder / IMPORTS).unlink(missing_ok=True)  # its positions must never stand beside other votes
-    forget_exports(folder, ledger.exports, number)
+    remove_exports(folder, ledger.exports, number)
     if kept:
         write_text(folder / VOTES, format_csv(Vote._fields, kept))
         write_imports(folder / IMPORTS, imports)
@@ -228,9 +228,9 @@ def _add_import(run: Run, ledger: Ledger, row: Import) -> Ledger:
     return replace(ledger, imports=imports)
 
 
-def _completed(run: Run, ledger: Ledger) -> Ledger:
+def _append_pending_undo(run: Run, ledger: Ledger) -> Ledger:
     """The last row of the imports is an undo: append the votes that it still lacks."""
-    return _append(run, ledger, corrections(ledger.votes, ledger.imports))
+    return _append(run, ledger, votes_that_undo(ledger.votes, ledger.imports))
 
 
 def _append(run: Run, ledger: Ledger, votes: Iterable[Vote]) -> Ledger:
@@ -283,9 +283,9 @@ def _is_recorded(folder: Path, record: StageRecord) -> bool:
 def _check_beginning(folder: Path, name: str, record: StageRecord) -> None:
     path, expected = folder / name, record.outputs[name]
     if not path.is_file():
-        raise ArtefactError(f"{path} is missing.", RESTORE)
+        raise ArtefactError(f"{path} is missing.", RESTORE_REMEDY)
     if not begins_with(path, expected):
-        raise ArtefactError(f"{path} is damaged: recorded rows were changed or removed.", RESTORE)
+        raise ArtefactError(f"{path} is damaged: recorded rows were changed or removed.", RESTORE_REMEDY)
 
 
 def _check_meta_set(path: Path, record: StageRecord, ledger: Ledger) -> None:

@@ -9,7 +9,7 @@ from metaselect.annotation.formats.base import Prediction
 from metaselect.errors import ArtefactError
 from metaselect.run.layout import Run
 
-CONTROL = "uniform"  # learns nothing about labels
+CONTROL_METHOD = "uniform"  # learns nothing about labels
 
 
 def latest_predictions(
@@ -30,8 +30,8 @@ def latest_predictions(
         ArtefactError: there are no predictions, or they are damaged or of other samples.
     """
     wanted = [("sample_id", "in", list(sample_ids))]
-    reweighted = _reweighted(run)
-    path = f"{reweighted}/weights.parquet" if reweighted else _probabilities(run, number)
+    reweighted = _latest_reweighting(run)
+    path = f"{reweighted}/weights.parquet" if reweighted else _probabilities_path(run, number)
     if path is None:
         raise ArtefactError(
             f"No model's predictions are on disk for round {number}.",
@@ -45,7 +45,7 @@ def latest_predictions(
         rows = zip(*(table[column].to_pylist() for column in columns), strict=True)
         found = {sample_id: Prediction(label, float(prob)) for sample_id, label, prob in rows}
     else:
-        found = _surest(
+        found = _most_probable(
             pq.read_table(run.path(path), columns=["sample_id", "probs"], filters=wanted), classes
         )
     lacking = [sample_id for sample_id in sample_ids if sample_id not in found]
@@ -60,21 +60,23 @@ def latest_predictions(
 
 def has_predictions(run: Run, number: int) -> bool:
     """Whether ``latest_predictions`` would find a model; reads no table."""
-    return bool(_reweighted(run) or _probabilities(run, number))
+    return bool(_latest_reweighting(run) or _probabilities_path(run, number))
 
 
-def _reweighted(run: Run) -> str | None:
+def _latest_reweighting(run: Run) -> str | None:
     names = run.stage_names("reweight")
     return max(
-        names, key=lambda name: (not name.endswith(f"/{CONTROL}"), _finished(run, name), name), default=None
+        names,
+        key=lambda name: (not name.endswith(f"/{CONTROL_METHOD}"), _finished_at(run, name), name),
+        default=None,
     )
 
 
-def _finished(run: Run, name: str) -> int:
+def _finished_at(run: Run, name: str) -> int:
     return run.path(f"{name}/stage.json").stat().st_mtime_ns
 
 
-def _probabilities(run: Run, number: int) -> str | None:
+def _probabilities_path(run: Run, number: int) -> str | None:
     """The last checkpoint's probabilities that the round, or an earlier one, was chosen from."""
     for each in range(number, 0, -1):
         folder = run.path(f"select/round-{each}")
@@ -84,7 +86,7 @@ def _probabilities(run: Run, number: int) -> str | None:
     return None
 
 
-def _surest(table: pa.Table, classes: Sequence[str]) -> dict[str, Prediction]:
+def _most_probable(table: pa.Table, classes: Sequence[str]) -> dict[str, Prediction]:
     found = {}
     for sample_id, probs in zip(table["sample_id"].to_pylist(), table["probs"].to_pylist(), strict=True):
         place = max(range(len(probs)), key=probs.__getitem__)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metaselect.annotation.formats.base import Item
-from metaselect.annotation.votes import RESTORE
+from metaselect.annotation.votes import RESTORE_REMEDY
 from metaselect.random import derive_seed
 from metaselect.run.files import format_csv, read_rows, write_text
 
@@ -34,7 +34,7 @@ def read_repeats(path: Path) -> tuple[Repeat, ...]:
     Raises:
         ArtefactError: a row that is none.
     """
-    return read_rows(path, Repeat._fields, Repeat, RESTORE)
+    return read_rows(path, Repeat._fields, Repeat, RESTORE_REMEDY)
 
 
 def write_repeats(path: Path, repeats: Sequence[Repeat]) -> None:
@@ -59,14 +59,14 @@ def choose_repeats(
     chosen = chosen[: max(round(share * len(ids)), 1)]
     before = {(each.sample_id, each.batch_id): each for each in known}
     taken = {each.casefold() for each in (*pool, *(each.repeat_id for each in known))}
-    alike: dict[int, list[str]] = {}
+    similar: dict[int, list[str]] = {}
     for each in sorted(pool):
-        alike.setdefault(len(each), []).append(each)
+        similar.setdefault(len(each), []).append(each)
     found = []
     for sample_id in chosen:
         repeat = before.get((sample_id, batch_id))
         if repeat is None:
-            names = _names(alike[len(sample_id)], batch_id, sample_id)
+            names = _candidate_ids(similar[len(sample_id)], batch_id, sample_id)
             repeat_id = next(name for name in names if name.casefold() not in taken)
             taken.add(repeat_id.casefold())
             repeat = Repeat(repeat_id, sample_id, batch_id)
@@ -88,28 +88,30 @@ def insert_repeats(
         return list(items)
     half = len(items) // 2
     by_id = {item.sample_id: item for item in items}
-    behind: dict[int, list[Item]] = {}
+    inserted_after: dict[int, list[Item]] = {}
     for repeat in sorted(repeats, key=lambda each: derive_seed(0, STREAM, "order", *each)):
         place = half + derive_seed(0, STREAM, "place", *repeat) % (len(items) - half)
         item = by_id[repeat.sample_id]
         image = image_of(item.image, repeat.repeat_id) if item.image else ""
-        digest = content_again(item.content_hash, repeat.repeat_id)
+        digest = repeat_content_hash(item.content_hash, repeat.repeat_id)
         shown = item._replace(sample_id=repeat.repeat_id, image=image, content_hash=digest)
-        behind.setdefault(place, []).append(shown)
-    woven = [each for place, item in enumerate(items) for each in (item, *behind.get(place, ()))]
-    return [item._replace(rank=str(rank)) for rank, item in enumerate(woven, start=1)]
+        inserted_after.setdefault(place, []).append(shown)
+    with_repeats = [
+        each for place, item in enumerate(items) for each in (item, *inserted_after.get(place, ()))
+    ]
+    return [item._replace(rank=str(rank)) for rank, item in enumerate(with_repeats, start=1)]
 
 
-def content_again(content_hash: str, repeat_id: str) -> str:
+def repeat_content_hash(content_hash: str, repeat_id: str) -> str:
     """What stands for the content hash beside a repeat: the same one twice in a form would tell."""
     return content_hash and hashlib.sha256(f"{content_hash}/{repeat_id}".encode()).hexdigest()
 
 
-def _names(alike: Sequence[str], batch_id: str, sample_id: str) -> Iterator[str]:
+def _candidate_ids(similar: Sequence[str], batch_id: str, sample_id: str) -> Iterator[str]:
     """Ids that look like the given ones: each letter is that of one of them in this place; longer and longer."""
     for attempt in count():
         letters = [
-            alike[derive_seed(0, STREAM, batch_id, sample_id, attempt, place) % len(alike)][
+            similar[derive_seed(0, STREAM, batch_id, sample_id, attempt, place) % len(similar)][
                 place % len(sample_id)
             ]
             for place in range(len(sample_id) + attempt // TRIES)

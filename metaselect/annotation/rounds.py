@@ -38,7 +38,7 @@ class Round:
     samples: Mapping[str, Selected]
     control: frozenset[str] = frozenset()
 
-    def open_ids(self, verdicts: Mapping[str, Verdict]) -> list[str]:
+    def unanswered_ids(self, verdicts: Mapping[str, Verdict]) -> list[str]:
         """Samples that nobody has answered since they were selected here, by rank."""
         return [sample_id for sample_id in self.samples if not self._is_answered(verdicts.get(sample_id))]
 
@@ -63,10 +63,10 @@ def rounds(run: Run) -> list[Round]:
     Raises:
         ArtefactError: a ``selected.csv`` is damaged.
     """
-    return [_read(run, name) for name in run.stage_names("select")]
+    return [_read_round(run, name) for name in run.stage_names("select")]
 
 
-def wanted_rounds(run: Run, number: int | None) -> list[Round]:
+def find_rounds(run: Run, number: int | None) -> list[Round]:
     """Every round, or only the one with that number.
 
     Raises:
@@ -82,7 +82,7 @@ def wanted_rounds(run: Run, number: int | None) -> list[Round]:
     return chosen
 
 
-def as_asked(found: Sequence[Round], ledger: Ledger) -> list[Round]:
+def rounds_as_exported(found: Sequence[Round], ledger: Ledger) -> list[Round]:
     """The rounds as people know them: with what forms showed twice, and with batches of tied samples."""
     shown = []
     for each in found:
@@ -97,20 +97,20 @@ def as_asked(found: Sequence[Round], ledger: Ledger) -> list[Round]:
     return shown
 
 
-def one_round(run: Run, number: int | None) -> Round:
+def find_round(run: Run, number: int | None) -> Round:
     """The round with that number, or the latest one.
 
     Raises:
         ArtefactError: nothing was selected yet.
         UsageError: there is no such round.
     """
-    found = wanted_rounds(run, number)
+    found = find_rounds(run, number)
     if not found:
-        raise nothing_selected(run)
+        raise nothing_selected_error(run)
     return found[-1]
 
 
-def nothing_selected(run: Run) -> ArtefactError:
+def nothing_selected_error(run: Run) -> ArtefactError:
     """The error of a run without a round."""
     return ArtefactError(
         f"No samples have been selected in {run.root}.",
@@ -120,16 +120,16 @@ def nothing_selected(run: Run) -> ArtefactError:
 
 def round_is_closed(ledger: Ledger, number: int) -> bool:
     """Whether the round was exported or has votes, so that its choice must stay."""
-    return number in ledger.exported or any(vote.round == number for vote in ledger.votes)
+    return number in ledger.exported_rounds or any(vote.round == number for vote in ledger.votes)
 
 
-def bought_ids(ledger: Ledger) -> dict[str, str]:
+def bought_samples(ledger: Ledger) -> dict[str, str]:
     """Samples that need not be bought again -> "done", "bad_sample" or "tied", ordered by sample_id."""
     verdicts = ledger.verdicts
     return {sample_id: verdict.status for sample_id, verdict in verdicts.items() if verdict.status in BOUGHT}
 
 
-def _read(run: Run, name: str) -> Round:
+def _read_round(run: Run, name: str) -> Round:
     digest = run.stage(name).verified(f"{name}/selected.csv")
     number = int(name.rpartition("-")[2])
     with run.path(f"{name}/selected.csv").open(encoding="utf-8", newline="") as stream:

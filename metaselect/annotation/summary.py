@@ -38,8 +38,8 @@ def import_result(
         (mismatched, changed, unknown, not_selected; matched_by: found by another way than the id) and of samples
         (missing: selected and still without an answer; tied; bought: with a clean label, in the whole run), and lists.
     """
-    strays = found.strays
-    missing = {sample_id for each in chosen for sample_id in each.open_ids(ledger.verdicts)}
+    unmatched = found.unmatched
+    missing = {sample_id for each in chosen for sample_id in each.unanswered_ids(ledger.verdicts)}
     selected = {sample_id for each in chosen for sample_id in each.samples}
     conflicts: list[Json] = [
         {"sample_id": sample_id, "annotator": annotator} for sample_id, annotator in sorted(found.conflicting)
@@ -53,49 +53,50 @@ def import_result(
             verdict.status == TIED for sample_id, verdict in ledger.verdicts.items() if sample_id in selected
         ),
         "new_votes": new_votes,
-        "bought": with_status(ledger.verdicts, DONE),
-        "matched_by": {"image": len(strays.by_name), "content_hash": len(strays.by_content)},
+        "bought": count_with_status(ledger.verdicts, DONE),
+        "matched_by": {"image": len(unmatched.by_name), "content_hash": len(unmatched.by_content_hash)},
         "conflicts": conflicts,
-        "unknown_ids": list(sorted(strays.unknown)),
+        "unknown_ids": list(sorted(unmatched.unknown)),
         "likely_ids": dict(sorted(found.likely.items())),
-        "not_selected_ids": list(sorted(strays.not_selected)),
-        "mismatched_ids": list(sorted(strays.mismatched)),
-        "changed_ids": list(sorted(strays.changed)),
-        "other_batches": dict(sorted(strays.foreign.items())),
+        "not_selected_ids": list(sorted(unmatched.not_selected)),
+        "mismatched_ids": list(sorted(unmatched.mismatched)),
+        "changed_ids": list(sorted(unmatched.changed)),
+        "other_batches": dict(sorted(unmatched.other_batches.items())),
         "noise_estimate": noise and noise._asdict(),
     }
 
 
-def troubles(found: Reconciliation, result: Mapping[str, Json], name: str) -> Iterator[str]:
+def import_warnings(found: Reconciliation, result: Mapping[str, Json], name: str) -> Iterator[str]:
     """One sentence for each thing about a file that somebody should look at."""
     if found.conflicting:
         pairs = [f"{sample_id} by {annotator}" for sample_id, annotator in sorted(found.conflicting)]
-        yield f"{name} answers twice and differently: {some(pairs)}. Neither answer was taken."
+        yield f"{name} answers twice and differently: {examples(pairs)}. Neither answer was taken."
     changed = result.get("classes_changed")
     if isinstance(changed, list) and changed:
-        yield f"The run had other classes when batch {some([str(each) for each in changed])} went out."
-    strays = found.strays
-    if strays.mismatched:
+        yield f"The run had other classes when batch {examples([str(each) for each in changed])} went out."
+    unmatched = found.unmatched
+    if unmatched.mismatched:
+        ids = examples(sorted(unmatched.mismatched))
         yield (
-            f"Rows that name the image or content of another sample, not taken: {some(sorted(strays.mismatched))}. "
-            "Were columns sorted apart?"
+            f"Rows that name the image or content of another sample, not taken: {ids}. "
+            "Was one column sorted without the others?"
         )
-    if strays.changed:
-        yield f"Samples whose content changed since they went out, not taken: {some(sorted(strays.changed))}."
-    if strays.foreign:
+    if unmatched.changed:
+        yield f"Samples whose content changed since they went out, not taken: {examples(sorted(unmatched.changed))}."
+    if unmatched.other_batches:
         yield (
-            f"Rows of a batch that is none of this run, not taken: {some(sorted(strays.foreign))}. "
+            f"Rows of a batch that is none of this run, not taken: {examples(sorted(unmatched.other_batches))}. "
             "Without the column batch_id they are matched by id alone."
         )
-    if strays.misnamed:
-        yield f"Unknown ids whose image or content is known, taken by that: {some(sorted(strays.misnamed))}."
-    if strays.unknown:
-        yield f"Ids that are not in the pool, or images that never went out: {some(sorted(strays.unknown))}."
+    if unmatched.replaced_ids:
+        yield f"Unknown ids whose image or content is known, taken by that: {examples(sorted(unmatched.replaced_ids))}."
+    if unmatched.unknown:
+        yield f"Ids that are not in the pool, or images that never went out: {examples(sorted(unmatched.unknown))}."
     if found.likely:
         pairs = [f"{spoilt} for {sample_id}" for spoilt, sample_id in sorted(found.likely.items())]
-        yield f"A spreadsheet may have written {some(pairs)}; import the column as text."
-    if strays.not_selected:
-        listed = some(sorted(strays.not_selected))
+        yield f"A spreadsheet may have written {examples(pairs)}; import the column as text."
+    if unmatched.not_selected:
+        listed = examples(sorted(unmatched.not_selected))
         yield f"Not selected, so not taken: {listed}. --outside-round takes them."
     if not found.accepted and not found.conflicting:
         yield f"{name} holds no answer yet."
@@ -176,14 +177,14 @@ def progress(ledger: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | Non
     for vote in ledger.latest.values():
         annotators.setdefault(vote.annotator, dict.fromkeys(STATUSES, 0))[vote.status] += 1
     again = [
-        (vote, ledger.stands_for[vote.sample_id])
-        for vote in ledger.current.values()
-        if vote.sample_id in ledger.stands_for
+        (vote, ledger.sample_of_repeat[vote.sample_id])
+        for vote in ledger.latest_with_repeats.values()
+        if vote.sample_id in ledger.sample_of_repeat
     ]
     return Progress(
         [_round_progress(each, ledger) for each in rounds],
-        with_status(ledger.verdicts, DONE),
-        with_status(ledger.verdicts, BAD_SAMPLE),
+        count_with_status(ledger.verdicts, DONE),
+        count_with_status(ledger.verdicts, BAD_SAMPLE),
         len({vote.sample_id for vote in ledger.latest.values() if vote.round == 0}),
         {name: annotators[name] for name in sorted(annotators)},
         noise,
@@ -194,7 +195,7 @@ def progress(ledger: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | Non
 
 
 def _round_progress(each: Round, ledger: Ledger) -> RoundProgress:
-    missing = set(each.open_ids(ledger.verdicts))
+    missing = set(each.unanswered_ids(ledger.verdicts))
     found = [ledger.verdicts[sample_id].status for sample_id in each.samples if sample_id not in missing]
     return RoundProgress(
         round=each.number,
@@ -205,16 +206,16 @@ def _round_progress(each: Round, ledger: Ledger) -> RoundProgress:
         unusable=found.count(BAD_SAMPLE),
         conflicts=found.count(TIED),
         missing=len(missing),
-        exported=each.number in ledger.exported,
+        exported=each.number in ledger.exported_rounds,
     )
 
 
-def some(names: Sequence[str]) -> str:
+def examples(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
-def with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
+def count_with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
     """Samples whose verdict that is."""
     return sum(verdict.status == wanted for verdict in verdicts.values())

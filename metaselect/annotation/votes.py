@@ -20,7 +20,7 @@ STATUSES = (DONE, SKIP, UNSURE, BAD_SAMPLE)
 WITHDRAWN = "withdrawn"
 """Of a vote that `annotate undo` writes: the annotator has no answer any more. No form may use it."""
 
-RESTORE = "Restore it from a copy, or move the folder annotate away and import the answers again."
+RESTORE_REMEDY = "Restore it from a copy, or move the folder annotate away and import the answers again."
 """What helps when a file of the folder ``annotate`` is damaged."""
 
 
@@ -55,17 +55,17 @@ class Vote(NamedTuple):
         """What it says, whoever says it: status and class name."""
         return self.status, self.clean_label
 
-    def repeats(self, earlier: "Vote | None") -> bool:
+    def equals_but_for_time(self, earlier: "Vote | None") -> bool:
         """Whether an earlier vote says the same, whenever that was."""
         return earlier is not None and self[:-1] == earlier[:-1]
 
 
-def now() -> str:
+def utc_now() -> str:
     """ISO 8601, UTC: the only clock whose time is an artefact's."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def in_order(votes: Iterable[Vote]) -> list[Vote]:
+def sorted_votes(votes: Iterable[Vote]) -> list[Vote]:
     """By sample and annotator."""
     found = sorted(votes, key=attrgetter("annotator"))
     found.sort(key=attrgetter("sample_id"))  # stable; comparing texts twice is faster than comparing pairs
@@ -109,11 +109,11 @@ def append_votes(path: Path, votes: Iterable[Vote], end: int) -> None:
 
 def _whole_rows(stream: BufferedReader) -> Iterator[tuple[list[str], int]]:
     """Each complete row and the byte after it; ends before a torn last one."""
-    lines = _Lines(stream)
+    lines = _CountedLines(stream)
     reader = csv.reader(lines, strict=True)
     try:
         for cells in reader:
-            torn = not lines.whole or len(cells) != len(Vote._fields)
+            torn = not lines.complete or len(cells) != len(Vote._fields)
             if torn and not stream.peek(1):
                 return
             yield cells, lines.position
@@ -123,20 +123,20 @@ def _whole_rows(stream: BufferedReader) -> Iterator[tuple[list[str], int]]:
         # else the tear is within quotes
 
 
-class _Lines:
+class _CountedLines:
     """The lines of a file as text, with a count of the bytes so far.
 
     Attributes:
         position: the byte after the last line.
-        whole: whether that line ends with a line end.
+        complete: whether that line ends with a line end.
     """
 
     def __init__(self, stream: BufferedReader) -> None:
         self.stream = stream
         self.position = 0
-        self.whole = True
+        self.complete = True
 
-    def __iter__(self) -> "_Lines":
+    def __iter__(self) -> "_CountedLines":
         return self
 
     def __next__(self) -> str:
@@ -144,7 +144,7 @@ class _Lines:
         if not line:
             raise StopIteration
         self.position += len(line)
-        self.whole = line.endswith(b"\n")
+        self.complete = line.endswith(b"\n")
         return line.decode("utf-8", "replace")  # half a character can only be in a torn line
 
 
@@ -167,4 +167,4 @@ def _vote(cells: Sequence[str], where: str, shared: dict[str, str]) -> Vote:
 
 
 def _damaged(where: str, why: str) -> ArtefactError:
-    return ArtefactError(f"{where} is damaged: {why}.", RESTORE)
+    return ArtefactError(f"{where} is damaged: {why}.", RESTORE_REMEDY)

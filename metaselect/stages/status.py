@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from metaselect.annotation.consensus import TIED
 from metaselect.annotation.quality.noise_estimate import noise_estimate
-from metaselect.annotation.rounds import bought_ids
+from metaselect.annotation.rounds import bought_samples
 from metaselect.annotation.votes import DONE as ANSWERED
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
@@ -49,7 +49,7 @@ def status(run: Run, report: Reporter) -> Outcome:
     ]
     bad = [state for state in states if state.state in (STALE, DAMAGED)]
     votes_damaged = any(state.stage == "annotate" for state in bad)
-    bought = {} if votes_damaged else bought_ids(view.require_ledger())
+    bought = {} if votes_damaged else bought_samples(view.require_ledger())
     listed: list[Json] = [state._asdict() for state in states]
     return Outcome(
         {
@@ -109,7 +109,7 @@ def _open_work(view: AnnotationView) -> OpenWork:
     if view.rounds is None or view.ledger is None:
         return OpenWork(0, 0)
     verdicts = view.ledger.verdicts
-    missing = sum(len(each.open_ids(verdicts)) for each in view.rounds)
+    missing = sum(len(each.unanswered_ids(verdicts)) for each in view.rounds)
     return OpenWork(missing, sum(verdict.status == TIED for verdict in verdicts.values()))
 
 
@@ -142,7 +142,7 @@ def next_command(run: Run, states: list[State], owed: OpenWork, view: Annotation
         return run.select_command
     if not view.is_closed(int(chosen[-1].rpartition("-")[2])):
         return f"metaselect annotate export {at}"
-    if not bought_ids(view.require_ledger()):
+    if not bought_samples(view.require_ledger()):
         return f"metaselect annotate import FILE {at}"
     if run.ids_alone:
         return ""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from metaselect.annotation.imports import Source
 from metaselect.annotation.ledger import POOL_INPUTS, Ledger, add_votes, open_ledger, read_ledger
-from metaselect.annotation.rounds import Round, wanted_rounds
-from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote, now
+from metaselect.annotation.rounds import Round, find_rounds
+from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote, utc_now
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.records import Json
 from metaselect.run.layout import Run
@@ -16,15 +16,15 @@ from metaselect.run.stage import inputs_of
 FORMAT = "serve"
 LEASE_SECONDS = 600.0  # a screen that says nothing for so long has been left
 LONGEST_NAME = 100
-ELSEWHERE = "That sample was answered elsewhere meanwhile, so this answer was not taken."
+ANSWERED_ELSEWHERE = "That sample was answered elsewhere meanwhile, so this answer was not taken."
 
 
-class Refused(Exception):
+class InvalidRequest(Exception):
     """A request that no page of ours makes; nothing was written."""
 
 
 @dataclass(frozen=True)
-class Given:
+class SubmittedAnswer:
     """One answer as a screen sends it.
 
     Attributes:
@@ -52,7 +52,7 @@ class LabelingSession:
         self.ids = list(chosen.samples)
         self.keys = {sample_id: key for key, sample_id in enumerate(self.ids)}
         self.pool = inputs_of(run, *POOL_INPUTS)
-        self.source = Source(now(), FORMAT, "", FORMAT)
+        self.source = Source(utc_now(), FORMAT, "", FORMAT)
         self.taken = 0  # answers, by this desk
         self._leases: dict[int, tuple[str, float]] = {}  # key -> (session, until when)
 
@@ -64,20 +64,20 @@ class LabelingSession:
         """Give the session's sample to others."""
         self._leases = {key: lease for key, lease in self._leases.items() if lease[0] != session}
 
-    def answer(self, session: str, annotator: str, given: Given) -> dict[str, Json]:
+    def answer(self, session: str, annotator: str, given: SubmittedAnswer) -> dict[str, Json]:
         """Write a vote, then say what comes next.
 
         Raises:
-            Refused: no such sample, status or class, or no name.
+            InvalidRequest: no such sample, status or class, or no name.
             ArtefactError: another command is working in the run, or the round is no longer what it was.
         """
         vote = self._vote(annotator, given)
         with self.run.lock():
-            ledger = self._book()
+            ledger = self._read_ledger()
             earlier = ledger.latest.get(vote.key)
             answered = earlier is not None and earlier.round == self.chosen.number
-            if answered and not vote.repeats(earlier):
-                return {**self._state(session, ledger, said=ELSEWHERE), "refused": True}
+            if answered and not vote.equals_but_for_time(earlier):
+                return {**self._state(session, ledger, said=ANSWERED_ELSEWHERE), "refused": True}
             if not answered:
                 ledger = self._add(ledger, vote)
                 self.taken += 1
@@ -88,53 +88,55 @@ class LabelingSession:
         """Take the annotator's last answer of this round back, by one more vote, and show that sample again.
 
         Raises:
-            Refused: no name.
+            InvalidRequest: no name.
             ArtefactError: as ``answer``.
         """
-        name = checked_name(annotator)
+        name = valid_annotator(annotator)
         with self.run.lock():
-            ledger = self._book()
+            ledger = self._read_ledger()
             last = next(
                 (vote for vote in reversed(ledger.votes) if self._can_be_undone(vote, name, ledger)), None
             )
             if last is None:
                 return self._state(session, ledger, said="There is nothing to undo.")
-            ledger = self._add(ledger, last._replace(clean_label="", status=WITHDRAWN, note="", time=now()))
+            ledger = self._add(
+                ledger, last._replace(clean_label="", status=WITHDRAWN, note="", time=utc_now())
+            )
         self.release(session)
         said = f"Taken back: {last.clean_label or last.status}. Answer again."
         return self._state(session, ledger, said=said, again=self.keys[last.sample_id])
 
     def open_keys(self, ledger: Ledger) -> list[int]:
         """Positions of the samples that nobody has answered, by rank."""
-        return [self.keys[sample_id] for sample_id in self.chosen.open_ids(ledger.verdicts)]
+        return [self.keys[sample_id] for sample_id in self.chosen.unanswered_ids(ledger.verdicts)]
 
     def sample_id(self, key: object) -> str:
         """The sample at a position of the round.
 
         Raises:
-            Refused: no such position.
+            InvalidRequest: no such position.
         """
         # bool is an int to Python
         if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < len(self.ids):
-            raise Refused("There is no such sample.")
+            raise InvalidRequest("There is no such sample.")
         return self.ids[key]
 
-    def _vote(self, annotator: str, given: Given) -> Vote:
-        sample_id, name = self.sample_id(given.key), checked_name(annotator)
+    def _vote(self, annotator: str, given: SubmittedAnswer) -> Vote:
+        sample_id, name = self.sample_id(given.key), valid_annotator(annotator)
         label = ""
         if given.status not in STATUSES:
-            raise Refused("There is no such status.")
+            raise InvalidRequest("There is no such status.")
         if given.status == DONE:
             known = isinstance(given.label, int) and not isinstance(given.label, bool)
             if not known or not 0 <= (given.label or 0) < len(self.classes):
-                raise Refused("There is no such class.")
+                raise InvalidRequest("There is no such class.")
             label = self.classes[given.label or 0]
-        return Vote(sample_id, label, name, given.status, "", self.chosen.number, now())
+        return Vote(sample_id, label, name, given.status, "", self.chosen.number, utc_now())
 
-    def _book(self) -> Ledger:
+    def _read_ledger(self) -> Ledger:
         """The votes, after making sure that they still are about what is on the screens."""
         try:
-            (found,) = wanted_rounds(self.run, self.chosen.number)
+            (found,) = find_rounds(self.run, self.chosen.number)
             same = found.batch_id == self.chosen.batch_id and inputs_of(self.run, *self.pool) == self.pool
         except UsageError:
             same = False
@@ -147,7 +149,7 @@ class LabelingSession:
 
     def _add(self, ledger: Ledger, vote: Vote) -> Ledger:
         """Write a vote; all that come without another import between them are one import."""
-        goes_on = bool(ledger.imports) and ledger.imports[-1].came_from(self.source)
+        goes_on = bool(ledger.imports) and ledger.imports[-1].has_source(self.source)
         return add_votes(self.run, ledger, [vote], None if goes_on else self.source)
 
     def _can_be_undone(self, vote: Vote, annotator: str, ledger: Ledger) -> bool:
@@ -184,13 +186,13 @@ class LabelingSession:
         self._leases[key] = (session, self.clock() + LEASE_SECONDS)
 
 
-def checked_name(annotator: str) -> str:
+def valid_annotator(annotator: str) -> str:
     """The name as it stands in votes.
 
     Raises:
-        Refused: blank, too long, or with characters that cannot be seen.
+        InvalidRequest: blank, too long, or with characters that cannot be seen.
     """
     name = annotator.strip()
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
-        raise Refused(f"Answers need a name of 1 to {LONGEST_NAME} visible characters.")
+        raise InvalidRequest(f"Answers need a name of 1 to {LONGEST_NAME} visible characters.")
     return name

@@ -23,10 +23,10 @@ from metaselect.annotation.formats.page import served_page, served_policy
 from metaselect.data.originals import MEDIA_TYPES
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
-from metaselect.web.labeling_session import Given, LabelingSession, Refused
+from metaselect.web.labeling_session import InvalidRequest, LabelingSession, SubmittedAnswer
 
 LOOPBACK = "127.0.0.1"
-LARGEST = 16 * 1024  # bytes of a request; an answer has some two hundred
+MAX_REQUEST_BYTES = 16 * 1024  # bytes of a request; an answer has some two hundred
 BUSY_TRIES = 20  # while another command works in the run; then the page is told, and asks again
 BUSY_SECONDS = 0.1  # between two tries
 HEADERS = {
@@ -64,16 +64,19 @@ class Server:
 
     def app(self, token: str, port: int) -> ASGIApp:
         """The application, which answers below ``/<token>/`` only and only as ``127.0.0.1:<port>``."""
-        verbs = {"next": self._next, "answer": self._answer, "undo": self._undo, "suggest": self._suggest}
+        handlers = {"next": self._next, "answer": self._answer, "undo": self._undo, "suggest": self._suggest}
         routes = [
             Route("/", self._page),
             Route("/image/{key}", self._image),
-            *(Route(f"/{name}", self._verb(handle), methods=["POST"]) for name, handle in verbs.items()),
-            Route("/release", self._verb(self._release), methods=["POST"]),
+            *(
+                Route(f"/{name}", self._json_route(handle), methods=["POST"])
+                for name, handle in handlers.items()
+            ),
+            Route("/release", self._json_route(self._release), methods=["POST"]),
         ]
         inner = Starlette(routes=routes)
         inner.router.redirect_slashes = False
-        return Guard(inner, token, port)
+        return RequestFilter(inner, token, port)
 
     async def _page(self, request: Request) -> Response:
         del request
@@ -82,20 +85,20 @@ class Server:
     async def _image(self, request: Request) -> Response:
         key = request.path_params["key"]
         if not (key.isascii() and key.isdecimal() and len(key) < 10):
-            return refusal(404, "There is no such image.")
+            return error_response(404, "There is no such image.")
         try:
             path = self.images.get(self.desk.sample_id(int(key)))
-        except Refused:
+        except InvalidRequest:
             path = None
         if path is None or not path.is_file():
-            return refusal(404, "There is no such image.")
+            return error_response(404, "There is no such image.")
         return Response(path.read_bytes(), media_type=MEDIA_TYPES[path.suffix])
 
     def _next(self, body: Body) -> dict[str, Json]:
         return self._with_image(self.desk.next(body["session"]))
 
     def _answer(self, body: Body) -> dict[str, Json]:
-        given = Given(body.get("key"), body.get("status"), body.get("label"))  # type: ignore[arg-type]
+        given = SubmittedAnswer(body.get("key"), body.get("status"), body.get("label"))  # type: ignore[arg-type]
         return self._with_image(self.desk.answer(body["session"], body["annotator"], given))
 
     def _undo(self, body: Body) -> dict[str, Json]:
@@ -117,7 +120,9 @@ class Server:
             item["image"] = f"image/{item['key']}"
         return state
 
-    def _verb(self, handle: Callable[[Body], dict[str, Json]]) -> Callable[[Request], Awaitable[Response]]:
+    def _json_route(
+        self, handle: Callable[[Body], dict[str, Json]]
+    ) -> Callable[[Request], Awaitable[Response]]:
         """A route of JSON in and JSON out; it runs between others, never beside them, so that none collide."""
 
         async def respond(request: Request) -> Response:
@@ -130,18 +135,18 @@ class Server:
                         if not left:
                             raise
                     await asyncio.sleep(BUSY_SECONDS)
-            except Refused as error:
-                return refusal(400, str(error))
+            except InvalidRequest as error:
+                return error_response(400, str(error))
             except ArtefactError as error:
-                return refusal(503 if isinstance(error, LockedError) else 409, f"{error} {error.hint}")
+                return error_response(503 if isinstance(error, LockedError) else 409, f"{error} {error.hint}")
             except OSError as error:
-                return refusal(500, f"It could not be saved: {error.strerror}.")
+                return error_response(500, f"It could not be saved: {error.strerror}.")
             raise AssertionError("the last try answers or raises")
 
         return respond
 
 
-class Guard:
+class RequestFilter:
     """Lets through what our own page asks for, and puts the same headers on every response."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
@@ -158,11 +163,13 @@ class Guard:
         token, slash, path = scope["path"].removeprefix("/").partition("/")
         known = hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self.token)
         if request.headers.getlist("host") not in [[host] for host in self.hosts]:
-            response: ASGIApp = refusal(403, "This server answers to its own address only.")
+            response: ASGIApp = error_response(403, "This server answers to its own address only.")
         elif not self._from_here(request):
-            response = refusal(403, "Requests come from this server's own page only.")
+            response = error_response(403, "Requests come from this server's own page only.")
         elif not known or not slash:
-            response = refusal(404, "There is nothing here. Open the address that was printed, all of it.")
+            response = error_response(
+                404, "There is nothing here. Open the address that was printed, all of it."
+            )
         else:
             scope = {**scope, "path": f"/{path}", "raw_path": None, "root_path": ""}
             response = self.app
@@ -191,28 +198,28 @@ async def read_body(request: Request) -> Body:
     """The request's JSON object, with the two texts that every request has.
 
     Raises:
-        Refused: too long, not JSON, or without them.
+        InvalidRequest: too long, not JSON, or without them.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise Refused("Requests are JSON.")
+        raise InvalidRequest("Requests are JSON.")
     raw = b""
     async for part in request.stream():
         raw += part
-        if len(raw) > LARGEST:
-            raise Refused("The request is too long.")
+        if len(raw) > MAX_REQUEST_BYTES:
+            raise InvalidRequest("The request is too long.")
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        raise Refused("Requests are JSON objects.")
+        raise InvalidRequest("Requests are JSON objects.")
     session, annotator = body.get("session"), body.get("annotator")
     if not (isinstance(session, str) and 0 < len(session) <= 64 and isinstance(annotator, str)):
-        raise Refused("Requests name their session and annotator.")
+        raise InvalidRequest("Requests name their session and annotator.")
     return body
 
 
-def refusal(status: int, why: str) -> Response:
+def error_response(status: int, why: str) -> Response:
     """A response that says why not; the page shows the sentence."""
     if status == 404:
         return PlainTextResponse(why, status)

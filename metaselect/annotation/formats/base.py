@@ -115,11 +115,11 @@ class ExchangeFormat(Protocol):
         """The main file of a form, below ``RUN/export/round-<k>``."""
 
     @property
-    def offers(self) -> frozenset[str]:
+    def capabilities(self) -> frozenset[str]:
         """Which of GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, FILLED_IN and INSIDE it can do."""
 
     @property
-    def advice(self) -> str:
+    def instructions(self) -> str:
         """What people do with the form before it is imported: "{folder}" is its folder, "{classes}" some names."""
 
     def write(self, form: Form) -> Mapping[str, str]:
@@ -140,7 +140,7 @@ class ExchangeFormat(Protocol):
         """Whether a file is of this format, and of no other one."""
 
     def spellings(self, text: str) -> Iterable[str]:
-        """What ids or class names a cell may stand for, the likeliest first."""
+        """What ids or class names a cell may stand for, the most_probable_answers first."""
 
 
 def load_format(name: str) -> ExchangeFormat:
@@ -190,11 +190,11 @@ def holds_answers(content: bytes) -> bool:
     try:
         form = load_format(detect_format(content, ""))
         # The browser keeps the answers of a page, so a form with everything inside has none.
-        return INSIDE not in form.offers and has_answers(form.read(content, ""))
+        return INSIDE not in form.capabilities and has_answers(form.read(content, ""))
     except DataError:
         return True
 
 
-def trimmed(text: str) -> tuple[str, str]:
+def plain_spellings(text: str) -> tuple[str, str]:
     """The spellings of a format that changes no text: as it stands, then without surrounding space."""
     return text, text.strip()

@@ -12,42 +12,42 @@ from metaselect.errors import DataError
 from metaselect.run.files import format_csv
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that starts so
-GUARDED = (*FORMULA, "'")
-ANSWERED_IN = ("clean_label", "annotator", "status", "note")
-FOREIGN = ("annotation_id", "file_name")  # columns of tables of Label Studio and Hugging Face
+ESCAPED = (*FORMULA, "'")
+ANSWER_COLUMNS = ("clean_label", "annotator", "status", "note")
+OTHER_TOOLS = ("annotation_id", "file_name")  # columns of tables of Label Studio and Hugging Face
 # (id, label): ours, Cleanlab Studio's, and the long tables of crowd-kit and cleanlab. A bare `label` counts
 # only beside `task`: elsewhere it is the given label, and that is no answer.
-SHAPES = (("sample_id", "clean_label"), ("id", "clean_label"), ("task", "label"))
+ID_AND_LABEL = (("sample_id", "clean_label"), ("id", "clean_label"), ("task", "label"))
 REMEDY = "Save it as CSV UTF-8 with the columns sample_id and clean_label."
 
 
-def guard(cell: str) -> str:
-    """The cell with an apostrophe before anything that a spreadsheet would run; ``unguard`` undoes it."""
-    return f"'{cell}" if cell.startswith(GUARDED) else cell
+def escape_formula(cell: str) -> str:
+    """The cell with an apostrophe before anything that a spreadsheet would run; ``unescape_formula`` undoes it."""
+    return f"'{cell}" if cell.startswith(ESCAPED) else cell
 
 
-def unguard(cell: str) -> str:
-    """The cell without the apostrophe of ``guard``; other apostrophes stay."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(GUARDED) else cell
+def unescape_formula(cell: str) -> str:
+    """The cell without the apostrophe of ``escape_formula``; other apostrophes stay."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(ESCAPED) else cell
 
 
-def unguarded(text: str) -> Iterator[str]:
-    """What a cell may stand for: without its guard, then without surrounding space, then as it stands."""
-    yield unguard(text)
-    trimmed = text.strip()
-    yield unguard(trimmed)
+def csv_spellings(text: str) -> Iterator[str]:
+    """What a cell may stand for: without its escape_formula, then without surrounding space, then as it stands."""
+    yield unescape_formula(text)
+    plain_spellings = text.strip()
+    yield unescape_formula(plain_spellings)
     yield text  # a script may have written the id or name as it is in the run
-    yield trimmed
+    yield plain_spellings
 
 
 class CsvFormat:
     """Comma-separated values with a header, as `annotate export` writes them and spreadsheets return them."""
 
     file_name = "labels.csv"
-    offers = frozenset((GIVEN, STDOUT, NO_IMAGES, FILLED_IN))
-    advice = "Fill in clean_label with a class ({classes})"
+    capabilities = frozenset((GIVEN, STDOUT, NO_IMAGES, FILLED_IN))
+    instructions = "Fill in clean_label with a class ({classes})"
 
-    spellings = staticmethod(unguarded)
+    spellings = staticmethod(csv_spellings)
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The form; cells that a spreadsheet would run as a formula get an apostrophe."""
@@ -55,9 +55,9 @@ class CsvFormat:
         rows = (
             (
                 form.batch_id,
-                guard(item.sample_id),
-                guard(item.image),
-                *((guard(item.given_label),) if form.show_given else ()),
+                escape_formula(item.sample_id),
+                escape_formula(item.image),
+                *((escape_formula(item.given_label),) if form.show_given else ()),
                 item.rank,
                 item.cluster,
                 item.cluster_size,
@@ -66,7 +66,7 @@ class CsvFormat:
             for item in form.items
         )
         header = ("batch_id", "sample_id", "image", *given, "rank", "cluster", "cluster_size")
-        return {self.file_name: format_csv((*header, *ANSWERED_IN), rows)}
+        return {self.file_name: format_csv((*header, *ANSWER_COLUMNS), rows)}
 
     def read(self, content: bytes, name: str) -> list[Answer]:
         """What a file says; a byte order mark, CRLF, other columns, other orders, ; and tab are accepted.
@@ -78,8 +78,10 @@ class CsvFormat:
 
     def recognises(self, content: bytes) -> bool:
         """By the columns of its header."""
-        header = header_of(content)
-        return _shape(header) is not None and not any(column in header for column in FOREIGN)
+        header = read_header(content)
+        return _id_and_label_columns(header) is not None and not any(
+            column in header for column in OTHER_TOOLS
+        )
 
 
 def read_table(content: bytes, name: str, image: str = "image") -> list[Answer]:
@@ -88,7 +90,7 @@ def read_table(content: bytes, name: str, image: str = "image") -> list[Answer]:
     Raises:
         DataError: as ``CsvFormat.read``.
     """
-    with _refused_as_csv(name):
+    with _csv_errors_as_data_errors(name):
         return list(_answers(_text(content), name, image))
 
 
@@ -98,15 +100,15 @@ def read_records(content: bytes, name: str) -> list[dict[str, str]]:
     Raises:
         DataError: not UTF-8, or not CSV.
     """
-    with _refused_as_csv(name):
-        header, rows, _ = _table(_text(content))
+    with _csv_errors_as_data_errors(name):
+        header, rows, _ = _open_table(_text(content))
         return [dict(zip(header, cells, strict=False)) for cells in rows if any(cells)]
 
 
-def header_of(content: bytes) -> list[str]:
+def read_header(content: bytes) -> list[str]:
     """The column names of a CSV file, in lower case; empty where there are none."""
     try:
-        return _table(_text(content))[0]
+        return _open_table(_text(content))[0]
     except (csv.Error, UnicodeDecodeError):
         return []
 
@@ -131,7 +133,7 @@ def read_truth(content: bytes, name: str) -> dict[str, str]:
 
 
 @contextmanager
-def _refused_as_csv(name: str) -> Iterator[None]:
+def _csv_errors_as_data_errors(name: str) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
@@ -144,7 +146,7 @@ def _text(content: bytes) -> TextIO:
     return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
 
 
-def _table(text: TextIO) -> tuple[list[str], Iterator[list[str]], int]:
+def _open_table(text: TextIO) -> tuple[list[str], Iterator[list[str]], int]:
     """The column names in lower case, the rows behind them, and the number of the first of these."""
     # Spreadsheets write ; or tabs in many languages, and some a line before the header that says so.
     first = text.readline()
@@ -157,8 +159,8 @@ def _table(text: TextIO) -> tuple[list[str], Iterator[list[str]], int]:
 
 
 def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:
-    header, rows, start = _table(text)
-    pick = itemgetter(*_columns(header, name, image))
+    header, rows, start = _open_table(text)
+    pick = itemgetter(*_column_positions(header, name, image))
     same: dict[str, str] = {}  # a million rows hold few different labels and names
     width = len(header)
     for row, cells in enumerate(rows, start):
@@ -174,9 +176,9 @@ def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:
                     row,
                     sample_id,
                     label,
-                    unguard(annotator.strip()),
+                    unescape_formula(annotator.strip()),
                     status.strip(),
-                    unguard(note.strip()),
+                    unescape_formula(note.strip()),
                     batch_id,
                 ),
                 image=picture,
@@ -188,14 +190,14 @@ def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:
             )
 
 
-def _columns(header: Sequence[str], name: str, image: str) -> tuple[int, ...]:
+def _column_positions(header: Sequence[str], name: str, image: str) -> tuple[int, ...]:
     """Positions of an answer's fields, the id first; -1 (a blank cell) for a column that is absent."""
     if not any(header):
         raise DataError(f"{name} is empty.", "The first line must name the columns.")
     for column in ("sample_id", "id", "clean_label", "annotator", "status", image):
         if header.count(column) > 1:
             raise DataError(f"{name} has the column {column} {header.count(column)} times.", REMEDY)
-    shape = _shape(header, image)
+    shape = _id_and_label_columns(header, image)
     if shape is None:
         raise DataError(
             f"{name} has no columns sample_id and clean_label; it has {', '.join(header)}.", REMEDY
@@ -206,9 +208,9 @@ def _columns(header: Sequence[str], name: str, image: str) -> tuple[int, ...]:
     return tuple(header.index(column) if column in header else -1 for column in wanted)
 
 
-def _shape(header: Sequence[str], image: str = "image") -> tuple[str, str] | None:
+def _id_and_label_columns(header: Sequence[str], image: str = "image") -> tuple[str, str] | None:
     """Which columns hold id and label, the id perhaps absent where images are named; None if none do."""
-    for key, label in SHAPES:
+    for key, label in ID_AND_LABEL:
         if key in header and (label in header or "status" in header):
             return key, label
     named = image in header or "content_hash" in header

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from xml.sax.saxutils import escape, quoteattr
 
-from metaselect.annotation.formats.base import Answer, Form, has_answers, trimmed
-from metaselect.annotation.formats.csv import guard
-from metaselect.annotation.formats.xml_text import require_xml, walk_xml
+from metaselect.annotation.formats.base import Answer, Form, has_answers, plain_spellings
+from metaselect.annotation.formats.csv import escape_formula
+from metaselect.annotation.formats.xml_text import require_xml_characters, walk_xml
 from metaselect.annotation.votes import BAD_SAMPLE, UNSURE
 from metaselect.errors import DataError
 from metaselect.records import Json
@@ -30,13 +30,13 @@ class CvatFormat:
     """``annotations.xml`` with one tag per image."""
 
     file_name = "cvat/annotations.xml"
-    offers: frozenset[str] = frozenset()
-    advice = (
+    capabilities: frozenset[str] = frozenset()
+    instructions = (
         "Create a CVAT task of {folder}/images with the raw labels of labels.json, "
         "and export it as CVAT for images 1.1"
     )
 
-    spellings = staticmethod(trimmed)
+    spellings = staticmethod(plain_spellings)
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The frames without tags, ``labels.json`` for a new task, and ``id_map.csv``, which nobody needs to send back.
@@ -44,7 +44,7 @@ class CvatFormat:
         Raises:
             DataError: a class name holds a character that XML does not have.
         """
-        require_xml(form.classes, "class name")
+        require_xml_characters(form.classes, "class name")
         # The folder images/ is uploaded, so that CVAT sees names without it.
         named = sorted((PurePosixPath(item.image).name, item) for item in form.items)
         frames = "".join(
@@ -54,10 +54,10 @@ class CvatFormat:
         )
         labels = [*form.classes, *(each for each in (UNSURE, BAD_SAMPLE) if each not in form.classes)]
         described: list[Json] = [{"name": each, "type": "tag", "attributes": []} for each in labels]
-        rows = [(guard(name), guard(item.sample_id), form.batch_id) for name, item in named]
+        rows = [(escape_formula(name), escape_formula(item.sample_id), form.batch_id) for name, item in named]
         return {
             ANNOTATIONS: '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n <version>1.1</version>\n'
-            f"{_meta(labels)}{frames}</annotations>\n",
+            f"{_meta_element(labels)}{frames}</annotations>\n",
             "labels.json": json.dumps(described, indent=1, ensure_ascii=False) + "\n",
             "id_map.csv": format_csv(("image", "sample_id", "batch_id"), rows),
         }
@@ -68,8 +68,8 @@ class CvatFormat:
         Raises:
             DataError: no XML, with a document type, a zip without it, or not of CVAT for images.
         """
-        reader = _Reader()
-        walk_xml(_xml(content, name), name, reader.start, reader.end, REMEDY)
+        reader = _TagCollector()
+        walk_xml(_annotations_xml(content, name), name, reader.start, reader.end, REMEDY)
         if not reader.is_annotations:
             raise DataError(f"{name} is not an export of CVAT for images.", REMEDY)
         if reader.shapes and not has_answers(reader.answers):
@@ -86,7 +86,7 @@ class CvatFormat:
         return b"<annotations" in content.lstrip()[:4096]
 
 
-def _meta(labels: Sequence[str]) -> str:
+def _meta_element(labels: Sequence[str]) -> str:
     """The task's labels as CVAT's own exports name them; other readers want that."""
     names = "".join(
         f"   <label><name>{escape(each)}</name><type>tag</type><attributes></attributes></label>\n"
@@ -95,7 +95,7 @@ def _meta(labels: Sequence[str]) -> str:
     return f" <meta><task><labels>\n{names}  </labels></task></meta>\n"
 
 
-class _Reader:
+class _TagCollector:
     """Collects images and their tags while the file is walked."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class _Reader:
             self.image = None
 
 
-def _xml(content: bytes, name: str) -> bytes:
+def _annotations_xml(content: bytes, name: str) -> bytes:
     """The XML itself, or out of its zip, of which nothing else is looked at."""
     if not content.startswith(ZIP):
         return content

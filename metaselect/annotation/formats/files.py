@@ -20,7 +20,7 @@ def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None)
             form that is more than one file.
     """
     if output == "-":
-        if STDOUT not in form.offers:
+        if STDOUT not in form.capabilities:
             raise UsageError("This form is a folder and does not go to stdout.", "Name a folder with -o.")
         return None
     if output is None:
@@ -51,7 +51,7 @@ def write_form(path: Path, files: Mapping[str, str], *, force: bool) -> None:
     """
     (main, *_) = files
     texts = {path if name == main else path.with_name(name): text for name, text in files.items()}
-    stale = {place: text for place, text in texts.items() if not _holds(place, text)}
+    stale = {place: text for place, text in texts.items() if not _has_text(place, text)}
     for place in stale:
         if not place.exists():
             continue
@@ -69,5 +69,5 @@ def write_form(path: Path, files: Mapping[str, str], *, force: bool) -> None:
         write_text(place, text)
 
 
-def _holds(path: Path, text: str) -> bool:
+def _has_text(path: Path, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()

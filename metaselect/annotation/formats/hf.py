@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from metaselect.annotation.formats.base import FILLED_IN, GIVEN, Answer, Form
-from metaselect.annotation.formats.csv import ANSWERED_IN, guard, header_of, read_table, unguarded
+from metaselect.annotation.formats.csv import (
+    ANSWER_COLUMNS,
+    csv_spellings,
+    escape_formula,
+    read_header,
+    read_table,
+)
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv
 
@@ -20,27 +26,27 @@ class HfFormat:
     """``metadata.csv`` of an imagefolder, as `annotate export` writes it; ``metadata.jsonl`` is read too."""
 
     file_name = "hf/train/metadata.csv"
-    offers = frozenset((GIVEN, FILLED_IN))
-    advice = "Fill in clean_label with a class ({classes})"
+    capabilities = frozenset((GIVEN, FILLED_IN))
+    instructions = "Fill in clean_label with a class ({classes})"
 
-    spellings = staticmethod(unguarded)
+    spellings = staticmethod(csv_spellings)
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The table and the classes; cells that a spreadsheet would run as a formula get an apostrophe."""
         given = ("given_label",) if form.show_given else ()
         rows = (
             (
-                guard(item.image),
-                guard(item.sample_id),
+                escape_formula(item.image),
+                escape_formula(item.sample_id),
                 form.batch_id,
                 item.content_hash,
-                *((guard(item.given_label),) if form.show_given else ()),
+                *((escape_formula(item.given_label),) if form.show_given else ()),
                 *(item.rank, item.cluster, item.cluster_size),
                 *("", "", "", ""),
             )
             for item in form.items
         )
-        header = (*COLUMNS, *given, "rank", "cluster", "cluster_size", *ANSWERED_IN)
+        header = (*COLUMNS, *given, "rank", "cluster", "cluster_size", *ANSWER_COLUMNS)
         classes = json.dumps(list(form.classes), indent=2, ensure_ascii=False) + "\n"
         return {"metadata.csv": format_csv(header, rows), "classes.json": classes}
 
@@ -60,7 +66,7 @@ class HfFormat:
         """By ``file_name``, which every such table must have."""
         if _is_jsonl(content):
             return b'"file_name"' in content.split(b"\n", 1)[0]
-        return "file_name" in header_of(content)
+        return "file_name" in read_header(content)
 
 
 def _is_jsonl(content: bytes) -> bool:
@@ -75,7 +81,8 @@ def _answer(row: int, line: bytes, name: str) -> Answer:
     if not isinstance(found, dict):
         raise DataError(f"{name}:{row} is no JSON object.", "metadata.jsonl has one object a line.")
     cells = (
-        found.get(column) for column in ("sample_id", *ANSWERED_IN, "batch_id", "file_name", "content_hash")
+        found.get(column)
+        for column in ("sample_id", *ANSWER_COLUMNS, "batch_id", "file_name", "content_hash")
     )
     texts = ["" if cell is None else str(cell) for cell in cells]
     sample_id, label, annotator, status, note, batch_id, image, content_hash = texts

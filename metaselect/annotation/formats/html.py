@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from metaselect.annotation.formats.base import GIVEN, INSIDE, NO_IMAGES, PREDICTIONS, STDOUT, Answer, Form
-from metaselect.annotation.formats.csv import CsvFormat, unguarded
-from metaselect.annotation.formats.page import page
+from metaselect.annotation.formats.csv import CsvFormat, csv_spellings
+from metaselect.annotation.formats.page import standalone_page
 from metaselect.errors import DataError
 
 
@@ -12,14 +12,14 @@ class HtmlFormat:
     """One file with all that people need to answer, but for a browser."""
 
     file_name = "labels.html"
-    offers = frozenset((GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, INSIDE))
-    advice = "Open it in a browser, answer, press Download answers"
+    capabilities = frozenset((GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, INSIDE))
+    instructions = "Open it in a browser, answer, press Download answers"
 
-    spellings = staticmethod(unguarded)  # as in the CSV that the page hands out
+    spellings = staticmethod(csv_spellings)  # as in the CSV that the page hands out
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The page; the given label stands in an item only where people should see it."""
-        return {self.file_name: page(form)}
+        return {self.file_name: standalone_page(form)}
 
     def read(self, content: bytes, name: str) -> list[Answer]:
         """What the file says that the page handed out.

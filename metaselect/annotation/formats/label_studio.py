@@ -12,9 +12,17 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
-from metaselect.annotation.formats.base import GIVEN, PREDICTIONS, Answer, Form, Item, has_answers, trimmed
-from metaselect.annotation.formats.csv import header_of, read_records
-from metaselect.annotation.formats.xml_text import require_xml
+from metaselect.annotation.formats.base import (
+    GIVEN,
+    PREDICTIONS,
+    Answer,
+    Form,
+    Item,
+    has_answers,
+    plain_spellings,
+)
+from metaselect.annotation.formats.csv import read_header, read_records
+from metaselect.annotation.formats.xml_text import require_xml_characters
 from metaselect.annotation.votes import BAD_SAMPLE, SKIP, UNSURE
 from metaselect.errors import DataError
 from metaselect.records import Json
@@ -31,13 +39,13 @@ class LabelStudioFormat:
     """Tasks as JSON with ``sample_id`` and ``batch_id`` in their data."""
 
     file_name = "label-studio/tasks.json"
-    offers = frozenset((GIVEN, PREDICTIONS))
-    advice = (
+    capabilities = frozenset((GIVEN, PREDICTIONS))
+    instructions = (
         "Serve {folder} as Label Studio's local files, create a project with config.xml, import tasks.json, "
         "and export it as JSON"
     )
 
-    spellings = staticmethod(trimmed)
+    spellings = staticmethod(plain_spellings)
 
     def write(self, form: Form) -> Mapping[str, str]:
         """Tasks and ``config.xml``, the labelling configuration for them.
@@ -57,30 +65,30 @@ class LabelStudioFormat:
         Raises:
             DataError: not an export, or one of another labelling configuration.
         """
-        if "annotation_id" in header_of(content):
+        if "annotation_id" in read_header(content):
             rows = read_records(content, name)
             return [each for row, cells in enumerate(rows, start=2) for each in _flat_answers(row, cells)]
         tasks = _json(content)
         if not _are_tasks(tasks):
             raise DataError(f"{name} is not an export of Label Studio.", REMEDY)
         answers: list[Answer] = []
-        others: set[str] = set()
+        other_controls: set[str] = set()
         for row, task in enumerate(tasks, start=1):
             raw = isinstance(task.get("data"), dict)
-            answers += _task_answers(row, task, others) if raw else _flat_answers(row, task)
-        if others and not has_answers(answers):
+            answers += _task_answers(row, task, other_controls) if raw else _flat_answers(row, task)
+        if other_controls and not has_answers(answers):
             raise DataError(
-                f"{name} holds choices named {', '.join(sorted(others))}, and none named {LABEL}.",
+                f"{name} holds choices named {', '.join(sorted(other_controls))}, and none named {LABEL}.",
                 "Use the config.xml that annotate export wrote, or rename the control in the file.",
             )
         return answers
 
     def recognises(self, content: bytes) -> bool:
         """By the columns of its CSV, or as a JSON list of tasks."""
-        return "annotation_id" in header_of(content) or _are_tasks(_json(content))
+        return "annotation_id" in read_header(content) or _are_tasks(_json(content))
 
 
-class _Said(NamedTuple):
+class _Annotation(NamedTuple):
     """What one annotation says; several labels contradict each other."""
 
     labels: Sequence[str]
@@ -111,7 +119,7 @@ def _task(item: Item, form: Form) -> dict[str, Json]:
 
 def _config(classes: Sequence[str]) -> str:
     """The configuration; a label is not required, since a sample that nobody can judge must not get one."""
-    require_xml(classes, "class name")
+    require_xml_characters(classes, "class name")
     lines = [
         "<View>",
         '  <Image name="image" value="$image"/>',
@@ -143,28 +151,33 @@ def _are_tasks(found: Any) -> bool:
     )
 
 
-def _task_answers(row: int, task: Mapping[str, Any], others: set[str]) -> list[Answer]:
+def _task_answers(row: int, task: Mapping[str, Any], other_controls: set[str]) -> list[Answer]:
     """One answer per annotation and label of a raw task; a blank one where nobody answered."""
-    people: dict[str, list[_Said]] = {}
+    by_annotator: dict[str, list[_Annotation]] = {}
     skipped: set[str] = set()
     for annotation in task.get("annotations") or ():
         if not isinstance(annotation, dict):
             continue  # a bare id
-        person = _person(annotation.get("completed_by"))
+        annotator = _annotator(annotation.get("completed_by"))
         if annotation.get("was_cancelled") or annotation.get("skipped"):
-            skipped.add(person)
+            skipped.add(annotator)
         else:
-            people.setdefault(person, []).append(_said(annotation.get("result") or (), others))
-    for person in skipped - people.keys():  # who skipped first and answered later has answered
-        people[person] = [_Said((), SKIP, "")]
-    where = _where(task["data"])
+            by_annotator.setdefault(annotator, []).append(
+                _parse_results(annotation.get("result") or (), other_controls)
+            )
+    for annotator in skipped - by_annotator.keys():  # who skipped first and answered later has answered
+        by_annotator[annotator] = [_Annotation((), SKIP, "")]
+    reference = _task_reference(task["data"])
     found = [
-        each for person, said in people.items() for one in said for each in _answers(row, where, person, one)
+        each
+        for annotator, annotations in by_annotator.items()
+        for annotation in annotations
+        for each in _answers(row, reference, annotator, annotation)
     ]
-    return found or _answers(row, where, "", _Said((), "", ""))
+    return found or _answers(row, reference, "", _Annotation((), "", ""))
 
 
-def _said(results: Sequence[Any], others: set[str]) -> _Said:
+def _parse_results(results: Sequence[Any], other_controls: set[str]) -> _Annotation:
     labels: list[str] = []
     status, note = "", ""
     for result in results:
@@ -178,28 +191,32 @@ def _said(results: Sequence[Any], others: set[str]) -> _Said:
             elif name == STATUS:
                 status = str(choices[0]) if choices else ""
             else:
-                others.add(str(name))
+                other_controls.add(str(name))
         elif name == NOTE:
-            note = _words(value.get("text"))
-    return _Said(labels, status, note)
+            note = _joined(value.get("text"))
+    return _Annotation(labels, status, note)
 
 
 def _flat_answers(row: int, cells: Mapping[str, Any]) -> list[Answer]:
     """Of one row of JSON_MIN or CSV, which is one annotation."""
     status = _choices(cells.get(STATUS))
-    said = _Said(_choices(cells.get(LABEL)), status[0] if status else "", _words(cells.get(NOTE)))
-    return _answers(row, _where(cells), _person(cells.get("annotator")), said)
+    annotation = _Annotation(
+        _choices(cells.get(LABEL)), status[0] if status else "", _joined(cells.get(NOTE))
+    )
+    return _answers(row, _task_reference(cells), _annotator(cells.get("annotator")), annotation)
 
 
-def _answers(row: int, where: tuple[str, str, str], person: str, said: _Said) -> list[Answer]:
-    sample_id, batch_id, image = where
+def _answers(
+    row: int, reference: tuple[str, str, str], annotator: str, annotation: _Annotation
+) -> list[Answer]:
+    sample_id, batch_id, image = reference
     return [
-        Answer(row, sample_id, label, person, said.status, said.note, batch_id, image)
-        for label in said.labels or ("",)
+        Answer(row, sample_id, label, annotator, annotation.status, annotation.note, batch_id, image)
+        for label in annotation.labels or ("",)
     ]
 
 
-def _where(data: Mapping[str, Any]) -> tuple[str, str, str]:
+def _task_reference(data: Mapping[str, Any]) -> tuple[str, str, str]:
     """sample_id, batch_id and image of a task."""
     return _text(data.get("sample_id")), _text(data.get("batch_id")), _image(_text(data.get("image")))
 
@@ -231,11 +248,11 @@ def _choices(cell: Any) -> Sequence[str]:
     return [_text(cell)] if _text(cell) else []
 
 
-def _words(cell: Any) -> str:
+def _joined(cell: Any) -> str:
     return " ".join(map(str, cell)) if isinstance(cell, list) else _text(cell)
 
 
-def _person(who: Any) -> str:
+def _annotator(who: Any) -> str:
     """E-mail address or number, which all three exports have."""
     if isinstance(who, dict):
         who = who.get("email") or who.get("id")

@@ -25,10 +25,10 @@ def served_page(classes: Sequence[str], *, annotator: str, suggests: bool) -> st
         annotator: who answers; empty: the page asks.
         suggests: whether the server has predictions of a model.
     """
-    return _filled({"classes": list(classes), "annotator": annotator, "suggests": suggests}, served_policy())
+    return _render({"classes": list(classes), "annotator": annotator, "suggests": suggests}, served_policy())
 
 
-def page(form: Form) -> str:
+def standalone_page(form: Form) -> str:
     """The page as one file: it keeps the answers in the browser and hands them out as the canonical CSV.
 
     Args:
@@ -54,12 +54,12 @@ def page(form: Form) -> str:
         "form": sha256(ids.encode()).hexdigest()[:16],
         "items": asked,
     }
-    return _filled(data, _policy(images="data:", server="'none'"))
+    return _render(data, _content_security_policy(images="data:", server="'none'"))
 
 
 def served_policy() -> str:
     """The content security policy of ``served_page``."""
-    return _policy(images="'self'", server="'self'")
+    return _content_security_policy(images="'self'", server="'self'")
 
 
 def data_uri(kind: str, raw: bytes) -> str:
@@ -67,7 +67,7 @@ def data_uri(kind: str, raw: bytes) -> str:
     return f"data:{kind};base64,{b64encode(raw).decode()}"
 
 
-def _filled(data: Mapping[str, Json], policy: str) -> str:
+def _render(data: Mapping[str, Json], policy: str) -> str:
     # In JSON these three stand only within strings, and there HTML must not see them.
     text = json.dumps(data)
     for character in "<>&":
@@ -80,11 +80,11 @@ def _template() -> str:
     return files("metaselect.annotation.formats").joinpath("page.html").read_text(encoding="utf-8")
 
 
-def _policy(*, images: str, server: str) -> str:
-    return POLICY.format(script=_hash("script"), style=_hash("style"), images=images, server=server)
+def _content_security_policy(*, images: str, server: str) -> str:
+    return POLICY.format(script=_tag_hash("script"), style=_tag_hash("style"), images=images, server=server)
 
 
-def _hash(tag: str) -> str:
+def _tag_hash(tag: str) -> str:
     """The hash by which the policy lets the template's own script or style pass, and no other."""
     content = _template().partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     return f"sha256-{b64encode(sha256(content.encode()).digest()).decode()}"

@@ -9,7 +9,7 @@ from metaselect.errors import DataError
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def require_xml(texts: Iterable[str], what: str) -> None:
+def require_xml_characters(texts: Iterable[str], what: str) -> None:
     """Refuse texts that no XML file can hold.
 
     Raises:

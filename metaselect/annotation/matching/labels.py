@@ -11,11 +11,11 @@ from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.errors import DataError
 
 Spellings: TypeAlias = Callable[[str], Iterable[str]]
-"""What a cell may stand for, the likeliest first; every exchange format has its own."""
+"""What a cell may stand for, the most_probable_answers first; every exchange format has its own."""
 SHOWN = 5
 
 
-class Labels:
+class LabelParser:
     """Turns cells into statuses and class names, and collects the names that are none."""
 
     def __init__(self, classes: Sequence[str], spellings: Spellings, name: str) -> None:
@@ -26,9 +26,9 @@ class Labels:
         self.spellings = spellings
         self.file = name
         self.seen: dict[str, str | None] = {}
-        self.wrong: list[Answer] = []
+        self.unknown: list[Answer] = []
 
-    def understand(self, answer: Answer) -> tuple[str, str]:
+    def parse(self, answer: Answer) -> tuple[str, str]:
         """Status and label of an answer; an empty status where there is no answer yet.
 
         Raises:
@@ -37,10 +37,10 @@ class Labels:
         status = answer.status.lower()
         if status and status not in STATUSES:
             raise DataError(
-                f"{self.file}:{answer.row}: there is no status {answer.status!r} (sample {_which(answer)}).",
+                f"{self.file}:{answer.row}: there is no status {answer.status!r} (sample {_sample_name(answer)}).",
                 f"Use one of {', '.join(STATUSES)}, or leave it empty.",
             )
-        label = self._find(answer)
+        label = self._class_or_status(answer)
         blank = not answer.clean_label.strip()
         if label in (SKIP, UNSURE, BAD_SAMPLE) and label not in self.names:
             # A slip of the column, or the one way that a tool has to say it.
@@ -48,25 +48,25 @@ class Labels:
         if status == DONE and blank:
             raise DataError(
                 f"{self.file}:{answer.row}: the status is done but there is no clean_label "
-                f"(sample {_which(answer)}).",
+                f"(sample {_sample_name(answer)}).",
                 "Fill in the label, or set the status to skip, unsure or bad_sample.",
             )
         return status or ("" if blank else DONE), label
 
-    def complain(self) -> None:
+    def raise_if_unknown(self) -> None:
         """Raise when there was a wrong label, with the first one's place and what each could mean."""
-        if not self.wrong:
+        if not self.unknown:
             return
-        first = self.wrong[0]
-        others = len(self.wrong) - 1
+        first = self.unknown[0]
+        others = len(self.unknown) - 1
         more = f" {others} more rows have such labels." if others else ""
         raise DataError(
-            f"{self.file}:{first.row}: {first.clean_label.strip()!r} is not a class (sample {_which(first)})."
+            f"{self.file}:{first.row}: {first.clean_label.strip()!r} is not a class (sample {_sample_name(first)})."
             f"{more} Nothing was imported.",
             " ".join(self._remedies()),
         )
 
-    def _find(self, answer: Answer) -> str:
+    def _class_or_status(self, answer: Answer) -> str:
         """The class name, or a status; empty for a blank cell, and for a wrong one, which is remembered."""
         cell = answer.clean_label
         if cell not in self.seen:
@@ -81,12 +81,12 @@ class Labels:
             self.seen[cell] = word if known is None and word in (SKIP, UNSURE, BAD_SAMPLE) else known
         label = self.seen[cell]
         if label is None:
-            self.wrong.append(answer)
+            self.unknown.append(answer)
         return label or ""
 
     def _remedies(self) -> Iterator[str]:
         """What each wrong name could mean, the most frequent first; the classes, where one is like none."""
-        counts = Counter(answer.clean_label.strip() for answer in self.wrong)
+        counts = Counter(answer.clean_label.strip() for answer in self.unknown)
         strange = False
         for label, rows in counts.most_common(SHOWN):
             same = [name for name in self.classes if name.casefold().strip() == label.casefold()]
@@ -107,5 +107,5 @@ def _composed(text: str) -> str:
     return normalize("NFC", text)
 
 
-def _which(answer: Answer) -> str:
+def _sample_name(answer: Answer) -> str:
     return answer.sample_id.strip() or answer.image.strip() or answer.content_hash

@@ -21,7 +21,7 @@ class ImportScope:
         pool_ids: gives all ids; called only when a file has ids that no round has.
         classes: K names.
         batches: every batch of the run; None: whatever a file says.
-        sent: the samples of all exports.
+        exported: the samples of all exports.
         changed: samples that hold other content than when they went out to people.
     """
 
@@ -29,7 +29,7 @@ class ImportScope:
     pool_ids: Callable[[], Collection[str]]
     classes: Sequence[str]
     batches: Collection[str] | None = None
-    sent: Sequence[ExportedSample] = ()
+    exported: Sequence[ExportedSample] = ()
     changed: Collection[str] = frozenset()
 
 
@@ -42,119 +42,119 @@ class Unmatched:
         not_selected: ids of the pool that are in none of the rounds, where only those count.
         mismatched: ids whose row names the image or the content of another sample.
         changed: ids that hold other content than when they went out.
-        foreign: batch_id -> rows that belong to it, of batches that the run does not have.
+        other_batches: batch_id -> rows that belong to it, of batches that the run does not have.
         by_name: ids that were found by the name of their image.
-        by_content: ids that were found by their content hash.
-        misnamed: what stood in place of such ids, where that was not nothing.
+        by_content_hash: ids that were found by their content hash.
+        replaced_ids: what stood in place of such ids, where that was not nothing.
     """
 
     unknown: set[str] = field(default_factory=set)
     not_selected: set[str] = field(default_factory=set)
     mismatched: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
-    foreign: Counter[str] = field(default_factory=Counter)
+    other_batches: Counter[str] = field(default_factory=Counter)
     by_name: set[str] = field(default_factory=set)
-    by_content: set[str] = field(default_factory=set)
-    misnamed: set[str] = field(default_factory=set)
+    by_content_hash: set[str] = field(default_factory=set)
+    replaced_ids: set[str] = field(default_factory=set)
 
 
 class AnswerMatcher:
-    """Finds the sample and round of an answer, and notes in ``strays`` where there is none."""
+    """Finds the sample and round of an answer, and notes in ``unmatched`` where there is none."""
 
     def __init__(
-        self, known: ImportScope, spellings: Spellings, answers: Iterable[Answer], *, outside: bool
+        self, scope: ImportScope, spellings: Spellings, answers: Iterable[Answer], *, outside: bool
     ) -> None:
-        self.known, self.spellings, self.answers, self.outside = known, spellings, answers, outside
-        self.strays = Unmatched()
-        self.rounds = {each.batch_id: each for each in known.rounds}
-        self.latest = {sample_id: each.number for each in known.rounds for sample_id in each.samples}
+        self.scope, self.spellings, self.answers, self.outside = scope, spellings, answers, outside
+        self.unmatched = Unmatched()
+        self.rounds = {each.batch_id: each for each in scope.rounds}
+        self.latest = {sample_id: each.number for each in scope.rounds for sample_id in each.samples}
 
-    def find(self, answer: Answer) -> tuple[str | None, int]:
+    def match(self, answer: Answer) -> tuple[str | None, int]:
         """The sample's id and its round, 0 outside of all; None when the answer cannot be taken."""
         batch_id = answer.batch_id.strip()
-        if batch_id and self.known.batches is not None and batch_id not in self.known.batches:
-            self.strays.foreign[batch_id] += 1
+        if batch_id and self.scope.batches is not None and batch_id not in self.scope.batches:
+            self.unmatched.other_batches[batch_id] += 1
             return None, 0
-        sample_id = self._sample(answer)
+        sample_id = self._sample_id(answer)
         if sample_id is None:
-            self.strays.unknown.add(answer.sample_id.strip() or answer.image or answer.content_hash)
+            self.unmatched.unknown.add(answer.sample_id.strip() or answer.image or answer.content_hash)
             return None, 0
-        if (answer.image or answer.content_hash) and self._contradicts(answer, sample_id):
-            self.strays.mismatched.add(sample_id)
+        if (answer.image or answer.content_hash) and self._names_another_sample(answer, sample_id):
+            self.unmatched.mismatched.add(sample_id)
             return None, 0
-        if sample_id in self.known.changed:
-            self.strays.changed.add(sample_id)
+        if sample_id in self.scope.changed:
+            self.unmatched.changed.add(sample_id)
             return None, 0
         if sample_id in self.latest:
             batch = self.rounds.get(batch_id)
             inside = batch is not None and sample_id in batch.samples
             return sample_id, batch.number if batch and inside else self.latest[sample_id]
         if not self.outside:
-            self.strays.not_selected.add(sample_id)
+            self.unmatched.not_selected.add(sample_id)
             return None, 0
         return sample_id, 0
 
-    def likely(self) -> dict[str, str]:
+    def likely_ids(self) -> dict[str, str]:
         """Unknown ids that a spreadsheet may have made of one that was selected -> that one."""
         damaged = SpreadsheetDamage(self.latest)
-        found = {each: damaged.likely(each) for each in sorted(self.strays.unknown)}
+        found = {each: damaged.likely_id(each) for each in sorted(self.unmatched.unknown)}
         return {each: sample_id for each, sample_id in found.items() if sample_id is not None}
 
-    def _sample(self, answer: Answer) -> str | None:
+    def _sample_id(self, answer: Answer) -> str | None:
         if answer.sample_id.strip():
             for spelling in self.spellings(answer.sample_id):
                 if spelling in self.latest:
                     return spelling
-            pool = self.known.pool_ids()
+            pool = self.scope.pool_ids()
             for spelling in self.spellings(answer.sample_id):
                 if spelling in pool:
                     return spelling
-        found = self._named(answer.image) if answer.image else None
+        found = self._sample_of_image(answer.image) if answer.image else None
         if found is not None:
-            self.strays.by_name.add(found)
-        elif answer.content_hash in self._of_content:
-            found = self._of_content[answer.content_hash]
-            self.strays.by_content.add(found)
+            self.unmatched.by_name.add(found)
+        elif answer.content_hash in self._ids_by_hash:
+            found = self._ids_by_hash[answer.content_hash]
+            self.unmatched.by_content_hash.add(found)
         if found is not None and answer.sample_id.strip():
-            self.strays.misnamed.add(answer.sample_id.strip())
+            self.unmatched.replaced_ids.add(answer.sample_id.strip())
         return found
 
-    def _contradicts(self, answer: Answer, sample_id: str) -> bool:
+    def _names_another_sample(self, answer: Answer, sample_id: str) -> bool:
         """Whether the row's image or content is known to be another sample's.
 
         A name counts only in rows of our forms: elsewhere it may be the source's, which can look like any id.
         """
-        named = self._named(answer.image) if answer.image and answer.batch_id.strip() else None
+        named = self._sample_of_image(answer.image) if answer.image and answer.batch_id.strip() else None
         if named is not None and named != sample_id:
             return True
-        held = self._content.get(sample_id)
+        held = self._hash_by_id.get(sample_id)
         return bool(answer.content_hash) and held is not None and held != answer.content_hash
 
-    def _named(self, image: str) -> str | None:
+    def _sample_of_image(self, image: str) -> str | None:
         """The sample that was exported under that name, whatever folder and extension it has by now.
 
         Two files of the same name in different folders cannot both be it.
         """
         for spelling in self.spellings(image):
             stem = _stem(spelling)
-            if stem in self._of_name and self._folders[stem] < 2:
-                return self._of_name[stem]
+            if stem in self._ids_by_name and self._paths_by_name[stem] < 2:
+                return self._ids_by_name[stem]
         return None
 
     @cached_property
-    def _of_name(self) -> Mapping[str, str]:
-        return _unambiguous((each.name.casefold(), each.sample_id) for each in self.known.sent)
+    def _ids_by_name(self) -> Mapping[str, str]:
+        return _unambiguous((each.name.casefold(), each.sample_id) for each in self.scope.exported)
 
     @cached_property
-    def _of_content(self) -> Mapping[str, str]:
-        return _unambiguous((each.content_hash, each.sample_id) for each in self.known.sent)
+    def _ids_by_hash(self) -> Mapping[str, str]:
+        return _unambiguous((each.content_hash, each.sample_id) for each in self.scope.exported)
 
     @cached_property
-    def _content(self) -> Mapping[str, str]:
-        return {each.sample_id: each.content_hash for each in self.known.sent}
+    def _hash_by_id(self) -> Mapping[str, str]:
+        return {each.sample_id: each.content_hash for each in self.scope.exported}
 
     @cached_property
-    def _folders(self) -> Counter[str]:
+    def _paths_by_name(self) -> Counter[str]:
         """Under how many paths of the file each name stands."""
         images = {answer.image for answer in self.answers}
         paths = {next(iter(self.spellings(image))).strip() for image in images if image}

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from metaselect.annotation.formats.base import Answer
-from metaselect.annotation.matching.labels import Labels, Spellings
+from metaselect.annotation.matching.labels import LabelParser, Spellings
 from metaselect.annotation.matching.matcher import AnswerMatcher, ImportScope, Unmatched
-from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, UNSURE, Vote, in_order
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, UNSURE, Vote, sorted_votes
 from metaselect.errors import DataError
 from metaselect.options import ImportOptions
 
@@ -20,14 +20,14 @@ class Reconciliation:
 
     Attributes:
         accepted: one vote per sample and annotator, ordered by both.
-        strays: what could not be taken, and why.
+        unmatched: what could not be taken, and why.
         likely: unknown id -> the selected id that a spreadsheet may have made it of; never taken.
         conflicting: (sample_id, annotator) with two different answers in the file; neither is accepted.
         blank: rows without an answer yet.
     """
 
     accepted: list[Vote] = field(default_factory=list)
-    strays: Unmatched = field(default_factory=Unmatched)
+    unmatched: Unmatched = field(default_factory=Unmatched)
     likely: dict[str, str] = field(default_factory=dict)
     conflicting: set[tuple[str, str]] = field(default_factory=set)
     blank: int = 0
@@ -41,17 +41,17 @@ class Reconciliation:
             "unsure": accepted[UNSURE],
             "unusable": accepted[BAD_SAMPLE],
             "conflicting": len(self.conflicting),
-            "mismatched": len(self.strays.mismatched),
-            "changed": len(self.strays.changed),
-            "other_batch": self.strays.foreign.total(),
-            "not_selected": len(self.strays.not_selected),
-            "unknown": len(self.strays.unknown),
+            "mismatched": len(self.unmatched.mismatched),
+            "changed": len(self.unmatched.changed),
+            "other_batch": self.unmatched.other_batches.total(),
+            "not_selected": len(self.unmatched.not_selected),
+            "unknown": len(self.unmatched.unknown),
         }
 
 
 def reconcile(
     answers: Sequence[Answer],
-    known: ImportScope,
+    scope: ImportScope,
     spellings: Spellings,
     options: ImportOptions,
     *,
@@ -62,7 +62,7 @@ def reconcile(
 
     Args:
         answers: in the order of the file, which bears on nothing but which of two equal answers' notes stays.
-        known: rounds, pool, classes and what went out.
+        scope: rounds, pool, classes and what went out.
         spellings: of the format that the answers were read with.
         options: which samples count, and who answered where the file does not say.
         name: the file's name in messages.
@@ -72,17 +72,17 @@ def reconcile(
         DataError: no answer can be matched, one has a class or status that does not exist, or a status of
             done has no label.
     """
-    places = AnswerMatcher(known, spellings, answers, outside=options.outside_round)
-    result = Reconciliation(strays=places.strays)
-    labels = Labels(known.classes, spellings, name)
+    matcher = AnswerMatcher(scope, spellings, answers, outside=options.outside_round)
+    result = Reconciliation(unmatched=matcher.unmatched)
+    parser = LabelParser(scope.classes, spellings, name)
     found: dict[tuple[str, str], Vote] = {}
     matched_any = False
     for answer in answers:
-        sample_id, number = places.find(answer)
+        sample_id, number = matcher.match(answer)
         if sample_id is None:
             continue
         matched_any = True
-        status, label = labels.understand(answer)
+        status, label = parser.parse(answer)
         if not status:
             result.blank += 1
             continue
@@ -94,42 +94,42 @@ def reconcile(
         if earlier is not None and (earlier.clean_label, earlier.status) != (label, status):
             result.conflicting.add(key)
         found[key] = vote
-    result.likely = places.likely() if places.strays.unknown else {}
+    result.likely = matcher.likely_ids() if matcher.unmatched.unknown else {}
     if not matched_any:
-        raise _nothing_matched(result, name)
-    labels.complain()
-    result.accepted = in_order(vote for key, vote in found.items() if key not in result.conflicting)
+        raise _nothing_matched_error(result, name)
+    parser.raise_if_unknown()
+    result.accepted = sorted_votes(vote for key, vote in found.items() if key not in result.conflicting)
     return result
 
 
-def _nothing_matched(result: Reconciliation, name: str) -> DataError:
-    strays = result.strays
-    if strays.not_selected:
+def _nothing_matched_error(result: Reconciliation, name: str) -> DataError:
+    unmatched = result.unmatched
+    if unmatched.not_selected:
         return DataError(
-            f"{name}: none of its {len(strays.not_selected)} samples of the pool is in the round.",
+            f"{name}: none of its {len(unmatched.not_selected)} samples of the pool is in the round.",
             "Add --outside-round to take labels of samples that were not selected.",
         )
-    if strays.foreign:
+    if unmatched.other_batches:
         return DataError(
-            f"{name} is of another run or choice: its batch {', '.join(sorted(strays.foreign)[:EXAMPLES])} "
+            f"{name} is of another run or choice: its batch {', '.join(sorted(unmatched.other_batches)[:EXAMPLES])} "
             "is none of this run.",
             "Name the --run that made the form. Without the column batch_id, samples are matched by id alone.",
         )
-    if strays.mismatched or strays.changed:
+    if unmatched.mismatched or unmatched.changed:
         return DataError(
             f"{name}: every row names the image or content of another sample, or content that changed since.",
             "Were columns sorted apart, or was other data ingested since?",
         )
-    if not strays.unknown:
+    if not unmatched.unknown:
         return DataError(f"{name} has no rows.", "It must have one row per labelled sample.")
-    example = min(strays.unknown)
+    example = min(unmatched.unknown)
     guess = (
         f" It may have been {result.likely[example]!r}, spoilt by a spreadsheet."
         if example in result.likely
         else ""
     )
     return DataError(
-        f"{name}: none of its {len(strays.unknown)} ids is known, for example {example!r}.{guess}",
+        f"{name}: none of its {len(unmatched.unknown)} ids is known, for example {example!r}.{guess}",
         "Is this the right --run? Answers are found by the sample_id that annotate export wrote, or by the name "
         "or content of an image that went out.",
     )

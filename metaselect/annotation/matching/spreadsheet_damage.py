@@ -19,24 +19,24 @@ class SpreadsheetDamage:
     """Finds the id that a spreadsheet may have made a cell of."""
 
     def __init__(self, ids: Iterable[str]) -> None:
-        self.bearers: dict[Reading, set[str]] = {}
+        self.ids_by_reading: dict[Reading, set[str]] = {}
         for each in ids:
             for reading in (*_numbers(each, SHORT_DIGITS, SHOWN_DIGITS), *_days(each)):
-                self.bearers.setdefault(reading, set()).add(each)
+                self.ids_by_reading.setdefault(reading, set()).add(each)
 
-    def likely(self, cell: str) -> str | None:
+    def likely_id(self, cell: str) -> str | None:
         """The one id of which the cell may be what is left; None where there is none, or several."""
         text = cell.strip()
         shown = ((SHORT_DIGITS,) if SHORT.fullmatch(text) else ()) + (
             (SHOWN_DIGITS,) if "e" in text.lower() else ()
         )
         for reading in _numbers(text, *shown):  # the most exact first
-            if reading in self.bearers:
-                return _only(self.bearers[reading])
-        return _only(set().union(*(self.bearers.get(reading, set()) for reading in _days(text))))
+            if reading in self.ids_by_reading:
+                return _single(self.ids_by_reading[reading])
+        return _single(set().union(*(self.ids_by_reading.get(reading, set()) for reading in _days(text))))
 
 
-def _only(found: set[str]) -> str | None:
+def _single(found: set[str]) -> str | None:
     return next(iter(found)) if len(found) == 1 else None
 
 

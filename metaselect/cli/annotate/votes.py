@@ -73,7 +73,7 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
 
         metaselect annotate status --run RUN --json
     """  # fmt: skip
-    from metaselect.annotation.summary import RoundProgress, some
+    from metaselect.annotation.summary import RoundProgress, examples
     from metaselect.annotation.votes import STATUSES
     from metaselect.stages.annotate import votes as stage
 
@@ -84,7 +84,11 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
         people = []
         for name, counts in progress.annotators.items():
             skill = progress.agreement.annotators[name]
-            kept = [_of(skill.same, skill.compared), _of(skill.repeated_same, skill.repeated), skill.worst]
+            kept = [
+                _part_of(skill.same, skill.compared),
+                _part_of(skill.repeated_same, skill.repeated),
+                skill.worst,
+            ]
             people.append([name, *map(str, counts.values()), *kept])
         console.table(("annotator", *STATUSES, "as the consensus", "as before", "most often"), people)
     console.line(f"{progress.bought} labels bought, {progress.unusable} samples unusable.")
@@ -94,7 +98,9 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
             f"{progress.agreement.samples} samples with several answers; consensus by {progress.method}."
         )
     if progress.conflict_ids:
-        console.line(f"Tied: {some(progress.conflict_ids)}. For somebody else: annotate export --conflicts")
+        console.line(
+            f"Tied: {examples(progress.conflict_ids)}. For somebody else: annotate export --conflicts"
+        )
     found = progress.as_json()
     show_noise(console, found["noise_estimate"])
     console.result(found)
@@ -163,5 +169,5 @@ def undo(
     finish(console, outcome)
 
 
-def _of(part: int, whole: int) -> str:
+def _part_of(part: int, whole: int) -> str:
     return f"{part} of {whole}" if whole else ""

@@ -29,9 +29,15 @@ from metaselect.annotation.matching.matcher import ImportScope
 from metaselect.annotation.matching.reconcile import reconcile
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.repeats import choose_repeats, insert_repeats
-from metaselect.annotation.rounds import as_asked, nothing_selected, one_round, rounds, wanted_rounds
-from metaselect.annotation.summary import import_result, some, troubles
-from metaselect.annotation.votes import now
+from metaselect.annotation.rounds import (
+    find_round,
+    find_rounds,
+    nothing_selected_error,
+    rounds,
+    rounds_as_exported,
+)
+from metaselect.annotation.summary import examples, import_result, import_warnings
+from metaselect.annotation.votes import utc_now
 from metaselect.data.store import load_ids
 from metaselect.errors import ArtefactError, DataError
 from metaselect.options import ExportOptions, ImportOptions
@@ -41,15 +47,15 @@ from metaselect.run.layout import META_SET, Run
 from metaselect.run.stage import inputs_of
 from metaselect.stages.annotate.form import (
     CLASSES,
-    changed_content,
-    image_again,
+    batches_with_other_classes,
+    copy_image_for_repeat,
+    exported_repeats,
     make_form,
-    other_classes,
-    place_on_record,
+    recorded_path,
     require_offered,
     require_same_content,
-    sent_again,
-    sent_now,
+    samples_to_export,
+    samples_with_changed_content,
 )
 
 STREAM = "-"
@@ -99,15 +105,15 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
     require_offered(run, form, options)
     with run.lock():
         ledger = open_ledger(run)
-        chosen = one_round(run, options.round)
-        whole = sent_now(run, chosen)
+        chosen = find_round(run, options.round)
+        whole = samples_to_export(run, chosen)
         path = form_path(run, chosen, form, options.output)
         if options.conflicts:
             chosen = chosen.conflicts(ledger.verdicts)
             if options.output is None:
                 path = run.path(f"{EXPORT_FOLDER}/round-{chosen.number}/conflicts/{form.file_name}")
         everything = options.all or options.conflicts
-        ids = list(chosen.samples) if everything else chosen.open_ids(ledger.verdicts)
+        ids = list(chosen.samples) if everything else chosen.unanswered_ids(ledger.verdicts)
         answered = len(chosen.samples) - len(ids)
         if answered:
             report.note(f"Left out {answered} answered samples of round {chosen.number}; --all asks again.")
@@ -121,26 +127,26 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
             return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
         sent = {each: whole[each] for each in chosen.samples}
         require_same_content(run, ledger, chosen, sent)
-        made = make_form(run, chosen, ids, sent, path, form.offers, options, report)
+        made = make_form(run, chosen, ids, sent, path, form.capabilities, options, report)
         if options.repeats:
             pool = load_ids(run)[0]
             again = choose_repeats(ids, options.repeats, chosen.batch_id, pool, ledger.repeats)
             ledger = add_repeats(run, ledger, again)
-            image_of = partial(image_again, path.parent if path else Path())
+            image_of = partial(copy_image_for_repeat, path.parent if path else Path())
             made = replace(made, items=insert_repeats(made.items, again, image_of))
         files = form.write(made)
         if path is not None:
             write_form(path, files, force=options.force)
         classes = run.stage("data").verified(CLASSES)
-        place, rows = place_on_record(run, path, options), len(made.items)
-        record = Exported(now(), chosen.number, chosen.batch_id, options.format, place, rows, classes)
+        place, rows = recorded_path(run, path, options), len(made.items)
+        record = Exported(utc_now(), chosen.number, chosen.batch_id, options.format, place, rows, classes)
         add_export(run, ledger, record, list(sent.values()))
-    back = shlex.quote(str(path)) if path is not None and FILLED_IN in form.offers else "FILE"
-    names = some([repr(each) for each in made.classes])
-    advice = form.advice.format(folder=path.parent if path is not None else "", classes=names)
+    back = shlex.quote(str(path)) if path is not None and FILLED_IN in form.capabilities else "FILE"
+    names = examples([repr(each) for each in made.classes])
+    instructions = form.instructions.format(folder=path.parent if path is not None else "", classes=names)
     whose = " --annotator NAME, of somebody new" if options.conflicts else ""
-    report.note(f"{advice}, then: metaselect annotate import {back} {run.flag}{whose}")
-    images = 0 if INSIDE in form.offers else sum(bool(item.image) for item in made.items)
+    report.note(f"{instructions}, then: metaselect annotate import {back} {run.flag}{whose}")
+    images = 0 if INSIDE in form.capabilities else sum(bool(item.image) for item in made.items)
     return Export(path, next(iter(files.values())), chosen.batch_id, chosen.number, rows, images)
 
 
@@ -155,17 +161,17 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
     run.info()
     name = "stdin" if source == STREAM else source
     with no_garbage_collection():
-        content = content_of(source)  # before the lock: a pipe may come from `annotate export`
+        content = read_source(source)  # before the lock: a pipe may come from `annotate export`
         wanted = detect_format(content, name) if options.format == AUTO else options.format
         form = load_format(wanted)
         answers = form.read(content, name)
-        origin = origin_of(content, name, wanted)
+        origin = source_of(content, name, wanted)
         del content  # the answers say all of it
         with run.lock():
-            return take_answers(run, answers, form.spellings, options, report, name, origin)
+            return import_answers(run, answers, form.spellings, options, report, name, origin)
 
 
-def take_answers(
+def import_answers(
     run: Run,
     answers: Sequence[Answer],
     spellings: Spellings,
@@ -177,9 +183,9 @@ def take_answers(
     """Make votes of answers, and say what became of them; the caller holds the run's lock."""
     ledger = open_ledger(run)
     require_same_pool(run, ledger)
-    chosen = wanted_rounds(run, options.round)
+    chosen = find_rounds(run, options.round)
     if not chosen and not options.outside_round:
-        raise nothing_selected(run)
+        raise nothing_selected_error(run)
     classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
 
     @cache
@@ -187,18 +193,23 @@ def take_answers(
         return frozenset(load_ids(run)[0])
 
     first = read_exported_samples(run.path(STAGE), ledger.exports)
-    sent = first + sent_again(ledger.repeats, first)
-    asked = as_asked(chosen, ledger)
-    every = asked if options.round is None else as_asked(rounds(run), ledger)
+    sent = first + exported_repeats(ledger.repeats, first)
+    asked = rounds_as_exported(chosen, ledger)
+    every = asked if options.round is None else rounds_as_exported(rounds(run), ledger)
     batches = {each.batch_id for each in every}
     known = ImportScope(
-        asked, pool_ids, classes, batches, sent, changed_content(run, sent, ledger.stands_for)
+        asked,
+        pool_ids,
+        classes,
+        batches,
+        sent,
+        samples_with_changed_content(run, sent, ledger.sample_of_repeat),
     )
     found = reconcile(answers, known, spellings, options, name=name, time=origin.time)
-    before = ledger.current
-    new = [vote for vote in found.accepted if not vote.repeats(before.get(vote.key))]
+    before = ledger.latest_with_repeats
+    new = [vote for vote in found.accepted if not vote.equals_but_for_time(before.get(vote.key))]
     replaced = [vote for vote in new if vote.key in before and vote.answer != before[vote.key].answer]
-    again = ledger.stands_for
+    again = ledger.sample_of_repeat
     repeated = [vote for vote in found.accepted if vote.sample_id in again]
     found.accepted = [vote for vote in found.accepted if vote.sample_id not in again]
     ledger = add_votes(run, ledger, new, origin)
@@ -207,8 +218,8 @@ def take_answers(
     )
     result["repeated"] = len(repeated)
     result["replaced"] = len(replaced)
-    result["classes_changed"] = [*other_classes(run, ledger, answers)]
-    for sentence in troubles(found, result, name):
+    result["classes_changed"] = [*batches_with_other_classes(run, ledger, answers)]
+    for sentence in import_warnings(found, result, name):
         report.warn(sentence)
     unnamed = any(not answer.annotator for answer in answers) and options.annotator == ImportOptions.annotator
     if unnamed and any(vote.annotator == options.annotator for vote in replaced):
@@ -216,12 +227,12 @@ def take_answers(
             f"{name} does not say whose answers they are, and they replace others of which that is not known. "
             f"Were it two people? Then: metaselect annotate undo {run.flag}, and import again with --annotator NAME."
         )
-    _say_next(run, result, report)
+    _note_next_command(run, result, report)
     unmet = f"{result['missing']} selected samples are still without an answer."
     return Outcome(result, unmet if options.require_complete and result["missing"] else "")
 
 
-def _say_next(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
+def _note_next_command(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
     if result["missing"]:
         report.note(
             f"Samples without an answer: {result['missing']}. "
@@ -244,7 +255,7 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def content_of(source: str) -> bytes:
+def read_source(source: str) -> bytes:
     """The bytes of a file, or of stdin for "-".
 
     Raises:
@@ -258,9 +269,9 @@ def content_of(source: str) -> bytes:
         raise DataError(f"{source} is not a file.", "Check the path.") from None
 
 
-def origin_of(content: bytes, name: str, form: str) -> Source:
+def source_of(content: bytes, name: str, form: str) -> Source:
     """Where answers come from, now."""
-    return Source(now(), Path(name).name, hashlib.sha256(content).hexdigest(), form)
+    return Source(utc_now(), Path(name).name, hashlib.sha256(content).hexdigest(), form)
 
 
 def require_same_pool(run: Run, ledger: Ledger) -> None:
@@ -269,11 +280,11 @@ def require_same_pool(run: Run, ledger: Ledger) -> None:
     if record is None or inputs_of(run, *POOL_INPUTS).items() <= record.key.inputs.items():
         return
     pool, _, classes = load_ids(run)
-    strangers = {vote.sample_id for vote in ledger.votes} - set(pool) - ledger.stands_for.keys()
+    strangers = {vote.sample_id for vote in ledger.votes} - set(pool) - ledger.sample_of_repeat.keys()
     names = {vote.clean_label for vote in ledger.votes} - {"", *classes}
     if strangers or names:
         raise ArtefactError(
-            f"{run.path('annotate/votes.csv')} belongs to other data: {some(sorted(strangers | names))} "
+            f"{run.path('annotate/votes.csv')} belongs to other data: {examples(sorted(strangers | names))} "
             "is not in the pool or no class any more.",
             "Use another --run for the new data, or move the folder annotate away.",
         )

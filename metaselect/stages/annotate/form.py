@@ -20,9 +20,9 @@ from metaselect.annotation.formats.base import (
 )
 from metaselect.annotation.formats.page import data_uri
 from metaselect.annotation.ledger import STAGE, Ledger
-from metaselect.annotation.repeats import Repeat, content_again
+from metaselect.annotation.repeats import Repeat, repeat_content_hash
 from metaselect.annotation.rounds import Round
-from metaselect.annotation.summary import some
+from metaselect.annotation.summary import examples
 from metaselect.data.store import IMAGES
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import ExportOptions
@@ -41,20 +41,20 @@ def require_offered(run: Run, form: ExchangeFormat, options: ExportOptions) -> N
         UsageError: given labels, predictions, or no images, where it cannot do with them.
     """
     has_images = run.info()["task"] == IMAGES
-    if NO_IMAGES not in form.offers and not (has_images and options.images):
+    if NO_IMAGES not in form.capabilities and not (has_images and options.images):
         why = "this run has none" if not has_images else "--no-images leaves them out"
         raise UsageError(f"--format {options.format} needs images, and {why}.", "Use --format csv.")
     for wanted, flag, thing in (
         (options.show_given, "--show-given", GIVEN),
         (options.with_predictions, "--with-predictions", PREDICTIONS),
     ):
-        if wanted and thing not in form.offers:
+        if wanted and thing not in form.capabilities:
             raise UsageError(
                 f"--format {options.format} has no place for {flag}.", "Leave it out, or use another format."
             )
 
 
-def sent_now(run: Run, chosen: Round) -> dict[str, ExportedSample]:
+def samples_to_export(run: Run, chosen: Round) -> dict[str, ExportedSample]:
     """Every sample of the round as it goes out, by sample_id, in the order of rank.
 
     All of the round decides about the names, so that a form with fewer samples names none of them otherwise.
@@ -66,7 +66,7 @@ def sent_now(run: Run, chosen: Round) -> dict[str, ExportedSample]:
     return {each: ExportedSample(each, stems[each], hashes.get(each, "")) for each in ids}
 
 
-def sent_again(repeats: Sequence[Repeat], sent: Sequence[ExportedSample]) -> list[ExportedSample]:
+def exported_repeats(repeats: Sequence[Repeat], sent: Sequence[ExportedSample]) -> list[ExportedSample]:
     """The blind repeats of samples that went out, as they stand in forms."""
     if not repeats:
         return []
@@ -75,14 +75,16 @@ def sent_again(repeats: Sequence[Repeat], sent: Sequence[ExportedSample]) -> lis
     held = {each.sample_id: each.content_hash for each in reversed(sent)}
     return [
         ExportedSample(
-            each.repeat_id, file_stem(each.repeat_id), content_again(held[each.sample_id], each.repeat_id)
+            each.repeat_id,
+            file_stem(each.repeat_id),
+            repeat_content_hash(held[each.sample_id], each.repeat_id),
         )
         for each in repeats
         if each.sample_id in held
     ]
 
 
-def image_again(folder: Path, image: str, repeat_id: str) -> str:
+def copy_image_for_repeat(folder: Path, image: str, repeat_id: str) -> str:
     """A copy of a form's image under the name of a repeat, as a path relative to the form; data URIs stay."""
     if image.startswith("data:"):
         return image
@@ -93,14 +95,14 @@ def image_again(folder: Path, image: str, repeat_id: str) -> str:
     return copy
 
 
-def changed_content(
-    run: Run, sent: Sequence[ExportedSample], stands_for: Mapping[str, str] | None = None
+def samples_with_changed_content(
+    run: Run, sent: Sequence[ExportedSample], sample_of_repeat: Mapping[str, str] | None = None
 ) -> frozenset[str]:
     """Samples, and repeats of them, that no longer hold what they held when they first went out."""
     first = {each.sample_id: each.content_hash for each in reversed(sent)}
     now = _column(run, "content_hash", first) if first else {}
     changed = {each for each, digest in first.items() if now.get(each, digest) != digest}
-    again = {each for each, sample_id in (stands_for or {}).items() if sample_id in changed}
+    again = {each for each, sample_id in (sample_of_repeat or {}).items() if sample_id in changed}
     return frozenset(changed | again)
 
 
@@ -111,16 +113,17 @@ def require_same_content(run: Run, ledger: Ledger, chosen: Round, sent: Mapping[
         ArtefactError: one of ``sent`` does.
     """
     changed = sorted(
-        changed_content(run, read_exported_samples(run.path(STAGE), ledger.exports)) & sent.keys()
+        samples_with_changed_content(run, read_exported_samples(run.path(STAGE), ledger.exports))
+        & sent.keys()
     )
     if changed:
         raise ArtefactError(
-            f"Round {chosen.number} went out with other content of {len(changed)} samples: {some(changed)}.",
+            f"Round {chosen.number} went out with other content of {len(changed)} samples: {examples(changed)}.",
             f"Put the round aside: metaselect select --discard-round {chosen.number} {run.flag}",
         )
 
 
-def other_classes(run: Run, ledger: Ledger, answers: Sequence[Answer]) -> list[str]:
+def batches_with_other_classes(run: Run, ledger: Ledger, answers: Sequence[Answer]) -> list[str]:
     """Batches of a file that went out when the run had other classes; all exported ones where it names none."""
     now = run.stage("data").verified(CLASSES)
     named = {answer.batch_id.strip() for answer in answers} - {""}
@@ -134,7 +137,7 @@ def make_form(
     ids: Sequence[str],
     sent: Mapping[str, ExportedSample],
     path: Path | None,
-    offers: Collection[str],
+    capabilities: Collection[str],
     options: ExportOptions,
     report: Reporter,
 ) -> Form:
@@ -154,7 +157,7 @@ def make_form(
         model, predictions = latest_predictions(run, chosen.number, ids, classes)
     images: Mapping[str, str] = {}
     sizes: Mapping[str, tuple[int, int]] = {}
-    if options.images and INSIDE in offers:
+    if options.images and INSIDE in capabilities:
         images = _small_images(run, ids)
     elif options.images:
         images, sizes = _write_images(run, ids, sent, path, report)
@@ -176,7 +179,7 @@ def make_form(
     return Form(chosen.batch_id, items, classes, options.show_given, model)
 
 
-def place_on_record(run: Run, path: Path | None, options: ExportOptions) -> str:
+def recorded_path(run: Run, path: Path | None, options: ExportOptions) -> str:
     """The form's place in ``exports.csv``: below the run, or as the command named it."""
     if options.output is not None:
         return Path(options.output).as_posix()

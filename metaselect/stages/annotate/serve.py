@@ -9,15 +9,15 @@ from metaselect.annotation.exports import Export, ExportedSample
 from metaselect.annotation.formats.files import EXPORT_FOLDER
 from metaselect.annotation.ledger import add_export, open_ledger, read_ledger
 from metaselect.annotation.predictions import has_predictions, latest_predictions
-from metaselect.annotation.rounds import one_round
-from metaselect.annotation.votes import now
+from metaselect.annotation.rounds import find_round
+from metaselect.annotation.votes import utc_now
 from metaselect.errors import UsageError
 from metaselect.records import Json, Reporter
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.exchange import require_same_pool
-from metaselect.stages.annotate.form import CLASSES, require_same_content, sent_now
-from metaselect.web.labeling_session import FORMAT, LabelingSession, Refused, checked_name
+from metaselect.stages.annotate.form import CLASSES, require_same_content, samples_to_export
+from metaselect.web.labeling_session import FORMAT, InvalidRequest, LabelingSession, valid_annotator
 
 
 def serve(
@@ -53,21 +53,21 @@ def serve(
             f"annotate serve needs {error.name}, which is not installed.", "pip install starlette uvicorn"
         ) from None
     try:
-        annotator = checked_name(annotator) if annotator else ""
-    except Refused as error:
+        annotator = valid_annotator(annotator) if annotator else ""
+    except InvalidRequest as error:
         raise UsageError(f"--annotator: {error}", "Leave it out, and the page asks.") from None
     with run.lock():
         ledger = open_ledger(run)
         require_same_pool(run, ledger)
-        chosen = one_round(run, round_number)
-        sent = sent_now(run, chosen)
+        chosen = find_round(run, round_number)
+        sent = samples_to_export(run, chosen)
         require_same_content(run, ledger, chosen, sent)
         classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
         desk = LabelingSession(run, chosen, classes)
         listener = server.bind(port)
         images = _images(run, desk, sent)
         digest = run.stage("data").verified(CLASSES)
-        export = Export(now(), chosen.number, chosen.batch_id, FORMAT, "", len(desk.ids), digest)
+        export = Export(utc_now(), chosen.number, chosen.batch_id, FORMAT, "", len(desk.ids), digest)
         add_export(run, ledger, export, list(sent.values()))
     suggest = partial(_labels, run, desk) if has_predictions(run, chosen.number) else None
     made = server.Server(desk, images, annotator=annotator, suggest=suggest)

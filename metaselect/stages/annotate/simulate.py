@@ -4,15 +4,15 @@ from metaselect.annotation.formats.csv import read_truth
 from metaselect.annotation.ledger import add_votes, open_ledger
 from metaselect.annotation.matching.reconcile import Reconciliation
 from metaselect.annotation.quality.noise_estimate import noise_estimate
-from metaselect.annotation.rounds import as_asked, one_round, rounds
+from metaselect.annotation.rounds import find_round, rounds, rounds_as_exported
 from metaselect.annotation.simulation import SimulateOptions, error_rates, simulated_answers
-from metaselect.annotation.summary import import_result, some
+from metaselect.annotation.summary import examples, import_result
 from metaselect.errors import DataError
 from metaselect.options import ImportOptions
 from metaselect.records import Outcome, Reporter
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
-from metaselect.stages.annotate.exchange import content_of, origin_of, take_answers
+from metaselect.stages.annotate.exchange import import_answers, read_source, source_of
 
 SIMULATE = "simulate"
 
@@ -26,17 +26,17 @@ def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -
         UsageError: an error rate with one class alone.
     """
     run.info()
-    content = content_of(truth)
+    content = read_source(truth)
     labels = read_truth(content, truth)
     with run.lock():
         ledger = open_ledger(run)
-        chosen = one_round(run, options.round)
-        ids = chosen.open_ids(ledger.verdicts)
+        chosen = find_round(run, options.round)
+        ids = chosen.unanswered_ids(ledger.verdicts)
         lacking = [sample_id for sample_id in ids if not labels.get(sample_id, "").strip()]
         if lacking:
             raise DataError(
                 f"{truth} has no clean_label for {len(lacking)} samples of round {chosen.number}: "
-                f"{some(lacking)}.",
+                f"{examples(lacking)}.",
                 "Use the truth file of the data set that was ingested.",
             )
         if not ids:
@@ -46,13 +46,15 @@ def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -
             return Outcome(import_result(ledger, Reconciliation(), [chosen], new_votes=0, noise=noise))
         classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
         true = {sample_id: labels[sample_id] for sample_id in ids}
-        asked = as_asked([chosen], ledger)[0].samples
+        asked = rounds_as_exported([chosen], ledger)[0].samples
         again = {
-            each: true[first] for each, first in ledger.stands_for.items() if each in asked and first in true
+            each: true[first]
+            for each, first in ledger.sample_of_repeat.items()
+            if each in asked and first in true
         }
         rates = error_rates(classes, options)
         answers = simulated_answers(true | again, rates, classes, chosen.batch_id, options)
         wanted = ImportOptions(round=chosen.number)
         # Truth files are written by programs, so that ids and names stand in them as they are.
-        origin = origin_of(content, truth, SIMULATE)
-        return take_answers(run, answers, lambda text: (text,), wanted, report, truth, origin)
+        origin = source_of(content, truth, SIMULATE)
+        return import_answers(run, answers, lambda text: (text,), wanted, report, truth, origin)

@@ -14,8 +14,8 @@ from metaselect.annotation.ledger import (
 )
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import rounds
-from metaselect.annotation.summary import Progress, progress, with_status
-from metaselect.annotation.votes import DONE, now
+from metaselect.annotation.summary import Progress, count_with_status, progress
+from metaselect.annotation.votes import DONE, utc_now
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.files import write_json
 from metaselect.run.layout import Run
@@ -44,10 +44,10 @@ def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
     """
     run.info()
     with no_garbage_collection(), run.lock():
-        ledger, done = undo_import(run, number, now())
+        ledger, done = undo_import(run, number, utc_now())
     again = "; importing the file again takes the undo back" if done.format in FORMATS else ""
     report.note(f"The votes stay in votes.csv{again}.")
-    return Outcome({**done._asdict(), "bought": with_status(ledger.verdicts, DONE)})
+    return Outcome({**done._asdict(), "bought": count_with_status(ledger.verdicts, DONE)})
 
 
 def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
@@ -65,17 +65,18 @@ def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
             ledger = replace(ledger, method=method)
         write_meta_set_and_record(run, ledger)
         changed: list[Json] = [
-            {"sample_id": sample_id, "before": _said(before[sample_id]), "now": _said(verdict)}
+            {"sample_id": sample_id, "before": _answer_text(before[sample_id]), "now": _answer_text(verdict)}
             for sample_id, verdict in ledger.verdicts.items()
-            if _said(before[sample_id]) != _said(verdict)
+            if _answer_text(before[sample_id]) != _answer_text(verdict)
         ]
     if changed:
         report.note(f"What was trained on the meta set is stale now. Next: metaselect status {run.flag}")
     counts = {
-        name: with_status(ledger.verdicts, status) for name, status in (("bought", DONE), ("tied", TIED))
+        name: count_with_status(ledger.verdicts, status)
+        for name, status in (("bought", DONE), ("tied", TIED))
     }
     return Outcome({"method": ledger.method, **counts, "changed": changed})
 
 
-def _said(verdict: Verdict) -> str:
+def _answer_text(verdict: Verdict) -> str:
     return verdict.clean_label if verdict.status == DONE else f"({verdict.status})"

@@ -1,6 +1,6 @@
 """select --discard-round: the one way to be rid of a round that went out to people."""
 
-from metaselect.annotation.ledger import forget_round, read_ledger
+from metaselect.annotation.ledger import read_ledger, remove_round
 from metaselect.annotation.votes import Vote
 from metaselect.errors import UsageError
 from metaselect.records import Outcome, Reporter
@@ -28,7 +28,7 @@ def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
         votes = [vote for vote in read_ledger(run).votes if vote.round == number]
         if votes:
             write_csv(aside / "votes.csv", Vote._fields, votes)
-        forget_round(run, number)
+        remove_round(run, number)
         aside.mkdir(parents=True, exist_ok=True)
         forms = run.path(f"export/round-{number}")
         if forms.is_dir():

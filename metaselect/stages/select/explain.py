@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from metaselect.annotation.consensus import BOUGHT
 from metaselect.annotation.ledger import read_ledger
 from metaselect.annotation.quality.noise_estimate import given_labels
-from metaselect.annotation.rounds import Round, nothing_selected, rounds
+from metaselect.annotation.rounds import Round, nothing_selected_error, rounds
 from metaselect.data.classes import suggest
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.records import Json, Outcome
@@ -85,7 +85,7 @@ def explain(run: Run, sample_id: str) -> Outcome:
     run.info()
     found = rounds(run)
     if not found:
-        raise nothing_selected(run)
+        raise nothing_selected_error(run)
     latest = found[-1]
     given = _given_label(run, sample_id)
     picks = [

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from metaselect.annotation.ledger import Ledger
-from metaselect.annotation.rounds import bought_ids, round_is_closed
+from metaselect.annotation.rounds import bought_samples, round_is_closed
 from metaselect.annotation.votes import BAD_SAMPLE
 from metaselect.data.store import Dataset
 from metaselect.errors import UsageError
@@ -123,7 +123,7 @@ def round_number(run: Run, options: SelectOptions, ledger: Ledger) -> int:
 
 def _taken(run: Run, number: int, pool: Dataset, ledger: Ledger, *, again: bool) -> torch.Tensor:
     """(m,) sorted indices that must not be chosen: selected in earlier rounds, or bought in any way."""
-    taken = set(bought_ids(ledger))
+    taken = set(bought_samples(ledger))
     for earlier in range(1, number):
         taken.update(_selected_ids(run, earlier))
     if again:
@@ -142,7 +142,7 @@ def _selected_ids(run: Run, number: int) -> list[str]:
 
 def _unusable(run: Run, number: int, ledger: Ledger) -> int:
     """Samples of rounds before this one that people called unusable; labels from outside of rounds cost nothing."""
-    status = bought_ids(ledger)
+    status = bought_samples(ledger)
     earlier = {sample_id for each in range(1, number) for sample_id in _selected_ids(run, each)}
     return sum(status.get(sample_id) == BAD_SAMPLE for sample_id in earlier)
 
