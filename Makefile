@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint docs clean
 
 setup: .venv/.installed
 
@@ -20,6 +20,11 @@ demo: setup
 
 test: setup lint
 	$(BIN)/python -m pytest
+
+docs: setup
+	$(BIN)/python docs/make_commands.py
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
+	@echo "Open build/docs/index.html"
 
 lint: setup
 	$(BIN)/ruff format --check .

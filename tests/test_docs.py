@@ -1,4 +1,4 @@
-"""What is documented: help with examples, rows of the README, and how fast help comes."""
+"""What is documented: help with examples, rows of the pages in docs/, and how fast help comes."""
 
 import json
 import re
@@ -20,7 +20,9 @@ from metaselect.cli.main import app
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS
 from metaselect.run.layout import ARTEFACTS
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROWS = {"selection.md": SELECTORS, "reweighting.md": REWEIGHTERS, "models.md": MODELS}
+"""The page that has a row for each name of a registry."""
 HEAVY = ("torch", "torchvision", "sklearn", "pyarrow", "numpy", "pandas", "PIL", "safetensors")
 
 
@@ -66,14 +68,27 @@ def test_every_module_imports_and_says_what_it_is_for(name: str) -> None:
     assert import_module(name).__doc__
 
 
-@pytest.mark.parametrize("name", [*SELECTORS, *REWEIGHTERS, *MODELS])
-def test_every_method_has_a_row_in_the_readme(name: str) -> None:
-    assert re.search(rf"^\|\s*`{re.escape(name)}`", README, re.MULTILINE)
+@pytest.mark.parametrize("page", ROWS)
+def test_every_method_and_model_has_a_row(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert [
+        name for name in ROWS[page] if not re.search(rf"^\|\s*`{re.escape(name)}`", text, re.MULTILINE)
+    ] == []
 
 
-def test_every_artefact_stands_in_the_readme() -> None:
+def test_every_artefact_has_a_row() -> None:
+    text = (DOCS / "run-directory.md").read_text(encoding="utf-8")
     rows = [f"| `{entry.path}` | {entry.content} |" for entry in ARTEFACTS]
-    assert [row for row in rows if row not in README] == []
+    assert [row for row in rows if row not in text] == []
+
+
+def test_every_package_has_a_line_in_contributing() -> None:
+    root = Path(package.__file__).parent
+    packages = {path.parent.relative_to(root.parent).as_posix() for path in root.rglob("*/__init__.py")}
+    rows = re.findall(
+        r"^\| `(metaselect/[^`]*)` \|", (DOCS.parent / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    assert sorted(rows) == sorted(packages)
 
 
 def imported(words: tuple[str, ...], names: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,22 @@
+"""How Sphinx builds these pages; ``make docs`` does it, with every warning an error."""
+
+project = "MetaSelect"
+author = "MetaSelect contributors"
+extensions = ["myst_parser"]
+exclude_patterns = ["_build"]
+nitpicky = True
+smartquotes = False  # it would make dashes of the -- before an option
+
+# A link such as page.md#a-heading is checked against the headings of the page.
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "MetaSelect"
+html_show_sphinx = False
+html_show_copyright = False
+# The pages are read from a disk without a network, so nothing in them may come from another host.
+html_theme_options = {"footer_icons": []}
+html_copy_source = False
+html_show_sourcelink = False
+# A summary of each search result would be fetched, which a browser refuses to pages on a disk.
+html_show_search_summary = False
