@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from annotation_run import add_round, make_run, meta_set, votes_of
 
-from metaselect.annotation import ledger
 from metaselect.cli.main import main
 from metaselect.run.layout import Run
 
@@ -33,18 +32,20 @@ def give(run: Run, text: str, *words: str) -> int:
 
 
 def killed_import(run: Run, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """An import that dies where it would call ``ledger.<place>``."""
+    """An import that dies where it would call this function of ``metaselect.annotation``."""
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, place, die)
+        patch.setattr(f"metaselect.annotation.{place}", die)
         with pytest.raises(Killed):
             give(run, SECOND)
 
 
-@pytest.mark.parametrize("place", ["append_votes", "write_text", "write_record"])
+@pytest.mark.parametrize(
+    "place", ["ledger.append_votes", "ledger_record.write_atomically", "ledger_record.write_record"]
+)
 @pytest.mark.parametrize("began", [False, True])
 def test_the_next_import_mends_what_a_crash_left(run: Run, monkeypatch, place: str, began: bool) -> None:
     if began:
@@ -60,7 +61,7 @@ def test_the_next_import_mends_what_a_crash_left(run: Run, monkeypatch, place: s
 
 def test_an_export_mends_too(run: Run, monkeypatch) -> None:
     assert give(run, FIRST) == 0
-    killed_import(run, monkeypatch, "write_record")
+    killed_import(run, monkeypatch, "ledger_record.write_record")
     assert main(["annotate", "export", "--run", str(run.root)]) == 0
     run.stage("annotate").check(thorough=True)
     assert meta_set(run) == AFTER

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
-from metaselect.annotation.imports import Import, Source, vote_positions, votes_that_undo, without_round
+from metaselect.annotation.imports import Import, Source, vote_positions
+from metaselect.annotation.undo import votes_that_undo, without_round
 from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.run.layout import Run
 
@@ -156,7 +157,16 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("place", ["_add_import", "append_votes", "write_text", "write_record", "torn"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "ledger._add_import",
+        "ledger.append_votes",
+        "ledger_record.write_atomically",
+        "ledger_record.write_record",
+        "torn",
+    ],
+)
 @pytest.mark.parametrize("then", ["undo", "import"])
 def test_an_undo_that_was_cut_short_is_completed(
     run: Run, monkeypatch, capsys, place: str, then: str
@@ -164,7 +174,7 @@ def test_an_undo_that_was_cut_short_is_completed(
     give(run, CAT_DOG)
     give(run, OWLS)
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise Killed
 
     def tear(path: Path, votes: list[Vote], end: int) -> None:
@@ -174,7 +184,10 @@ def test_an_undo_that_was_cut_short_is_completed(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(*(ledger, "append_votes", tear) if place == "torn" else (ledger, place, die))
+        if place == "torn":
+            patch.setattr(ledger, "append_votes", tear)
+        else:
+            patch.setattr(f"metaselect.annotation.{place}", die)
         with pytest.raises(Killed):
             call(run, "undo")
     assert call(run, "status") == 0
@@ -190,7 +203,7 @@ def test_an_undo_that_was_cut_short_is_completed(
 def test_an_import_that_died_before_its_votes_leaves_nothing_to_undo(run: Run, monkeypatch, capsys) -> None:
     give(run, CAT_DOG, "first.csv")
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:

@@ -8,12 +8,10 @@ in ``votes.csv`` is always the one that counts.
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from metaselect.annotation.votes import RESTORE_REMEDY, WITHDRAWN, Vote
-from metaselect.errors import UsageError
+from metaselect.annotation.votes import RESTORE_REMEDY
 from metaselect.run.files import format_csv, read_rows, write_text
 
 UNDO = "undo"
@@ -62,37 +60,10 @@ class Import(NamedTuple):
         return self[1:5] == source
 
 
-class UndoResult(NamedTuple):
-    """What an undo did; the last three add up to the import's votes.
-
-    Attributes:
-        number: of the import.
-        file: its name.
-        format: as in ``Import``.
-        votes: that it had brought.
-        withdrawn: for which no earlier answer of the same annotator counts now.
-        restored: whose annotator's earlier answer counts again.
-        superseded: that another import's votes stand for, so that nothing changed.
-    """
-
-    number: int
-    file: str
-    format: str
-    votes: int
-    withdrawn: int
-    restored: int
-    superseded: int
-
-
 def next_import(imports: Sequence[Import], source: Source, first_vote: int) -> Import:
     """The row of a new import."""
     name = os.fsencode(source.file).decode("utf-8", "replace")
     return Import(len(imports) + 1, source.time, name, source.sha256, source.format, first_vote, undoes=0)
-
-
-def next_undo(imports: Sequence[Import], number: int, time: str, first_vote: int) -> Import:
-    """The row that takes an import back."""
-    return Import(len(imports) + 1, time, "", "", UNDO, first_vote, undoes=number)
 
 
 def read_imports(path: Path) -> tuple[Import, ...]:
@@ -113,92 +84,6 @@ def vote_positions(imports: Sequence[Import], row: Import, total: int) -> range:
     """Positions in ``votes.csv`` of what a row brought; ``total`` is the number of votes."""
     later = imports[row.number].first_vote if row.number < len(imports) else total
     return range(min(row.first_vote, total), min(later, total))
-
-
-def latest_standing_import(imports: Sequence[Import], total: int) -> Import | None:
-    """The last import with votes that was not undone yet."""
-    undone = {row.undoes for row in imports}
-    standing = (row for row in reversed(imports) if not row.undoes and row.number not in undone)
-    return next((row for row in standing if vote_positions(imports, row, total)), None)
-
-
-def find_import_to_undo(imports: Sequence[Import], number: int | None, total: int) -> Import:
-    """The import with that number, or the latest one that stands.
-
-    Raises:
-        UsageError: there is none, it is undone already, or it is an undo itself.
-    """
-    if number is None:
-        found = latest_standing_import(imports, total)
-        if found is None:
-            raise UsageError("There is no import to undo.")
-        return found
-    if not 1 <= number <= len(imports):
-        last = f"The latest is {len(imports)}." if imports else "Nothing was imported yet."
-        raise UsageError(f"There is no import {number}.", last)
-    row = imports[number - 1]
-    if row.undoes:
-        raise UsageError(
-            f"Import {number} is the undo of import {row.undoes}.", "Import the file of that one again."
-        )
-    if any(other.undoes == number for other in imports):
-        raise UsageError(f"Import {number} is undone already.", "Importing its file again takes that back.")
-    return row
-
-
-def votes_not_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> dict[tuple[str, str], Vote]:
-    """The latest vote of each annotator for each sample, of the imports that were not undone."""
-    undone = {row.undoes for row in imports}
-    found: dict[tuple[str, str], Vote] = {}
-    starts = [0, *(min(row.first_vote, len(votes)) for row in imports), len(votes)]
-    for row, (start, end) in zip((None, *imports), pairwise(starts), strict=True):
-        if row is None or not (row.undoes or row.number in undone):
-            found.update((vote.key, vote) for vote in votes[start:end])
-    return found
-
-
-def votes_that_undo(votes: Sequence[Vote], imports: Sequence[Import]) -> list[Vote]:
-    """The votes that must follow so that the latest ones are those of imports that were not undone.
-
-    Ordered by sample and annotator, with the time of the last row; empty when nothing is left to do.
-    """
-    wanted = votes_not_undone(votes, imports)
-    found = []
-    for key, vote in sorted({vote.key: vote for vote in votes}.items()):
-        other = wanted.get(key)
-        if other is None and vote.status != WITHDRAWN:
-            found.append(vote._replace(clean_label="", status=WITHDRAWN, note="", time=imports[-1].time))
-        elif other is not None and not other.equals_but_for_time(vote):
-            found.append(other._replace(time=imports[-1].time))
-    return found
-
-
-def without_round(
-    votes: Sequence[Vote], imports: Sequence[Import], number: int
-) -> tuple[list[Vote], list[Import]]:
-    """Votes and imports as they are without the votes of a round; no import that was undone comes back by it."""
-    kept = [vote for vote in votes if vote.round != number]
-    left = {0: 0}
-    for position, vote in enumerate(votes, start=1):
-        left[position] = left[position - 1] + (vote.round != number)
-    rows = [row._replace(first_vote=left[min(row.first_vote, len(votes))]) for row in imports]
-    undone = [row for row in rows if row.undoes]
-    again = votes_that_undo(kept, rows) if undone else []
-    if again:
-        rows.append(next_undo(rows, undone[-1].undoes, undone[-1].time, len(kept)))
-    return kept + again, rows
-
-
-def result_of_undo(votes: Sequence[Vote], imports: Sequence[Import]) -> UndoResult:
-    """What the last row, an undo, did."""
-    last = imports[-1]
-    row = imports[last.undoes - 1]
-    brought = len(vote_positions(imports, row, len(votes)))
-    added = [votes[at].status for at in vote_positions(imports, last, len(votes))]
-    withdrawn = added.count(WITHDRAWN)
-    return UndoResult(
-        row.number, row.file, row.format, brought, withdrawn, len(added) - withdrawn, brought - len(added)
-    )
 
 
 def _parse_import(

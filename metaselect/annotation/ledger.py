@@ -8,7 +8,6 @@ what was recorded must still be the beginning of the vote file; what is behind i
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from metaselect.annotation.consensus import (
     MAJORITY,
@@ -19,7 +18,6 @@ from metaselect.annotation.consensus import (
     read_consensus_method,
 )
 from metaselect.annotation.exports import (
-    BATCHES,
     EXPORTS,
     Export,
     ExportedSample,
@@ -28,35 +26,32 @@ from metaselect.annotation.exports import (
     write_batch_once,
     write_exports,
 )
-from metaselect.annotation.imports import (
-    Import,
-    Source,
+from metaselect.annotation.imports import Import, Source, next_import, read_imports, write_imports
+from metaselect.annotation.ledger_record import (
+    CONSENSUS,
+    IMPORTS,
+    META_SET,
+    REPEATS,
+    STAGE,
+    VOTES,
+    DerivedContent,
+    check_growing_files,
+    check_meta_set,
+    is_recorded,
+    write_derived,
+)
+from metaselect.annotation.repeats import Repeat, read_repeats, write_repeats
+from metaselect.annotation.undo import (
     UndoResult,
     find_import_to_undo,
-    next_import,
     next_undo,
-    read_imports,
     result_of_undo,
     votes_that_undo,
     without_round,
-    write_imports,
 )
-from metaselect.annotation.repeats import Repeat, read_repeats, write_repeats
-from metaselect.annotation.votes import RESTORE_REMEDY, Vote, append_votes, read_votes
-from metaselect.errors import ArtefactError
-from metaselect.run.files import begins_with, format_csv, matches, write_text
-from metaselect.run.key import StageKey
+from metaselect.annotation.votes import Vote, append_votes, read_votes
+from metaselect.run.files import format_csv, write_text
 from metaselect.run.layout import Run
-from metaselect.run.stage import StageRecord, inputs_of, write_record
-
-STAGE = "annotate"
-VOTES = "votes.csv"
-META_SET = "meta_set.csv"
-IMPORTS = "imports.csv"
-CONSENSUS = "consensus.json"
-REPEATS = "repeats.csv"
-GROWING = (VOTES, EXPORTS, IMPORTS, REPEATS)  # what is recorded of them stays
-POOL_INPUTS = ("data/samples.parquet", "data/classes.json")
 
 
 @dataclass(frozen=True)
@@ -119,16 +114,14 @@ def read_ledger(run: Run) -> Ledger:
     folder = run.path(STAGE)
     record = run.stage(STAGE).record()
     if record is not None:
-        for name in record.outputs:
-            if name in GROWING or name.startswith(f"{BATCHES}/"):
-                _check_beginning(folder, name, record)
+        check_growing_files(folder, record)
     votes, end = read_votes(folder / VOTES)
     imports = read_imports(folder / IMPORTS)
     exports = read_exports(folder / EXPORTS)
     repeats = read_repeats(folder / REPEATS)
     ledger = Ledger(tuple(votes), end, exports, imports, read_consensus_method(folder / CONSENSUS), repeats)
     if record is not None:
-        _check_meta_set(folder / META_SET, record, ledger)
+        check_meta_set(folder / META_SET, record, lambda: meta_set_text(ledger.verdicts))
     return ledger
 
 
@@ -246,22 +239,12 @@ def write_meta_set_and_record(run: Run, ledger: Ledger) -> None:
     """Make ``meta_set.csv`` and ``stage.json`` follow from the votes; writes only what differs."""
     if not ledger.votes:
         return
-    folder = run.path(STAGE)
-    if (folder / VOTES).stat().st_size > ledger.end:
-        append_votes(folder / VOTES, (), ledger.end)  # a torn line must not be recorded
+    path = run.path(f"{STAGE}/{VOTES}")
+    if path.stat().st_size > ledger.end:
+        append_votes(path, (), ledger.end)  # a torn line must not be recorded
+    rounds = sorted({vote.round for vote in ledger.votes} - {0})
     text = meta_set_text(ledger.verdicts)
-    path = folder / META_SET
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_text(path, text)
-    used = sorted({vote.round for vote in ledger.votes} - {0})
-    selected = [f"select/round-{number}/selected.csv" for number in used]
-    # A round that is answered stays, whatever the answers do to what it was chosen from.
-    key = StageKey({}, inputs_of(run, *POOL_INPUTS, *selected, stale_ok=True))
-    record = run.stage(STAGE).record()
-    if record is None or record.key != key or not _is_recorded(folder, record):
-        for stray in folder.rglob(".*.tmp"):  # of a killed command; a record must not name it
-            stray.unlink()
-        write_record(folder, key, {"votes": len(ledger.votes)})
+    write_derived(run, DerivedContent(len(ledger.votes), rounds, [text.encode()]))
 
 
 def _pending_undo(run: Run, ledger: Ledger) -> int:
@@ -270,31 +253,4 @@ def _pending_undo(run: Run, ledger: Ledger) -> int:
     if not last:
         return 0
     record = run.stage(STAGE).record()
-    return 0 if record is not None and _is_recorded(run.path(STAGE), record) else last
-
-
-def _is_recorded(folder: Path, record: StageRecord) -> bool:
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return names == {*record.outputs, "stage.json"} and all(
-        matches(folder / name, expected) for name, expected in record.outputs.items()
-    )
-
-
-def _check_beginning(folder: Path, name: str, record: StageRecord) -> None:
-    path, expected = folder / name, record.outputs[name]
-    if not path.is_file():
-        raise ArtefactError(f"{path} is missing.", RESTORE_REMEDY)
-    if not begins_with(path, expected):
-        raise ArtefactError(f"{path} is damaged: recorded rows were changed or removed.", RESTORE_REMEDY)
-
-
-def _check_meta_set(path: Path, record: StageRecord, ledger: Ledger) -> None:
-    """Accept what was recorded, what follows from the votes (a crash came before the record), or nothing."""
-    expected = record.outputs.get(path.name)
-    if expected is None or not path.is_file() or matches(path, expected):
-        return
-    if path.read_bytes() != meta_set_text(ledger.verdicts).encode():
-        raise ArtefactError(
-            f"{path} is damaged: it does not follow from votes.csv.",
-            f"Delete {path.name}; the next metaselect annotate import writes it from the votes.",
-        )
+    return 0 if record is not None and is_recorded(run.path(STAGE), record) else last

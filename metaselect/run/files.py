@@ -66,14 +66,18 @@ def begins_with(path: Path, expected: Stamp) -> bool:
         return True
     if status.st_size < expected.size:
         return False
+    return sha256_of_beginning(path, expected.size).hexdigest() == expected.sha256
+
+
+def sha256_of_beginning(path: Path, size: int) -> "hashlib._Hash":
+    """The hash of the file's first ``size`` bytes, to which more can be added."""
     digest = hashlib.sha256()
-    left = expected.size
+    left = size
     with path.open("rb") as stream:
-        while left:
-            block = stream.read(min(left, 1 << 20))
+        while left and (block := stream.read(min(left, 1 << 20))):
             digest.update(block)
             left -= len(block)
-    return digest.hexdigest() == expected.sha256
+    return digest
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

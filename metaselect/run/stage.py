@@ -270,13 +270,23 @@ def inputs_of(run: Run, *relative: str, stale_ok: bool = False) -> dict[str, str
     return {path: run.stage(stage_of(path)).verified(path) for path in relative}
 
 
-def write_record(folder: Path, key: StageKey, details: Mapping[str, Json]) -> None:
-    """Write ``stage.json`` with the stamps of every file below ``folder``."""
-    outputs: dict[str, Json] = {
-        path.relative_to(folder).as_posix(): asdict(stamp(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("stage.json", "key.json")
-    }
+def write_record(
+    folder: Path, key: StageKey, details: Mapping[str, Json], *, known: Mapping[str, Stamp] | None = None
+) -> None:
+    """Write ``stage.json`` with the stamps of every file below ``folder``.
+
+    Args:
+        folder: of the stage.
+        key: what its result follows from.
+        details: facts about this run of the stage.
+        known: stamps by path below ``folder``, of files that need not be hashed again.
+    """
+    known = known or {}
+    outputs: dict[str, Json] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in ("stage.json", "key.json"):
+            name = path.relative_to(folder).as_posix()
+            outputs[name] = asdict(known[name] if name in known else stamp(path))
     write_json(
         folder / "stage.json",
         {

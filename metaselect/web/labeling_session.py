@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from metaselect.annotation.imports import Source
-from metaselect.annotation.ledger import POOL_INPUTS, Ledger, add_votes, open_ledger, read_ledger
+from metaselect.annotation.ledger import Ledger, add_votes, open_ledger, read_ledger
+from metaselect.annotation.ledger_record import POOL_INPUTS
 from metaselect.annotation.rounds import Round, find_rounds
 from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote, utc_now
 from metaselect.errors import ArtefactError, UsageError

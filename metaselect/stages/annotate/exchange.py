@@ -15,15 +15,8 @@ from metaselect.annotation.exports import read_exported_samples
 from metaselect.annotation.formats.base import AUTO, FILLED_IN, INSIDE, Answer, detect_format, load_format
 from metaselect.annotation.formats.files import EXPORT_FOLDER, form_path, write_form
 from metaselect.annotation.imports import Source
-from metaselect.annotation.ledger import (
-    POOL_INPUTS,
-    STAGE,
-    Ledger,
-    add_export,
-    add_repeats,
-    add_votes,
-    open_ledger,
-)
+from metaselect.annotation.ledger import Ledger, add_export, add_repeats, add_votes, open_ledger
+from metaselect.annotation.ledger_record import POOL_INPUTS, STAGE
 from metaselect.annotation.matching.labels import Spellings
 from metaselect.annotation.matching.matcher import ImportScope
 from metaselect.annotation.matching.reconcile import reconcile

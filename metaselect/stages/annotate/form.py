@@ -19,7 +19,8 @@ from metaselect.annotation.formats.base import (
     Prediction,
 )
 from metaselect.annotation.formats.page import data_uri
-from metaselect.annotation.ledger import STAGE, Ledger
+from metaselect.annotation.ledger import Ledger
+from metaselect.annotation.ledger_record import STAGE
 from metaselect.annotation.repeats import Repeat, repeat_content_hash
 from metaselect.annotation.rounds import Round
 from metaselect.annotation.summary import examples

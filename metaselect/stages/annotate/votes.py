@@ -4,14 +4,8 @@ from dataclasses import replace
 
 from metaselect.annotation.consensus import TIED, Verdict
 from metaselect.annotation.formats.base import FORMATS
-from metaselect.annotation.ledger import (
-    CONSENSUS,
-    STAGE,
-    open_ledger,
-    read_ledger,
-    undo_import,
-    write_meta_set_and_record,
-)
+from metaselect.annotation.ledger import open_ledger, read_ledger, undo_import, write_meta_set_and_record
+from metaselect.annotation.ledger_record import CONSENSUS, STAGE
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, count_with_status, progress
