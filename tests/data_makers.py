@@ -31,7 +31,8 @@ from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import Labels, Method, Start
 from metaselect.run.layout import Run
 from metaselect.stages.ingest import ingest
-from metaselect.training.loop import TrainingConfig
+from metaselect.training.batches import Batches
+from metaselect.training.loop import EpochLog, TrainingConfig, TrainState, start_training, train
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -129,6 +130,33 @@ def plan(**changes: Any) -> TrainingConfig:
         "seed": 0,
     }
     return TrainingConfig(**{**defaults, **changes})
+
+
+def trained(
+    method: Method,
+    model: nn.Module,
+    batches: Batches,
+    config: TrainingConfig,
+    *,
+    bought: torch.Tensor | None = None,
+    stream: torch.Generator | None = None,
+) -> tuple[TrainState, list[EpochLog]]:
+    """A whole training of a model by a method, with meta batches of up to 8 samples."""
+    start = start_of(
+        batches.labels, method=method, epochs=config.epochs, lr=config.lr, bought=bought, stream=stream
+    )
+    state = start_training(model, config, method.begin(start))
+    epochs = train(
+        state,
+        batches,
+        config,
+        ids=start.labels.trained,
+        bought=start.labels.bought,
+        meta_batch_size=method.meta_batch_size(8, config.batch_size, len(start.labels.bought)),
+        report=Listener(),
+        what="reweight",
+    )
+    return state, list(epochs)
 
 
 def pictures(count: int = 12, classes: Sequence[str] = CLASSES, side: int = 6) -> list[Picture]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import METHODS, Listener, predictions_of, start_of
+from data_makers import METHODS, Listener, predictions_of, start_of, trained
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -20,7 +20,7 @@ from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, configure, format_value, settings
-from metaselect.reweighting.base import Method, MethodRun
+from metaselect.reweighting.base import MethodRun
 from metaselect.reweighting.direct import DirectRun, move_weights
 from metaselect.reweighting.l2rw import L2RW, L2RWRun, rectify_and_normalise
 from metaselect.reweighting.meta_gradient import MetaGradient
@@ -48,13 +48,6 @@ def plan(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**{**defaults, **changes})
 
 
-def begin(method: Method, resolved: TrainingConfig, labels: torch.Tensor, bought: torch.Tensor) -> MethodRun:
-    stream = generator(resolved.seed, "reweight", "method")
-    return method.begin(
-        start_of(labels, method=method, epochs=resolved.epochs, lr=resolved.lr, bought=bought, stream=stream)
-    )
-
-
 def final_weights(
     name: str,
     batches: Batches,
@@ -69,21 +62,8 @@ def final_weights(
     method = METHODS[name]
     shape = tuple(batches.raw.shape[1:])
     net = build_model(model, shape, int(batches.labels.max()) + 1, seed=resolved.seed)
-    trainee = start_training(net, resolved, begin(method, resolved, batches.labels, bought))
-    mask = torch.ones(n, dtype=torch.bool)
-    mask[bought] = not method.excludes_bought
-    history = list(
-        train(
-            trainee,
-            batches,
-            resolved,
-            ids=mask.nonzero()[:, 0],
-            bought=bought,
-            meta_batch_size=method.meta_batch_size(8, resolved.batch_size, len(bought)),
-            report=Listener(),
-            what=name,
-        )
-    )
+    stream = generator(resolved.seed, "reweight", "method")
+    trainee, history = trained(method, net, batches, resolved, bought=bought, stream=stream)
     view = predict(trainee.model, given or batches, torch.arange(n))
     return trainee.method.pool_weights(view), history
 

@@ -2,15 +2,16 @@
 
 from typing import Any
 
+import data_makers
 import pytest
 import torch
-from data_makers import META, METHODS, EveryState, Listener, plan, start_of
+from data_makers import META, METHODS, EveryState, plan, start_of
 
 from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import MethodRun, StepWeights
 from metaselect.training.batches import Batches
-from metaselect.training.loop import EpochLog, TrainState, start_training, train
+from metaselect.training.loop import EpochLog, TrainState
 from metaselect.training.predict import predict
 
 BOUGHT = torch.arange(0, 24, 2)
@@ -35,22 +36,9 @@ DRIVEN = [("direct", "step=1000"), ("mw-net", "net_lr=10000 net_weight_decay=0")
 
 
 def trained(name: str, words: str, batches: Batches, **changes: Any) -> tuple[TrainState, list[EpochLog]]:
+    method, stream = configure(REWEIGHTERS[name], words.split()), torch.Generator().manual_seed(1)
     resolved = plan(epochs=3, **changes)
-    stream = torch.Generator().manual_seed(1)
-    method = configure(REWEIGHTERS[name], words.split())
-    start = start_of(batches.labels, method=method, epochs=3, lr=resolved.lr, bought=BOUGHT, stream=stream)
-    trainee = start_training(fresh(), resolved, method.begin(start))
-    epochs = train(
-        trainee,
-        batches,
-        resolved,
-        ids=start.labels.trained,
-        bought=BOUGHT,
-        meta_batch_size=method.meta_batch_size(8, 8, len(BOUGHT)),
-        report=Listener(),
-        what=name,
-    )
-    return trainee, list(epochs)
+    return data_makers.trained(method, fresh(), batches, resolved, bought=BOUGHT, stream=stream)
 
 
 def fresh() -> EveryState:
