@@ -34,6 +34,7 @@ REWEIGHTERS: dict[str, str] = {
     "l2rw": "metaselect.reweighting.l2rw:L2RW",
     "mw-net": "metaselect.reweighting.mw_net:MetaWeightNet",
     "fsr": "metaselect.reweighting.fsr.method:FSR",
+    "gce": "metaselect.reweighting.gce:GeneralisedCrossEntropy",
     "uniform": "metaselect.reweighting.uniform:Uniform",
 }
 

@@ -1,0 +1,90 @@
+"""Generalised cross-entropy: by hand, against the closed form of its gradient, and at both ends of q."""
+
+import math
+
+import pytest
+import torch
+from data_makers import METHODS, EveryState, plan, trained
+from torch.nn import functional as F
+
+from metaselect.errors import UsageError
+from metaselect.registry import REWEIGHTERS, configure
+from metaselect.reweighting.gce import generalised_cross_entropy
+from metaselect.training.batches import Batches
+
+
+def logits_of(count: int, classes: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(3)
+    return (3 * torch.randn(count, classes, generator=draw, dtype=torch.float64)).requires_grad_()
+
+
+def test_losses_by_hand() -> None:
+    """p = (4, 1) / 5, so that with q = 1/2 the losses are 2 (1 - sqrt(0.8)) and 2 (1 - sqrt(0.2))."""
+    logits = torch.tensor([[math.log(4), 0], [math.log(4), 0]], dtype=torch.float64)
+    losses = generalised_cross_entropy(logits, torch.tensor([0, 1]), 0.5)
+    expected = [2 * (1 - math.sqrt(0.8)), 2 * (1 - math.sqrt(0.2))]
+    assert losses.tolist() == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("q", [1e-3, 0.3, 0.7, 1.0])
+def test_the_gradient_is_that_of_cross_entropy_times_a_power_of_the_probability(q: float) -> None:
+    """dL/dz = p_y^q (p - e_y), and by central differences."""
+    logits, labels = logits_of(6, 4), torch.arange(6) % 4
+    losses = generalised_cross_entropy(logits, labels, q)
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    probs = logits.detach().softmax(1)
+    own = probs.gather(1, labels[:, None])
+    torch.testing.assert_close(gradient, own**q * (probs - F.one_hot(labels, 4)), rtol=1e-12, atol=1e-14)
+    assert torch.autograd.gradcheck(lambda z: generalised_cross_entropy(z, labels, q), (logits,))
+
+
+def test_it_becomes_cross_entropy_as_q_goes_to_zero() -> None:
+    logits, labels = logits_of(50, 5).detach(), torch.arange(50) % 5
+    expected = F.cross_entropy(logits, labels, reduction="none")
+    for q in (1e-2, 1e-4, 1e-6, 1e-8):
+        gap = expected - generalised_cross_entropy(logits, labels, q)
+        # The next term of the series is q (log p)^2 / 2, and the series alternates.
+        assert (gap >= -1e-14).all()
+        assert (gap <= q * expected.square() / 2 + 1e-14).all()
+
+
+def test_at_one_it_is_half_the_absolute_error() -> None:
+    logits, labels = logits_of(50, 5).detach(), torch.arange(50) % 5
+    absolute = (logits.softmax(1) - F.one_hot(labels, 5)).abs().sum(1)
+    torch.testing.assert_close(generalised_cross_entropy(logits, labels, 1.0), absolute / 2)
+
+
+@pytest.mark.parametrize("q", [0.3, 1.0])
+def test_a_hopeless_sample_has_a_bounded_loss_and_no_pull(q: float) -> None:
+    logits = torch.tensor([[-1e4, 0.0], [0.0, -1e4]], requires_grad=True)
+    losses = generalised_cross_entropy(logits, torch.tensor([0, 1]), q)
+    torch.testing.assert_close(losses.detach(), torch.full((2,), 1 / q))
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    assert torch.equal(gradient, torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("pair", ["q=0", "q=-0.5", "q=1.1", "q=nan"])
+def test_q_outside_its_range_is_refused(pair: str) -> None:
+    with pytest.raises(UsageError, match="--option q=") as refused:
+        configure(REWEIGHTERS["gce"], [pair])
+    assert "0.7" in refused.value.hint
+
+
+def test_the_step_and_the_history_are_of_this_loss(tiny_batches: Batches) -> None:
+    """One step on the whole pool: the loss of the epoch is that of the model before it."""
+    resolved = plan(epochs=1, batch_size=24, lr=0.5, momentum=0.0, weight_decay=0.0, augment=False)
+    inputs, labels = tiny_batches.get(torch.arange(24))
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        nets.append(EveryState())
+        nets[-1].layers[4].p = 0.0  # no dropout
+    state, (log,) = trained(METHODS["gce"], nets[0], tiny_batches, resolved)
+    loss = generalised_cross_entropy(nets[1].train()(inputs), labels, 0.7).mean()
+    assert log.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert (log.mean_weight, log.zero_batches) == (pytest.approx(1), 0)
+    gradients = torch.autograd.grad(loss, list(nets[1].parameters()))
+    for after, before, gradient in zip(
+        state.model.parameters(), nets[1].parameters(), gradients, strict=True
+    ):
+        torch.testing.assert_close(after, before - 0.5 * gradient, rtol=1e-4, atol=1e-6)
