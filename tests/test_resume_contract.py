@@ -14,6 +14,7 @@ from data_makers import METHODS, EveryState, Listener, plan, start_of
 from safetensors.torch import load_file
 from torch import nn
 
+from metaselect.errors import ConditionUnmet
 from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import MethodRun, below
@@ -325,7 +326,11 @@ def test_no_state_that_is_restored_wrongly_passes_unseen(
 
         path.write_bytes(half)
         monkeypatch.setattr(kind, "load_state_dict", forgetful)
-        if not different(case.live(path, seed=1), undisturbed):
+        try:
+            changed = different(case.live(path, seed=1), undisturbed)
+        except ConditionUnmet:  # the training diverged
+            continue
+        if not changed:
             unseen.append(key)
     assert keys
     assert unseen == []
