@@ -35,6 +35,7 @@ REWEIGHTERS: dict[str, str] = {
     "mw-net": "metaselect.reweighting.mw_net:MetaWeightNet",
     "fsr": "metaselect.reweighting.fsr.method:FSR",
     "gce": "metaselect.reweighting.gce:GeneralisedCrossEntropy",
+    "elr": "metaselect.reweighting.elr:EarlyLearning",
     "uniform": "metaselect.reweighting.uniform:Uniform",
 }
 
