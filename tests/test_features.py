@@ -64,7 +64,7 @@ def test_the_pass_leaves_running_statistics_alone_and_does_not_mix_samples(
     model(tiny_batches.get(torch.arange(24)).inputs)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     whole = last_layer_factors(model, tiny_batches, reporter, "features")
-    monkeypatch.setattr(features, "FEATURE_BATCH", 5)
+    monkeypatch.setattr(features, "FORWARD_BATCH", 5)
     parts = last_layer_factors(model, tiny_batches, reporter, "features")
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name

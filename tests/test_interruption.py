@@ -134,7 +134,7 @@ def test_a_killed_selection_keeps_the_features_that_are_whole(warm: Path, tmp_pa
     kept = sorted(work.glob("gradients-*.parquet"))
     assert 1 <= len(kept) <= 15
     said = metaselect(*SELECT, run=warm).err
-    found = re.findall(r"Features of epoch (\d+) are there already", said)
+    found = re.findall(r"Using the features of epoch (\d+) that exist already", said)
     assert [int(epoch) for epoch in found] == [int(path.stem[-4:]) for path in kept]
     metaselect(*SELECT, run=undisturbed)
     assert results(warm) == results(undisturbed)

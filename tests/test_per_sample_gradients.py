@@ -373,7 +373,7 @@ def test_features_of_a_pool(
     assert details["width"] == found.directions.shape[1] <= 100
     assert sum(each["draws"] for each in details["sampled_layers"]) == 4
     assert reporter.tracked == [("gradients", 0, 24)]
-    monkeypatch.setattr(features, "GRADIENT_PIXELS", 1)
+    monkeypatch.setattr(features, "BACKWARD_PIXELS", 1)
     again, _ = gradient_features(model, tiny_batches, method, torch.Generator(), reporter, "gradients")
     torch.testing.assert_close(again.norms, found.norms)
     torch.testing.assert_close(again.directions, found.directions, rtol=0, atol=1e-3)

@@ -79,7 +79,7 @@ def test_the_file_is_what_the_methods_look_at(warm: Path, tmp_path: Path) -> Non
     done = metaselect(
         *select(warm, tmp_path / "f.parquet", "uncertain", "--option", "score=least-confidence")
     )
-    assert "1 rows are of samples that are not in the pool" in done.err
+    assert "1 rows of samples that are not in the pool are ignored" in done.err
     assert chosen(warm) == sorted(ids, key=lambda sample_id: max(probs[sample_id]))[:8]
     rows = dict(
         zip(table["sample_id"].to_pylist(), map(np.array, table["features"].to_pylist()), strict=True)
@@ -96,9 +96,9 @@ def test_the_file_is_what_the_methods_look_at(warm: Path, tmp_path: Path) -> Non
     [
         (("rbc",), "has no column probs, which rbc needs."),
         (("badge",), "has no column probs, which badge needs."),
-        (("gbc",), "gbc looks at gradients of the warm-up's model, which --features cannot supply."),
-        (("gbc", "--dry-run"), "gbc looks at gradients of the warm-up's model"),
-        (("ta-vaal",), "ta-vaal looks at images of the warm-up's model, which --features cannot supply."),
+        (("gbc",), "gbc needs gradients of the warm-up's model, which --features cannot supply."),
+        (("gbc", "--dry-run"), "gbc needs gradients of the warm-up's model"),
+        (("ta-vaal",), "ta-vaal needs images of the warm-up's model, which --features cannot supply."),
     ],
     ids=["rbc", "badge", "gbc", "dry", "ta-vaal"],
 )

@@ -65,7 +65,7 @@ def test_unusable_samples_are_replaced_once(bought: Path, tmp_path: Path) -> Non
     assert "budget: 2 -> 5" in refused.err
     done = metaselect(*REPLACE, "--budget", 3, "--force", run=run)
     assert done.out.endswith("selected.csv: 5 samples chosen by rbc (26 with earlier ones)\n")
-    assert "Features of epoch 6 are those of select/round-1." in done.err
+    assert "Using the features of epoch 6 of select/round-1." in done.err
     assert inodes(run, 2) == inodes(run, 1)
     metaselect("annotate", "export", "--no-images", run=run)
     metaselect(*SIMULATE, run=run)
@@ -105,22 +105,22 @@ def test_features_of_an_earlier_round_are_taken_where_their_recipe_is_the_same(w
     again = (*GBC, "--round", "next")
     said = metaselect(*again, run=warm).err
     for epoch in EPOCHS:
-        assert f"Features of epoch {epoch} are those of select/round-1." in said
+        assert f"Using the features of epoch {epoch} of select/round-1." in said
     assert inodes(warm, 2) == inodes(warm, 1)
     assert not set(chosen(warm, 1)) & set(chosen(warm, 2))
     metaselect("verify", run=warm)
     whole = [path.read_bytes() for path in feature_files(warm, 1)]
     for other in (("--seed", 1), ("--gradient", "full"), ("--option", "width=64")):
         said = metaselect(*again, *other, "--force", run=warm).err
-        assert "are those of" not in said
+        assert not re.search(r"Using the features of epoch \d+ of ", said)
         made = [path.read_bytes() for path in feature_files(warm, 2)]
         assert all(one != new for one, new in zip(whole, made, strict=True))
     said = metaselect(*again, "--option", "width=64", "--option", "starts=1", "--force", run=warm).err
-    assert "are those of select/round-2." in said  # the clustering is no part of the recipe
+    assert "of select/round-2." in said  # the clustering is no part of the recipe
     middle, end = feature_files(warm, 1)
     flip_byte(middle)
     end.write_bytes(end.read_bytes()[:-100])  # not even its recipe can be read
-    assert "are those of" not in metaselect(*again, "--force", run=warm).err
+    assert not re.search(r"Using the features of epoch \d+ of ", metaselect(*again, "--force", run=warm).err)
     assert [path.read_bytes() for path in feature_files(warm, 2)] == whole
 
 
@@ -155,7 +155,7 @@ def test_a_killed_second_round_ends_in_the_same_bytes(warm: Path, tmp_path: Path
     assert {row["stage"]: row["state"] for row in shown["stages"]}["select/round-2"] == "interrupted"
     assert shown["next"] == f"metaselect {shlex.join(map(str, words))} --run {warm}"
     said = metaselect(*shlex.split(shown["next"])[1:]).err
-    found = re.findall(r"Features of epoch (\d+) are there already", said)
+    found = re.findall(r"Using the features of epoch (\d+) that exist already", said)
     assert [int(epoch) for epoch in found] == [int(path.stem[-4:]) for path in kept]
     metaselect(*words, run=undisturbed)
     assert len(chosen(warm, 2)) == 10

@@ -19,12 +19,12 @@ from metaselect.selection.ta_vaal import TAVAAL, rank_pools, train_task_model, t
 from metaselect.selection.ta_vaal_nets import (
     VAE,
     Discriminator,
-    Encoded,
+    Encoding,
     RankedModel,
     adversarial_loss,
     discriminator_logits,
     discriminator_loss,
-    paired,
+    pair_differences,
     ranking_loss,
     vae_loss,
 )
@@ -70,7 +70,7 @@ def test_the_ranking_loss_by_hand() -> None:
     ranks = torch.tensor([0.5, -1.0, 2.0, 7.0, 0.25, 3.0, 1.5])  # the fourth has no partner
     losses = torch.tensor([2.0, 0.1, 0.7, 9.0, 0.7, 0.3, 1.0])
     # Pairs: (0.5, 1.5) and the first has the larger loss; (-1, 3), the second; (2, 0.25), a draw.
-    assert paired(ranks).tolist() == [-1.0, -4.0, 1.75]
+    assert pair_differences(ranks).tolist() == [-1.0, -4.0, 1.75]
     first = math.log(1 + math.exp(1.0))
     second = math.log(1 + math.exp(-4.0))
     draw = (math.log(1 + math.exp(-1.75)) + math.log(1 + math.exp(1.75))) / 2
@@ -94,7 +94,7 @@ def test_the_ranking_loss_by_finite_differences() -> None:
 
 def test_the_other_losses_by_hand() -> None:
     images = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(2, 1, 1, 2)
-    encoded = Encoded(images + 0.5, torch.tensor([[0.0, 2.0], [1.0, 0.0]]), torch.zeros(2, 2))
+    encoded = Encoding(images + 0.5, torch.tensor([[0.0, 2.0], [1.0, 0.0]]), torch.zeros(2, 2))
     # MSE 0.25; KL per number mu^2 / 2 at unit variance: (0 + 2 + 0.5 + 0) / 4.
     assert float(vae_loss(images, encoded, 3.0)) == pytest.approx(0.25 + 3 * 0.625)
     logits = torch.tensor([2.0, -1.0, 0.5])  # one labelled
@@ -187,7 +187,7 @@ def test_the_discriminator_tells_the_kinds_apart() -> None:
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 17, 23), (2, 1, 5), (3, 70, 130)])
 def test_images_of_any_size(shape: tuple[int, int, int]) -> None:
     vae = VAE(shape, 5)
-    images = vae.shrink(torch.zeros(2, *shape))
+    images = vae.downsample(torch.zeros(2, *shape))
     assert images.shape == (2, shape[0], min(shape[1], 64), min(shape[2], 64))
     encoded = vae(images, torch.zeros(2), torch.zeros(2, 5))
     assert encoded.recon.shape == images.shape

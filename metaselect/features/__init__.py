@@ -1,1 +1,1 @@
-"""Features that selectors look at: last-layer factors and projected per-sample gradients, and their files."""
+"""Features of the pool for selectors: computed from checkpoints, kept in Parquet files, or read from a file."""

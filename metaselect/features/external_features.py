@@ -1,4 +1,4 @@
-"""The features that a selector is given, from a file of the user's (``select --features``)."""
+"""The features that a selector is given, from the user's file (``select --features``)."""
 
 from pathlib import Path
 
@@ -11,19 +11,19 @@ from metaselect.records import Reporter
 from metaselect.selection.base import PoolFeatures, Selector
 
 EXTERNAL_FIELDS = ("probs", "hidden")
-"""Fields of ``PoolFeatures`` that a file from outside can supply."""
+"""Fields of ``PoolFeatures`` that a file can supply."""
 
 
 def require_external_support(method: Selector, name: str) -> None:
-    """Refuse a method that looks at more than a file from outside can hold.
+    """Check that a file can supply all features that the method requires.
 
     Raises:
-        UsageError: naming what that is.
+        UsageError: naming the first feature that it cannot.
     """
-    beyond = [field for field in method.required_features if field not in EXTERNAL_FIELDS]
-    if beyond:
+    missing = [field for field in method.required_features if field not in EXTERNAL_FIELDS]
+    if missing:
         raise UsageError(
-            f"{name} looks at {beyond[0]} of the warm-up's model, which --features cannot supply.",
+            f"{name} needs {missing[0]} of the warm-up's model, which --features cannot supply.",
             "Leave out --features, or choose rbc, typiclust, k-center, badge or another method.",
         )
 
@@ -37,17 +37,17 @@ def load_external_features(
         DataError: the file cannot be used.
         UsageError: the method needs probabilities, and the file has none.
     """
-    found = read_external_features(path, pool.sample_ids, len(pool.classes))
-    if found.ignored:
-        report.note(f"{path}: {found.ignored} rows are of samples that are not in the pool.")
-    if "probs" in method.required_features and found.probs is None:
+    external = read_external_features(path, pool.sample_ids, len(pool.classes))
+    if external.ignored:
+        report.note(f"{path}: {external.ignored} rows of samples that are not in the pool are ignored.")
+    if "probs" in method.required_features and external.probs is None:
         raise UsageError(
             f"{path} has no column probs, which {name} needs.",
             "Add the class probabilities, or choose typiclust, k-center, or rbc with "
             "--option features=representation.",
         )
     return PoolFeatures(
-        () if found.probs is None else (torch.from_numpy(found.probs).to(device),),
-        (torch.from_numpy(found.features).to(device),),
+        () if external.probs is None else (torch.from_numpy(external.probs).to(device),),
+        (torch.from_numpy(external.features).to(device),),
         torch.from_numpy(pool.labels).to(device),
     )

@@ -1,4 +1,4 @@
-"""One pass of a checkpoint over the pool: last-layer factors, or projected gradients of sampled layers."""
+"""The features of all samples at one checkpoint: last-layer factors, or projected gradients of sampled layers."""
 
 from typing import Protocol
 
@@ -20,12 +20,13 @@ from metaselect.records import Json, Reporter
 from metaselect.selection.base import Gradients
 from metaselect.training.batches import Batches
 
-FEATURE_BATCH, FEATURE_PIXELS = 500, 2**21  # at most, of a batch without a backward pass
-GRADIENT_BATCH, GRADIENT_PIXELS = 256, 2**18  # of one with a backward pass, whose activations stay in memory
+# Limits of a batch, in samples and in input values. A backward pass keeps the activations, so its batch is smaller.
+FORWARD_BATCH, FORWARD_PIXELS = 500, 2**21
+BACKWARD_BATCH, BACKWARD_PIXELS = 256, 2**18
 
 
 class GradientSettings(Protocol):
-    """What a selector says of the gradients that it wants; see ``selection.gbc``."""
+    """Fields of a selector that requires gradients; see ``selection.gbc.GBC``."""
 
     draws: int
     width: int
@@ -34,21 +35,20 @@ class GradientSettings(Protocol):
 
 
 def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, what: str) -> LastLayerFactors:
-    """Run the model in eval mode, without augmentation, over the whole pool.
+    """The factors of the last layer's gradient for the whole pool, in eval mode and without augmentation.
 
-    Source: Wu et al. 2023 (arXiv:2302.04418), Eq. 11 and 12. Only forward passes are needed, and labels play no
-    part in them.
+    Source: Wu et al. 2023 (arXiv:2302.04418), Eq. 11 and 12. Only forward passes are needed, and no labels.
 
     Args:
         model: on the batches' device.
         batches: n samples.
         report: shows progress.
-        what: a word for the progress line.
+        what: the progress line's text.
     """
     model.eval()
-    caught: list[torch.Tensor] = []
-    hook = last_linear(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    size = _batch_size(batches, FEATURE_PIXELS, FEATURE_BATCH)
+    hidden_inputs: list[torch.Tensor] = []
+    hook = last_linear(model).register_forward_pre_hook(lambda _, inputs: hidden_inputs.append(inputs[0]))
+    size = _batch_size(batches, FORWARD_PIXELS, FORWARD_BATCH)
     chunks = torch.split(torch.arange(len(batches)), size)
     factors: LastLayerFactors | None = None
     try:
@@ -58,7 +58,7 @@ def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, wha
         ):
             for ids, batch in batches.stream(chunks):
                 probs = full_precision(model(batch.inputs)).softmax(1).cpu()
-                hidden = caught.pop().float().cpu()
+                hidden = hidden_inputs.pop().float().cpu()
                 if factors is None:
                     n = len(batches)
                     factors = LastLayerFactors(
@@ -80,50 +80,57 @@ def gradient_features(
     report: Reporter,
     what: str,
 ) -> tuple[Gradients, dict[str, Json]]:
-    """Projected gradients of layers that are drawn once for all samples; and which layers those are.
+    """Projected gradients of layers that are drawn once for all samples; and, for ``stage.json``, these layers.
 
     Args:
         model: on the batches' device.
         batches: n samples.
-        method: how many layers, numbers and samples, and which part of the gradient.
-        generator: on the CPU; of the sample, the layers and the projections.
+        method: the number of layers, of numbers and of samples, and the part of the gradient.
+        generator: on the CPU; draws the subset for the energies, the layers and the projections.
         report: shows progress.
-        what: a word for the progress line.
+        what: the progress line's text.
 
     Raises:
-        UsageError: the model has no layer that can be sampled.
+        UsageError: the model has no layer whose gradient can be taken per sample.
     """
     model.eval()
     n = len(batches)
-    size = _batch_size(batches, GRADIENT_PIXELS, GRADIENT_BATCH)
-    some = torch.randperm(n, generator=generator)[: method.sample].sort().values
+    size = _batch_size(batches, BACKWARD_PIXELS, BACKWARD_BATCH)
+    sample = torch.randperm(n, generator=generator)[: method.sample].sort().values
     energies = layer_energies(
-        model, (batch for _, batch in batches.stream(torch.split(some, size))), method.gradient
+        model, (batch for _, batch in batches.stream(torch.split(sample, size))), method.gradient
     )
     if not energies:
         raise UsageError(
             "This model has no linear or convolutional layer that can be sampled.", "Use --method rbc."
         )
-    draws = draw_layers(energies, method.draws, generator)
+    draws = draw_layers(energies, method.draws, generator)  # Eq. 13
     layers = dict(model.named_modules())
+    # A layer that was drawn k times gets k shares of the numbers.
     projections = [
         make_projection(layers[draw.name], method.width * draw.times // method.draws, generator)
         for draw in draws
     ]
     sampled = SampledGradients(model, draws, projections, method.gradient)
-    found = Gradients(torch.empty(n), torch.empty(n, sampled.width, dtype=torch.float16))
+    gradients = Gradients(torch.empty(n), torch.empty(n, sampled.width, dtype=torch.float16))
     with report.track(n, what, "samples") as advance:
         for ids, batch in batches.stream(torch.split(torch.arange(n), size)):
-            rows = sampled(batch)
+            rows = sampled(batch)  # (b, r)
             norms = rows.norm(dim=1)
-            found.norms[ids] = norms.cpu().float()
-            found.directions[ids] = rows.mul_((1 / norms.clamp(min=1e-30))[:, None]).half().cpu()
+            gradients.norms[ids] = norms.cpu().float()
+            gradients.directions[ids] = rows.mul_((1 / norms.clamp(min=1e-30))[:, None]).half().cpu()
             advance(len(ids))
-    drawn: list[Json] = [{"layer": d.name, "draws": d.times, "scale": round(d.scale, 6)} for d in draws]
-    unable: list[Json] = [*layers_without_gradients(model, energies)]
-    return found, {"sampled_layers": drawn, "width": sampled.width, "layers_without_gradients": unable}
+    sampled_layers: list[Json] = [
+        {"layer": d.name, "draws": d.times, "scale": round(d.scale, 6)} for d in draws
+    ]
+    others: list[Json] = [*layers_without_gradients(model, energies)]
+    return gradients, {
+        "sampled_layers": sampled_layers,
+        "width": sampled.width,
+        "layers_without_gradients": others,
+    }
 
 
 def _batch_size(batches: Batches, pixels: int, most: int) -> int:
-    """Samples of a batch: at most ``most``, and fewer where they are large; at least 8."""
+    """Samples in a batch: at most ``most``, fewer where samples are large, at least 8."""
     return min(max(pixels // batches.raw[0].numel(), 8), most)

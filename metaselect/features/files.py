@@ -1,6 +1,6 @@
-"""Files of features: Parquet, each with the recipe that it was made by.
+"""Parquet files of features, each with the recipe (settings and input hashes) that it was computed by.
 
-By the recipe a later round, or the same command after an interruption, knows whether it can take what is there already.
+A later round, or the same command after an interruption, reuses a file whose recipe equals its own.
 """
 
 import json
@@ -19,15 +19,15 @@ from metaselect.selection.base import Gradients
 RECIPE = b"metaselect.recipe"
 
 Recipe: TypeAlias = dict[str, Json]
-"""What a file of features was made from, and what was found on the way."""
+"""Settings and input hashes that features were computed by; under "found" the layers that were drawn."""
 
 
 class LastLayerFactors(NamedTuple):
-    """Factors of G_j = (softmax(z_j) - onehot(y_j)) x_j^T at one checkpoint, without the label.
+    """Factors of the last layer's gradient G_j = (softmax(z_j) - onehot(y_j)) x_j^T at one checkpoint, without labels.
 
     Attributes:
-        probs: (n, K) float32, softmax(z_j).
-        hidden: (n, d) float32, x_j.
+        probs: (n, K) float32, softmax(z_j) with logits z_j.
+        hidden: (n, d) float32, x_j, the input of the last linear layer.
     """
 
     probs: torch.Tensor
@@ -59,7 +59,7 @@ def read_gradients(path: Path) -> Gradients:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe that a file of features carries; empty where it carries none."""
+    """The recipe in the metadata of a file of features; empty if there is none."""
     metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
     recipe: Recipe = json.loads(metadata.get(RECIPE, b"{}"))
     return recipe
@@ -72,10 +72,12 @@ def _write(path: Path, sample_ids: list[str], columns: dict[str, pa.Array], reci
 
 
 def _fixed_list(values: torch.Tensor) -> pa.FixedSizeListArray:
+    """A list column with the rows of ``values`` (n, d)."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.numpy().reshape(-1)), values.shape[1])
 
 
 def _matrix(column: pa.ChunkedArray) -> torch.Tensor:
+    """(n, d) the rows of a column that ``_fixed_list`` made."""
     width = column.type.list_size
     out = np.empty((len(column), width), column.type.value_type.to_pandas_dtype())
     at = 0

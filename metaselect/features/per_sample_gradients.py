@@ -2,9 +2,9 @@
 
 Sample j's loss has the gradient J_j^T (softmax(z_j) - onehot(y_j)) with J_j the Jacobian of its logits z_j. Where no
 layer couples the samples (BatchNorm in eval mode), one backward pass with the rows softmax(z_j) - onehot(y_j) as
-cotangent brings every sample's gradient with respect to every layer's *output*; the weight's gradient is the product
-of that with the layer's input. So parameters are frozen, no weight gradient is ever formed, and the pass stops at the
-earliest sampled layer. The label-free part is the same with softmax(z_j) alone.
+cotangent gives every sample's gradient with respect to every layer's *output*; the weight's gradient is the product of
+that with the layer's input. So parameters are frozen, no weight gradient is ever formed, and the pass stops at the
+earliest sampled layer. The label-free gradient has softmax(z_j) alone as cotangent.
 
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Eq. 13 and 14 (layers drawn by the energy of their mean
 gradient); the projection is that of Choe et al. 2024 (arXiv:2405.13954), with orthonormal rows.
@@ -26,12 +26,13 @@ from metaselect.models.batch import Batch, full_precision
 
 
 class DrawnLayer(NamedTuple):
-    """One sampled layer.
+    """A layer that was drawn, perhaps several times.
 
     Attributes:
         name: in the model.
-        times: how often it was drawn.
-        scale: its block's factor, sqrt(times / (draws p)), which makes sums of inner products unbiased.
+        times: number of draws.
+        scale: factor of its features, sqrt(times / (draws p)) with p its probability, which makes inner products
+            summed over the drawn layers unbiased (Eq. 14).
     """
 
     name: str
@@ -40,7 +41,7 @@ class DrawnLayer(NamedTuple):
 
 
 def sampleable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Linear and convolutional layers by name; those with a padding other than zeros are left out."""
+    """Linear and convolutional layers by name, without convolutions that pad with anything but zeros."""
     return {
         name: layer
         for name, layer in model.named_modules()
@@ -50,24 +51,25 @@ def sampleable_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def layers_called_per_sample(model: nn.Module, batch: Batch) -> set[str]:
-    """Those that a forward pass calls with one row of input and output for each sample.
+    """Names of the layers that a forward pass calls with one row of input and of output per sample.
 
-    An attention's projection is used without being called, and a layer may work on positions or patches as if they
-    were samples. Two sizes tell them apart, where one could agree by accident.
+    Others have no per-sample gradient here: the output projection of ``nn.MultiheadAttention`` is used without a call
+    of its module, and some layers get positions or patches in place of samples. Batches of two sizes are tried, since
+    for one size the number of rows may agree by chance.
     """
     return _called_with(model, batch, 3) & _called_with(model, batch, 5)
 
 
 def _called_with(model: nn.Module, batch: Batch, size: int) -> set[str]:
-    """The layers whose every call takes and gives ``size`` rows when the model is given so many samples."""
+    """The layers whose every call has ``size`` rows of input and output in a pass over ``size`` samples."""
     called: dict[str, bool] = {}
 
-    def note(name: str, given: tuple[object, ...], output: torch.Tensor) -> None:
-        whole = bool(given) and isinstance(given[0], torch.Tensor) and len(given[0]) == len(output) == size
+    def record(name: str, inputs: tuple[object, ...], output: torch.Tensor) -> None:
+        whole = bool(inputs) and isinstance(inputs[0], torch.Tensor) and len(inputs[0]) == len(output) == size
         called[name] = called.get(name, True) and whole
 
     hooks = [
-        layer.register_forward_hook(lambda _, given, output, name=name: note(name, given, output))
+        layer.register_forward_hook(lambda _, inputs, output, name=name: record(name, inputs, output))
         for name, layer in sampleable_layers(model).items()
     ]
     try:
@@ -80,7 +82,7 @@ def _called_with(model: nn.Module, batch: Batch, size: int) -> set[str]:
 
 
 def layers_without_gradients(model: nn.Module, sampled: Collection[str]) -> list[str]:
-    """Names of the layers that have parameters of their own and are not among those that can be sampled."""
+    """Names of the layers with parameters of their own that are not in ``sampled``."""
     return [
         name
         for name, layer in model.named_modules()
@@ -89,35 +91,35 @@ def layers_without_gradients(model: nn.Module, sampled: Collection[str]) -> list
 
 
 def cotangent(logits: torch.Tensor, labels: torch.Tensor, gradient: str) -> torch.Tensor:
-    """(B, K) rows of d loss / d logits: "full" softmax - onehot(label), "label-free" softmax alone; no graph."""
+    """(B, K) d loss / d logits: "full", softmax - onehot(label); "label-free", softmax alone; without a graph."""
     probs = logits.detach().softmax(1)
     return probs - F.one_hot(labels, probs.shape[1]) if gradient == "full" else probs
 
 
 def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) -> dict[str, float]:
-    """A_l: the squared norm of the mean gradient of each sampleable layer (weight and bias), in order of the model.
+    """A_l (Eq. 13): squared norm of the mean gradient of each layer (weight and bias), in the model's order.
 
-    Layers that ``layers_called_per_sample`` leaves out, or whose weight another layer shares, are left out.
+    Only layers of ``layers_called_per_sample`` whose weight no other layer shares.
 
     Args:
         model: in eval mode.
-        batches: samples that the mean is taken over; at least one batch.
+        batches: samples of the mean; at least one batch.
         gradient: as in ``cotangent``.
     """
     layers = sampleable_layers(model)
     weights = [layer.weight for layer in layers.values()]
     batches = iter(batches)
     first = next(batches)
-    watched = layers_called_per_sample(model, first)
-    owned = {
+    called = layers_called_per_sample(model, first)
+    sampled = {
         name: layer
         for name, layer in layers.items()
-        if name in watched
+        if name in called
         and sum(layer.weight is weight for weight in weights) == 1
         and isinstance(layer.weight, nn.Parameter)
     }
     params = {
-        (name, part): value for name, layer in owned.items() for part, value in layer.named_parameters()
+        (name, part): value for name, layer in sampled.items() for part, value in layer.named_parameters()
     }
     if not params:
         return {}
@@ -126,14 +128,14 @@ def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) ->
     with _frozen(model, list(params.values())):
         for batch in chain((first,), batches):
             logits = full_precision(model(batch.inputs))
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 logits,
                 list(params.values()),
                 cotangent(logits, batch.labels, gradient),
                 allow_unused=True,
             )
             count += len(batch.labels)
-            for key, value in zip(params, found, strict=True):
+            for key, value in zip(params, gradients, strict=True):
                 if value is not None:
                     sums[key] = sums[key] + value if key in sums else value
     energies: dict[str, float] = {}
@@ -143,9 +145,9 @@ def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) ->
 
 
 def draw_layers(energies: Mapping[str, float], draws: int, generator: torch.Generator) -> list[DrawnLayer]:
-    """``draws`` layers with replacement, with probability p_l = A_l / A; repeated ones merged.
+    """``draws`` layers, with replacement and probability p_l = A_l / A (Eq. 13); repeated draws are merged.
 
-    Uniform where every energy is 0, as in a model that is dead.
+    Uniform where every energy is 0, as for a model whose gradients vanish.
     """
     weights = torch.tensor(list(energies.values()), dtype=torch.float64)
     if not weights.sum() > 0:
@@ -161,7 +163,7 @@ def draw_layers(energies: Mapping[str, float], draws: int, generator: torch.Gene
 
 
 class SampledGradients:
-    """Projected per-sample gradients of the drawn layers of one model.
+    """Computes the projected per-sample gradients of the drawn layers of one model.
 
     Args:
         model: in eval mode.
@@ -174,25 +176,25 @@ class SampledGradients:
         self, model: nn.Module, draws: Sequence[DrawnLayer], projections: Sequence[Projection], gradient: str
     ) -> None:
         self.model, self.gradient = model, gradient
-        # A block's scale goes into its projection, where it costs nothing.
+        # The scale of a layer's block is applied to its projection once instead of to every sample.
         self.projections = [
-            Projection(side.outputs, side.inputs * draw.scale)
-            for draw, side in zip(draws, projections, strict=True)
+            Projection(projection.outputs, projection.inputs * draw.scale)
+            for draw, projection in zip(draws, projections, strict=True)
         ]
-        named = dict(model.named_modules())
-        self.layers = [named[draw.name] for draw in draws]
+        modules = dict(model.named_modules())
+        self.layers = [modules[draw.name] for draw in draws]
 
     @property
     def width(self) -> int:
         """r: numbers in a row."""
-        return sum(len(side.outputs) * len(side.inputs) for side in self.projections)
+        return sum(len(projection.outputs) * len(projection.inputs) for projection in self.projections)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """(B, r): each block is P_out G P_in^T of one layer, flattened, times its scale."""
+        """(B, r) rows that concatenate, for each layer, P_out G P_in^T flattened and times the layer's scale."""
         calls: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        with _frozen(self.model, []), self._watched(calls):
+        with _frozen(self.model, []), self._recorded(calls):
             logits = full_precision(self.model(batch.inputs))
-            deltas = torch.autograd.grad(
+            output_gradients = torch.autograd.grad(
                 logits,
                 [output for _, _, output in calls],
                 cotangent(logits, batch.labels, self.gradient),
@@ -201,27 +203,31 @@ class SampledGradients:
             )
         blocks: dict[int, torch.Tensor] = {}
         with torch.no_grad():
-            for (place, given, _), delta in zip(calls, deltas, strict=True):
-                block = project_gradients(self.layers[place], given, delta, self.projections[place]).flatten(
-                    1
-                )
-                # Added up, since a layer may be used more than once in a pass.
-                blocks[place] = blocks[place] + block if place in blocks else block
-            return torch.cat([blocks[place] for place in range(len(self.layers))], 1)
+            for (position, inputs, _), output_gradient in zip(calls, output_gradients, strict=True):
+                layer, projection = self.layers[position], self.projections[position]
+                block = project_gradients(layer, inputs, output_gradient, projection).flatten(1)
+                # Added up: the gradient of a layer that is used several times in a pass is the sum over its calls.
+                blocks[position] = blocks[position] + block if position in blocks else block
+            return torch.cat([blocks[position] for position in range(len(self.layers))], 1)
 
     @contextmanager
-    def _watched(self, calls: list[tuple[int, torch.Tensor, torch.Tensor]]) -> Iterator[None]:
-        """Keep inputs and outputs of the sampled layers; their outputs are what is differentiated by."""
+    def _recorded(self, calls: list[tuple[int, torch.Tensor, torch.Tensor]]) -> Iterator[None]:
+        """Append ``(position, input, output)`` to ``calls`` at each call of a sampled layer in this block.
 
-        def keep(place: int, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        The outputs require gradients: the loss is differentiated with respect to them.
+        """
+
+        def record(position: int, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
             if not output.requires_grad:
                 output.requires_grad_()
-            calls.append((place, given.detach(), output))
-            return output.clone()  # the next layer may work in place
+            calls.append((position, inputs.detach(), output))
+            return output.clone()  # the next layer may change its input in place
 
         hooks = [
-            layer.register_forward_hook(lambda _, given, output, place=place: keep(place, given[0], output))
-            for place, layer in enumerate(self.layers)
+            layer.register_forward_hook(
+                lambda _, inputs, output, position=position: record(position, inputs[0], output)
+            )
+            for position, layer in enumerate(self.layers)
         ]
         try:
             yield
@@ -231,12 +237,12 @@ class SampledGradients:
 
 
 @contextmanager
-def _frozen(model: nn.Module, wanted: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Only the ``wanted`` parameters require gradients in this block."""
+def _frozen(model: nn.Module, trainable: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Only the ``trainable`` parameters require gradients in this block."""
     saved = [(value, value.requires_grad) for value in model.parameters()]
     for value, _ in saved:
         value.requires_grad_(False)
-    for value in wanted:
+    for value in trainable:
         value.requires_grad_(True)
     try:
         yield

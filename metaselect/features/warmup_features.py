@@ -28,38 +28,43 @@ from metaselect.selection.base import Gradients, ImagePool, PoolFeatures, Select
 from metaselect.training.batches import Batches
 from metaselect.training.saved_models import checkpoint_file, load_weights, warmup_model
 
-FEATURES_VERSION = 1  # changes with what the numbers in a file of features mean
-GRADIENT_SETTINGS = ("draws", "width", "sample", "gradient")
+FEATURES_VERSION = 1  # to be raised whenever the numbers in a file of features change their meaning
+GRADIENT_SETTINGS = (
+    "draws",
+    "width",
+    "sample",
+    "gradient",
+)  # fields of the selector that gradients depend on
 
 
-def required_epochs(run: Run, method: Selector, outside: Path | None) -> tuple[int, ...]:
-    """The checkpoints that the method looks at; none where it needs none, or where features come from outside.
+def required_epochs(run: Run, method: Selector, external: Path | None) -> tuple[int, ...]:
+    """The checkpoints that the method uses; none where it needs no features, or where a file supplies them.
 
     Raises:
-        ArtefactError: there was no warm-up, or there can be none.
+        ArtefactError: there was no warm-up, or there cannot be one.
     """
-    if outside is not None or not method.required_features:
+    if external is not None or not method.required_features:
         return ()
     if run.ids_alone:
         raise ArtefactError(
-            f"{run.root} holds ids and labels alone, so there is no model whose features the method could look at.",
-            f"Bring features of your own: {run.select_command}",
+            f"{run.root} holds ids and labels alone, so there is no model to compute features with.",
+            f"Give a file of features: {run.select_command}",
         )
-    kept = warmup_model(run).checkpoints
-    return kept if method.checkpoints == "all" else kept[-1:]
+    epochs = warmup_model(run).checkpoints
+    return epochs if method.checkpoints == "all" else epochs[-1:]
 
 
 class WarmupFeatures:
-    """The features of the wanted checkpoints; what an interrupted command or another round made is taken as it is.
+    """Computes a selector's features from checkpoints, or reuses files of an interrupted command or another round.
 
     Args:
         run: the run.
         pool: its samples.
         method: the selector.
-        seed: of everything that is drawn for the features.
+        seed: of the layers and projections that are drawn.
         device: where the model runs.
-        work: where the files go.
-        report: says what happens.
+        work: the stage's folder for new files.
+        report: shows progress.
     """
 
     def __init__(
@@ -75,35 +80,39 @@ class WarmupFeatures:
     ) -> None:
         self.run, self.pool, self.method, self.seed = run, pool, method, seed
         self.device, self.work, self.report = device, work, report
-        self.described = warmup_model(run)
+        self.warmup_description = warmup_model(run)
         self.batches = Batches(
-            pool.inputs, pool.labels, pool.preprocess, device=device, channels=self.described.channels
+            pool.inputs,
+            pool.labels,
+            pool.preprocess,
+            device=device,
+            channels=self.warmup_description.channels,
         )
 
     def features(self, epochs: tuple[int, ...]) -> PoolFeatures:
-        """What the method wants of the checkpoints at ``epochs``.
+        """The features that the method requires, at the checkpoints ``epochs``.
 
         Raises:
             ArtefactError: a checkpoint gives values that are not finite.
-            UsageError: images are wanted, and there are none.
+            UsageError: the method requires images, and the pool has none.
         """
         labels = torch.from_numpy(self.pool.labels).to(self.device)
         if "images" in self.method.required_features:
             return PoolFeatures((), (), labels, images=self._images(epochs[-1]))
         if "gradients" in self.method.required_features:
-            gradients = tuple(Gradients(*self._placed(self._gradients(epoch))) for epoch in epochs)
+            gradients = tuple(Gradients(*self._on_device(self._gradients(epoch))) for epoch in epochs)
             return PoolFeatures((), (), labels, gradients)
-        factors = [LastLayerFactors(*self._placed(self._factors(epoch))) for epoch in epochs]
+        factors = [LastLayerFactors(*self._on_device(self._factors(epoch))) for epoch in epochs]
         return PoolFeatures(
             tuple(each.probs for each in factors), tuple(each.hidden for each in factors), labels
         )
 
-    def _placed(self, found: LastLayerFactors | Gradients) -> list[torch.Tensor]:
+    def _on_device(self, found: LastLayerFactors | Gradients) -> list[torch.Tensor]:
         return [part.to(self.device) for part in found]
 
     def _model(self, epoch: int) -> nn.Module:
         model = build_model(
-            self.described.architecture, self.pool.inputs.shape[1:], len(self.pool.classes), seed=0
+            self.warmup_description.architecture, self.pool.inputs.shape[1:], len(self.pool.classes), seed=0
         )
         load_weights(model, self.run.path(f"warmup/{checkpoint_file(epoch)}"))
         return model.to(self.device)
@@ -119,56 +128,56 @@ class WarmupFeatures:
         )
 
     def _factors(self, epoch: int) -> LastLayerFactors:
-        path, recipe = self._place(epoch, {"features": "factors"})
+        path, recipe = self._path_and_recipe(epoch, {"features": "factors"})
         if path.is_file():
             return read_factors(path)
         found = last_layer_factors(
             self._model(epoch), self.batches, self.report, f"features of epoch {epoch}"
         )
-        self._check(found, epoch)
+        self._require_finite(found, epoch)
         write_factors(path, list(self.pool.sample_ids), found, recipe)
         return found
 
     def _gradients(self, epoch: int) -> Gradients:
-        wanted = {name: getattr(self.method, name) for name in GRADIENT_SETTINGS}
-        path, recipe = self._place(epoch, {"features": "gradients", "seed": self.seed, **wanted})
+        settings = {name: getattr(self.method, name) for name in GRADIENT_SETTINGS}
+        path, recipe = self._path_and_recipe(epoch, {"features": "gradients", "seed": self.seed, **settings})
         if path.is_file():
-            self._say_layers(epoch, read_recipe(path)["found"])
+            self._report_layers(epoch, read_recipe(path)["found"])
             return read_gradients(path)
-        found, drawn = gradient_features(
+        found, layers = gradient_features(
             self._model(epoch),
             self.batches,
-            self.method,  # type: ignore[arg-type]  # it wants gradients, so it has their settings
+            self.method,  # type: ignore[arg-type]  # it requires gradients, so it has their settings
             generator(self.seed, "gradients", epoch),
             self.report,
             f"gradients of epoch {epoch}",
         )
-        self._check(found, epoch)
-        write_gradients(path, list(self.pool.sample_ids), found, {**recipe, "found": drawn})
-        self._say_layers(epoch, drawn)
+        self._require_finite(found, epoch)
+        write_gradients(path, list(self.pool.sample_ids), found, {**recipe, "found": layers})
+        self._report_layers(epoch, layers)
         return found
 
-    def _say_layers(self, epoch: int, drawn: Json) -> None:
-        """Which layers were drawn, for ``stage.json``; which never can be, once, for people."""
-        assert isinstance(drawn, dict)
-        self.work.details[f"epoch-{epoch:04d}"] = drawn
-        left_out = drawn["layers_without_gradients"]
+    def _report_layers(self, epoch: int, layers: Json) -> None:
+        """Record the drawn layers in ``stage.json``; name the layers that cannot be drawn in a note, once."""
+        assert isinstance(layers, dict)
+        self.work.details[f"epoch-{epoch:04d}"] = layers
+        left_out = layers["layers_without_gradients"]
         assert isinstance(left_out, list)
-        if left_out and epoch == self.described.checkpoints[0]:
+        if left_out and epoch == self.warmup_description.checkpoints[0]:
             self.report.note(
                 f"Layers that cannot be sampled: {', '.join(map(str, left_out[:5]))}"
                 f"{f' and {len(left_out) - 5} more layers' if len(left_out) > 5 else ''}."
             )
 
-    def _check(self, found: LastLayerFactors | Gradients, epoch: int) -> None:
+    def _require_finite(self, found: LastLayerFactors | Gradients, epoch: int) -> None:
         if not all(torch.isfinite(part).all() for part in found):
             raise ArtefactError(
                 f"The warm-up model of epoch {epoch} gives values that are not finite.",
                 "Run warmup again with a smaller --lr --force.",
             )
 
-    def _place(self, epoch: int, settings: dict[str, Json]) -> tuple[Path, dict[str, Json]]:
-        """Where the features of a checkpoint go, and their recipe; another round's file of that recipe is put there."""
+    def _path_and_recipe(self, epoch: int, settings: dict[str, Json]) -> tuple[Path, dict[str, Json]]:
+        """The path of a checkpoint's features, and their recipe; a file of another round is linked to the path."""
         name = f"gradients-epoch-{epoch:04d}.parquet"
         inputs = (*data_inputs(self.run), f"warmup/{checkpoint_file(epoch)}")
         hashes: dict[str, Json] = {**inputs_of(self.run, *inputs)}
@@ -180,34 +189,35 @@ class WarmupFeatures:
         }
         path = self.work.folder / name
         if path.is_file():
-            self.report.note(f"Features of epoch {epoch} are there already.")
+            self.report.note(f"Using the features of epoch {epoch} that exist already.")
             return path, recipe
         for stage in self.run.stage_names("select"):
-            made = self.run.path(f"{stage}/{name}")
-            if not made.is_file():
+            existing = self.run.path(f"{stage}/{name}")
+            if not existing.is_file():
                 continue
-            try:  # before anything in it is read: a damaged file may have no recipe that can be
+            try:  # checked before it is read: a damaged file may have an unreadable recipe
                 self.run.stage(stage).verified(f"{stage}/{name}")
             except ArtefactError:
-                continue  # made anew here
-            if _same_recipe(read_recipe(made), recipe):
-                self.report.note(f"Features of epoch {epoch} are those of {stage}.")
-                _link(made, path)
+                continue  # computed again instead
+            if _same_recipe(read_recipe(existing), recipe):
+                self.report.note(f"Using the features of epoch {epoch} of {stage}.")
+                _link(existing, path)
                 break
         return path, recipe
 
 
-def _same_recipe(made: dict[str, Json], wanted: dict[str, Json]) -> bool:
-    return {name: value for name, value in made.items() if name != "found"} == wanted
+def _same_recipe(existing: dict[str, Json], recipe: dict[str, Json]) -> bool:
+    """Whether a file has the recipe; "found" holds results, which are no part of it."""
+    return {name: value for name, value in existing.items() if name != "found"} == recipe
 
 
-def _link(made: Path, path: Path) -> None:
-    """The same file in another folder, on the same disk blocks: artefacts are only ever replaced whole."""
+def _link(existing: Path, path: Path) -> None:
+    """Put a file at a second path by a hard link, which is safe since artefacts are only ever replaced whole."""
 
     def copy(temporary: Path) -> None:
-        shutil.copyfile(made, temporary)
+        shutil.copyfile(existing, temporary)
 
     try:
-        os.link(made, path)
-    except OSError:  # a file system without links
+        os.link(existing, path)
+    except OSError:  # a file system without hard links
         write_atomically(path, copy)
