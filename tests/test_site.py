@@ -81,6 +81,22 @@ def test_a_browser_reads_and_searches_the_pages_on_the_disk(site: Path, context:
     page.wait_for_selector("#search-results li a[href^='selection.html']")
 
 
+def test_named_files_exist_and_hold_what_is_said_of_them() -> None:
+    """ "`name` in `file`" in a page: the file has the name; the examples of extending.md are in no file."""
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / page for page in PAGES)]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    examples = set(re.findall(r"This one,\s+`([^`]+)`", text))
+    paths = set(re.findall(r"`((?:metaselect|tests|benchmarks|docs|sample_data)/[\w./-]*)`", text)) - examples
+    assert len(examples) == 3
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    named = re.findall(r"`(\w+)`\s+in\s+`(metaselect/[\w./]+\.py)`", text)
+    assert len(named) >= 8
+    missing = [
+        (name, path) for name, path in named if not re.search(rf"\b{name}\b", (ROOT / path).read_text())
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_outside_of_the_site_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
