@@ -20,10 +20,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaselect.run import artefacts
 from metaselect.run.files import write_csv, write_json
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
-from metaselect.run.stage import write_record
+from metaselect.run.record import write_record
 
 CLASSES = [f"class {number}" for number in range(10)]
 PEOPLE = ("anna", "ben", "carl")
@@ -35,20 +36,18 @@ def make_run(root: Path, n: int) -> Run:
     ids = [f"s{number:07d}" for number in range(n)]
     run.path("data").mkdir(parents=True)
     columns = {
-        "index": list(range(n)),
         "sample_id": ids,
         "given_label": [CLASSES[number % 10] for number in range(n)],
         "content_hash": [f"{number:064x}" for number in range(n)],
         "source": [""] * n,
     }
-    pq.write_table(pa.table(columns), run.path("data/samples.parquet"))
-    write_json(run.path("data/classes.json"), CLASSES)
+    pq.write_table(pa.table(columns), run.path(artefacts.SAMPLES.path()))
+    write_json(run.path(artefacts.CLASSES.path()), CLASSES)
     run.write_info("features", "0" * 64)
     write_record(run.path("data"), StageKey({}, {}), {})
     run.path("select/round-1").mkdir(parents=True)
-    header = ("sample_id", "rank", "cluster", "cluster_size", "cluster_mass", "similarity", "control")
     rows = ((each, rank, 0, n, 1.0, 0.5, 0) for rank, each in enumerate(ids, start=1))
-    write_csv(run.path("select/round-1/selected.csv"), header, rows)
+    write_csv(run.path(artefacts.SELECTED.path(number=1)), artefacts.SELECTED.columns, rows)
     write_record(run.path("select/round-1"), StageKey({}, {}), {})
     return run
 

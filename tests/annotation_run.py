@@ -14,7 +14,7 @@ from metaselect.cli.main import main
 from metaselect.run.files import write_csv, write_json
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
-from metaselect.run.stage import write_record
+from metaselect.run.record import write_record
 
 CLASSES = ("cat", "dog", "owl")
 SELECTED = ("sample_id", "rank", "cluster", "cluster_size", "cluster_mass", "similarity", "control")

@@ -10,7 +10,7 @@ from data_makers import Picture, made, pictures, write_struct
 
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
-from metaselect.run.stage import write_record
+from metaselect.run.record import write_record
 
 CLASSES = ("cat", "dög", '<owl> & "co"')
 IDS = tuple(f"s{number}" for number in range(9))

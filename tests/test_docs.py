@@ -18,7 +18,7 @@ from command_line import command, environment, metaselect
 import metaselect as package
 from metaselect.cli.main import app
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS
-from metaselect.run.layout import ARTEFACTS
+from metaselect.run.artefacts import ARTEFACTS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 ROWS = {"selection.md": SELECTORS, "reweighting.md": REWEIGHTERS, "models.md": MODELS}
@@ -78,7 +78,7 @@ def test_every_method_and_model_has_a_row(page: str) -> None:
 
 def test_every_artefact_has_a_row() -> None:
     text = (DOCS / "run-directory.md").read_text(encoding="utf-8")
-    rows = [f"| `{entry.path}` | {entry.content} |" for entry in ARTEFACTS]
+    rows = [f"| `{entry.template}` | {entry.content} |" for entry in ARTEFACTS]
     assert [row for row in rows if row not in text] == []
 
 

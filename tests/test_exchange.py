@@ -241,7 +241,7 @@ def test_a_form_of_another_run_is_refused_and_a_mixture_counted(run: Run, tmp_pa
 
 def test_other_classes_since_the_export_are_said(run: Run, capsys) -> None:
     from metaselect.run.key import StageKey
-    from metaselect.run.stage import write_record
+    from metaselect.run.record import write_record
 
     path = answered(run, "csv", EVERYONE)
     assert result(run, capsys, "import", str(path))["classes_changed"] == []
@@ -260,7 +260,7 @@ def test_answers_for_content_that_is_another_by_now_are_not_taken(run: Run, caps
     import pyarrow.parquet as pq
 
     from metaselect.run.key import StageKey
-    from metaselect.run.stage import write_record
+    from metaselect.run.record import write_record
 
     path = answered(run, "csv", EVERYONE)
     samples = pq.read_table(run.path("data/samples.parquet"))

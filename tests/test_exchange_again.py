@@ -15,7 +15,7 @@ from metaselect.annotation import ledger
 from metaselect.annotation.rounds import find_round
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
-from metaselect.run.stage import write_record
+from metaselect.run.record import write_record
 from metaselect.web.labeling_session import LabelingSession, SubmittedAnswer
 
 TIED = "sample_id,clean_label,annotator\n" + "".join(

@@ -20,7 +20,7 @@ from metaselect.errors import ArtefactError, UsageError
 from metaselect.run.files import write_csv
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
-from metaselect.run.stage import write_record
+from metaselect.run.record import write_record
 from metaselect.stages.select import explain as module
 from metaselect.stages.select.explain import explain
 

@@ -85,7 +85,8 @@ def test_what_is_stored_against_a_loop(tmp_path):
     np.testing.assert_allclose(pool.preprocess.mean, [scaled.mean()], rtol=1e-12)
     np.testing.assert_allclose(pool.preprocess.std, [scaled.std()], rtol=1e-12)
     table = samples_table(run)
-    assert [row["index"] for row in table] == list(range(10))
+    assert list(table[0]) == ["sample_id", "given_label", "content_hash", "source"]
+    assert [row["sample_id"] for row in table] == [name for name, _ in expected]
     hashes = [hashlib.sha256(b"L 6 6 " + array.tobytes()).hexdigest() for array in arrays]
     assert [row["content_hash"] for row in table] == hashes
     assert [row["source"] for row in table] == [sample.path for _, sample in expected]

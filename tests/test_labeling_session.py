@@ -19,7 +19,7 @@ from metaselect.errors import ArtefactError, LockedError
 from metaselect.run.files import write_csv
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
-from metaselect.run.stage import write_record
+from metaselect.run.record import write_record
 from metaselect.web.labeling_session import LEASE_SECONDS, InvalidRequest, LabelingSession, SubmittedAnswer
 
 BATCH = ["s3", "s1", "s2", "s0"]

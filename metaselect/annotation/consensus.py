@@ -19,7 +19,9 @@ from typing import NamedTuple
 
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, UNSURE, WITHDRAWN, Vote, sorted_votes
 from metaselect.errors import ArtefactError
-from metaselect.run.files import format_csv, read_json
+from metaselect.run.artefacts import META_SET
+from metaselect.run.files import read_json
+from metaselect.run.tables import format_rows
 
 TIED = "tied"
 BOUGHT = (DONE, BAD_SAMPLE, TIED)
@@ -27,7 +29,6 @@ BOUGHT = (DONE, BAD_SAMPLE, TIED)
 MAJORITY, DAWID_SKENE = "majority", "dawid-skene"
 METHODS = (MAJORITY, DAWID_SKENE)
 TIE_TOLERANCE = 1e-9  # probabilities that differ by less are a tie
-META_SET_COLUMNS = ("sample_id", "clean_label")
 
 
 class Verdict(NamedTuple):
@@ -120,7 +121,7 @@ def meta_set_text(found: Mapping[str, Verdict]) -> str:
         for sample_id, verdict in sorted(found.items())
         if verdict.status in (DONE, BAD_SAMPLE)
     )
-    return format_csv(META_SET_COLUMNS, rows)
+    return format_rows(META_SET, rows)
 
 
 @lru_cache(maxsize=4096)

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metaselect.annotation.votes import RESTORE_REMEDY
-from metaselect.run.files import format_csv, read_rows, write_text
-
-EXPORTS = "exports.csv"
-BATCHES = "batches"
+from metaselect.run.artefacts import BATCH, EXPORTS
+from metaselect.run.tables import read_rows, write_rows
 
 
 class Export(NamedTuple):
@@ -57,32 +55,32 @@ def read_exports(path: Path) -> tuple[Export, ...]:
     Raises:
         ArtefactError: a row that is none.
     """
-    return read_rows(path, Export._fields, _parse_export, RESTORE_REMEDY)
+    return read_rows(path, EXPORTS, _parse_export, RESTORE_REMEDY)
 
 
 def write_exports(path: Path, exports: Sequence[Export]) -> None:
     """The whole table anew."""
-    write_text(path, format_csv(Export._fields, exports))
+    write_rows(path, EXPORTS, exports)
 
 
 def remove_exports(folder: Path, exports: Sequence[Export], number: int) -> None:
     """Remove the exports of a round, and the lists of its batches."""
     kept = tuple(each for each in exports if each.round != number)
-    write_exports(folder / EXPORTS, kept)
+    write_exports(folder / EXPORTS.within(), kept)
     for batch_id in {each.batch_id for each in exports} - {each.batch_id for each in kept}:
         batch_path(folder, batch_id).unlink(missing_ok=True)
 
 
 def batch_path(folder: Path, batch_id: str) -> Path:
     """Where the samples of a batch are listed, below ``annotate/``."""
-    return folder / BATCHES / f"{batch_id}.csv"
+    return folder / BATCH.within(batch_id=batch_id)
 
 
 def write_batch_once(folder: Path, batch_id: str, samples: Sequence[ExportedSample]) -> None:
     """List a batch's samples, unless an earlier export did."""
     path = batch_path(folder, batch_id)
     if not path.is_file():
-        write_text(path, format_csv(ExportedSample._fields, samples))
+        write_rows(path, BATCH, samples)
 
 
 def read_batch(folder: Path, batch_id: str) -> tuple[ExportedSample, ...]:
@@ -91,7 +89,7 @@ def read_batch(folder: Path, batch_id: str) -> tuple[ExportedSample, ...]:
     Raises:
         ArtefactError: damaged.
     """
-    return read_rows(batch_path(folder, batch_id), ExportedSample._fields, ExportedSample, RESTORE_REMEDY)
+    return read_rows(batch_path(folder, batch_id), BATCH, ExportedSample, RESTORE_REMEDY)
 
 
 def read_exported_samples(folder: Path, exports: Sequence[Export]) -> list[ExportedSample]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metaselect.annotation.votes import RESTORE_REMEDY
-from metaselect.run.files import format_csv, read_rows, write_text
+from metaselect.run.artefacts import IMPORTS
+from metaselect.run.tables import read_rows, write_rows
 
 UNDO = "undo"
-HEADER = ("import", "time", "file", "sha256", "format", "first_vote", "undoes")
 
 
 class Source(NamedTuple):
@@ -72,12 +72,12 @@ def read_imports(path: Path) -> tuple[Import, ...]:
     Raises:
         ArtefactError: a row that no import can be.
     """
-    return read_rows(path, HEADER, _parse_import, RESTORE_REMEDY)
+    return read_rows(path, IMPORTS, _parse_import, RESTORE_REMEDY)
 
 
 def write_imports(path: Path, imports: Iterable[Import]) -> None:
     """All rows; earlier ones are never changed."""
-    write_text(path, format_csv(HEADER, ((*row[:-1], row.undoes or "") for row in imports)))
+    write_rows(path, IMPORTS, ((*row[:-1], row.undoes or "") for row in imports))
 
 
 def vote_positions(imports: Sequence[Import], row: Import, total: int) -> range:

@@ -18,7 +18,6 @@ from metaselect.annotation.consensus import (
     read_consensus_method,
 )
 from metaselect.annotation.exports import (
-    EXPORTS,
     Export,
     ExportedSample,
     read_exports,
@@ -29,6 +28,7 @@ from metaselect.annotation.exports import (
 from metaselect.annotation.imports import Import, Source, next_import, read_imports, write_imports
 from metaselect.annotation.ledger_record import (
     CONSENSUS,
+    EXPORTS,
     IMPORTS,
     META_SET,
     REPEATS,
@@ -50,8 +50,10 @@ from metaselect.annotation.undo import (
     without_round,
 )
 from metaselect.annotation.votes import Vote, append_votes, read_votes
-from metaselect.run.files import format_csv, write_text
+from metaselect.run import artefacts
+from metaselect.run.files import write_text
 from metaselect.run.layout import Run
+from metaselect.run.tables import format_rows
 
 
 @dataclass(frozen=True)
@@ -202,12 +204,12 @@ def remove_round(run: Run, number: int) -> int:
         return 0
     kept, imports = without_round(ledger.votes, ledger.imports, number)
     # Without the record the files are taken as they are, so a crash below leaves nothing that looks damaged.
-    for name in ("stage.json", META_SET):
+    for name in (artefacts.RECORD, META_SET):
         (folder / name).unlink(missing_ok=True)
     (folder / IMPORTS).unlink(missing_ok=True)  # its positions must never stand beside other votes
     remove_exports(folder, ledger.exports, number)
     if kept:
-        write_text(folder / VOTES, format_csv(Vote._fields, kept))
+        write_text(folder / VOTES, format_rows(artefacts.VOTES, kept))
         write_imports(folder / IMPORTS, imports)
         write_meta_set_and_record(run, read_ledger(run))
     else:

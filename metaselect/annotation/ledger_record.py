@@ -5,22 +5,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metaselect.annotation.exports import BATCHES, EXPORTS
 from metaselect.annotation.votes import RESTORE_REMEDY
 from metaselect.errors import ArtefactError
+from metaselect.run import artefacts
 from metaselect.run.files import Stamp, begins_with, matches, write_atomically
+from metaselect.run.inputs import inputs_of
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
-from metaselect.run.stage import StageRecord, inputs_of, write_record
+from metaselect.run.record import StageRecord, write_record
 
-STAGE = "annotate"
-VOTES = "votes.csv"
-META_SET = "meta_set.csv"
-IMPORTS = "imports.csv"
-CONSENSUS = "consensus.json"
-REPEATS = "repeats.csv"
+STAGE = artefacts.ANNOTATE.name()
+VOTES = artefacts.VOTES.within()
+META_SET = artefacts.META_SET.within()
+EXPORTS = artefacts.EXPORTS.within()
+IMPORTS = artefacts.IMPORTS.within()
+CONSENSUS = artefacts.CONSENSUS.within()
+REPEATS = artefacts.REPEATS.within()
+BATCHES = artefacts.BATCH.within(batch_id="").rpartition("/")[0]
 GROWING = (VOTES, EXPORTS, IMPORTS, REPEATS)  # files that only grow: recorded bytes stay
-POOL_INPUTS = ("data/samples.parquet", "data/classes.json")
+POOL_INPUTS = (artefacts.SAMPLES.path(), artefacts.CLASSES.path())
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def write_derived(run: Run, content: DerivedContent) -> None:
     known = {META_SET: _write_meta_set(folder / META_SET, content.meta_set, recorded.get(META_SET))}
     if content.votes_stamp is not None:
         known[VOTES] = content.votes_stamp
-    selected = [f"select/round-{number}/selected.csv" for number in content.rounds]
+    selected = [artefacts.SELECTED.path(number=number) for number in content.rounds]
     # A round that is answered stays, whatever the answers do to what it was chosen from.
     key = StageKey({}, inputs_of(run, *POOL_INPUTS, *selected, stale_ok=True))
     if record is not None and record.key == key and is_recorded(folder, record):
@@ -64,7 +67,7 @@ def write_derived(run: Run, content: DerivedContent) -> None:
 def is_recorded(folder: Path, record: StageRecord) -> bool:
     """Whether ``annotate/`` holds exactly the recorded files, with the recorded bytes."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return names == {*record.outputs, "stage.json"} and all(
+    return names == {*record.outputs, artefacts.RECORD} and all(
         matches(folder / name, expected) for name, expected in record.outputs.items()
     )
 
@@ -101,7 +104,7 @@ def check_meta_set(path: Path, record: StageRecord, text: Callable[[], str]) -> 
         return
     if path.read_bytes() != text().encode():
         raise ArtefactError(
-            f"{path} is damaged: it does not follow from votes.csv.",
+            f"{path} is damaged: it does not follow from {VOTES}.",
             f"Delete {path.name}; the next metaselect annotate import writes it from the votes.",
         )
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from metaselect.data.store import Dataset
 from metaselect.errors import ArtefactError
-from metaselect.run.files import read_csv
-from metaselect.run.layout import META_SET, Run
+from metaselect.run.artefacts import ANNOTATE, META_SET
+from metaselect.run.layout import Run
+from metaselect.run.tables import read_records
 
 
 class MetaSet(NamedTuple):
@@ -30,18 +31,18 @@ def load_meta_set(run: Run, pool: Dataset) -> MetaSet:
     Raises:
         ArtefactError: it is damaged, or of other data.
     """
-    if not run.path(META_SET).is_file():
+    if not run.path(META_SET.path()).is_file():
         none = np.empty(0, np.int64)
         return MetaSet(none, none, none)
-    run.stage("annotate").verified(META_SET)
+    run.stage(ANNOTATE.name()).verified(META_SET.path())
     index = {sample_id: position for position, sample_id in enumerate(pool.sample_ids)}
     position_of = {name: position for position, name in enumerate(pool.classes)}
-    rows = read_csv(run.path(META_SET))[1]
+    rows = read_records(run, META_SET)
     answers = {*pool.classes, ""}
     strange = [row for row in rows if row["sample_id"] not in index or row["clean_label"] not in answers]
     if strange:
         raise ArtefactError(
-            f"{run.path(META_SET)} holds {len(strange)} answers that are not for this data, e.g. "
+            f"{run.path(META_SET.path())} holds {len(strange)} answers that are not for this data, e.g. "
             f"{strange[0]['sample_id']!r}: the data was replaced since.",
             "Ingest the data that was annotated, or move the folder annotate away and use the run anew.",
         )

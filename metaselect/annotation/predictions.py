@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 
 from metaselect.annotation.formats.base import Prediction
 from metaselect.errors import ArtefactError
+from metaselect.run.artefacts import FACTORS, RECORD, REWEIGHT, SELECT, WEIGHTS, stage_of
 from metaselect.run.layout import Run
+from metaselect.run.tables import read_parquet
 
 CONTROL_METHOD = "uniform"  # learns nothing about labels
 
@@ -29,24 +31,25 @@ def latest_predictions(
     Raises:
         ArtefactError: there are no predictions, or they are damaged or of other samples.
     """
-    wanted = [("sample_id", "in", list(sample_ids))]
+    wanted = ("sample_id", "in", list(sample_ids))
     reweighted = _latest_reweighting(run)
-    path = f"{reweighted}/weights.parquet" if reweighted else _probabilities_path(run, number)
+    path = WEIGHTS.path(name=reweighted.partition("/")[2]) if reweighted else _probabilities_path(run, number)
     if path is None:
         raise ArtefactError(
             f"No model's predictions are on disk for round {number}.",
             f"First run: metaselect reweight {run.flag}",
         )
-    stage = reweighted or "/".join(path.split("/")[:2])
+    stage = reweighted or stage_of(path)
     digest = run.stage(stage).verified(path)
     if reweighted:
         columns = ["sample_id", "predicted_label", "predicted_prob"]
-        table = pq.read_table(run.path(path), columns=columns, filters=wanted)
+        name = reweighted.partition("/")[2]
+        table = read_parquet(run, WEIGHTS, columns, where=wanted, name=name)
         rows = zip(*(table[column].to_pylist() for column in columns), strict=True)
         found = {sample_id: Prediction(label, float(prob)) for sample_id, label, prob in rows}
     else:
         found = _most_probable(
-            pq.read_table(run.path(path), columns=["sample_id", "probs"], filters=wanted), classes
+            pq.read_table(run.path(path), columns=["sample_id", "probs"], filters=[wanted]), classes
         )
     lacking = [sample_id for sample_id in sample_ids if sample_id not in found]
     if lacking:
@@ -64,7 +67,7 @@ def has_predictions(run: Run, number: int) -> bool:
 
 
 def _latest_reweighting(run: Run) -> str | None:
-    names = run.stage_names("reweight")
+    names = run.stage_names(REWEIGHT.kind)
     return max(
         names,
         key=lambda name: (not name.endswith(f"/{CONTROL_METHOD}"), _finished_at(run, name), name),
@@ -73,16 +76,16 @@ def _latest_reweighting(run: Run) -> str | None:
 
 
 def _finished_at(run: Run, name: str) -> int:
-    return run.path(f"{name}/stage.json").stat().st_mtime_ns
+    return run.path(f"{name}/{RECORD}").stat().st_mtime_ns
 
 
 def _probabilities_path(run: Run, number: int) -> str | None:
     """The last checkpoint's probabilities that the round, or an earlier one, was chosen from."""
     for each in range(number, 0, -1):
-        folder = run.path(f"select/round-{each}")
-        for path in sorted(folder.glob("gradients-epoch-*.parquet"), reverse=True):
+        folder = run.path(SELECT.name(number=each))
+        for path in sorted(folder.glob(FACTORS.within(epoch="*")), reverse=True):
             if "probs" in pq.read_schema(path).names:
-                return f"select/round-{each}/{path.name}"
+                return f"{SELECT.name(number=each)}/{path.name}"
     return None
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from metaselect.annotation.formats.base import Item
 from metaselect.annotation.votes import RESTORE_REMEDY
 from metaselect.random import derive_seed
-from metaselect.run.files import format_csv, read_rows, write_text
+from metaselect.run.artefacts import REPEATS
+from metaselect.run.tables import read_rows, write_rows
 
 STREAM = "repeats"
 TRIES = 50  # names of the same length, before longer ones are tried
@@ -34,12 +35,12 @@ def read_repeats(path: Path) -> tuple[Repeat, ...]:
     Raises:
         ArtefactError: a row that is none.
     """
-    return read_rows(path, Repeat._fields, Repeat, RESTORE_REMEDY)
+    return read_rows(path, REPEATS, Repeat, RESTORE_REMEDY)
 
 
 def write_repeats(path: Path, repeats: Sequence[Repeat]) -> None:
     """All rows; earlier ones are never changed."""
-    write_text(path, format_csv(Repeat._fields, repeats))
+    write_rows(path, REPEATS, repeats)
 
 
 def choose_repeats(

@@ -1,6 +1,5 @@
 """Purchases: what was selected in each round, what of it went out to people, and what came back."""
 
-import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,9 @@ from typing import NamedTuple
 from metaselect.annotation.consensus import BOUGHT, TIED, Verdict
 from metaselect.annotation.ledger import Ledger
 from metaselect.errors import ArtefactError, UsageError
+from metaselect.run.artefacts import SELECT, SELECTED, round_of
 from metaselect.run.layout import Run
+from metaselect.run.tables import read_rows
 
 
 class Selected(NamedTuple):
@@ -63,7 +64,7 @@ def rounds(run: Run) -> list[Round]:
     Raises:
         ArtefactError: a ``selected.csv`` is damaged.
     """
-    return [_read_round(run, name) for name in run.stage_names("select")]
+    return [_read_round(run, name) for name in run.stage_names(SELECT.kind)]
 
 
 def find_rounds(run: Run, number: int | None) -> list[Round]:
@@ -130,14 +131,17 @@ def bought_samples(ledger: Ledger) -> dict[str, str]:
 
 
 def _read_round(run: Run, name: str) -> Round:
-    digest = run.stage(name).verified(f"{name}/selected.csv")
-    number = int(name.rpartition("-")[2])
-    with run.path(f"{name}/selected.csv").open(encoding="utf-8", newline="") as stream:
-        reader = csv.reader(stream)
-        header = next(reader)
-        pick = itemgetter(*(header.index(column) for column in Selected._fields))
-        control_at = header.index("control")
-        rows = [(Selected._make(pick(cells)), cells[control_at] == "1") for cells in reader]
+    stage, number = run.stage(name), round_of(name)
+    path = SELECTED.path(number=number)
+    digest = stage.verified(path)
+    columns = SELECTED.columns
+    pick = itemgetter(*(columns.index(column) for column in Selected._fields))
+    control_at = columns.index("control")
+
+    def made(*cells: str) -> tuple[Selected, bool]:
+        return Selected._make(pick(cells)), cells[control_at] == "1"
+
+    rows = list(read_rows(run.path(path), SELECTED, made, stage.redo))
     rows.sort(key=lambda row: int(row[0].rank))
     control = frozenset(sample.sample_id for sample, drawn in rows if drawn)
     samples = {sample.sample_id: sample for sample, _ in rows}

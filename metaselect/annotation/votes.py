@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metaselect.errors import ArtefactError
-from metaselect.run.files import format_csv, sync_folder
+from metaselect.run.artefacts import VOTES
+from metaselect.run.files import sync_folder
+from metaselect.run.tables import format_rows
 
+WIDTH = len(VOTES.columns)  # asked once for each of a million rows
 DONE = "done"
 SKIP = "skip"
 UNSURE = "unsure"
@@ -87,7 +90,7 @@ def read_votes(path: Path) -> tuple[list[Vote], int]:
         for number, (cells, end_of_row) in enumerate(_whole_rows(stream), start=1):
             if number > 1:
                 votes.append(_vote(cells, f"{path}:{number}", shared))
-            elif tuple(cells) != Vote._fields:
+            elif tuple(cells) != VOTES.columns:
                 raise _damaged(f"{path}:1", "the header is not that of a vote file")
             end = end_of_row
     return votes, end
@@ -95,7 +98,7 @@ def read_votes(path: Path) -> tuple[list[Vote], int]:
 
 def append_votes(path: Path, votes: Iterable[Vote], end: int) -> None:
     """Add votes behind byte ``end``, cutting off a torn line there, and flush all to disk once."""
-    text = format_csv(Vote._fields, votes)
+    text = format_rows(VOTES, votes)
     if end:
         text = text.split("\n", 1)[1]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +116,7 @@ def _whole_rows(stream: BufferedReader) -> Iterator[tuple[list[str], int]]:
     reader = csv.reader(lines, strict=True)
     try:
         for cells in reader:
-            torn = not lines.complete or len(cells) != len(Vote._fields)
+            torn = not lines.complete or len(cells) != WIDTH
             if torn and not stream.peek(1):
                 return
             yield cells, lines.position
@@ -149,8 +152,8 @@ class _CountedLines:
 
 
 def _vote(cells: Sequence[str], where: str, shared: dict[str, str]) -> Vote:
-    if len(cells) != len(Vote._fields):
-        raise _damaged(where, f"it has {len(cells)} cells, a vote has {len(Vote._fields)}")
+    if len(cells) != WIDTH:
+        raise _damaged(where, f"it has {len(cells)} cells, a vote has {WIDTH}")
     sample_id, label, annotator, status, note, number, time = cells
     if status not in (*STATUSES, WITHDRAWN) or not number.isdecimal():
         raise _damaged(where, f"no vote has status {status!r} and round {number!r}")

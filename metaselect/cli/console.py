@@ -12,7 +12,8 @@ from typing import TextIO
 
 from metaselect.errors import MetaSelectError
 from metaselect.records import Advance, Json
-from metaselect.run.layout import SCHEMA_VERSION
+
+SCHEMA_VERSION = 1  # of what --json prints
 
 PLAIN_SECONDS = 30.0  # between two progress lines where nobody watches a terminal
 SECONDS = {"bar": 0.2, "json": 1.0}  # where somebody, or a program, does

@@ -22,6 +22,7 @@ from metaselect.cli.results import finish, show_options, show_plan
 from metaselect.errors import UsageError
 from metaselect.options import SelectOptions
 from metaselect.registry import SELECTORS
+from metaselect.run.artefacts import SELECTED
 from metaselect.run.layout import Run
 
 
@@ -147,7 +148,7 @@ def select(
     drawn = f", {result['control']} of them at random" if result["control"] else ""
     total = f" ({result['total']} with earlier ones)" if result["total"] != result["selected"] else ""
     console.line(
-        f"{place.path(str(result['folder']))}/selected.csv: {result['selected']} samples chosen by "
+        f"{place.path(str(result['folder'])) / SELECTED.within()}: {result['selected']} samples chosen by "
         f"{method}{drawn}{total}"
     )
     if not result["closed"]:

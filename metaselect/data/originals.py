@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from metaselect.data.images import content_hash, decode, encode_png, format_of
 from metaselect.data.listing import list_samples, open_source
@@ -15,8 +14,10 @@ from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.store import IMAGES, array_file
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
+from metaselect.run.artefacts import DATA, SAMPLES
 from metaselect.run.files import write_atomically
 from metaselect.run.layout import Run
+from metaselect.run.tables import read_parquet
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 MEDIA_TYPES = {
@@ -94,7 +95,7 @@ def _hashed(sample_id: str) -> str:
 
 def _held(run: Run) -> tuple[dict[str, int], dict[str, str]]:
     """sample_id -> index, and sample_id -> content hash."""
-    table = pq.read_table(run.path("data/samples.parquet"), columns=["sample_id", "content_hash"])
+    table = read_parquet(run, SAMPLES, ["sample_id", "content_hash"])
     ids = table["sample_id"].to_pylist()
     return {name: place for place, name in enumerate(ids)}, dict(
         zip(ids, table["content_hash"].to_pylist(), strict=True)
@@ -103,7 +104,7 @@ def _held(run: Run) -> tuple[dict[str, int], dict[str, str]]:
 
 def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
     """sample_id -> (suffix, bytes) of those whose source is there and still has the content hash."""
-    record = run.stage("data").require()
+    record = run.stage(DATA.name()).require()
     known = {spec.name for spec in fields(ReadOptions)}
     read = {name: value for name, value in record.key.options.items() if name in known}
     options = ReadOptions(**read)  # type: ignore[arg-type]

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from metaselect.errors import ArtefactError
 from metaselect.records import Json
+from metaselect.run.artefacts import CLASSES, PIXELS, PREPROCESS, SAMPLES
+from metaselect.run.artefacts import FEATURES as FEATURES_ARRAY
 from metaselect.run.files import read_json, write_json
+from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import IDS_ALONE, Run
-from metaselect.run.stage import inputs_of
+from metaselect.run.tables import read_parquet
 
 IMAGES = "images"
 FEATURES = "features"
@@ -79,19 +81,19 @@ class Dataset:
         return len(self.labels)
 
 
-ID_FILES = ("data/samples.parquet", "data/classes.json")
-DATA_FILES = (*ID_FILES, "data/preprocess.json")
+ID_FILES = (SAMPLES.path(), CLASSES.path())
+DATA_FILES = (*ID_FILES, PREPROCESS.path())
 
 
 def array_file(task: str) -> str:
     """The path, below the run, of the array that holds images or features."""
-    return "data/pixels.npy" if task == IMAGES else "data/features.npy"
+    return (PIXELS if task == IMAGES else FEATURES_ARRAY).path()
 
 
 def data_inputs(run: Run) -> tuple[str, ...]:
     """Every file of ``data/`` that a stage depends on which looks at the samples."""
     run.info()
-    task = Preprocess.read(run.path("data/preprocess.json")).task
+    task = Preprocess.read(run.path(PREPROCESS.path())).task
     return DATA_FILES if task == IDS_ALONE else (*DATA_FILES, array_file(task))
 
 
@@ -116,8 +118,8 @@ def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     """
     run.info()
     inputs_of(run, *ID_FILES)
-    table = pq.read_table(run.path("data/samples.parquet"), columns=["sample_id", "given_label"])
-    classes = tuple(read_json(run.path("data/classes.json"), "Ingest the data again with --force."))
+    table = read_parquet(run, SAMPLES, ["sample_id", "given_label"])
+    classes = tuple(read_json(run.path(CLASSES.path()), "Ingest the data again with --force."))
     positions = {name: position for position, name in enumerate(classes)}
     names = table["given_label"].to_pylist()
     labels = np.fromiter((positions[name] for name in names), dtype=np.int64, count=len(names))
@@ -132,7 +134,7 @@ def load_pool(run: Run) -> Dataset:
     """
     inputs_of(run, *data_inputs(run))
     sample_ids, labels, classes = load_ids(run)
-    preprocess = Preprocess.read(run.path("data/preprocess.json"))
+    preprocess = Preprocess.read(run.path(PREPROCESS.path()))
     if preprocess.task == IDS_ALONE:
         inputs = np.empty((len(sample_ids), 0), dtype=np.float32)
     else:
@@ -150,7 +152,7 @@ def _load_array(path: Path, count: int) -> np.ndarray:
         ) from None
     if len(array) != count:
         raise ArtefactError(
-            f"{path} holds {len(array)} samples, samples.parquet {count}.",
+            f"{path} holds {len(array)} samples, {SAMPLES.within()} {count}.",
             "Ingest the data again with --force.",
         )
     return array

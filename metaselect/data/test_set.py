@@ -11,10 +11,9 @@ from metaselect.data.store import FEATURES, Dataset
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 from metaselect.records import Reporter
-from metaselect.run.files import write_csv
+from metaselect.run.artefacts import TEST_SKIPPED
 from metaselect.run.layout import IDS_ALONE
-
-SKIPPED = "skipped.csv"
+from metaselect.run.tables import write_rows
 
 
 def read_test_set(
@@ -26,7 +25,7 @@ def read_test_set(
         path: of any form.
         options: how to read it.
         like: the pool; labels are matched by the names of its classes.
-        scratch: a folder for the memory-mapped array and the list ``SKIPPED``, kept while the data is used.
+        scratch: a folder for the memory-mapped array and the list of bad samples, kept while the data is used.
         report: progress.
 
     Returns:
@@ -61,7 +60,7 @@ def read_test_set(
     arrays = fill(listing, Journal(target), scratch, bad, report)
     if bad.found:
         rows = [(entry.source, entry.row or "", entry.sample_id, entry.reason) for entry in bad.found]
-        write_csv(scratch / SKIPPED, ("source", "row", "sample_id", "reason"), rows)
+        write_rows(scratch / TEST_SKIPPED.within(), TEST_SKIPPED, rows)
         report.warn(f"{len(bad.found)} bad samples were left out; the first: {bad.found[0].sentence()}")
     labels = listing.labels[arrays.order]
     absent = [name for place, name in enumerate(like.classes) if not (labels == place).any()]

@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 import torch
 
 from metaselect.records import Json
-from metaselect.run.files import write_atomically
+from metaselect.run.artefacts import FACTORS, GRADIENTS
+from metaselect.run.schema import Artefact
+from metaselect.run.tables import check_parquet, write_parquet
 from metaselect.selection.base import Gradients
 
 RECIPE = b"metaselect.recipe"
+REMEDY = "Recompute it: run metaselect select again with --force."
 
 Recipe: TypeAlias = dict[str, Json]
 """Settings and input hashes that features were computed by; under "found" the layers that were drawn."""
@@ -37,23 +40,25 @@ class LastLayerFactors(NamedTuple):
 def write_factors(path: Path, sample_ids: list[str], factors: LastLayerFactors, recipe: Recipe) -> None:
     """Write sample_id, probs and hidden as Parquet, atomically."""
     columns = {"probs": _fixed_list(factors.probs), "hidden": _fixed_list(factors.hidden)}
-    _write(path, sample_ids, columns, recipe)
+    _write(path, FACTORS, sample_ids, columns, recipe)
 
 
 def write_gradients(path: Path, sample_ids: list[str], gradients: Gradients, recipe: Recipe) -> None:
     """Write sample_id, norm and direction as Parquet, atomically."""
     columns = {"norm": pa.array(gradients.norms.numpy()), "direction": _fixed_list(gradients.directions)}
-    _write(path, sample_ids, columns, recipe)
+    _write(path, GRADIENTS, sample_ids, columns, recipe)
 
 
 def read_factors(path: Path) -> LastLayerFactors:
     """The factors that ``write_factors`` wrote."""
+    check_parquet(path, FACTORS, REMEDY)
     table = pq.read_table(path, columns=["probs", "hidden"])
     return LastLayerFactors(_matrix(table["probs"]), _matrix(table["hidden"]))
 
 
 def read_gradients(path: Path) -> Gradients:
     """The gradients that ``write_gradients`` wrote."""
+    check_parquet(path, GRADIENTS, REMEDY)
     table = pq.read_table(path, columns=["norm", "direction"])
     return Gradients(torch.from_numpy(table["norm"].to_numpy().copy()), _matrix(table["direction"]))
 
@@ -65,10 +70,11 @@ def read_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def _write(path: Path, sample_ids: list[str], columns: dict[str, pa.Array], recipe: Recipe) -> None:
-    table = pa.table({"sample_id": pa.array(sample_ids, pa.string()), **columns})
-    table = table.replace_schema_metadata({RECIPE: json.dumps(recipe, sort_keys=True)})
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+def _write(
+    path: Path, artefact: Artefact, sample_ids: list[str], columns: dict[str, pa.Array], recipe: Recipe
+) -> None:
+    table = {"sample_id": pa.array(sample_ids, pa.string()), **columns}
+    write_parquet(path, artefact, table, {RECIPE: json.dumps(recipe, sort_keys=True)})
 
 
 def _fixed_list(values: torch.Tensor) -> pa.FixedSizeListArray:

@@ -21,12 +21,14 @@ from metaselect.features.files import (
 from metaselect.models.build import build_model
 from metaselect.random import generator
 from metaselect.records import Json, Reporter
+from metaselect.run.artefacts import CHECKPOINT, FACTORS, SELECT
 from metaselect.run.files import write_atomically
+from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import Run
-from metaselect.run.stage import Work, inputs_of
+from metaselect.run.stage import Work
 from metaselect.selection.base import Gradients, ImagePool, PoolFeatures, Selector
 from metaselect.training.batches import Batches
-from metaselect.training.saved_models import checkpoint_file, load_weights, warmup_model
+from metaselect.training.saved_models import load_weights, warmup_model
 
 FEATURES_VERSION = 1  # to be raised whenever the numbers in a file of features change their meaning
 GRADIENT_SETTINGS = (
@@ -114,7 +116,7 @@ class WarmupFeatures:
         model = build_model(
             self.warmup_description.architecture, self.pool.inputs.shape[1:], len(self.pool.classes), seed=0
         )
-        load_weights(model, self.run.path(f"warmup/{checkpoint_file(epoch)}"))
+        load_weights(model, self.run.path(CHECKPOINT.path(epoch=epoch)))
         return model.to(self.device)
 
     def _images(self, epoch: int) -> ImagePool:
@@ -178,8 +180,8 @@ class WarmupFeatures:
 
     def _path_and_recipe(self, epoch: int, settings: dict[str, Json]) -> tuple[Path, dict[str, Json]]:
         """The path of a checkpoint's features, and their recipe; a file of another round is linked to the path."""
-        name = f"gradients-epoch-{epoch:04d}.parquet"
-        inputs = (*data_inputs(self.run), f"warmup/{checkpoint_file(epoch)}")
+        name = FACTORS.within(epoch=epoch)
+        inputs = (*data_inputs(self.run), CHECKPOINT.path(epoch=epoch))
         hashes: dict[str, Json] = {**inputs_of(self.run, *inputs)}
         recipe: dict[str, Json] = {
             "version": FEATURES_VERSION,
@@ -191,7 +193,7 @@ class WarmupFeatures:
         if path.is_file():
             self.report.note(f"Using the features of epoch {epoch} that exist already.")
             return path, recipe
-        for stage in self.run.stage_names("select"):
+        for stage in self.run.stage_names(SELECT.kind):
             existing = self.run.path(f"{stage}/{name}")
             if not existing.is_file():
                 continue

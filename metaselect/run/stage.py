@@ -6,32 +6,32 @@ killed command stays too; the same command finds its key there and goes on.
 """
 
 import json
+import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.environment import environment, recorded_command, repeatable
-from metaselect.run.files import Stamp, matches, read_json, stamp, sync_folder, write_json
+from metaselect.run.artefacts import (
+    ANNOTATE,
+    EVALUATE,
+    RECORD,
+    REWEIGHT,
+    SELECT,
+    UNFINISHED_KEY,
+    WORK,
+    folder_of,
+    stage_of,
+)
+from metaselect.run.environment import recorded_command, repeatable
+from metaselect.run.files import Stamp, matches, sync_folder, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, moved_inputs, plain
-from metaselect.run.layout import LAYOUT_VERSION, Run
-
-COMMANDS = {"data": "ingest DATA", "annotate": "annotate import FILE", "evaluate": "evaluate TEST"}
-"""Commands that make a stage, where they are not called as it is."""
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """``stage.json``: the key, the outputs' stamps, and circumstances that bear on nothing."""
-
-    key: StageKey
-    outputs: Mapping[str, Stamp]
-    details: Mapping[str, Any]
+from metaselect.run.record import StageRecord, read_record, write_record
 
 
 @dataclass
@@ -43,45 +43,51 @@ class Work:
     details: dict[str, Json] = field(default_factory=dict)
 
 
-def stage_of(relative: str) -> str:
-    """The stage that a path below the run belongs to: "select/round-1/selected.csv" -> "select/round-1"."""
-    parts = relative.split("/")
-    return "/".join(parts[:2]) if parts[0] in ("select", "reweight", "evaluate") else parts[0]
+def run_flag(root: Path) -> str:
+    """``--run`` as a command in a message gives it, fit to be pasted into a shell."""
+    return f"--run {shlex.quote(str(root))}"
 
 
 class Stage:
-    """A stage of a run, done or not."""
+    """A stage of a run, done or not.
 
-    def __init__(self, run: Run, name: str) -> None:
-        self.run = run
+    Args:
+        root: of the run.
+        name: the stage's folder below it: "data", "select/round-1", "reweight/<name>", ...
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root = root
         self.name = name
-        self.folder = run.path(name)
-        self.work_folder = run.path(f".work/{name}")
+        self.folder = root / name
+        self.work_folder = root / WORK / name
+
+    @property
+    def kind(self) -> str:
+        """Its kind: "select" of "select/round-1"."""
+        return folder_of(self.name).kind
 
     @property
     def redo(self) -> str:
         """How to make this stage anew, as a hint."""
-        kind = self.name.split("/")[0]
-        if kind == "annotate":  # grows only; its next import mends what a crash left, and refuses the rest
-            return f"Import the last answers again: metaselect annotate import FILE {self.run.flag}"
-        closed = (
-            " (a round that was exported or answered: restore it from a copy)" if kind == "select" else ""
-        )
+        if self.kind == ANNOTATE.kind:  # it only grows; its next import completes what a crash left half done
+            return f"Import the last answers again: metaselect {ANNOTATE.command} {run_flag(self.root)}"
+        is_round = self.kind == SELECT.kind
+        closed = " (a round that was exported or answered: restore it from a copy)" if is_round else ""
         return f"Recompute it: {self.command('--force')}{closed}"
 
     def command(self, *flags: str) -> str:
         """The command that makes this stage here: with its own options where they are on record."""
-        kind = self.name.split("/")[0]
-        command = f"metaselect {COMMANDS.get(kind, kind)}"
-        for path in (self.folder / "stage.json", self.work_folder / "key.json"):
+        command = f"metaselect {folder_of(self.name).command}"
+        for path in (self.folder / RECORD, self.work_folder / UNFINISHED_KEY):
             try:
-                found = repeatable(json.loads(path.read_text(encoding="utf-8"))["details"]["command"])
-                if found.split()[1] == command.split()[1]:
-                    command = found
+                recorded = repeatable(json.loads(path.read_text(encoding="utf-8"))["details"]["command"])
+                if recorded.split()[1] == command.split()[1]:
+                    command = recorded
                     break
             except (OSError, ValueError, LookupError, TypeError, AttributeError):
                 continue  # not there, or damaged: only the kind is known
-        return " ".join([command, *flags, self.run.flag])
+        return " ".join([command, *flags, run_flag(self.root)])
 
     def record(self) -> StageRecord | None:
         """What ``stage.json`` says; None when the stage was never finished.
@@ -89,14 +95,13 @@ class Stage:
         Raises:
             ArtefactError: ``stage.json`` cannot be understood.
         """
-        path = self.folder / "stage.json"
+        path = self.folder / RECORD
         if not path.is_file():
             return None
-        raw = read_json(path, self.redo)
         try:
-            key = StageKey(raw["options"], raw["inputs"], raw["device"], tuple(raw["auto"]))
-            outputs = {name: Stamp(**value) for name, value in raw["outputs"].items()}
-            return StageRecord(key, outputs, raw["details"])
+            return read_record(path)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ArtefactError(f"{path} is damaged: {error}.", self.redo) from None
         except (KeyError, TypeError, AttributeError) as error:
             raise ArtefactError(f"{path} is damaged: {error!r}.", self.redo) from None
 
@@ -108,10 +113,9 @@ class Stage:
         """
         record = self.record()
         if record is None:
-            kind = self.name.split("/")[0]
             raise ArtefactError(
                 f"{self.folder} is not there: {self.name} has not been run.",
-                f"First run: metaselect {COMMANDS.get(kind, kind)} {self.run.flag}",
+                f"First run: metaselect {folder_of(self.name).command} {run_flag(self.root)}",
             )
         return record
 
@@ -129,7 +133,7 @@ class Stage:
         outputs = self.require().outputs
         name = relative.removeprefix(f"{self.name}/")
         if name not in outputs:
-            raise ArtefactError(f"{self.folder / 'stage.json'} knows no {name}.", self.redo)
+            raise ArtefactError(f"{self.folder / RECORD} lists no {name}.", self.redo)
         self._check_output(name, outputs[name], thorough=False)
         return outputs[name].sha256
 
@@ -139,7 +143,7 @@ class Stage:
         if record is None:
             return []
         then = {p: digest for p, digest in record.key.inputs.items() if not p.startswith((EXTERNAL, GIVEN))}
-        return moved_inputs(then, {path: _hash_now(self.run, path) for path in then})
+        return moved_inputs(then, {path: _hash_now(self.root, path) for path in then})
 
     def _check_output(self, name: str, expected: Stamp, *, thorough: bool) -> None:
         path = self.folder / name
@@ -168,7 +172,7 @@ class Stage:
         followed = set(record.key.auto) & set(key.auto) if moved else set()
         changes = differences(record.key, key, ignore=followed)
         if changes:
-            elsewhere = "--name or --run" if self.name.startswith(("reweight/", "evaluate/")) else "--run"
+            elsewhere = "--name or --run" if self.kind in (REWEIGHT.kind, EVALUATE.kind) else "--run"
             raise ArtefactError(
                 f"{self.name} was run with other settings: {'; '.join(changes)}.",
                 f"Add --force to recompute it, or use another {elsewhere}. On record: {self.command()}",
@@ -185,12 +189,12 @@ class Stage:
         folder = self.work_folder
         resumed = self._same_key(key)
         if folder.exists() and not resumed:
-            if (folder / "key.json").is_file():
+            if (folder / UNFINISHED_KEY).is_file():
                 report.note(f"An unfinished {self.name} had other options or inputs; starting again.")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not resumed:
-            write_json(folder / "key.json", {**plain(key), "details": {"command": recorded_command()}})
+            write_json(folder / UNFINISHED_KEY, {**plain(key), "details": {"command": recorded_command()}})
         work = Work(folder, resumed)
         started = time.monotonic()
         yield work
@@ -201,7 +205,7 @@ class Stage:
         self._swap()
 
     def _same_key(self, key: StageKey) -> bool:
-        path = self.work_folder / "key.json"
+        path = self.work_folder / UNFINISHED_KEY
         if not path.is_file():
             return False
         try:
@@ -213,7 +217,7 @@ class Stage:
 
     def _swap(self) -> None:
         retired = self.work_folder.with_name(f"{self.work_folder.name}.old")
-        (self.work_folder / "key.json").unlink(missing_ok=True)
+        (self.work_folder / UNFINISHED_KEY).unlink(missing_ok=True)
         shutil.rmtree(retired, ignore_errors=True)  # of a process that died behind the second rename
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self.folder.exists():
@@ -224,7 +228,7 @@ class Stage:
 
     def _settle_interrupted_swap(self) -> None:
         """Finish what a process that died in ``_swap`` had begun: its work is complete."""
-        if (self.work_folder / "stage.json").is_file():
+        if (self.work_folder / RECORD).is_file():
             self._swap()
 
 
@@ -237,62 +241,13 @@ def dry_run_outcome(stage: Stage, key: StageKey, needs: dict[str, Json]) -> Outc
         needs: sizes, in MiB.
     """
     return Outcome(
-        {"run": str(stage.run.root), "stage": stage.name, "options": dict(key.options), "needs": needs}
+        {"run": str(stage.root), "stage": stage.name, "options": dict(key.options), "needs": needs}
     )
 
 
-def _hash_now(run: Run, path: str) -> str:
+def _hash_now(root: Path, path: str) -> str:
     """The recorded hash of an input, or a word where its stage is gone or makes no such file any more."""
-    stage = run.stage(stage_of(path))
+    stage = Stage(root, stage_of(path))
     record = stage.record()
     made = record is not None and path.removeprefix(f"{stage.name}/") in record.outputs
     return stage.verified(path) if made else "gone"
-
-
-def inputs_of(run: Run, *relative: str, stale_ok: bool = False) -> dict[str, str]:
-    """Hashes of the run's files that a stage reads.
-
-    Args:
-        run: the run.
-        relative: paths below it.
-        stale_ok: take what a stale stage wrote.
-
-    Raises:
-        ArtefactError: one is missing or damaged, or the stage that wrote it is stale itself.
-    """
-    for name in sorted({stage_of(path) for path in relative}):
-        moved = [] if stale_ok else run.stage(name).moved()
-        if moved:
-            raise ArtefactError(
-                f"{name} is stale: {', '.join(moved)} changed since.",
-                f"First run: {run.stage(name).command()}",
-            )
-    return {path: run.stage(stage_of(path)).verified(path) for path in relative}
-
-
-def write_record(
-    folder: Path, key: StageKey, details: Mapping[str, Json], *, known: Mapping[str, Stamp] | None = None
-) -> None:
-    """Write ``stage.json`` with the stamps of every file below ``folder``.
-
-    Args:
-        folder: of the stage.
-        key: what its result follows from.
-        details: facts about this run of the stage.
-        known: stamps by path below ``folder``, of files that need not be hashed again.
-    """
-    known = known or {}
-    outputs: dict[str, Json] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in ("stage.json", "key.json"):
-            name = path.relative_to(folder).as_posix()
-            outputs[name] = asdict(known[name] if name in known else stamp(path))
-    write_json(
-        folder / "stage.json",
-        {
-            "layout_version": LAYOUT_VERSION,
-            **plain(key),
-            "outputs": outputs,
-            "details": {**details, **environment()},
-        },
-    )

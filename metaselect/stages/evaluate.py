@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from metaselect.annotation.formats.csv import read_truth
@@ -25,21 +24,37 @@ from metaselect.annotation.rounds import rounds
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.data.summary import fingerprint
-from metaselect.data.test_set import SKIPPED, read_test_set
+from metaselect.data.test_set import read_test_set
 from metaselect.errors import DataError
 from metaselect.metrics import classification, clean_label_auc, precision_of_lowest
 from metaselect.models.build import build_model
 from metaselect.options import EvaluateOptions, key_options
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.files import read_json, sha256_file, write_atomically, write_json
+from metaselect.run.artefacts import (
+    CHECKPOINT,
+    EVALUATE,
+    METRICS,
+    PREDICTIONS,
+    REWEIGHT,
+    ROBUST_MODEL,
+    ROBUST_MODEL_INFO,
+    SAMPLES,
+    TEST_SKIPPED,
+    WARMUP,
+    WARMUP_MODEL,
+    WEIGHTS,
+)
+from metaselect.run.files import read_json, sha256_file, write_json
+from metaselect.run.inputs import inputs_of
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey
 from metaselect.run.layout import Run, checked_folder_name
-from metaselect.run.stage import Stage, Work, inputs_of
+from metaselect.run.stage import Stage, Work
+from metaselect.run.tables import read_parquet, write_parquet
 from metaselect.stages.freshness import DAMAGED, STALE, AnnotationView, state_of
 from metaselect.training.batches import Batches
 from metaselect.training.device import choose_device
 from metaselect.training.predict import predict
-from metaselect.training.saved_models import checkpoint_file, load_weights, warmup_model
+from metaselect.training.saved_models import load_weights, warmup_model
 
 TEST_INPUT = f"{EXTERNAL}TEST"
 
@@ -80,11 +95,11 @@ def evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) -
 def candidates(run: Run) -> list[Candidate]:
     """The warm-up's last epoch and every finished re-weighting."""
     last = warmup_model(run).checkpoints[-1]
-    found = [Candidate("warmup", f"warmup/{checkpoint_file(last)}", "warmup/model.json")]
-    for stage in run.stage_names("reweight"):
+    found = [Candidate(WARMUP.kind, CHECKPOINT.path(epoch=last), WARMUP_MODEL.path())]
+    for stage in run.stage_names(REWEIGHT.kind):
         name = stage.partition("/")[2]
         found.append(
-            Candidate(name, f"{stage}/model.safetensors", f"{stage}/model.json", f"{stage}/weights.parquet")
+            Candidate(name, *(file.path(name=name) for file in (ROBUST_MODEL, ROBUST_MODEL_INFO, WEIGHTS)))
         )
     return found
 
@@ -105,8 +120,8 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     ledger = read_ledger(run) if has_control(every) else None
     files = [*data_inputs(run), *(path for candidate in judged for path in candidate.files)]
     files += estimate_inputs(every, ledger)
-    stage = run.stage(f"evaluate/{name}")
-    for stale in (f"reweight/{each.name}" for each in judged if each.table):
+    stage = run.stage(EVALUATE.name(test=name))
+    for stale in (REWEIGHT.name(name=each.name) for each in judged if each.table):
         state = state_of(run, stale, AnnotationView(every, ledger))
         if state.state in (STALE, DAMAGED):
             again = run.stage(stale).command()
@@ -126,7 +141,7 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
         with stage.working(key, report) as work:
             noise = noise_estimate(run, every, ledger, begun=True)
             _judge(test, run, pool, options, judged, noise, device, work, report)
-    metrics = read_json(run.path(f"evaluate/{name}/metrics.json"), stage.redo)
+    metrics = read_json(run.path(METRICS.path(test=name)), stage.redo)
     return Outcome({"run": str(run.root), "test": name, **metrics})
 
 
@@ -187,13 +202,12 @@ def _judge(
     if noise is not None:
         metrics["noise_estimate"] = noise._asdict()
     del samples
-    if (scratch / SKIPPED).is_file():
-        (scratch / SKIPPED).replace(work.folder / SKIPPED)
+    skipped = TEST_SKIPPED.within()
+    if (scratch / skipped).is_file():
+        (scratch / skipped).replace(work.folder / skipped)
     shutil.rmtree(scratch)
-    write_atomically(
-        work.folder / "predictions.parquet", lambda path: pq.write_table(pa.table(columns), path)
-    )
-    write_json(work.folder / "metrics.json", metrics)
+    write_parquet(work.folder / PREDICTIONS.within(), PREDICTIONS, columns)
+    write_json(work.folder / METRICS.within(), metrics)
 
 
 def _predict(run: Run, candidate: Candidate, samples: Dataset, device: torch.device) -> np.ndarray:
@@ -229,7 +243,7 @@ def _judge_weights(
     """How well the weights tell wrong labels from right ones; bought and unusable samples are left out."""
     if truth is None:
         return {"weight_auc": None}
-    table = pq.read_table(run.path(candidate.table), columns=["weight", "weight_kind", "bought"])
+    table = read_parquet(run, WEIGHTS, ["weight", "weight_kind", "bought"], name=candidate.name)
     learnt = ~table["bought"].to_numpy() & (np.array(table["weight_kind"].to_pylist()) != "unusable")
     weights = table["weight"].to_numpy()[learnt].astype(np.float64)
     clean = (pool.labels == truth)[learnt]
@@ -266,7 +280,7 @@ def _true_labels(path: Path, pool: Dataset) -> np.ndarray:
 
 
 def _warn_of_pool_images(run: Run, hashes: list[str], report: Reporter) -> None:
-    known = set(pq.read_table(run.path("data/samples.parquet"), columns=["content_hash"])[0].to_pylist())
+    known = set(read_parquet(run, SAMPLES, ["content_hash"])[0].to_pylist())
     shared = sum(digest in known for digest in hashes)
     if shared:
         report.warn(f"{shared} of {len(hashes)} test samples are in the pool too: the figures flatter.")

@@ -8,7 +8,16 @@ from metaselect.annotation.ledger import Ledger, read_ledger
 from metaselect.annotation.quality.noise_estimate import estimate_inputs, has_control
 from metaselect.annotation.rounds import Round, round_is_closed, rounds
 from metaselect.errors import ArtefactError
-from metaselect.run.layout import META_SET, Run
+from metaselect.run.artefacts import (
+    EVALUATE,
+    META_SET,
+    REWEIGHT,
+    ROBUST_MODEL_INFO,
+    SELECT,
+    UNFINISHED_KEY,
+    round_of,
+)
+from metaselect.run.layout import Run
 
 DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
 
@@ -72,7 +81,7 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
         view: of ``AnnotationView.read``.
     """
     stage = run.stage(name)
-    unfinished = (run.path(f".work/{name}") / "key.json").is_file()
+    unfinished = (stage.work_folder / UNFINISHED_KEY).is_file()
     try:
         record = stage.record()
         if record is None:
@@ -80,16 +89,18 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
                 return State(name, INTERRUPTED, "the same command goes on where it stopped")
             return State(name, MISSING, "")
         stage.check()
-        kind, _, rest = name.partition("/")
-        if kind == "select" and view.is_closed(int(rest.rpartition("-")[2])):
+        kind = stage.kind
+        if kind == SELECT.kind and view.is_closed(round_of(name)):
             return State(name, DONE, "closed: exported or answered")
-        moved = stage.moved() + (_not_evaluated(run, record.key.inputs, view) if kind == "evaluate" else [])
+        moved = stage.moved() + (
+            _not_evaluated(run, record.key.inputs, view) if kind == EVALUATE.kind else []
+        )
         if (
-            kind in ("select", "reweight")
-            and META_SET not in record.key.inputs
-            and run.path(META_SET).is_file()
+            kind in (SELECT.kind, REWEIGHT.kind)
+            and META_SET.path() not in record.key.inputs
+            and run.path(META_SET.path()).is_file()
         ):
-            moved.append(META_SET)
+            moved.append(META_SET.path())
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
     return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
@@ -97,7 +108,11 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
 
 def _not_evaluated(run: Run, inputs: Mapping[str, str], view: AnnotationView) -> list[str]:
     """Re-weightings, and files of answered control samples, that an evaluation was made without."""
-    new = [name for name in run.stage_names("reweight") if f"{name}/model.json" not in inputs]
+    new = [
+        name
+        for name in run.stage_names(REWEIGHT.kind)
+        if ROBUST_MODEL_INFO.path(name=name.partition("/")[2]) not in inputs
+    ]
     if view.rounds is None or (view.ledger is None and has_control(view.rounds)):
         return new  # the damaged stages are reported by themselves
     return new + [path for path in estimate_inputs(view.rounds, view.ledger) if path not in inputs]

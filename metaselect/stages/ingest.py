@@ -17,10 +17,13 @@ from metaselect.data.summary import duplicates, fingerprint, statistics
 from metaselect.errors import ArtefactError, DataError, UsageError
 from metaselect.options import IngestOptions, key_options
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.files import read_json, write_csv, write_json
+from metaselect.run.artefacts import CLASSES, DATA, DUPLICATES, PREPROCESS, RECORD, SAMPLES, SKIPPED
+from metaselect.run.files import read_json, write_json
 from metaselect.run.key import EXTERNAL, StageKey, differences
 from metaselect.run.layout import IDS_ALONE, Run
-from metaselect.run.stage import StageRecord, Work
+from metaselect.run.record import StageRecord
+from metaselect.run.stage import Work
+from metaselect.run.tables import require_parquet, write_parquet, write_rows
 
 DATA_INPUT = f"{EXTERNAL}DATA"
 
@@ -42,16 +45,16 @@ def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter
     if data is None:
         if not run.exists:
             raise UsageError(f"There is no data in {run.root} yet.", "Name DATA.")
-        run.stage("data").check()
+        run.stage(DATA.name()).check()
         return Outcome(_result(run))
     with run.lock(new=True):
-        record = None if options.force else run.stage("data").record()
+        record = None if options.force else run.stage(DATA.name()).record()
         if record is None:
             _make(data, run, options, report)
         else:
             _check_options(run, record, options)
             _check_same(data, run, record, options, report)
-            report.note(f"{run.path('data')} is up to date.")
+            report.note(f"{run.path(DATA.name())} is up to date.")
     return Outcome(_result(run))
 
 
@@ -67,7 +70,7 @@ def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) ->
     Raises:
         ArtefactError: it is other data, or an option was given that is not the run's.
     """
-    record = run.stage("data").require()
+    record = run.stage(DATA.name()).require()
     recorded = _recorded_options(record)
     default = IngestOptions()
     given = {
@@ -96,14 +99,14 @@ def _check_options(run: Run, record: StageRecord, options: IngestOptions) -> Non
     changes = differences(record.key, wanted)
     if changes:
         raise ArtefactError(
-            f"{run.path('data')} was ingested with other settings: {'; '.join(changes)}.",
+            f"{run.path(DATA.name())} was ingested with other settings: {'; '.join(changes)}.",
             "Add --force to ingest anew, or use another --run.",
         )
 
 
 def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOptions, report: Reporter) -> None:
     """Compare DATA with the run's: names, sizes and times first, contents only if those differ."""
-    run.stage("data").check()
+    run.stage(DATA.name()).check()
     _publish(run)
     signature = dataset_signature(data, options)
     if signature == record.key.inputs.get(DATA_INPUT):
@@ -123,8 +126,8 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
 
 def _remember(run: Run, data: Path, signature: str) -> None:
     """Note where the same data lies now, so that next time a glance is enough; nothing hashes this file."""
-    path = run.path("data/stage.json")
-    raw = read_json(path, run.stage("data").redo)
+    path = run.path(f"{DATA.name()}/{RECORD}")
+    raw = read_json(path, run.stage(DATA.name()).redo)
     raw["inputs"][DATA_INPUT] = signature
     raw["details"]["root"] = str(data.resolve())
     write_json(path, raw)
@@ -145,7 +148,7 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
         )
     listing = listing.limited(options.limit, options.seed)
     key = _key(options, dataset_signature(data, options))
-    with run.stage("data").working(key, report) as work:
+    with run.stage(DATA.name()).working(key, report) as work:
         _build(run, listing, work, options, bad, report)
         work.details["root"] = str(data.resolve())
     _publish(run)
@@ -170,9 +173,9 @@ def _build(
         arrays = fill(listing, journal, work.folder, bad, report)
         order, content_hashes = arrays.order, arrays.content_hashes
         moments = statistics(np.load(arrays.path, mmap_mode="r"))
-    write_samples(work.folder / "samples.parquet", listing, order, content_hashes)
-    write_json(work.folder / "classes.json", list(listing.classes))
-    Preprocess(target.task, target.size, target.mode, *moments).write(work.folder / "preprocess.json")
+    write_samples(work.folder / SAMPLES.within(), listing, order, content_hashes)
+    write_json(work.folder / CLASSES.within(), list(listing.classes))
+    Preprocess(target.task, target.size, target.mode, *moments).write(work.folder / PREPROCESS.within())
     repeated = duplicates([listing.sample_ids[position] for position in order], content_hashes)
     _write_lists(run, work, bad.found, repeated, report)
     _warn_of_empty(listing, order, report)
@@ -182,7 +185,7 @@ def _build(
 
 def _publish(run: Run) -> None:
     """Write ``run.json`` from the record that came with the data; a command that died before it left an old one."""
-    details = run.stage("data").require().details
+    details = run.stage(DATA.name()).require().details
     run.write_info(details["task"], details["fingerprint"])
 
 
@@ -190,13 +193,12 @@ def write_samples(path: Path, listing: Listing, order: Sequence[int], content_ha
     """Write ``samples.parquet``; ``source`` is the image's path relative to the data, or empty."""
     names = [listing.classes[listing.labels[position]] for position in order]
     columns = {
-        "index": pa.array(range(len(order)), pa.int64()),
         "sample_id": pa.array([listing.sample_ids[position] for position in order], pa.string()),
         "given_label": pa.array(names, pa.string()),
         "content_hash": pa.array(content_hashes, pa.string()),
         "source": pa.array([listing.paths[position] for position in order], pa.string()),
     }
-    pq.write_table(pa.table(columns), path)
+    write_parquet(path, SAMPLES, columns)
 
 
 def _write_lists(
@@ -206,12 +208,12 @@ def _write_lists(
     work.details["skipped"], work.details["duplicates"] = len(bad), len(repeated)
     if bad:
         rows = [(entry.source, entry.row or "", entry.sample_id, entry.reason) for entry in bad]
-        write_csv(work.folder / "skipped.csv", ("source", "row", "sample_id", "reason"), rows)
-        report.warn(f"{len(bad)} bad samples were left out: {run.path('data/skipped.csv')}")
+        write_rows(work.folder / SKIPPED.within(), SKIPPED, rows)
+        report.warn(f"{len(bad)} bad samples were left out: {run.path(SKIPPED.path())}")
     if repeated:
-        write_csv(work.folder / "duplicates.csv", ("content_hash", "sample_id"), repeated)
+        write_rows(work.folder / DUPLICATES.within(), DUPLICATES, repeated)
         report.warn(
-            f"{len(repeated)} samples share their content with another: {run.path('data/duplicates.csv')}"
+            f"{len(repeated)} samples share their content with another: {run.path(DUPLICATES.path())}"
         )
 
 
@@ -233,11 +235,11 @@ def _fingerprint(listing: Listing, order: Sequence[int], content_hashes: Sequenc
 def _result(run: Run) -> dict[str, Json]:
     """What ``--json`` prints, from the finished files."""
     info = run.info()
-    details = run.stage("data").require().details
-    preprocess = Preprocess.read(run.path("data/preprocess.json"))
+    details = run.stage(DATA.name()).require().details
+    preprocess = Preprocess.read(run.path(PREPROCESS.path()))
     return {
-        "n": pq.read_metadata(run.path("data/samples.parquet")).num_rows,
-        "classes": read_json(run.path("data/classes.json"), "Ingest the data again with --force."),
+        "n": pq.read_metadata(require_parquet(run, SAMPLES)).num_rows,
+        "classes": read_json(run.path(CLASSES.path()), "Ingest the data again with --force."),
         "task": preprocess.task,
         "image_size": list(preprocess.size) or None,
         "fingerprint": info["fingerprint"],

@@ -10,11 +10,12 @@ from tempfile import TemporaryDirectory
 
 from metaselect.errors import ConditionUnmet
 from metaselect.records import Json, Outcome, Reporter
+from metaselect.run.artefacts import DATA, META_SET, RECORD, RUN_INFO, SELECT
 from metaselect.run.files import sha256_file
-from metaselect.run.layout import META_SET, Run
+from metaselect.run.layout import Run
 from metaselect.run.stage import Stage
 
-FIRST_ROUND = "select/round-1"
+FIRST_ROUND = SELECT.name(number=1)
 
 
 def rerun(run: Run, report: Reporter) -> Outcome:
@@ -29,11 +30,11 @@ def rerun(run: Run, report: Reporter) -> Outcome:
     compared: list[Json] = []
     with TemporaryDirectory(prefix="metaselect-verify-") as scratch:
         copy = Run.at(Path(scratch) / "run")
-        shutil.copytree(run.path("data"), copy.path("data"))
-        shutil.copy2(run.path("run.json"), copy.path("run.json"))
+        shutil.copytree(run.path(DATA.name()), copy.path(DATA.name()))
+        shutil.copy2(run.path(RUN_INFO.path()), copy.path(RUN_INFO.path()))
         names = [
             "warmup",
-            *run.stage_names("select"),
+            *run.stage_names(SELECT.kind),
             "annotate",
             *run.stage_names("reweight"),
             *run.stage_names("evaluate"),
@@ -44,7 +45,9 @@ def rerun(run: Run, report: Reporter) -> Outcome:
             if record is None:
                 continue
             # Rounds after answers were in cannot be judged by the answers of today.
-            later = name.startswith("select/") and (name != FIRST_ROUND or META_SET in record.key.inputs)
+            later = stage.kind == SELECT.kind and (
+                name != FIRST_ROUND or META_SET.path() in record.key.inputs
+            )
             taken = later or name == "annotate"
             if stage.moved() and not taken:
                 raise ConditionUnmet(
@@ -81,7 +84,7 @@ def _again(stage: Stage, copy: Run) -> None:
         cwd=folder if folder.is_dir() else None,
     )
     made = copy.path(stage.name)
-    if not (made / "stage.json").is_file():
+    if not (made / RECORD).is_file():
         raise ConditionUnmet(f"{stage.name} could not be run again: {done.stderr.strip()[-500:]}")
     differing = [
         name
@@ -91,5 +94,5 @@ def _again(stage: Stage, copy: Run) -> None:
     if differing:
         raise ConditionUnmet(
             f"{stage.name} gives other bytes when it is run again: {', '.join(differing)}.",
-            "Was it made on another machine, or with other versions? stage.json says which.",
+            f"Was it made on another machine, or with other versions? {RECORD} says which.",
         )

@@ -9,6 +9,7 @@ from metaselect.annotation.rounds import bought_samples
 from metaselect.annotation.votes import DONE as ANSWERED
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
+from metaselect.run.artefacts import RECORD, SELECT, SEVERAL, UNFINISHED_KEY, WARMUP, WORK, round_of
 from metaselect.run.layout import Run
 from metaselect.stages.freshness import (
     DAMAGED,
@@ -92,16 +93,16 @@ def verify(run: Run, report: Reporter) -> Outcome:
 
 def stages_of(run: Run) -> list[str]:
     """Names of the stages to show: the fixed ones and every round, re-weighting and evaluation that is there."""
-    several = {kind: run.stage_names(kind) for kind in ("select", "reweight", "evaluate")}
-    warmup = [] if run.ids_alone and not run.path("warmup/stage.json").is_file() else ["warmup"]
-    names = ["data", *warmup, *(several["select"] or ["select/round-1"])]
+    several = {kind: run.stage_names(kind) for kind in SEVERAL}
+    warmup = [] if run.ids_alone and not run.path(f"{WARMUP.name()}/{RECORD}").is_file() else ["warmup"]
+    names = ["data", *warmup, *(several[SELECT.kind] or [SELECT.name(number=1)])]
     names += ["annotate", *several["reweight"], *several["evaluate"]]
-    interrupted = [_name_of(run, key.parent) for key in sorted(run.path(".work").rglob("key.json"))]
+    interrupted = [_name_of(run, key.parent) for key in sorted(run.path(WORK).rglob(UNFINISHED_KEY))]
     return names + [name for name in interrupted if name not in names]
 
 
 def _name_of(run: Run, work: Path) -> str:
-    return work.relative_to(run.path(".work")).as_posix()
+    return work.relative_to(run.path(WORK)).as_posix()
 
 
 def _open_work(view: AnnotationView) -> OpenWork:
@@ -137,10 +138,10 @@ def next_command(run: Run, states: list[State], owed: OpenWork, view: Annotation
         return ""  # no command brings answers back; its line says what is wrong
     if not run.ids_alone and by_name["warmup"].state == MISSING:
         return f"metaselect warmup {at}"
-    chosen = run.stage_names("select")
+    chosen = run.stage_names(SELECT.kind)
     if not chosen:
         return run.select_command
-    if not view.is_closed(int(chosen[-1].rpartition("-")[2])):
+    if not view.is_closed(round_of(chosen[-1])):
         return f"metaselect annotate export {at}"
     if not bought_samples(view.require_ledger()):
         return f"metaselect annotate import FILE {at}"

@@ -18,10 +18,13 @@ from metaselect.options import IngestOptions, WarmupOptions
 from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.reweighting.uniform import UniformRun
-from metaselect.run.files import sha256_file, write_csv, write_json
+from metaselect.run.artefacts import CHECKPOINT, RESUME, WARMUP, WARMUP_HISTORY, WARMUP_MODEL
+from metaselect.run.files import sha256_file, write_json
+from metaselect.run.inputs import inputs_of
 from metaselect.run.key import EXTERNAL, StageKey
 from metaselect.run.layout import IDS_ALONE, Run
-from metaselect.run.stage import Work, dry_run_outcome, inputs_of
+from metaselect.run.stage import Work, dry_run_outcome
+from metaselect.run.tables import write_rows
 from metaselect.stages.ingest import ingest, same_data
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
@@ -29,7 +32,7 @@ from metaselect.training.config import Resolved, resolve_warmup, training_needs
 from metaselect.training.device import choose_device
 from metaselect.training.loop import EpochLog, TrainState, start_training, train
 from metaselect.training.predict import predict
-from metaselect.training.saved_models import checkpoint_file, load_weights, model_description, save_model
+from metaselect.training.saved_models import load_weights, model_description, save_model
 
 HELD_OUT = 0.1  # of the pool
 RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written
@@ -92,7 +95,7 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     device = choose_device(options.device, report)
     train_ids, held_out = split_held_out(len(pool), options.seed)
     resolved = resolve_warmup(options, pool, len(train_ids), device)
-    stage = run.stage("warmup")
+    stage = run.stage(WARMUP.name())
     key = StageKey(resolved.as_options(options), inputs, device.type, resolved.auto(options))
     if not stage.is_current(key, report, force=options.force):
         if options.dry_run:
@@ -134,7 +137,7 @@ def _train(
     channels = input_channels(resolved.model, shape)
     batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=device, channels=channels)
     trainee = start_training(model.to(device), plan, UniformRun())
-    history = [WarmupRow(**row) for row in load_state(trainee, work.folder / "resume.safetensors")]
+    history = [WarmupRow(**row) for row in load_state(trainee, work.folder / RESUME)]
     if history:
         report.note(f"Going on with epoch {trainee.epoch + 1} of {plan.epochs}.")
     keep = checkpoint_epochs(plan.epochs, options.checkpoints)
@@ -152,8 +155,8 @@ def _train(
     for log in epochs:
         history.append(_row(log, trainee, batches, held_out))
         if log.epoch in keep:
-            save_model(trainee.model, work.folder / checkpoint_file(log.epoch))
-        save_state(trainee, history, work.folder / "resume.safetensors")
+            save_model(trainee.model, work.folder / CHECKPOINT.within(epoch=log.epoch))
+        save_state(trainee, history, work.folder / RESUME)
     _finish(work, pool, resolved, history, keep)
 
 
@@ -164,14 +167,14 @@ def _row(log: EpochLog, trainee: TrainState, batches: Batches, held_out: torch.T
 
 def _finish(work: Work, pool: Dataset, resolved: Resolved, history: list[WarmupRow], keep: list[int]) -> None:
     start = min((row for row in history if row.epoch in keep), key=lambda row: row.held_out_loss)
-    write_csv(work.folder / "history.csv", WarmupRow._fields, history)
+    write_rows(work.folder / WARMUP_HISTORY.within(), WARMUP_HISTORY, history)
     checkpoints: list[Json] = list(keep)
     description = model_description(resolved.model, pool)
     write_json(
-        work.folder / "model.json",
+        work.folder / WARMUP_MODEL.within(),
         {**description, "checkpoints": checkpoints, "start_epoch": start.epoch},
     )
-    (work.folder / "resume.safetensors").unlink(missing_ok=True)
+    (work.folder / RESUME).unlink(missing_ok=True)
     work.details["result"] = {
         "model": resolved.model,
         "epochs": resolved.plan.epochs,

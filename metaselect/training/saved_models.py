@@ -11,6 +11,7 @@ from metaselect.data.store import Dataset
 from metaselect.errors import DataError
 from metaselect.models.build import input_channels
 from metaselect.records import Json
+from metaselect.run.artefacts import WARMUP, WARMUP_MODEL
 from metaselect.run.files import read_json, write_atomically
 from metaselect.run.layout import Run
 
@@ -37,8 +38,8 @@ def warmup_model(run: Run) -> WarmupModel:
     Raises:
         ArtefactError: there was no warm-up, or its files are damaged.
     """
-    run.stage("warmup").verified("warmup/model.json")
-    raw = read_json(run.path("warmup/model.json"), run.stage("warmup").redo)
+    run.stage(WARMUP.name()).verified(WARMUP_MODEL.path())
+    raw = read_json(run.path(WARMUP_MODEL.path()), run.stage(WARMUP.name()).redo)
     return WarmupModel(
         raw["architecture"], raw["input_channels"], tuple(raw["checkpoints"]), raw["start_epoch"]
     )
@@ -49,11 +50,6 @@ def save_model(model: nn.Module, path: Path) -> None:
     # Cloned, because safetensors refuses layers that share a tensor.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary))
-
-
-def checkpoint_file(epoch: int) -> str:
-    """The place of a checkpoint below ``warmup/``."""
-    return f"checkpoints/epoch-{epoch:04d}.safetensors"
 
 
 def model_description(model: str, pool: Dataset) -> dict[str, Json]:

@@ -11,8 +11,8 @@ from metaselect.annotation.rounds import Round, find_rounds
 from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote, utc_now
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.records import Json
+from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import Run
-from metaselect.run.stage import inputs_of
 
 FORMAT = "serve"
 LEASE_SECONDS = 600.0  # a screen that says nothing for so long has been left

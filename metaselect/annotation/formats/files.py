@@ -6,10 +6,9 @@ from pathlib import Path
 from metaselect.annotation.formats.base import STDOUT, ExchangeFormat, holds_answers
 from metaselect.annotation.rounds import Round
 from metaselect.errors import ArtefactError, UsageError
+from metaselect.run.artefacts import FORMS
 from metaselect.run.files import write_text
 from metaselect.run.layout import Run
-
-EXPORT_FOLDER = "export"
 
 
 def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None) -> Path | None:
@@ -24,7 +23,7 @@ def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None)
             raise UsageError("This form is a folder and does not go to stdout.", "Name a folder with -o.")
         return None
     if output is None:
-        return run.path(f"{EXPORT_FOLDER}/round-{chosen.number}/{form.file_name}")
+        return run.path(f"{FORMS.name(number=chosen.number)}/{form.file_name}")
     path = Path(output)
     first, _, inside = form.file_name.partition("/")
     if inside:
@@ -35,10 +34,10 @@ def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None)
         path = path / first
     place = path.resolve()
     own = run.root.resolve()
-    if place.is_relative_to(own) and not place.is_relative_to(own / EXPORT_FOLDER):
+    if place.is_relative_to(own) and not place.is_relative_to(own / FORMS.kind):
         raise UsageError(
             f"-o {output} lies among the artefacts of the run.",
-            f"Choose a file outside of {run.root}, or below {run.path(EXPORT_FOLDER)}.",
+            f"Choose a file outside of {run.root}, or below {run.path(FORMS.kind)}.",
         )
     return path
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
 from metaselect.annotation.consensus import Verdict
 from metaselect.annotation.ledger import Ledger
 from metaselect.annotation.rounds import Round
 from metaselect.annotation.votes import BAD_SAMPLE, DONE
-from metaselect.run.layout import META_SET, Run
+from metaselect.run.artefacts import DATA, META_SET, SAMPLES, SELECTED
+from metaselect.run.layout import Run
+from metaselect.run.tables import read_parquet
 
 Z = 1.959963984540054  # standard normal deviate, 95 % two-sided
 
@@ -113,7 +113,7 @@ def estimate_inputs(rounds: Sequence[Round], ledger: Ledger | None) -> tuple[str
     """
     arms = [each for each in rounds if each.control]
     begun = _begun(arms, ledger.verdicts) if arms and ledger is not None else []
-    return (META_SET, *(f"select/round-{each.number}/selected.csv" for each in begun)) if begun else ()
+    return (META_SET.path(), *(SELECTED.path(number=each.number) for each in begun)) if begun else ()
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:
@@ -146,8 +146,6 @@ def given_labels(run: Run, ids: list[str]) -> dict[str, str]:
     """
     if not ids:
         return {}
-    path = "data/samples.parquet"
-    run.stage("data").verified(path)
-    columns = ["sample_id", "given_label"]
-    table = pq.read_table(run.path(path), columns=columns, filters=[("sample_id", "in", ids)])
+    run.stage(DATA.name()).verified(SAMPLES.path())
+    table = read_parquet(run, SAMPLES, ["sample_id", "given_label"], where=("sample_id", "in", ids))
     return dict(zip(table["sample_id"].to_pylist(), table["given_label"].to_pylist(), strict=True))

@@ -12,6 +12,7 @@ from metaselect.cli.annotate.forms import LatestRound, show_counts
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, RunOption, SeedOption
 from metaselect.cli.results import finish, show_noise
+from metaselect.run.artefacts import IMPORTS
 from metaselect.run.layout import Run
 
 ConsensusMethod = StrEnum("ConsensusMethod", {name: name for name in METHODS})  # type: ignore[misc]
@@ -142,7 +143,7 @@ def undo(
             "--import",
             metavar="N",
             min=1,
-            help="A row of imports.csv.",
+            help=f"A row of {IMPORTS.within()}.",
             show_default="the latest that stands",
         ),
     ] = None,

@@ -14,13 +14,14 @@ from metaselect.data.readers.base import BadSample, UnusableContent, check_featu
 from metaselect.data.readers.columns import FEATURE_LIST, check_distinct
 from metaselect.data.readers.parquet import id_text, is_list, is_number, read_batches, readable
 from metaselect.errors import DataError
+from metaselect.run.artefacts import CLASSES, SAMPLES
 
 ID, PROBS = "sample_id", "probs"
 TOLERANCE = 1e-3  # of a probability beyond [0, 1], and of the sum of a row: what float16 leaves of a softmax
 SHOWN = 3  # ids that a message names
 LENGTHS = {
     FEATURE_LIST: "Write the same number of features for every sample.",
-    PROBS: "Write one probability for each class, in the order of data/classes.json.",
+    PROBS: f"Write one probability for each class, in the order of {CLASSES.path()}.",
 }
 """The remedies where lists are too short or too long."""
 COLUMNS = (
@@ -126,7 +127,7 @@ def _places(path: Path, sample_ids: Sequence[str]) -> tuple[np.ndarray, int]:
         named = ", ".join(lacking[:SHOWN]) + (", ..." if len(lacking) > SHOWN else "")
         raise DataError(
             f"{path} has no features for {len(lacking)} of {len(sample_ids)} samples: {named}.",
-            f"Write one row for each sample, with the {ID} of data/samples.parquet.",
+            f"Write one row for each sample, with the {ID} of {SAMPLES.path()}.",
         )
     return np.array(places, dtype=np.int64), len(places) - len(sample_ids)
 

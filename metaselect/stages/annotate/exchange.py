@@ -13,7 +13,7 @@ from pathlib import Path
 from metaselect.annotation.exports import Export as Exported
 from metaselect.annotation.exports import read_exported_samples
 from metaselect.annotation.formats.base import AUTO, FILLED_IN, INSIDE, Answer, detect_format, load_format
-from metaselect.annotation.formats.files import EXPORT_FOLDER, form_path, write_form
+from metaselect.annotation.formats.files import form_path, write_form
 from metaselect.annotation.imports import Source
 from metaselect.annotation.ledger import Ledger, add_export, add_repeats, add_votes, open_ledger
 from metaselect.annotation.ledger_record import POOL_INPUTS, STAGE
@@ -35,11 +35,11 @@ from metaselect.data.store import load_ids
 from metaselect.errors import ArtefactError, DataError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.records import Json, Outcome, Reporter
+from metaselect.run.artefacts import CLASSES, DATA, FORMS, META_SET, VOTES
 from metaselect.run.files import read_json
-from metaselect.run.layout import META_SET, Run
-from metaselect.run.stage import inputs_of
+from metaselect.run.inputs import inputs_of
+from metaselect.run.layout import Run
 from metaselect.stages.annotate.form import (
-    CLASSES,
     batches_with_other_classes,
     copy_image_for_repeat,
     exported_repeats,
@@ -104,7 +104,7 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
         if options.conflicts:
             chosen = chosen.conflicts(ledger.verdicts)
             if options.output is None:
-                path = run.path(f"{EXPORT_FOLDER}/round-{chosen.number}/conflicts/{form.file_name}")
+                path = run.path(f"{FORMS.name(number=chosen.number)}/conflicts/{form.file_name}")
         everything = options.all or options.conflicts
         ids = list(chosen.samples) if everything else chosen.unanswered_ids(ledger.verdicts)
         answered = len(chosen.samples) - len(ids)
@@ -130,7 +130,7 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
         files = form.write(made)
         if path is not None:
             write_form(path, files, force=options.force)
-        classes = run.stage("data").verified(CLASSES)
+        classes = run.stage(DATA.name()).verified(CLASSES.path())
         place, rows = recorded_path(run, path, options), len(made.items)
         record = Exported(utc_now(), chosen.number, chosen.batch_id, options.format, place, rows, classes)
         add_export(run, ledger, record, list(sent.values()))
@@ -179,7 +179,7 @@ def import_answers(
     chosen = find_rounds(run, options.round)
     if not chosen and not options.outside_round:
         raise nothing_selected_error(run)
-    classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
+    classes = read_json(run.path(CLASSES.path()), "Ingest the data again with --force.")
 
     @cache
     def pool_ids() -> frozenset[str]:
@@ -232,7 +232,7 @@ def _note_next_command(run: Run, result: Mapping[str, Json], report: Reporter) -
             f"For a form with only these: metaselect annotate export -o FILE {run.flag}"
         )
     if result["bought"]:
-        ids_alone = f"The bought labels are in {run.path(META_SET)}."
+        ids_alone = f"The bought labels are in {run.path(META_SET.path())}."
         report.note(ids_alone if run.ids_alone else f"Next: metaselect reweight {run.flag}")
 
 
@@ -277,7 +277,7 @@ def require_same_pool(run: Run, ledger: Ledger) -> None:
     names = {vote.clean_label for vote in ledger.votes} - {"", *classes}
     if strangers or names:
         raise ArtefactError(
-            f"{run.path('annotate/votes.csv')} belongs to other data: {examples(sorted(strangers | names))} "
+            f"{run.path(VOTES.path())} belongs to other data: {examples(sorted(strangers | names))} "
             "is not in the pool or no class any more.",
             "Use another --run for the new data, or move the folder annotate away.",
         )

@@ -28,11 +28,10 @@ from metaselect.data.store import IMAGES
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import ExportOptions
 from metaselect.records import Reporter
+from metaselect.run.artefacts import CLASSES, DATA, SAMPLES
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
-
-SAMPLES = "data/samples.parquet"
-CLASSES = "data/classes.json"
+from metaselect.run.tables import require_parquet
 
 
 def require_offered(run: Run, form: ExchangeFormat, options: ExportOptions) -> None:
@@ -126,7 +125,7 @@ def require_same_content(run: Run, ledger: Ledger, chosen: Round, sent: Mapping[
 
 def batches_with_other_classes(run: Run, ledger: Ledger, answers: Sequence[Answer]) -> list[str]:
     """Batches of a file that went out when the run had other classes; all exported ones where it names none."""
-    now = run.stage("data").verified(CLASSES)
+    now = run.stage(DATA.name()).verified(CLASSES.path())
     named = {answer.batch_id.strip() for answer in answers} - {""}
     last = {each.batch_id: each.classes_sha256 for each in ledger.exports}
     return sorted(each for each in (named or last) if last.get(each, now) != now)
@@ -147,8 +146,8 @@ def make_form(
     Raises:
         ArtefactError: predictions are wanted and there are none, or the data is damaged.
     """
-    run.stage("data").verified(CLASSES)
-    classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
+    run.stage(DATA.name()).verified(CLASSES.path())
+    classes = read_json(run.path(CLASSES.path()), "Ingest the data again with --force.")
     given = _column(run, "given_label", ids) if options.show_given else {}
     model = ""
     predictions: Mapping[str, Prediction] = {}
@@ -217,11 +216,11 @@ def _write_images(
 
 def _column(run: Run, name: str, ids: Collection[str]) -> dict[str, str]:
     """A column of ``data/samples.parquet`` by sample_id, of those ids that are in it."""
-    run.stage("data").verified(SAMPLES)
+    run.stage(DATA.name()).verified(SAMPLES.path())
     wanted = frozenset(ids)
     found: dict[str, str] = {}
     # Row by row: pyarrow's own filters import pandas, which takes longer than all of the export.
-    with pq.ParquetFile(run.path(SAMPLES)) as file:
+    with pq.ParquetFile(require_parquet(run, SAMPLES)) as file:
         for batch in file.iter_batches(columns=["sample_id", name]):
             columns = batch.to_pydict()
             found |= {

@@ -6,17 +6,17 @@ from functools import partial
 from pathlib import Path
 
 from metaselect.annotation.exports import Export, ExportedSample
-from metaselect.annotation.formats.files import EXPORT_FOLDER
 from metaselect.annotation.ledger import add_export, open_ledger, read_ledger
 from metaselect.annotation.predictions import has_predictions, latest_predictions
 from metaselect.annotation.rounds import find_round
 from metaselect.annotation.votes import utc_now
 from metaselect.errors import UsageError
 from metaselect.records import Json, Reporter
+from metaselect.run.artefacts import CLASSES, DATA, FORMS
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.exchange import require_same_pool
-from metaselect.stages.annotate.form import CLASSES, require_same_content, samples_to_export
+from metaselect.stages.annotate.form import require_same_content, samples_to_export
 from metaselect.web.labeling_session import FORMAT, InvalidRequest, LabelingSession, valid_annotator
 
 
@@ -62,11 +62,11 @@ def serve(
         chosen = find_round(run, round_number)
         sent = samples_to_export(run, chosen)
         require_same_content(run, ledger, chosen, sent)
-        classes = read_json(run.path(CLASSES), "Ingest the data again with --force.")
+        classes = read_json(run.path(CLASSES.path()), "Ingest the data again with --force.")
         desk = LabelingSession(run, chosen, classes)
         listener = server.bind(port)
         images = _images(run, desk, sent)
-        digest = run.stage("data").verified(CLASSES)
+        digest = run.stage(DATA.name()).verified(CLASSES.path())
         export = Export(utc_now(), chosen.number, chosen.batch_id, FORMAT, "", len(desk.ids), digest)
         add_export(run, ledger, export, list(sent.values()))
     suggest = partial(_labels, run, desk) if has_predictions(run, chosen.number) else None
@@ -104,6 +104,6 @@ def _images(run: Run, desk: LabelingSession, sent: Mapping[str, ExportedSample])
     """The image files by sample_id, where `annotate export` writes them too; empty for features."""
     from metaselect.data.originals import write_originals  # needs Pillow, which other commands do without
 
-    folder = run.path(f"{EXPORT_FOLDER}/round-{desk.chosen.number}/images")
+    folder = run.path(f"{FORMS.name(number=desk.chosen.number)}/images")
     names = write_originals(run, desk.ids, folder, {each: row.name for each, row in sent.items()})
     return {each: folder / name for each, name in names.items()}

@@ -10,6 +10,7 @@ from metaselect.annotation.summary import examples, import_result
 from metaselect.errors import DataError
 from metaselect.options import ImportOptions
 from metaselect.records import Outcome, Reporter
+from metaselect.run.artefacts import CLASSES
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.exchange import import_answers, read_source, source_of
@@ -44,7 +45,7 @@ def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -
             ledger = add_votes(run, ledger, ())
             noise = noise_estimate(run, rounds(run), ledger)
             return Outcome(import_result(ledger, Reconciliation(), [chosen], new_votes=0, noise=noise))
-        classes = read_json(run.path("data/classes.json"), "Ingest the data again with --force.")
+        classes = read_json(run.path(CLASSES.path()), "Ingest the data again with --force.")
         true = {sample_id: labels[sample_id] for sample_id in ids}
         asked = rounds_as_exported([chosen], ledger)[0].samples
         again = {

@@ -11,6 +11,7 @@ from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, count_with_status, progress
 from metaselect.annotation.votes import DONE, utc_now
 from metaselect.records import Json, Outcome, Reporter
+from metaselect.run.artefacts import VOTES
 from metaselect.run.files import write_json
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.exchange import no_garbage_collection
@@ -40,7 +41,7 @@ def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
     with no_garbage_collection(), run.lock():
         ledger, done = undo_import(run, number, utc_now())
     again = "; importing the file again takes the undo back" if done.format in FORMATS else ""
-    report.note(f"The votes stay in votes.csv{again}.")
+    report.note(f"The votes stay in {VOTES.within()}{again}.")
     return Outcome({**done._asdict(), "bought": count_with_status(ledger.verdicts, DONE)})
 
 

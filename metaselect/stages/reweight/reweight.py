@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -16,10 +15,24 @@ from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import REWEIGHTERS, configured_method, settings
 from metaselect.reweighting.base import Labels, Method, Start
-from metaselect.run.files import write_atomically, write_csv, write_json
+from metaselect.run.artefacts import (
+    CHECKPOINT,
+    META_SET,
+    RESUME,
+    REWEIGHT,
+    REWEIGHT_HISTORY,
+    ROBUST_MODEL,
+    ROBUST_MODEL_INFO,
+    WARMUP,
+    WARMUP_MODEL,
+    WEIGHTS,
+)
+from metaselect.run.files import write_json
+from metaselect.run.inputs import inputs_of
 from metaselect.run.key import StageKey
-from metaselect.run.layout import META_SET, Run, checked_folder_name
-from metaselect.run.stage import Work, dry_run_outcome, inputs_of
+from metaselect.run.layout import Run, checked_folder_name
+from metaselect.run.stage import Work, dry_run_outcome
+from metaselect.run.tables import write_parquet, write_rows
 from metaselect.stages.reweight.alive import OnBought, StartView, failure_reason, on_bought, score_start
 from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.warmup import RESUME_COPIES
@@ -31,7 +44,6 @@ from metaselect.training.loop import TrainState, final_model, start_training, tr
 from metaselect.training.predict import predict
 from metaselect.training.saved_models import (
     WarmupModel,
-    checkpoint_file,
     load_weights,
     model_description,
     save_model,
@@ -91,7 +103,7 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
         setting.device.type,
         (*setting.resolved.auto(options), *([] if options.meta_batch_size else ["meta_batch_size"])),
     )
-    stage = run.stage(f"reweight/{name}")
+    stage = run.stage(REWEIGHT.name(name=name))
     if not stage.is_current(key, report, force=options.force):
         if options.dry_run:
             return dry_run_outcome(
@@ -144,17 +156,17 @@ def _any_model(run: Run, pool: Dataset) -> str:
     """The warm-up's model if there was one, else the default for the data."""
     from metaselect.models.build import auto_model
 
-    if run.stage("warmup").record() is not None:
+    if run.stage(WARMUP.name()).record() is not None:
         return warmup_model(run).architecture
     return auto_model(pool.inputs.shape[1:])
 
 
 def _inputs(run: Run, setting: ReweightSetup) -> dict[str, str]:
     files = list(data_inputs(run))
-    if run.path(META_SET).is_file():
-        files.append(META_SET)
+    if run.path(META_SET.path()).is_file():
+        files.append(META_SET.path())
     if setting.start is not None:
-        files += ["warmup/model.json", f"warmup/{checkpoint_file(setting.start.start_epoch)}"]
+        files += [WARMUP_MODEL.path(), CHECKPOINT.path(epoch=setting.start.start_epoch)]
     return inputs_of(run, *files)
 
 
@@ -182,7 +194,7 @@ def _train(setting: ReweightSetup, name: str, work: Work, report: Reporter) -> N
     draw = generator(plan.seed, "reweight", "method")
     method = setting.method.begin(Start(known, plan.epochs, plan.lr, draw, setting.device))
     trainee = start_training(model, plan, method)
-    history = [ReweightRow(**row) for row in load_state(trainee, work.folder / "resume.safetensors")]
+    history = [ReweightRow(**row) for row in load_state(trainee, work.folder / RESUME)]
     if history:
         report.note(f"Going on with epoch {trainee.epoch + 1} of {plan.epochs}.")
     epochs = train(
@@ -198,7 +210,7 @@ def _train(setting: ReweightSetup, name: str, work: Work, report: Reporter) -> N
     for log in epochs:
         seen = on_bought(final_model(trainee), batches, bought)
         history.append(ReweightRow(*log, *seen))
-        save_state(trainee, history, work.folder / "resume.safetensors")
+        save_state(trainee, history, work.folder / RESUME)
     _finish(setting, trainee, batches, history, before, work)
 
 
@@ -206,7 +218,7 @@ def _start_model(setting: ReweightSetup) -> nn.Module:
     pool, plan = setting.pool, setting.resolved.plan
     model = build_model(setting.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=plan.seed)
     if setting.start is not None:
-        load_weights(model, setting.run.path(f"warmup/{checkpoint_file(setting.start.start_epoch)}"))
+        load_weights(model, setting.run.path(CHECKPOINT.path(epoch=setting.start.start_epoch)))
     return model
 
 
@@ -222,12 +234,12 @@ def _finish(
     model = final_model(trainee)
     view = predict(model, batches.relabelled(pool.labels), torch.arange(len(pool)))
     weights = trainee.method.pool_weights(view).float().cpu().numpy().clip(0, 1)
-    write_csv(work.folder / "history.csv", ReweightRow._fields, history)
-    save_model(model, work.folder / "model.safetensors")
-    write_json(work.folder / "model.json", model_description(setting.resolved.model, pool))
+    write_rows(work.folder / REWEIGHT_HISTORY.within(), REWEIGHT_HISTORY, history)
+    save_model(model, work.folder / ROBUST_MODEL.within())
+    write_json(work.folder / ROBUST_MODEL_INFO.within(), model_description(setting.resolved.model, pool))
     table = weights_table(pool, setting.meta_set, weights, setting.method.weight_kind, view)
-    write_atomically(work.folder / "weights.parquet", lambda path: pq.write_table(table, path))
-    (work.folder / "resume.safetensors").unlink(missing_ok=True)
+    write_parquet(work.folder / WEIGHTS.within(), WEIGHTS, table)
+    (work.folder / RESUME).unlink(missing_ok=True)
     zero_batches = sum(row.zero_batches for row in history) / len(history)
     after = OnBought(history[-1].bought_loss, history[-1].bought_accuracy)
     dead = failure_reason(zero_batches, before, after, view.predicted) if setting.method.judged else ""

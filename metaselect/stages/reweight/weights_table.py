@@ -10,7 +10,7 @@ from metaselect.models.predictions import Predictions
 
 def weights_table(
     pool: Dataset, meta_set: MetaSet, weights: np.ndarray, weight_kind: str, view: Predictions
-) -> pa.Table:
+) -> dict[str, pa.Array]:
     """``weights.parquet``: one row a sample.
 
     ``label_issue_rank`` is 1 for the sample whose given label is trusted least (lowest weight, then lowest
@@ -27,15 +27,13 @@ def weights_table(
     ranks = np.zeros(n, np.int64)
     ranks[order] = np.arange(1, len(order) + 1)
     kinds = np.where(bought, "bought", np.where(unusable, "unusable", weight_kind))
-    return pa.table(
-        {
-            "sample_id": pa.array(pool.sample_ids, pa.string()),
-            "given_label": pa.array(classes[pool.labels].tolist(), pa.string()),
-            "weight": pa.array(weights, pa.float32()),
-            "weight_kind": pa.array(kinds.tolist(), pa.string()),
-            "bought": pa.array(bought, pa.bool_()),
-            "predicted_label": pa.array(classes[view.predicted.cpu().numpy()].tolist(), pa.string()),
-            "predicted_prob": pa.array(view.confidence.float().cpu().numpy(), pa.float32()),
-            "label_issue_rank": pa.array(ranks, pa.int64(), mask=bought | unusable),
-        }
-    )
+    return {
+        "sample_id": pa.array(pool.sample_ids, pa.string()),
+        "given_label": pa.array(classes[pool.labels].tolist(), pa.string()),
+        "weight": pa.array(weights, pa.float32()),
+        "weight_kind": pa.array(kinds.tolist(), pa.string()),
+        "bought": pa.array(bought, pa.bool_()),
+        "predicted_label": pa.array(classes[view.predicted.cpu().numpy()].tolist(), pa.string()),
+        "predicted_prob": pa.array(view.confidence.float().cpu().numpy(), pa.float32()),
+        "label_issue_rank": pa.array(ranks, pa.int64(), mask=bought | unusable),
+    }

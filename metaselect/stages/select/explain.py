@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from metaselect.annotation.consensus import BOUGHT
 from metaselect.annotation.ledger import read_ledger
@@ -17,10 +16,10 @@ from metaselect.annotation.rounds import Round, nothing_selected_error, rounds
 from metaselect.data.classes import suggest
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.records import Json, Outcome
-from metaselect.run.files import read_csv
+from metaselect.run.artefacts import CLUSTERS, SAMPLES, SELECT, SELECTED
 from metaselect.run.layout import Run
+from metaselect.run.tables import read_parquet, read_records
 
-SAMPLES = "data/samples.parquet"
 NEAR = 10_000  # ids that are compared letter by letter with one that is not there; all would take minutes
 
 
@@ -96,7 +95,7 @@ def explain(run: Run, sample_id: str) -> Outcome:
     now = next((pick for pick in picks if pick.round == latest.number), None)
     verdict = read_ledger(run).verdicts.get(sample_id)
     place = _place(run, latest, sample_id)
-    options = run.stage(f"select/round-{latest.number}").require().key.options
+    options = run.stage(SELECT.name(number=latest.number)).require().key.options
     earlier: list[Json] = [pick._asdict() for pick in picks if pick is not now]
     bought = verdict is not None and verdict.status in BOUGHT
     return Outcome(
@@ -137,9 +136,9 @@ def _as_json(place: InCluster | Score) -> dict[str, Json]:
 
 def _place(run: Run, latest: Round, sample_id: str) -> InCluster | Score | None:
     """None where the method did not judge the sample."""
-    name = f"select/round-{latest.number}"
-    run.stage(name).verified(f"{name}/clusters.parquet")
-    own = _rows(run, name, ["cluster", "similarity"], ("sample_id", "==", sample_id))
+    name = SELECT.name(number=latest.number)
+    run.stage(name).verified(CLUSTERS.path(number=latest.number))
+    own = _rows(run, latest, ["cluster", "similarity"], ("sample_id", "==", sample_id))
     if not len(own):
         raise ArtefactError(
             f"{run.path(name)} was made from other data: it knows no {sample_id}.",
@@ -154,22 +153,23 @@ def _place(run: Run, latest: Round, sample_id: str) -> InCluster | Score | None:
         return _in_cluster(run, latest, number, sample_id, similarity)
     if any(latest.samples[selected].cluster for selected in by_method):
         return None
-    table = pq.read_table(run.path(f"{name}/clusters.parquet"), columns=["sample_id", "similarity"])
+    table = read_parquet(run, CLUSTERS, ["sample_id", "similarity"], number=latest.number)
     drawn = pc.is_in(table["sample_id"], pa.array(sorted(latest.control), pa.string()))
     judged = table.filter(pc.invert(drawn))
     return Score(similarity, _place_among(judged, sample_id), len(judged))
 
 
 def _in_cluster(run: Run, latest: Round, number: int, sample_id: str, similarity: float) -> InCluster:
-    name = f"select/round-{latest.number}"
-    members = _rows(run, name, ["sample_id", "similarity"], ("cluster", "==", number))
+    members = _rows(run, latest, ["sample_id", "similarity"], ("cluster", "==", number))
     inside = set(members["sample_id"].to_pylist())
     place = _place_among(members, sample_id)
     # A cluster can have several picks, where clusters are fewer than the budget; its own has the lowest rank.
     pivot_id = next((selected for selected in latest.samples if selected in inside), None)
     if pivot_id is None:
         return InCluster(number, len(members), None, similarity, place, None)
-    row = next(row for row in read_csv(run.path(f"{name}/selected.csv"))[1] if row["sample_id"] == pivot_id)
+    row = next(
+        row for row in read_records(run, SELECTED, number=latest.number) if row["sample_id"] == pivot_id
+    )
     mass = float(row["cluster_mass"]) if row["cluster_mass"] else None
     pivot = Pivot(pivot_id, _given_label(run, pivot_id), int(row["rank"]))
     return InCluster(number, len(members), mass, similarity, place, pivot)
@@ -183,9 +183,9 @@ def _place_among(table: pa.Table, sample_id: str) -> int:
     return 1 + higher + int(np.sum(similarity[:position] == similarity[position]))
 
 
-def _rows(run: Run, name: str, columns: Sequence[str], where: tuple[str, str, Json]) -> pa.Table:
+def _rows(run: Run, latest: Round, columns: Sequence[str], where: tuple[str, str, Json]) -> pa.Table:
     """Rows of ``clusters.parquet``; the others never become Python objects."""
-    return pq.read_table(run.path(f"{name}/clusters.parquet"), columns=list(columns), filters=[where])
+    return read_parquet(run, CLUSTERS, columns, where=where, number=latest.number)
 
 
 def _given_label(run: Run, sample_id: str) -> str:
@@ -202,7 +202,7 @@ def _given_label(run: Run, sample_id: str) -> str:
 
 def _unknown(run: Run, sample_id: str) -> UsageError:
     """The error for an id that is not there, with near ones: a part of an id is what people often have."""
-    ids: list[str] = pq.read_table(run.path(SAMPLES), columns=["sample_id"])["sample_id"].to_pylist()
+    ids: list[str] = read_parquet(run, SAMPLES, ["sample_id"])["sample_id"].to_pylist()
     containing = [known for known in ids if sample_id and sample_id.casefold() in known.casefold()][:3]
     if containing:
         hint = f"Did you mean {' or '.join(repr(known) for known in containing)}?"

@@ -11,9 +11,10 @@ from metaselect.data.store import Dataset
 from metaselect.errors import UsageError
 from metaselect.options import SelectOptions
 from metaselect.records import Reporter
-from metaselect.run.files import read_csv
+from metaselect.run.artefacts import SELECT, SELECTED, round_of
 from metaselect.run.layout import Run
-from metaselect.run.stage import StageRecord
+from metaselect.run.record import StageRecord
+from metaselect.run.tables import read_records
 
 
 class RoundPlan(NamedTuple):
@@ -105,7 +106,7 @@ def _control(share: float, budget: int) -> int:
 
 def round_number(run: Run, options: SelectOptions, ledger: Ledger) -> int:
     """The round that the command means."""
-    done = [int(name.rpartition("-")[2]) for name in run.stage_names("select")]
+    done = [round_of(name) for name in run.stage_names(SELECT.kind)]
     latest = max(done, default=0)
     if options.round is None:
         return max(latest, 1)
@@ -135,9 +136,8 @@ def _taken(run: Run, number: int, pool: Dataset, ledger: Ledger, *, again: bool)
 
 
 def _selected_ids(run: Run, number: int) -> list[str]:
-    path = f"select/round-{number}/selected.csv"
-    run.stage(f"select/round-{number}").verified(path)
-    return [row["sample_id"] for row in read_csv(run.path(path))[1]]
+    run.stage(SELECT.name(number=number)).verified(SELECTED.path(number=number))
+    return [row["sample_id"] for row in read_records(run, SELECTED, number=number)]
 
 
 def _unusable(run: Run, number: int, ledger: Ledger) -> int:
@@ -149,5 +149,5 @@ def _unusable(run: Run, number: int, ledger: Ledger) -> int:
 
 def _replaced(run: Run, number: int) -> int:
     """Unusable samples that rounds before this one made up for."""
-    rounds = (run.stage(f"select/round-{earlier}").require() for earlier in range(1, number))
+    rounds = (run.stage(SELECT.name(number=earlier)).require() for earlier in range(1, number))
     return sum(int(str(record.key.options.get("replaces", 0))) for record in rounds)

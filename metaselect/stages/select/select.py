@@ -4,7 +4,6 @@ import time
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from metaselect.annotation.ledger import Ledger, read_ledger
@@ -18,18 +17,20 @@ from metaselect.options import SelectOptions, key_options
 from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import SELECTORS, configured_method, settings
-from metaselect.run.files import sha256_file, write_atomically, write_csv
+from metaselect.run.artefacts import CHECKPOINT, CLUSTERS, META_SET, SAMPLES, SELECT, SELECTED, WARMUP_MODEL
+from metaselect.run.files import sha256_file
+from metaselect.run.inputs import inputs_of
 from metaselect.run.key import EXTERNAL, StageKey, differences
-from metaselect.run.layout import META_SET, Run
-from metaselect.run.stage import Stage, StageRecord, Work, dry_run_outcome, inputs_of
+from metaselect.run.layout import Run
+from metaselect.run.record import StageRecord
+from metaselect.run.stage import Stage, Work, dry_run_outcome
+from metaselect.run.tables import write_parquet, write_rows
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, Selector
 from metaselect.selection.min_per_class import with_min_per_class
 from metaselect.stages.select.round_plan import RoundPlan, plan_round, round_number
 from metaselect.training.config import MIB
 from metaselect.training.device import choose_device
-from metaselect.training.saved_models import checkpoint_file, warmup_model
-
-SELECTED_HEADER = ("sample_id", "rank", "cluster", "cluster_size", "cluster_mass", "similarity", "control")
+from metaselect.training.saved_models import warmup_model
 
 
 def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
@@ -52,7 +53,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
         require_external_support(method, options.method)
     ledger = read_ledger(run)
     number = round_number(run, options, ledger)
-    stage = run.stage(f"select/round-{number}")
+    stage = run.stage(SELECT.name(number=number))
     pool = load_pool(run)
     record = _known(stage, force=options.force)
     purchase = plan_round(run, options, number, pool, ledger, record, report)
@@ -200,12 +201,12 @@ def _known(stage: Stage, *, force: bool) -> StageRecord | None:
 
 def _inputs(run: Run, options: SelectOptions, epochs: tuple[int, ...]) -> dict[str, str]:
     if not epochs:
-        files = ["data/samples.parquet"]
+        files = [SAMPLES.path()]
     else:
-        files = [*data_inputs(run), "warmup/model.json"]
-        files += [f"warmup/{checkpoint_file(epoch)}" for epoch in epochs]
-    if run.path(META_SET).is_file():  # what was bought must not be chosen again
-        files.append(META_SET)
+        files = [*data_inputs(run), WARMUP_MODEL.path()]
+        files += [CHECKPOINT.path(epoch=epoch) for epoch in epochs]
+    if run.path(META_SET.path()).is_file():  # what was bought must not be chosen again
+        files.append(META_SET.path())
     found = inputs_of(run, *files)
     if options.features is not None:
         if not options.features.is_file():
@@ -249,15 +250,14 @@ def _write(work: Work, pool: Dataset, choice: Choice, control: set[int]) -> None
         )
         for index, rank in ranks.items()
     ]
-    write_csv(work.folder / "selected.csv", SELECTED_HEADER, rows)
+    write_rows(work.folder / SELECTED.within(), SELECTED, rows)
     columns = {
         "sample_id": pa.array(pool.sample_ids, pa.string()),
         "cluster": pa.array(cluster, pa.int32()),
         "similarity": pa.array(similarity, pa.float32()),
         "rank": pa.array([ranks.get(index) for index in range(len(pool))], pa.int32()),
     }
-    table = pa.table(columns)
-    write_atomically(work.folder / "clusters.parquet", lambda temporary: pq.write_table(table, temporary))
+    write_parquet(work.folder / CLUSTERS.within(), CLUSTERS, columns)
     classes = len({int(pool.labels[index]) for index in ranked})
     work.details["result"] = {
         "selected": len(ranked),

@@ -1,0 +1,237 @@
+"""The table of artefacts: every file of a run directory, its path, its columns, who writes and who reads it.
+
+Code that writes or reads a file of a run takes path and columns from here, and the documentation's table of the run
+directory is compared with it. No torch and no pyarrow: every command imports this module.
+"""
+
+from collections.abc import Mapping
+
+from metaselect.run.schema import Artefact, Folder, csv_columns, parquet_columns
+
+LAYOUT_VERSION = 1  # of run.json; goes up when older versions of the program could not read a run
+
+RECORD = "stage.json"
+"""In every finished stage's folder: what it was made from, with which options, and the hashes of its outputs."""
+UNFINISHED_KEY = "key.json"
+"""In the folder of an unfinished stage: what it is being made from, so that the same command goes on with it."""
+RESUME = "resume.safetensors"
+"""In the folder of an unfinished training: the state after its last whole epoch."""
+WORK = ".work"
+"""Holds the folders of unfinished stages, below the run."""
+LOCK = ".lock"
+"""Held by the command that writes to the run, below the run."""
+
+
+DATA = Folder("data", "ingest DATA")
+WARMUP = Folder("warmup", "warmup")
+SELECT = Folder("select/round-<number>", "select")
+ANNOTATE = Folder("annotate", "annotate import FILE")
+REWEIGHT = Folder("reweight/<name>", "reweight")
+EVALUATE = Folder("evaluate/<test>", "evaluate TEST")
+FOLDERS: Mapping[str, Folder] = {
+    folder.kind: folder for folder in (DATA, WARMUP, SELECT, ANNOTATE, REWEIGHT, EVALUATE)
+}
+"""The folders of stages, in the order in which a run comes into being."""
+SEVERAL = frozenset(kind for kind, folder in FOLDERS.items() if folder.several)
+FORMS = Folder("export/round-<number>", "annotate export")
+"""Forms for people: no stage, and never hashed, since they are there to be filled in."""
+DISCARDED = Folder("discarded/round-<number>", "select --discard-round")
+"""Rounds that were put aside, with their answers."""
+
+_EVERY_STAGE = ("warmup", "select", "annotate", "reweight", "evaluate")
+_TRAINING = ("warmup", "select", "reweight", "evaluate")
+_BAD_SAMPLES = csv_columns("source", "row", "sample_id", "reason")
+_LEFT_OUT = "bad samples that were left out; only where there are any"
+
+RUN_INFO = Artefact(
+    None, "run.json", (), "layout version, task (images, features or external), data fingerprint", "ingest"
+)
+SAMPLES = Artefact(
+    DATA,
+    "samples.parquet",
+    parquet_columns(dict.fromkeys(("sample_id", "given_label", "content_hash", "source"), "string")),
+    "ordered by sample_id",
+    "ingest",
+    _EVERY_STAGE,
+)
+CLASSES = Artefact(
+    DATA, "classes.json", (), "class names; a position is a class number", "ingest", _EVERY_STAGE
+)
+PREPROCESS = Artefact(DATA, "preprocess.json", (), "size, mode, mean, std", "ingest", _TRAINING)
+PIXELS = Artefact(DATA, "pixels.npy", (), "uint8 (n, C, H, W); images only", "ingest", _TRAINING)
+FEATURES = Artefact(DATA, "features.npy", (), "float32 (n, d); features only", "ingest", _TRAINING)
+SKIPPED = Artefact(DATA, "skipped.csv", _BAD_SAMPLES, _LEFT_OUT, "ingest")
+DUPLICATES = Artefact(
+    DATA,
+    "duplicates.csv",
+    csv_columns("content_hash", "sample_id"),
+    "samples that share their content",
+    "ingest",
+)
+WARMUP_HISTORY = Artefact(
+    WARMUP,
+    "history.csv",
+    csv_columns("epoch", "lr", "loss", "accuracy", "held_out_loss", "held_out_accuracy"),
+    "",
+    "warmup",
+)
+CHECKPOINT = Artefact(
+    WARMUP,
+    "checkpoints/epoch-<epoch>.safetensors",
+    (),
+    "the model after that epoch",
+    "warmup",
+    ("select", "reweight", "evaluate"),
+)
+WARMUP_MODEL = Artefact(
+    WARMUP,
+    "model.json",
+    (),
+    "architecture, classes, preprocessing, the checkpoint to go on from",
+    "warmup",
+    ("select", "reweight", "evaluate"),
+)
+FACTORS = Artefact(
+    SELECT,
+    "gradients-epoch-<epoch>.parquet",
+    parquet_columns({"sample_id": "string", "probs": "list of float32", "hidden": "list of float32"}),
+    "the two factors of each last-layer gradient",
+    "select",
+)
+GRADIENTS = Artefact(
+    SELECT,
+    "gradients-epoch-<epoch>.parquet",
+    parquet_columns({"sample_id": "string", "norm": "float32", "direction": "list of float16"}),
+    "of gbc: each gradient's norm and projected direction",
+    "select",
+)
+SELECTED = Artefact(
+    SELECT,
+    "selected.csv",
+    csv_columns("sample_id", "rank", "cluster", "cluster_size", "cluster_mass", "similarity", "control"),
+    "",
+    "select",
+    ("annotate", "evaluate"),
+)
+CLUSTERS = Artefact(
+    SELECT,
+    "clusters.parquet",
+    parquet_columns({"sample_id": "string", "cluster": "int32", "similarity": "float32", "rank": "int32"}),
+    "every pool sample",
+    "select",
+)
+VOTES = Artefact(
+    ANNOTATE,
+    "votes.csv",
+    csv_columns("sample_id", "clean_label", "annotator", "status", "note", "round", "time"),
+    "append only",
+    "annotate",
+)
+META_SET = Artefact(
+    ANNOTATE,
+    "meta_set.csv",
+    csv_columns("sample_id", "clean_label"),
+    "the consensus; an empty label: unusable",
+    "annotate",
+    ("select", "reweight", "evaluate"),
+)
+EXPORTS = Artefact(
+    ANNOTATE,
+    "exports.csv",
+    csv_columns("time", "round", "batch_id", "format", "file", "samples", "classes_sha256"),
+    "one row for each form",
+    "annotate",
+)
+BATCH = Artefact(
+    ANNOTATE,
+    "batches/<batch_id>.csv",
+    csv_columns("sample_id", "name", "content_hash"),
+    "the round as it was first exported",
+    "annotate",
+)
+REPEATS = Artefact(
+    ANNOTATE,
+    "repeats.csv",
+    csv_columns("repeat_id", "sample_id", "batch_id"),
+    "samples that a form showed twice",
+    "annotate",
+)
+CONSENSUS = Artefact(
+    ANNOTATE, "consensus.json", (), "method (majority where there is no such file)", "annotate"
+)
+IMPORTS = Artefact(
+    ANNOTATE,
+    "imports.csv",
+    csv_columns("import", "time", "file", "sha256", "format", "first_vote", "undoes"),
+    "undoes is the number of an import, or empty",
+    "annotate",
+)
+REWEIGHT_HISTORY = Artefact(
+    REWEIGHT,
+    "history.csv",
+    csv_columns(
+        *("epoch", "lr", "loss", "accuracy", "mean_weight", "zero_batches", "bought_loss", "bought_accuracy")
+    ),
+    "",
+    "reweight",
+)
+ROBUST_MODEL = Artefact(REWEIGHT, "model.safetensors", (), "the robust model", "reweight", ("evaluate",))
+ROBUST_MODEL_INFO = Artefact(
+    REWEIGHT, "model.json", (), "architecture, classes, preprocessing", "reweight", ("evaluate",)
+)
+WEIGHTS = Artefact(
+    REWEIGHT,
+    "weights.parquet",
+    parquet_columns(
+        {
+            "sample_id": "string",
+            "given_label": "string",
+            "weight": "float32",
+            "weight_kind": "string",
+            "bought": "bool",
+            "predicted_label": "string",
+            "predicted_prob": "float32",
+            "label_issue_rank": "int64",
+        }
+    ),
+    "",
+    "reweight",
+    ("evaluate",),
+)
+METRICS = Artefact(EVALUATE, "metrics.json", (), "every number of the evaluation", "evaluate")
+PREDICTIONS = Artefact(
+    EVALUATE,
+    "predictions.parquet",
+    parquet_columns({"sample_id": "string", "label": "string", "predicted_<model>": "string"}),
+    "one predicted column for each model",
+    "evaluate",
+)
+TEST_SKIPPED = Artefact(EVALUATE, "skipped.csv", _BAD_SAMPLES, _LEFT_OUT, "evaluate")
+STAGE_RECORD = Artefact(
+    Folder("<stage>", ""),
+    RECORD,
+    (),
+    "options, seed, versions, device, time, memory, hashes",
+    "every stage",
+)
+
+ARTEFACTS: tuple[Artefact, ...] = tuple(
+    value for value in [*globals().values()] if isinstance(value, Artefact)
+)
+"""Every row of the table, in the order above."""
+
+
+def stage_of(path: str) -> str:
+    """The stage that a path below the run belongs to: "select/round-1/selected.csv" -> "select/round-1"."""
+    parts = path.split("/")
+    return "/".join(parts[:2]) if parts[0] in SEVERAL else parts[0]
+
+
+def folder_of(stage: str) -> Folder:
+    """The folder that a stage's name belongs to: "select/round-1" -> ``SELECT``."""
+    return FOLDERS[stage.split("/")[0]]
+
+
+def round_of(stage: str) -> int:
+    """The number of a round: "select/round-12" -> 12."""
+    return int(stage.rpartition("-")[2])

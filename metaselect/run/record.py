@@ -1,0 +1,62 @@
+"""``stage.json``: what a finished stage was made from, and the stamps of what it wrote."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from metaselect.records import Json
+from metaselect.run.artefacts import LAYOUT_VERSION, RECORD, UNFINISHED_KEY
+from metaselect.run.environment import environment
+from metaselect.run.files import Stamp, stamp, write_json
+from metaselect.run.key import StageKey, plain
+from metaselect.run.memo import FileMemo
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """``stage.json``: the key, the outputs' stamps, and circumstances that bear on nothing."""
+
+    key: StageKey
+    outputs: Mapping[str, Stamp]
+    details: Mapping[str, Any]
+
+
+def write_record(
+    folder: Path, key: StageKey, details: Mapping[str, Json], *, known: Mapping[str, Stamp] | None = None
+) -> None:
+    """Write ``stage.json`` with the stamps of every file below ``folder``.
+
+    Args:
+        folder: of the stage.
+        key: what its result follows from.
+        details: facts about this run of the stage.
+        known: stamps by path below ``folder``, of files that need not be hashed again.
+    """
+    known = known or {}
+    outputs: dict[str, Json] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (RECORD, UNFINISHED_KEY):
+            name = path.relative_to(folder).as_posix()
+            outputs[name] = asdict(known[name] if name in known else stamp(path))
+    write_json(
+        folder / RECORD,
+        {
+            "layout_version": LAYOUT_VERSION,
+            **plain(key),
+            "outputs": outputs,
+            "details": {**details, **environment()},
+        },
+    )
+
+
+def _read_record(path: Path) -> StageRecord:
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    key = StageKey(raw["options"], raw["inputs"], raw["device"], tuple(raw["auto"]))
+    outputs = {name: Stamp(**value) for name, value in raw["outputs"].items()}
+    return StageRecord(key, outputs, raw["details"])
+
+
+read_record = FileMemo(_read_record)
+"""The record in a file; a command asks for some a hundred times. Raises what json and dict raise, if it is damaged."""

@@ -1,0 +1,213 @@
+"""Writing and reading the tables of a run; their columns are checked against the table of artefacts.
+
+A writer with other columns is a bug and raises ValueError. A file with other columns was made by another version of
+the program or by hand: ArtefactError names it, what is missing, and the command that makes it anew.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from metaselect.errors import ArtefactError
+from metaselect.run.artefacts import stage_of
+from metaselect.run.files import format_csv, write_atomically, write_text
+from metaselect.run.layout import Run
+from metaselect.run.schema import PLACEHOLDER, Artefact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = TypeVar("Row")
+
+
+def format_rows(artefact: Artefact, rows: Iterable[Sequence[object]]) -> str:
+    """The text of a CSV table.
+
+    Raises:
+        ValueError: a row with other columns.
+    """
+    return format_csv(artefact.columns, _checked(artefact, rows))
+
+
+def write_rows(path: Path, artefact: Artefact, rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV table atomically.
+
+    Raises:
+        ValueError: a row with other columns.
+    """
+    write_text(path, format_rows(artefact, rows))
+
+
+def read_rows(path: Path, artefact: Artefact, make: Callable[..., Row], remedy: str) -> tuple[Row, ...]:
+    """A CSV table: what ``make`` makes of the cells of each row; empty without a file.
+
+    Raises:
+        ArtefactError: other columns, or a row of which ``make`` raises ValueError; ``remedy`` becomes the hint.
+    """
+    if not path.is_file():
+        return ()
+    try:
+        text = io.StringIO(path.read_bytes().decode(), newline="")  # a cell may hold a line end
+        header, *rows = csv.reader(text, strict=True)
+        check_header(path, artefact, header, remedy)
+        if any(len(cells) != len(header) for cells in rows):
+            raise ValueError("another number of cells")
+        return tuple(make(*cells) for cells in rows)
+    except (ValueError, csv.Error):
+        raise ArtefactError(
+            f"{path} is damaged: a row is not {', '.join(artefact.columns)}.", remedy
+        ) from None
+
+
+def read_records(run: Run, artefact: Artefact, **parts: str | int) -> tuple[dict[str, str], ...]:
+    """The rows of a CSV table of a finished stage, each by column.
+
+    Raises:
+        ArtefactError: other columns, or a row with another number of cells.
+    """
+    path = artefact.path(**parts)
+
+    def record(*cells: str) -> dict[str, str]:
+        return dict(zip(artefact.columns, cells, strict=True))
+
+    return read_rows(run.path(path), artefact, record, run.stage(stage_of(path)).redo)
+
+
+def check_header(path: Path, artefact: Artefact, header: Sequence[str], remedy: str) -> None:
+    """Refuse a CSV table with other columns than the artefact's.
+
+    Raises:
+        ArtefactError: naming the columns that are missing, or else those that the table should not have.
+    """
+    if tuple(header) != artefact.columns:
+        raise ArtefactError(_other_columns(path, artefact.columns, header), remedy)
+
+
+def write_parquet(
+    path: Path,
+    artefact: Artefact,
+    columns: "Mapping[str, pa.Array]",
+    metadata: Mapping[bytes, str] | None = None,
+) -> None:
+    """Write a Parquet table atomically.
+
+    Args:
+        path: of the file.
+        artefact: whose columns these must be.
+        columns: by name.
+        metadata: of the file's schema.
+
+    Raises:
+        ValueError: other columns, or another type.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(dict(columns))
+    if difference := _difference(table.schema, artefact.schema, exact=True):
+        raise ValueError(f"{artefact.template}: {difference}")
+    if metadata is not None:
+        table = table.replace_schema_metadata(metadata)
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def read_parquet(
+    run: Run,
+    artefact: Artefact,
+    columns: Sequence[str],
+    *,
+    where: tuple[str, str, Any] | None = None,
+    **parts: str | int,
+) -> "pa.Table":
+    """Some columns of a Parquet table of a finished stage.
+
+    Args:
+        run: the run.
+        artefact: which table.
+        columns: names; columns that the file has beyond those of the artefact are ignored.
+        where: (column, operator, value): rows for which it does not hold are left out while reading.
+        parts: what stands for the placeholders of the artefact's path.
+
+    Raises:
+        ArtefactError: not a Parquet file, or a column is missing or of another type.
+    """
+    import pyarrow.parquet as pq
+
+    path = require_parquet(run, artefact, **parts)
+    return pq.read_table(path, columns=list(columns), filters=None if where is None else [where])
+
+
+def require_parquet(run: Run, artefact: Artefact, **parts: str | int) -> Path:
+    """The place of a Parquet table whose columns are the artefact's.
+
+    Raises:
+        ArtefactError: not a Parquet file, or a column is missing or of another type.
+    """
+    relative = artefact.path(**parts)
+    path = run.path(relative)
+    check_parquet(path, artefact, run.stage(stage_of(relative)).redo)
+    return path
+
+
+def check_parquet(path: Path, artefact: Artefact, remedy: str) -> None:
+    """Refuse a Parquet table that lacks a column of the artefact; further columns are ignored.
+
+    Raises:
+        ArtefactError: not a Parquet file, or a column is missing or of another type; ``remedy`` becomes the hint.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ArtefactError(f"{path} cannot be read: {reason}.", remedy) from None
+    if difference := _difference(schema, artefact.schema, exact=False):
+        raise ArtefactError(f"{path}: {difference}.", remedy)
+
+
+def _checked(artefact: Artefact, rows: Iterable[Sequence[object]]) -> Iterator[Sequence[object]]:
+    """The rows, each with as many cells as there are columns; the fields of named tuples must be the columns."""
+    columns = artefact.columns
+    for row in rows:
+        if len(row) != len(columns) or getattr(row, "_fields", columns) != columns:
+            raise ValueError(f"{artefact.template}: {row!r} is not {', '.join(columns)}")
+        yield row
+
+
+def _other_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> str:
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        return f"{path} has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}."
+    return f"{path} has the columns {', '.join(names)}; they must be {', '.join(wanted)}."
+
+
+def _difference(schema: "pa.Schema", wanted: Sequence[Any], *, exact: bool) -> str:
+    """What is wrong with a Parquet table's columns, as a part of a sentence; empty where nothing is."""
+    types = {name: _type_of(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
+    for column in wanted:
+        if PLACEHOLDER.search(column.name):  # one column or more
+            prefix = PLACEHOLDER.split(column.name)[0]
+            matching = [name for name in types if name.startswith(prefix)]
+        else:
+            matching = [column.name] if column.name in types else []
+        if not matching:
+            return f"it has no column {column.name}; it has {', '.join(types) or 'none'}"
+        for name in matching:
+            if types.pop(name) != column.type:
+                kind = _type_of(schema.field(name).type)
+                return f"its column {name} is {kind}, and must be {column.type}"
+    return f"the column {', '.join(types)} is not one of the table's" if exact and types else ""
+
+
+def _type_of(kind: "pa.DataType") -> str:
+    """An Arrow type by the word that ``Column.type`` has for it."""
+    import pyarrow as pa
+
+    if pa.types.is_fixed_size_list(kind):
+        return f"list of {_type_of(kind.value_type)}"
+    names = {pa.float16(): "float16", pa.float32(): "float32"}  # which Arrow calls halffloat and float
+    return names.get(kind, str(kind))
