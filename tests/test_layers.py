@@ -1,11 +1,10 @@
 """The architecture, read from the source: what imports what, and what is never done."""
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import metaselect
 
@@ -50,8 +49,11 @@ TORCH_FREE = (
     ),
     *("stages.select.explain", "stages.select.discard"),
 )
+MOST_LINES, MOST_MODULES = 300, 14  # of a module, and of a folder without its ``__init__``
 LONG_FILES: dict[str, str] = {}
-"""Modules over 300 lines, each with the reason why it is better in one piece."""
+"""Modules over ``MOST_LINES``, each with the reason why it is better in one piece."""
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal"}
+UNSAFE_CALLS = {"eval", "exec", "torch.load", "torch.save", "__import__"}
 
 
 def name_of(path: Path) -> str:
@@ -60,7 +62,8 @@ def name_of(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-TREES = {name_of(path): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+MODULE_FILES = sorted(ROOT.rglob("*.py"))
+TREES = {name_of(path): ast.parse(path.read_text()) for path in MODULE_FILES}
 MODULES = sorted(name for name in TREES if name not in ("", "__main__"))
 
 
@@ -74,43 +77,37 @@ def layer_of(module: str) -> int:
     return next(level for level, names in enumerate(LAYERS) if top in names)
 
 
-def imports(tree: ast.AST, *, when_called: bool = True) -> Iterator[str]:
+def imports(tree: ast.AST, *, in_functions: bool = True, for_types: bool = True) -> Iterator[str]:
     """Names of imported modules (and "module.name" of what is taken from them).
 
     Args:
         tree: a module.
-        when_called: those inside functions too. What only type checkers see is left out without them.
+        in_functions: those inside functions too.
+        for_types: those that only type checkers see too.
     """
     for node in ast.iter_child_nodes(tree):
+        called_later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        typing_alone = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif not when_called and later(node):
-            continue
-        else:
-            yield from imports(node, when_called=when_called)
+        elif (in_functions or not called_later) and (for_types or not typing_alone):
+            yield from imports(node, in_functions=in_functions, for_types=for_types)
 
 
-def later(node: ast.AST) -> bool:
-    """Whether what stands inside runs only when it is called, or only for type checkers."""
-    if isinstance(node, ast.If):
-        return "TYPE_CHECKING" in ast.unparse(node.test)
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-
-
-def own_imports(module: str, *, when_called: bool = True) -> set[str]:
+def own_imports(module: str, *, in_functions: bool = True, for_types: bool = True) -> set[str]:
     """Modules of this project that a module imports."""
     found = set()
-    for name in imports(TREES[module], when_called=when_called):
+    for name in imports(TREES[module], in_functions=in_functions, for_types=for_types):
         if name.startswith("metaselect."):
             inner = name.removeprefix("metaselect.")
             found.add(inner if inner in TREES else inner.rpartition(".")[0])
     return found - {"", module}
 
 
-def top_level(module: str) -> set[str]:
+def loaded_with(module: str) -> set[str]:
     """Every module that importing this one imports, by following what stands at module level."""
     reached, ahead = set(), [module]
     while ahead:
@@ -118,44 +115,8 @@ def top_level(module: str) -> set[str]:
         parents = {here.rsplit(".", count)[0] for count in range(1, here.count(".") + 1)}
         for name in {here, *parents} - reached:
             reached.add(name)
-            ahead += own_imports(name, when_called=False)
-    return {name for one in reached for name in imports(TREES[one], when_called=False)}
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_only_go_down(module: str) -> None:
-    level = layer_of(module)
-    for other in own_imports(module):
-        same_package = other.split(".")[0] == module.split(".")[0]
-        assert same_package or layer_of(other) < level, f"{module} imports {other}"
-
-
-def test_every_module_has_a_layer() -> None:
-    tops = {module.split(".")[0] for module in MODULES}
-    assert tops == set().union(*LAYERS)
-
-
-def test_there_are_no_cycles() -> None:
-    """Also within a layer; static_order raises CycleError with the cycle."""
-    graph = {module: own_imports(module, when_called=False) for module in MODULES}
-    assert set(TopologicalSorter(graph).static_order()) >= set(MODULES)
-
-
-@pytest.mark.parametrize(
-    "module",
-    [name for name in MODULES if is_below(name, TORCH_FREE)],
-)
-def test_torch_is_only_imported_where_it_is_needed(module: str) -> None:
-    heavy = {name.split(".")[0] for name in top_level(module)} & {"torch", "torchvision", "safetensors"}
-    assert heavy == set()
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if is_below(name, PURE)])
-def test_methods_see_tensors_only(module: str) -> None:
-    names = {name.split(".")[0] for name in imports(TREES[module])}
-    assert names & {"pathlib", "pandas", "os", "pyarrow", "rich", "typer"} == set()
-    assert not any(name.startswith("torch.distributed") for name in imports(TREES[module]))
-    assert "print" not in called(TREES[module])
+            ahead += own_imports(name, in_functions=False, for_types=False)
+    return {name for one in reached for name in imports(TREES[one], in_functions=False, for_types=False)}
 
 
 def called(tree: ast.AST) -> set[str]:
@@ -163,29 +124,85 @@ def called(tree: ast.AST) -> set[str]:
     return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
-@pytest.mark.parametrize("module", sorted(TREES))
-def test_nothing_from_a_file_is_ever_run(module: str) -> None:
-    names = set(imports(TREES[module]))
-    assert {name.split(".")[0] for name in names} & {
-        "pickle",
-        "cPickle",
-        "dill",
-        "joblib",
-        "marshal",
-    } == set()
-    assert called(TREES[module]) & {"eval", "exec", "torch.load", "torch.save", "__import__"} == set()
-    for node in ast.walk(TREES[module]):
-        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-            assert ast.unparse(node.value) == "False"
+def first_names(names: Iterable[str]) -> set[str]:
+    """The packages of modules: "torch" of "torch.nn"."""
+    return {name.split(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_the_command_line_prints(module: str) -> None:
-    if not module.startswith("cli."):
-        assert called(TREES[module]) & {"print", "typer.echo", "sys.exit", "warnings.warn"} == set()
+def test_every_module_has_a_layer_and_every_name_a_module() -> None:
+    assert first_names(MODULES) == set().union(*LAYERS)
+    named = {*PURE, *TORCH_FREE, *LONG_FILES}
+    assert named - set(TREES) == set()
+
+
+def test_imports_only_go_down() -> None:
+    upwards = [
+        f"{module} imports {other}"
+        for module in MODULES
+        for other in own_imports(module)
+        if other.split(".")[0] != module.split(".")[0] and layer_of(other) >= layer_of(module)
+    ]
+    assert upwards == []
+
+
+def test_there_are_no_circles() -> None:
+    """Also within a layer; static_order raises CycleError with the circle."""
+    graph = {module: own_imports(module, in_functions=False, for_types=False) for module in MODULES}
+    assert set(TopologicalSorter(graph).static_order()) >= set(MODULES)
+
+
+def test_torch_is_only_imported_where_it_is_needed() -> None:
+    light = [module for module in MODULES if is_below(module, TORCH_FREE)]
+    heavy = {
+        module: first_names(loaded_with(module)) & {"torch", "torchvision", "safetensors"} for module in light
+    }
+    assert light
+    assert {module: names for module, names in heavy.items() if names} == {}
+
+
+def test_methods_see_tensors_only() -> None:
+    pure = [module for module in MODULES if is_below(module, PURE)]
+    faults = {}
+    for module in pure:
+        names = set(imports(TREES[module]))
+        faults[module] = first_names(names) & {"pathlib", "pandas", "os", "pyarrow", "rich", "typer"}
+        faults[module] |= {name for name in names if name.startswith("torch.distributed")}
+        faults[module] |= called(TREES[module]) & {"print"}
+    assert pure
+    assert {module: names for module, names in faults.items() if names} == {}
+
+
+def test_nothing_from_a_file_is_ever_run() -> None:
+    faults = {}
+    for module, tree in TREES.items():
+        faults[module] = first_names(imports(tree)) & UNSAFE_MODULES | called(tree) & UNSAFE_CALLS
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.keyword)
+                and node.arg == "allow_pickle"
+                and ast.unparse(node.value) != "False"
+            ):
+                faults[module].add("allow_pickle")
+    assert {module: names for module, names in faults.items() if names} == {}
+
+
+def test_only_the_command_line_prints() -> None:
+    faults = {
+        module: called(TREES[module]) & {"print", "typer.echo", "sys.exit", "warnings.warn"}
+        for module in MODULES
+        if not module.startswith("cli.")
+    }
+    assert {module: names for module, names in faults.items() if names} == {}
 
 
 def test_files_are_short() -> None:
-    lengths = {name_of(path): len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
-    long = {name for name, lines in lengths.items() if lines > 300}
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in MODULE_FILES}
+    long = {name for name, lines in lengths.items() if lines > MOST_LINES}
     assert long == set(LONG_FILES), {name: lengths[name] for name in long ^ set(LONG_FILES)}
+
+
+def test_folders_are_small() -> None:
+    sizes = Counter(
+        path.parent.relative_to(ROOT).as_posix() for path in MODULE_FILES if path.stem != "__init__"
+    )
+    assert {folder: count for folder, count in sizes.items() if count > MOST_MODULES} == {}
