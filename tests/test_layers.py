@@ -10,7 +10,7 @@ import metaselect
 
 ROOT = Path(metaselect.__file__).parent
 LAYERS = (
-    {"errors"},
+    {"errors", "signals"},
     {"records"},
     {"options", "random"},
     {"registry"},

@@ -6,9 +6,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,8 +15,7 @@ from typer.core import TyperGroup
 from metaselect import __version__
 from metaselect.cli.console import Console
 from metaselect.errors import MetaSelectError, ResourceError, UsageError
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+from metaselect.signals import INTERRUPTED, SENTENCES, TERMINATED, Terminated, unwinding
 
 # Typer carries its own copy of Click, so this is the only name of its base of all usage errors.
 USAGE_BASE: type[Exception] = typer.BadParameter.__mro__[2]
@@ -84,37 +81,12 @@ def _register() -> None:
 _register()
 
 
-class Terminated(BaseException):
-    """SIGTERM came; unwinds like KeyboardInterrupt."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise Terminated
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt and SIGTERM Terminated inside; then the handlers of before are back."""
-    handlers: dict[int, Any] = {signal.SIGTERM: _terminate}
-    if (
-        signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-    ):  # what a shell starts in the background ignores it
-        handlers[signal.SIGINT] = signal.default_int_handler
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0, 1, 2, 3, 4, 5, 70, 130 or 143."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(as_json="--json" in given)
     try:
-        with _signals_raise():
+        with unwinding():
             command: Any = typer.main.get_command(app)
             code = command.main(given, prog_name="metaselect", standalone_mode=False)
             sys.stdout.flush()
@@ -126,11 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USAGE_BASE as error:
         return _fail(console, _usage(error))
     except (KeyboardInterrupt, typer.Abort):
-        console.note("Interrupted. The same command goes on where it stopped.")
+        console.note(SENTENCES[signal.SIGINT])
         return INTERRUPTED
     except Terminated:
-        console.note("Terminated. The same command goes on where it stopped.")
-        return 143
+        console.note(SENTENCES[signal.SIGTERM])
+        return TERMINATED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         return 0

@@ -1,0 +1,65 @@
+"""SIGINT and SIGTERM: the process ends at once while it imports, and unwinds while it works."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], None]
+
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # exit codes, as shells count
+SENTENCES = {
+    signal.SIGINT: "Interrupted. The same command goes on where it stopped.",
+    signal.SIGTERM: "Terminated. The same command goes on where it stopped.",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM came; unwinds like KeyboardInterrupt."""
+
+
+def end_at_once() -> None:
+    """From here on, either signal ends the process with its exit code and one sentence on stderr."""
+    _install(_end)
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt inside and SIGTERM ``Terminated``; then the handlers of before are back."""
+    before = _install(_unwind)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _install(handler: Handler) -> dict[int, Handler | int | None]:
+    """Have both signals handled so; returns what handled them."""
+    numbers = [signal.SIGTERM]
+    # What a shell starts in the background ignores SIGINT, and goes on doing so.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+def _unwind(number: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):
+        # NumPy's import loses exceptions. The process may end anywhere: every stage bears being killed.
+        _end(number, frame)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del frame
+    os.write(2, f"{SENTENCES[signal.Signals(number)]}\n".encode())
+    os._exit(128 + number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
