@@ -204,7 +204,7 @@ def test_an_unknown_id_gets_near_ones(clustered: Run, wanted: str, hint: str) ->
 
 
 def test_near_ids_are_found_in_a_large_pool(clustered: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "NEAR", 10)
+    monkeypatch.setattr(module, "MAX_COMPARED_IDS", 10)
     for index in (0, 3, 31, 59):
         with pytest.raises(UsageError) as caught:
             explain(clustered, IDS[index].replace(".png", ".pnk"))
@@ -222,7 +222,7 @@ def test_a_run_without_a_round_names_the_command(tmp_path: Path) -> None:
 def test_damage_and_other_data_are_named(clustered: Run, tmp_path: Path) -> None:
     larger = make_run(tmp_path / "larger", [*IDS, "new"])
     clustered.path("select").rename(larger.path("select"))
-    with pytest.raises(ArtefactError, match="it knows no new"):
+    with pytest.raises(ArtefactError, match="it has no sample new"):
         explain(larger, "new")
     path = larger.path("select/round-1/clusters.parquet")
     path.write_bytes(path.read_bytes()[:-1])

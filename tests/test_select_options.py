@@ -79,9 +79,9 @@ def test_gbc_buys_the_budget_and_gives_the_same_bytes_twice(warm: Path, tmp_path
         (("--min-per-class", "-1"), "--min-per-class is -1; it must be at least 0."),
         (("--min-per-class", "3"), "Give --budget 30 or more"),
         (("--min-per-class", "3", "--control", "0.1"), "Give --budget 33 or more"),
-        (("--min-per-class", "30"), "Give a lower floor."),
-        (("--min-per-class", "1", "--control", "1"), "Give a lower floor."),
-        (("--replace-unusable",), "--replace-unusable goes with a later round."),
+        (("--min-per-class", "30"), "Give a lower --min-per-class."),
+        (("--min-per-class", "1", "--control", "1"), "Give a lower --min-per-class."),
+        (("--replace-unusable",), "--replace-unusable needs an earlier round with answers."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

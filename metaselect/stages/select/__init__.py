@@ -1,1 +1,1 @@
-"""The stage `select`: the choice, its features, what a round is to buy, explanations."""
+"""The stage `select`: the plan of a round, the choice, discarding a round, explaining a sample."""

@@ -1,4 +1,4 @@
-"""select --discard-round: the one way to be rid of a round that went out to people."""
+"""`select --discard-round`: set a round aside that was exported or has answers."""
 
 from metaselect.annotation.ledger import read_ledger, remove_round
 from metaselect.errors import UsageError
@@ -9,7 +9,7 @@ from metaselect.run.tables import write_rows
 
 
 def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
-    """Put the latest round and its answers aside, in ``discarded/``; what was paid for is never deleted.
+    """Move the latest round, its forms and its answers to ``discarded/``; nothing that was paid for is deleted.
 
     Raises:
         UsageError: it is not the latest round.
@@ -19,7 +19,9 @@ def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
         rounds = run.stage_names(SELECT.kind)
         if not rounds or rounds[-1] != SELECT.name(number=number):
             latest = f"the latest is {round_of(rounds[-1])}" if rounds else "there is none"
-            raise UsageError(f"--discard-round {number}: only the latest round can go, and {latest}.")
+            raise UsageError(
+                f"--discard-round {number}: only the latest round can be discarded, and {latest}."
+            )
         aside = run.path(DISCARDED.name(number=number))
         copies = 1
         while aside.exists():

@@ -1,4 +1,4 @@
-"""select --explain: where one sample stands in the latest round, and why. No torch."""
+"""`select --explain`: the rank, cluster and score of one sample in the latest round, without torch."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -20,28 +20,30 @@ from metaselect.run.artefacts import CLUSTERS, SAMPLES, SELECT, SELECTED
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet, read_records
 
-NEAR = 10_000  # ids that are compared letter by letter with one that is not there; all would take minutes
+MAX_COMPARED_IDS = (
+    10_000  # ids compared letter by letter with an unknown one; a large pool would take minutes
+)
 
 
-class Pivot(NamedTuple):
-    """The selected sample that stands for a cluster."""
+class Representative(NamedTuple):
+    """The chosen sample of a cluster, its representative."""
 
     sample_id: str
     given_label: str
     rank: int
 
 
-class InCluster(NamedTuple):
-    """Where a sample stands among its like.
+class ClusterStanding(NamedTuple):
+    """The place of a sample in its cluster.
 
     Attributes:
-        number: the cluster's.
-        size: samples in it.
-        mass: its share of the pool, by gradient norm or (typiclust) by samples, in [0, 1]; None where the method or
-            its picks do not tell.
-        similarity: to the cluster's centre, a cosine; of typiclust, the typicality.
-        place: by similarity, from 1, the closest; ties in the order of sample_id, as methods break them.
-        pivot: None where no sample of it was selected.
+        number: number of the cluster.
+        size: samples in the cluster.
+        mass: its share of the pool, by gradient norm or (typiclust) by samples, in [0, 1]; None where ``selected.csv``
+            has none.
+        similarity: cosine with the cluster's centre; for typiclust, the typicality.
+        place: from 1 by falling similarity; ties in the order of sample_id, as methods break them.
+        representative: None where no sample of the cluster was selected.
     """
 
     number: int
@@ -49,16 +51,16 @@ class InCluster(NamedTuple):
     mass: float | None
     similarity: float
     place: int
-    pivot: Pivot | None
+    representative: Representative | None
 
 
-class Score(NamedTuple):
-    """Where a sample stands in the pool for a method without clusters.
+class ScoreStanding(NamedTuple):
+    """The place of a sample in the pool, for a method without clusters.
 
     Attributes:
-        value: the method's score; it prefers the higher.
-        place: from 1; ties in the order of sample_id.
-        pool: samples that have a score; those that were drawn at random have none.
+        value: the method's score; higher ones are chosen first.
+        place: from 1 by falling score; ties in the order of sample_id.
+        pool: number of samples with a score; those that were drawn at random have none.
     """
 
     value: float
@@ -67,7 +69,7 @@ class Score(NamedTuple):
 
 
 class Pick(NamedTuple):
-    """A purchase that a sample was part of; ``control``: drawn at random, not by the method."""
+    """The selection of a sample in a round; ``control``: drawn at random, not chosen by the method."""
 
     round: int
     rank: int
@@ -75,29 +77,29 @@ class Pick(NamedTuple):
 
 
 def explain(run: Run, sample_id: str) -> Outcome:
-    """Where a sample stands in the latest round; changes nothing.
+    """The rank, cluster or score of a sample in the latest round, its earlier picks and its answer; reads only.
 
     Raises:
         ArtefactError: nothing was selected yet, or a file is damaged.
-        UsageError: there is no such sample; the hint names near ones.
+        UsageError: there is no such sample; the hint names similar ids.
     """
     run.info()
-    found = rounds(run)
-    if not found:
+    all_rounds = rounds(run)
+    if not all_rounds:
         raise nothing_selected_error(run)
-    latest = found[-1]
+    latest = all_rounds[-1]
     given = _given_label(run, sample_id)
     picks = [
         Pick(each.number, int(each.samples[sample_id].rank), sample_id in each.control)
-        for each in found
+        for each in all_rounds
         if sample_id in each.samples
     ]
-    now = next((pick for pick in picks if pick.round == latest.number), None)
-    verdict = read_ledger(run).verdicts.get(sample_id)
-    place = _place(run, latest, sample_id)
+    current_pick = next((pick for pick in picks if pick.round == latest.number), None)
+    consensus = read_ledger(run).verdicts.get(sample_id)
+    standing = _standing(run, latest, sample_id)
     options = run.stage(SELECT.name(number=latest.number)).require().key.options
-    earlier: list[Json] = [pick._asdict() for pick in picks if pick is not now]
-    bought = verdict is not None and verdict.status in BOUGHT
+    earlier: list[Json] = [pick._asdict() for pick in picks if pick is not current_pick]
+    bought = consensus is not None and consensus.status in BOUGHT
     return Outcome(
         {
             "run": str(run.root),
@@ -105,21 +107,23 @@ def explain(run: Run, sample_id: str) -> Outcome:
             "given_label": given,
             "round": latest.number,
             "method": str(options.get("method", "")),
-            "selected": now is not None,
-            "rank": now and now.rank,
-            "control": now is not None and now.control,
-            "cluster": _as_json(place) if isinstance(place, InCluster) else None,
-            "score": _as_json(place) if isinstance(place, Score) else None,
-            "unjudged": None if place else _why_not(latest, sample_id, taken=bought or bool(earlier)),
+            "selected": current_pick is not None,
+            "rank": current_pick and current_pick.rank,
+            "control": current_pick is not None and current_pick.control,
+            "cluster": _as_json(standing) if isinstance(standing, ClusterStanding) else None,
+            "score": _as_json(standing) if isinstance(standing, ScoreStanding) else None,
+            "unjudged": None
+            if standing
+            else _unjudged_reason(latest, sample_id, taken=bought or bool(earlier)),
             "earlier": earlier,
             "bought": bought,
-            "answer": verdict and verdict._asdict(),
+            "answer": consensus and consensus._asdict(),
         }
     )
 
 
-def _why_not(latest: Round, sample_id: str, *, taken: bool) -> str:
-    """Why the method did not judge a sample: "control", "all_random", "taken" or "near_bought"."""
+def _unjudged_reason(latest: Round, sample_id: str, *, taken: bool) -> str:
+    """Why the method gave a sample no score: "control", "all_random", "taken" or "near_bought"."""
     if sample_id in latest.control:
         return "control"
     if latest.samples.keys() == latest.control:
@@ -127,55 +131,61 @@ def _why_not(latest: Round, sample_id: str, *, taken: bool) -> str:
     return "taken" if taken else "near_bought"
 
 
-def _as_json(place: InCluster | Score) -> dict[str, Json]:
-    found: dict[str, Json] = place._asdict()
-    if isinstance(place, InCluster):
-        found["pivot"] = place.pivot and place.pivot._asdict()
-    return found
+def _as_json(standing: ClusterStanding | ScoreStanding) -> dict[str, Json]:
+    """The fields as ``--json`` prints them, where the representative is called "pivot"."""
+    values: dict[str, Json] = standing._asdict()
+    if isinstance(standing, ClusterStanding):
+        del values["representative"]
+        values["pivot"] = standing.representative and standing.representative._asdict()
+    return values
 
 
-def _place(run: Run, latest: Round, sample_id: str) -> InCluster | Score | None:
-    """None where the method did not judge the sample."""
+def _standing(run: Run, latest: Round, sample_id: str) -> ClusterStanding | ScoreStanding | None:
+    """The place of the sample by the method's clusters or scores; None where the method gave it no score."""
     name = SELECT.name(number=latest.number)
     run.stage(name).verified(CLUSTERS.path(number=latest.number))
     own = _rows(run, latest, ["cluster", "similarity"], ("sample_id", "==", sample_id))
     if not len(own):
         raise ArtefactError(
-            f"{run.path(name)} was made from other data: it knows no {sample_id}.",
+            f"{run.path(name)} was made from other data: it has no sample {sample_id}.",
             run.stage(name).redo,
         )
     number, similarity = own["cluster"][0].as_py(), own["similarity"][0].as_py()
     by_method = latest.samples.keys() - latest.control
-    # The method never saw the control, nor anything where all of the budget was drawn at random.
+    # The method did not get the control samples, and did not run where the whole budget was drawn at random.
     if sample_id in latest.control or not by_method or not isfinite(similarity):
         return None
     if number >= 0:
-        return _in_cluster(run, latest, number, sample_id, similarity)
+        return _cluster_standing(run, latest, number, sample_id, similarity)
     if any(latest.samples[selected].cluster for selected in by_method):
         return None
     table = read_parquet(run, CLUSTERS, ["sample_id", "similarity"], number=latest.number)
     drawn = pc.is_in(table["sample_id"], pa.array(sorted(latest.control), pa.string()))
     judged = table.filter(pc.invert(drawn))
-    return Score(similarity, _place_among(judged, sample_id), len(judged))
+    return ScoreStanding(similarity, _place_by_similarity(judged, sample_id), len(judged))
 
 
-def _in_cluster(run: Run, latest: Round, number: int, sample_id: str, similarity: float) -> InCluster:
+def _cluster_standing(
+    run: Run, latest: Round, number: int, sample_id: str, similarity: float
+) -> ClusterStanding:
     members = _rows(run, latest, ["sample_id", "similarity"], ("cluster", "==", number))
-    inside = set(members["sample_id"].to_pylist())
-    place = _place_among(members, sample_id)
-    # A cluster can have several picks, where clusters are fewer than the budget; its own has the lowest rank.
-    pivot_id = next((selected for selected in latest.samples if selected in inside), None)
-    if pivot_id is None:
-        return InCluster(number, len(members), None, similarity, place, None)
+    member_ids = set(members["sample_id"].to_pylist())
+    place = _place_by_similarity(members, sample_id)
+    # A cluster can have several picks, where clusters are fewer than the budget; the representative is ranked first.
+    representative_id = next((selected for selected in latest.samples if selected in member_ids), None)
+    if representative_id is None:
+        return ClusterStanding(number, len(members), None, similarity, place, None)
     row = next(
-        row for row in read_records(run, SELECTED, number=latest.number) if row["sample_id"] == pivot_id
+        row
+        for row in read_records(run, SELECTED, number=latest.number)
+        if row["sample_id"] == representative_id
     )
     mass = float(row["cluster_mass"]) if row["cluster_mass"] else None
-    pivot = Pivot(pivot_id, _given_label(run, pivot_id), int(row["rank"]))
-    return InCluster(number, len(members), mass, similarity, place, pivot)
+    representative = Representative(representative_id, _given_label(run, representative_id), int(row["rank"]))
+    return ClusterStanding(number, len(members), mass, similarity, place, representative)
 
 
-def _place_among(table: pa.Table, sample_id: str) -> int:
+def _place_by_similarity(table: pa.Table, sample_id: str) -> int:
     """The place from 1 by similarity, the highest first; the table is in the order of sample_id."""
     similarity = table["similarity"].to_numpy()
     position = pc.index(table["sample_id"], sample_id).as_py()
@@ -184,31 +194,31 @@ def _place_among(table: pa.Table, sample_id: str) -> int:
 
 
 def _rows(run: Run, latest: Round, columns: Sequence[str], where: tuple[str, str, Json]) -> pa.Table:
-    """Rows of ``clusters.parquet``; the others never become Python objects."""
+    """Rows of ``clusters.parquet`` that pass the filter ``where``; the others never become Python objects."""
     return read_parquet(run, CLUSTERS, columns, where=where, number=latest.number)
 
 
 def _given_label(run: Run, sample_id: str) -> str:
-    """The class name of one sample.
+    """The given label of one sample, as a class name.
 
     Raises:
         UsageError: it is not in the pool.
     """
-    found = given_labels(run, [sample_id])
-    if sample_id not in found:
+    labels = given_labels(run, [sample_id])
+    if sample_id not in labels:
         raise _unknown(run, sample_id)
-    return found[sample_id]
+    return labels[sample_id]
 
 
 def _unknown(run: Run, sample_id: str) -> UsageError:
-    """The error for an id that is not there, with near ones: a part of an id is what people often have."""
+    """The error for an unknown id, with ids that contain it or are spelt alike."""
     ids: list[str] = read_parquet(run, SAMPLES, ["sample_id"])["sample_id"].to_pylist()
     containing = [known for known in ids if sample_id and sample_id.casefold() in known.casefold()][:3]
     if containing:
         hint = f"Did you mean {' or '.join(repr(known) for known in containing)}?"
     else:
-        # The pool is sorted, so that ids which begin alike stand together.
-        start = max(0, min(bisect_left(ids, sample_id) - NEAR // 2, len(ids) - NEAR))
-        near = suggest(sample_id, ids[start : start + NEAR])
-        hint = f"{near[0].upper()}{near[1:].removesuffix('?')}{'?' if near.endswith('?') else '.'}"
+        # The pool is sorted by sample_id, so ids with the same beginning are close together.
+        start = max(0, min(bisect_left(ids, sample_id) - MAX_COMPARED_IDS // 2, len(ids) - MAX_COMPARED_IDS))
+        suggestion = suggest(sample_id, ids[start : start + MAX_COMPARED_IDS])
+        hint = f"{suggestion[0].upper()}{suggestion[1:].removesuffix('?')}{'?' if suggestion.endswith('?') else '.'}"
     return UsageError(f"There is no sample {sample_id!r} in {run.root}.", hint)

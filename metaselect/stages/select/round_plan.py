@@ -1,4 +1,4 @@
-"""What a round is to buy: its number, its budget, and what is no longer for sale."""
+"""The plan of a round: its number, its budget, and the samples that must not be chosen."""
 
 from typing import NamedTuple
 
@@ -18,18 +18,18 @@ from metaselect.run.tables import read_records
 
 
 class RoundPlan(NamedTuple):
-    """What a round is to buy.
+    """The plan of a round.
 
     Attributes:
         number: of the round, from 1.
-        taken: (m,) int64 sorted indices that must not be chosen: selected before, or bought in any way.
-        budget: samples, replacements and control among them.
-        replaces: unusable samples of earlier rounds that the budget makes up for.
-        control: samples that are drawn at random.
+        excluded: (m,) int64, sorted indices that must not be chosen: selected before, or labelled in any way.
+        budget: samples to select, including replacements and control.
+        replaces: how many of them replace unusable samples of earlier rounds.
+        control: how many of them are drawn at random.
     """
 
     number: int
-    taken: torch.Tensor
+    excluded: torch.Tensor
     budget: int
     replaces: int
     control: int
@@ -44,7 +44,7 @@ def plan_round(
     record: StageRecord | None,
     report: Reporter,
 ) -> RoundPlan:
-    """The purchase that the command means.
+    """The plan for the options of the command.
 
     Args:
         run: the run.
@@ -53,17 +53,20 @@ def plan_round(
         pool: its samples.
         ledger: its votes.
         record: of the round, if it is there already; its budget stands in for one that is not given.
-        report: says when there is nothing to replace.
+        report: shows how many unusable samples are replaced.
 
     Raises:
-        UsageError: the budget is not within 1..n, or too small for the floor.
+        UsageError: the budget is not within 1..n, or too small for --min-per-class.
     """
-    taken = _taken(run, number, pool, ledger, again=record is not None and round_is_closed(ledger, number))
+    excluded = _excluded(
+        run, number, pool, ledger, again=record is not None and round_is_closed(ledger, number)
+    )
     replaces = 0
     if options.replace_unusable:
         if number == 1:
             raise UsageError(
-                "--replace-unusable goes with a later round.", "Add --round next, after the answers are in."
+                "--replace-unusable needs an earlier round with answers.",
+                "Add --round next, after the answers are imported.",
             )
         replaces = max(_unusable(run, number, ledger) - _replaced(run, number), 0)
         if not replaces and options.budget is None:
@@ -71,41 +74,47 @@ def plan_round(
                 "There is nothing to replace: no answered sample is unusable, or all are replaced already."
             )
         report.note(f"Unusable samples to replace: {replaces}.")
-    known = None if record is None else int(str(record.key.options["budget"]))
-    asked = options.budget if options.budget is not None else 0 if options.replace_unusable else known
-    if asked is None:
-        raise UsageError("How many labels can you buy?", "Give --budget, for example --budget 50.")
-    budget = asked + replaces
-    free = len(pool) - len(taken)
-    if not 1 <= budget <= free or options.budget == 0 or asked < 0:
-        already = f", {len(taken)} of them already chosen" if len(taken) else ""
-        beside = f", and {replaces} unusable ones are to be replaced" if replaces else ""
+    recorded_budget = None if record is None else int(str(record.key.options["budget"]))
+    requested = (
+        options.budget if options.budget is not None else 0 if options.replace_unusable else recorded_budget
+    )
+    if requested is None:
         raise UsageError(
-            f"--budget {asked} is not possible: the pool has {len(pool)} samples{already}{beside}.",
+            "--budget is missing: how many labels can you buy?", "Give it, for example --budget 50."
+        )
+    budget = requested + replaces
+    free = len(pool) - len(excluded)
+    if not 1 <= budget <= free or options.budget == 0 or requested < 0:
+        excluded_text = f", {len(excluded)} of them already chosen" if len(excluded) else ""
+        replacing = f", and {replaces} unusable ones are to be replaced" if replaces else ""
+        raise UsageError(
+            f"--budget {requested} is not possible: the pool has {len(pool)} samples{excluded_text}{replacing}.",
             f"Choose a budget from 1 to {free - replaces}." if free > replaces else "Nothing is left to buy.",
         )
-    control = _control(options.control, budget)
-    least = options.min_per_class * len(pool.classes)
-    if least > budget - control:
-        enough = (b for b in range(least, free + 1) if b - _control(options.control, b) >= least)
-        wanted = next(enough, None)
-        raise UsageError(
-            f"--min-per-class {options.min_per_class} needs {least} samples for {len(pool.classes)} classes; "
-            f"the budget leaves {budget - control}.",
-            "Give a lower floor."
-            if wanted is None
-            else f"Give --budget {wanted - replaces} or more, or a lower floor.",
+    control = _control_count(options.control, budget)
+    minimum = options.min_per_class * len(pool.classes)
+    if minimum > budget - control:
+        sufficient = (
+            b for b in range(minimum, free + 1) if b - _control_count(options.control, b) >= minimum
         )
-    return RoundPlan(number, taken, budget, replaces, control)
+        smallest_budget = next(sufficient, None)
+        raise UsageError(
+            f"--min-per-class {options.min_per_class} needs {minimum} samples for {len(pool.classes)} classes; "
+            f"the budget leaves {budget - control}.",
+            "Give a lower --min-per-class."
+            if smallest_budget is None
+            else f"Give --budget {smallest_budget - replaces} or more, or a lower --min-per-class.",
+        )
+    return RoundPlan(number, excluded, budget, replaces, control)
 
 
-def _control(share: float, budget: int) -> int:
-    """Samples that are drawn at random; at least one where any are wanted."""
+def _control_count(share: float, budget: int) -> int:
+    """Number of samples that are drawn at random; at least 1 if ``share`` is above 0."""
     return max(round(share * budget), 1) if share else 0
 
 
 def round_number(run: Run, options: SelectOptions, ledger: Ledger) -> int:
-    """The round that the command means."""
+    """The round that the command works on: the latest, or with ``--round next`` the one after it."""
     done = [round_of(name) for name in run.stage_names(SELECT.kind)]
     latest = max(done, default=0)
     if options.round is None:
@@ -119,35 +128,36 @@ def round_number(run: Run, options: SelectOptions, ledger: Ledger) -> int:
             "Round 1 is still open: it was neither exported nor answered.",
             f"First: metaselect annotate export {run.flag}",
         )
-    return latest  # the same command once more
+    return latest  # `--round next` was given before, and its round is still open
 
 
-def _taken(run: Run, number: int, pool: Dataset, ledger: Ledger, *, again: bool) -> torch.Tensor:
-    """(m,) sorted indices that must not be chosen: selected in earlier rounds, or bought in any way."""
-    taken = set(bought_samples(ledger))
+def _excluded(run: Run, number: int, pool: Dataset, ledger: Ledger, *, again: bool) -> torch.Tensor:
+    """(m,) sorted indices that must not be chosen: selected in earlier rounds, or labelled in any way."""
+    excluded = set(bought_samples(ledger))
     for earlier in range(1, number):
-        taken.update(_selected_ids(run, earlier))
+        excluded.update(_selected_ids(run, earlier))
     if again:
-        # This very round's own answers must not shut out its samples when it is checked again.
-        taken.difference_update(_selected_ids(run, number))
+        # When a closed round is checked again, its own answers must not exclude its samples.
+        excluded.difference_update(_selected_ids(run, number))
     return torch.tensor(
-        [index for index, sample_id in enumerate(pool.sample_ids) if sample_id in taken], dtype=torch.int64
+        [index for index, sample_id in enumerate(pool.sample_ids) if sample_id in excluded], dtype=torch.int64
     )
 
 
 def _selected_ids(run: Run, number: int) -> list[str]:
+    """The sample_ids that a round selected, by rank."""
     run.stage(SELECT.name(number=number)).verified(SELECTED.path(number=number))
     return [row["sample_id"] for row in read_records(run, SELECTED, number=number)]
 
 
 def _unusable(run: Run, number: int, ledger: Ledger) -> int:
-    """Samples of rounds before this one that people called unusable; labels from outside of rounds cost nothing."""
+    """Number of unusable samples in the rounds before this one; samples labelled outside of all rounds do not count."""
     status = bought_samples(ledger)
     earlier = {sample_id for each in range(1, number) for sample_id in _selected_ids(run, each)}
     return sum(status.get(sample_id) == BAD_SAMPLE for sample_id in earlier)
 
 
 def _replaced(run: Run, number: int) -> int:
-    """Unusable samples that rounds before this one made up for."""
+    """Number of unusable samples that the rounds before this one have replaced."""
     rounds = (run.stage(SELECT.name(number=earlier)).require() for earlier in range(1, number))
     return sum(int(str(record.key.options.get("replaces", 0))) for record in rounds)

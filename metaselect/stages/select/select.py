@@ -1,4 +1,4 @@
-"""select: which samples are worth a label, in rounds."""
+"""`select`: choose the samples whose labels are bought, in rounds."""
 
 import time
 from dataclasses import replace
@@ -34,7 +34,7 @@ from metaselect.training.saved_models import warmup_model
 
 
 def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
-    """Choose ``budget`` samples that were not chosen before.
+    """Choose ``budget`` samples that were not chosen before, and write them as a round of the run.
 
     Raises:
         UsageError: the budget is not within 1..n, or an option does not fit the method.
@@ -55,37 +55,41 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     number = round_number(run, options, ledger)
     stage = run.stage(SELECT.name(number=number))
     pool = load_pool(run)
-    record = _known(stage, force=options.force)
-    purchase = plan_round(run, options, number, pool, ledger, record, report)
+    record = _existing_record(stage, force=options.force)
+    plan = plan_round(run, options, number, pool, ledger, record, report)
     epochs = required_epochs(run, method, options.features)
     device = choose_device(options.device, report, needed=bool(method.required_features))
     key = StageKey(
         {
             **key_options(options),
-            "budget": purchase.budget,
-            "replaces": purchase.replaces,
+            "budget": plan.budget,
+            "replaces": plan.replaces,
             "option": settings(method),
             "round": number,
         },
         _inputs(run, options, epochs),
         device.type if method.required_features else "",
     )
-    if not _stays(ledger, stage, record, key, report, force=options.force):
+    if not _is_done(ledger, stage, record, key, report, force=options.force):
         if options.dry_run:
-            return dry_run_outcome(stage, key, _needs(run, pool, method, epochs, purchase.budget))
+            return dry_run_outcome(stage, key, _feature_sizes(run, pool, method, epochs, plan.budget))
         with stage.working(key, report) as work:
             started = time.monotonic()
             features = _features(run, pool, method, options, epochs, device, work, report)
             featured = time.monotonic()
             with report.track(0, "choosing", "") as advance:
-                choice, control = _choose(method, features, purchase, options, lambda text: advance(0, text))
+                choice, control = _choose(method, features, plan, options, lambda text: advance(0, text))
             work.details["seconds_features"] = round(featured - started, 3)
             work.details["seconds_choice"] = round(time.monotonic() - featured, 3)
             _write(work, pool, choice, control)
-            _say(choice, report)
-    found: dict[str, Json] = {"run": str(run.root), "folder": stage.name, **stage.require().details["result"]}
-    total = len(purchase.taken) + purchase.budget
-    return Outcome({**found, "total": total, "closed": round_is_closed(ledger, number)})
+            _report_clustering(choice, report)
+    result: dict[str, Json] = {
+        "run": str(run.root),
+        "folder": stage.name,
+        **stage.require().details["result"],
+    }
+    total = len(plan.excluded) + plan.budget
+    return Outcome({**result, "total": total, "closed": round_is_closed(ledger, number)})
 
 
 def _features(
@@ -98,56 +102,58 @@ def _features(
     work: Work,
     report: Reporter,
 ) -> PoolFeatures:
-    """What the method looks at: from outside, from the warm-up, or labels alone."""
+    """The features that the method requires: from a file, from the warm-up, or labels alone."""
     if options.features is not None:
         return load_external_features(options.features, pool, method, options.method, device, report)
     if not epochs:
         return PoolFeatures((), (), torch.from_numpy(pool.labels))
-    warmed = WarmupFeatures(run, pool, method, seed=options.seed, device=device, work=work, report=report)
-    return warmed.features(epochs)
+    warmup_features = WarmupFeatures(
+        run, pool, method, seed=options.seed, device=device, work=work, report=report
+    )
+    return warmup_features.features(epochs)
 
 
 def _choose(
     method: Selector,
     features: PoolFeatures,
-    purchase: RoundPlan,
+    plan: RoundPlan,
     options: SelectOptions,
     progress: ProgressCallback,
 ) -> tuple[Choice, set[int]]:
-    """The method's choice with its floor and, ranked last, the control samples; and which these are.
+    """The method's choice, with --min-per-class, and the control samples ranked last; and the indices of these.
 
-    The control is drawn from everything that is for sale before the method looks, and the method never sees it:
-    so its samples are as likely as any others, whatever the method does.
+    The control is drawn uniformly from all samples that may be chosen, before the method runs and without them in the
+    method's input. So its share of wrong labels estimates that of the pool, whatever the method prefers.
     """
     n = len(features.labels)
     free = torch.ones(n, dtype=torch.bool)
-    free[purchase.taken] = False
-    stream = generator(options.seed, "control", purchase.number)
-    shuffled = free.nonzero()[:, 0][torch.randperm(int(free.sum()), generator=stream)]
-    control = shuffled[: purchase.control].sort().values
-    stream = generator(options.seed, "select", options.method, purchase.number)
-    if purchase.control == purchase.budget:
-        none = Choice(control, torch.full((n,), -1), torch.zeros(n), torch.empty(0), {})
-        return none, set(control.tolist())
+    free[plan.excluded] = False
+    random_stream = generator(options.seed, "control", plan.number)
+    shuffled = free.nonzero()[:, 0][torch.randperm(int(free.sum()), generator=random_stream)]
+    control = shuffled[: plan.control].sort().values
+    random_stream = generator(options.seed, "select", options.method, plan.number)
+    if plan.control == plan.budget:
+        drawn = Choice(control, torch.full((n,), -1), torch.zeros(n), torch.empty(0), {})
+        return drawn, set(control.tolist())
     rest = torch.ones(n, dtype=torch.bool)
     rest[control] = False
-    seen = rest.nonzero()[:, 0]
-    place = rest.cumsum(0) - 1  # of a sample among those that the method sees
-    visible = features.subset(seen) if len(control) else features
-    bought = place[purchase.taken]
-    found = method.choose(visible, purchase.budget - purchase.control, bought, stream, progress)
+    visible_ids = rest.nonzero()[:, 0]
+    visible_position = rest.cumsum(0) - 1  # (n,) row of a sample in the method's input
+    visible_features = features.subset(visible_ids) if len(control) else features
+    bought = visible_position[plan.excluded]
+    choice = method.choose(visible_features, plan.budget - plan.control, bought, random_stream, progress)
     if options.min_per_class:
-        picks = with_min_per_class(found, visible.labels.cpu(), options.min_per_class, bought)
-        found = found._replace(ranked=picks)
+        picks = with_min_per_class(choice, visible_features.labels.cpu(), options.min_per_class, bought)
+        choice = choice._replace(ranked=picks)
     cluster = torch.full((n,), -1, dtype=torch.int64)
     similarity = torch.zeros(n)
-    cluster[seen], similarity[seen] = found.cluster, found.similarity
-    ranked = torch.cat([seen[found.ranked], control])
-    return Choice(ranked, cluster, similarity, found.mass, found.details), set(control.tolist())
+    cluster[visible_ids], similarity[visible_ids] = choice.cluster, choice.similarity
+    ranked = torch.cat([visible_ids[choice.ranked], control])
+    return Choice(ranked, cluster, similarity, choice.mass, choice.details), set(control.tolist())
 
 
-def _say(choice: Choice, report: Reporter) -> None:
-    """What K-means came to, for those whose method clusters gradients."""
+def _report_clustering(choice: Choice, report: Reporter) -> None:
+    """Note the result of K-means, for a method that clusters gradients."""
     details = choice.details
     if "objective" not in details:
         return
@@ -163,31 +169,34 @@ def _say(choice: Choice, report: Reporter) -> None:
     )
 
 
-def _needs(
+def _feature_sizes(
     run: Run, pool: Dataset, method: Selector, epochs: tuple[int, ...], budget: int
 ) -> dict[str, Json]:
-    """Sizes of the features, which are what grows with the pool, in memory and on disk."""
-    found: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
+    """Memory and disk for the features, in MiB, for --dry-run; only these grow with the pool."""
+    sizes: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
     if epochs and "images" not in method.required_features:
-        described = warmup_model(run)
-        model = build_model(described.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
+        description = warmup_model(run)
+        model = build_model(description.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
         last = last_linear(model)
-        factors = 4 * (last.in_features + last.out_features)  # bytes a sample and checkpoint
+        factors = 4 * (last.in_features + last.out_features)  # bytes per sample and checkpoint, float32
+        # Projected gradients: a float32 norm and float16 directions.
         width = 4 + 2 * getattr(method, "width", 0) if "gradients" in method.required_features else factors
-        found["features_mib"] = round(len(pool) * len(epochs) * width / MIB, 1)
-        if hasattr(method, "starts"):  # K-means: old and new centroids, sums and a product
+        sizes["features_mib"] = round(len(pool) * len(epochs) * width / MIB, 1)
+        if hasattr(
+            method, "starts"
+        ):  # K-means holds four (M, D) float32: old and new centroids, sums, a product
             numbers = (
                 last.in_features * last.out_features
                 if "probs" in method.required_features
                 else last.in_features
             )
             numbers = getattr(method, "width", numbers)
-            found["clustering_mib"] = round(4 * 4 * budget * len(epochs) * numbers / MIB, 1)
-    return found
+            sizes["clustering_mib"] = round(4 * 4 * budget * len(epochs) * numbers / MIB, 1)
+    return sizes
 
 
-def _known(stage: Stage, *, force: bool) -> StageRecord | None:
-    """The stage's record; ``force`` makes anew what is damaged, so that it is as if it were not there."""
+def _existing_record(stage: Stage, *, force: bool) -> StageRecord | None:
+    """The record of the round, None if there is none; with ``force`` also None if the round is damaged."""
     try:
         record = stage.record()
         if record is not None:
@@ -200,29 +209,34 @@ def _known(stage: Stage, *, force: bool) -> StageRecord | None:
 
 
 def _inputs(run: Run, options: SelectOptions, epochs: tuple[int, ...]) -> dict[str, str]:
+    """Hashes of the files that the choice depends on, by their names in the run."""
     if not epochs:
         files = [SAMPLES.path()]
     else:
         files = [*data_inputs(run), WARMUP_MODEL.path()]
         files += [CHECKPOINT.path(epoch=epoch) for epoch in epochs]
-    if run.path(META_SET.path()).is_file():  # what was bought must not be chosen again
+    if run.path(META_SET.path()).is_file():  # labelled samples must not be chosen again
         files.append(META_SET.path())
-    found = inputs_of(run, *files)
+    hashes = inputs_of(run, *files)
     if options.features is not None:
         if not options.features.is_file():
             raise DataError(f"--features {options.features} is not a file.", "Check the path.")
-        found[f"{EXTERNAL}features"] = sha256_file(options.features)
-    return found
+        hashes[f"{EXTERNAL}features"] = sha256_file(options.features)
+    return hashes
 
 
-def _stays(
+def _is_done(
     ledger: Ledger, stage: Stage, record: StageRecord | None, key: StageKey, report: Reporter, *, force: bool
 ) -> bool:
-    """Whether the round is there already; a round that went out to people can only stay."""
+    """Whether the round exists already with this key; a closed round (exported or answered) is never recomputed.
+
+    Raises:
+        ArtefactError: the round is closed, and other options or ``force`` are given.
+    """
     number = int(str(key.options["round"]))
     if not round_is_closed(ledger, number):
         return stage.is_current(key, report, force=force)
-    # Features of another device are still those of this round.
+    # The device is no reason to differ: a closed round may be checked on another machine.
     if force or record is None or differences(replace(record.key, device=key.device), key):
         raise ArtefactError(
             f"Round {number} is closed: it was exported or has answers, which cost money.",
@@ -233,6 +247,7 @@ def _stays(
 
 
 def _write(work: Work, pool: Dataset, choice: Choice, control: set[int]) -> None:
+    """Write ``selected.csv`` and ``clusters.parquet``, and the details for ``stage.json``."""
     ranked = choice.ranked.tolist()
     assert len(set(ranked)) == len(ranked)
     ranks = {index: rank for rank, index in enumerate(ranked, start=1)}
