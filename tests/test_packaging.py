@@ -179,12 +179,15 @@ def test_an_installed_distribution_works(kind: str, installed: dict[str, Path], 
 
 
 @pytest.mark.slow
-def test_the_tests_of_the_sdist_run(distributions: dict[str, Path], tmp_path: Path) -> None:
+def test_the_tests_of_the_sdist_run(
+    distributions: dict[str, Path], installed: dict[str, Path], tmp_path: Path
+) -> None:
     """All are collected, so each finds what it imports; those of one file of each kind are run."""
     with tarfile.open(distributions["sdist"]) as archive:
         archive.extractall(tmp_path, filter="data")
     (source,) = tmp_path.iterdir()
-    pytest_here = (sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider")
+    python = installed["sdist"] / "bin/python"
+    pytest_here = (python, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider")
     assert " tests collected" in run(*pytest_here, "--collect-only", cwd=source)
     few = ("tests/test_layers.py", "tests/test_metrics.py", "tests/test_packaging.py")
     assert " passed" in run(*pytest_here, "-m", "not slow", *few, cwd=source)
