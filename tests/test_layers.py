@@ -42,6 +42,7 @@ TORCH_FREE = (
     *(
         "stages.status",
         "stages.freshness",
+        "stages.table",
         "stages.annotate",
         "stages.ingest",
         "stages.corrupt",

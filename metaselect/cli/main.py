@@ -16,11 +16,12 @@ from metaselect import __version__
 from metaselect.cli.console import Console
 from metaselect.errors import MetaSelectError, ResourceError, UsageError
 from metaselect.signals import INTERRUPTED, SENTENCES, TERMINATED, Terminated, unwinding
+from metaselect.stages.table import STAGES
 
 # Typer carries its own copy of Click, so this is the only name of its base of all usage errors.
 USAGE_BASE: type[Exception] = typer.BadParameter.__mro__[2]
 
-ORDER = ("ingest", "warmup", "select", "annotate", "reweight", "evaluate", "status", "verify", "corrupt")
+ORDER = (*(entry.command for entry in STAGES), "status", "verify", "corrupt")
 
 
 class InOrder(TyperGroup):

@@ -28,11 +28,6 @@ SELECT = Folder("select/round-<number>", "select")
 ANNOTATE = Folder("annotate", "annotate import FILE")
 REWEIGHT = Folder("reweight/<name>", "reweight")
 EVALUATE = Folder("evaluate/<test>", "evaluate TEST")
-FOLDERS: Mapping[str, Folder] = {
-    folder.kind: folder for folder in (DATA, WARMUP, SELECT, ANNOTATE, REWEIGHT, EVALUATE)
-}
-"""The folders of stages, in the order in which a run comes into being."""
-SEVERAL = frozenset(kind for kind, folder in FOLDERS.items() if folder.several)
 FORMS = Folder("export/round-<number>", "annotate export")
 """Forms for people: no stage, and never hashed, since they are there to be filled in."""
 DISCARDED = Folder("discarded/round-<number>", "select --discard-round")
@@ -208,8 +203,8 @@ PREDICTIONS = Artefact(
 )
 TEST_SKIPPED = Artefact(EVALUATE, "skipped.csv", _BAD_SAMPLES, _LEFT_OUT, "evaluate")
 STAGE_RECORD = Artefact(
-    Folder("<stage>", ""),
-    RECORD,
+    None,
+    f"<stage>/{RECORD}",
     (),
     "options, seed, versions, device, time, memory, hashes",
     "every stage",
@@ -219,12 +214,17 @@ ARTEFACTS: tuple[Artefact, ...] = tuple(
     value for value in [*globals().values()] if isinstance(value, Artefact)
 )
 """Every row of the table, in the order above."""
+FOLDERS: Mapping[str, Folder] = {
+    entry.folder.kind: entry.folder for entry in ARTEFACTS if entry.folder is not None
+}
+"""The folders of the stages by their kind."""
 
 
 def stage_of(path: str) -> str:
     """The stage that a path below the run belongs to: "select/round-1/selected.csv" -> "select/round-1"."""
-    parts = path.split("/")
-    return "/".join(parts[:2]) if parts[0] in SEVERAL else parts[0]
+    kind, *below = path.split("/")
+    folder = FOLDERS.get(kind)
+    return "/".join([kind, *below[:1]]) if folder is not None and folder.several else kind
 
 
 def folder_of(stage: str) -> Folder:

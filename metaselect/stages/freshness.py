@@ -8,16 +8,10 @@ from metaselect.annotation.ledger import Ledger, read_ledger
 from metaselect.annotation.quality.noise_estimate import estimate_inputs, has_control
 from metaselect.annotation.rounds import Round, round_is_closed, rounds
 from metaselect.errors import ArtefactError
-from metaselect.run.artefacts import (
-    EVALUATE,
-    META_SET,
-    REWEIGHT,
-    ROBUST_MODEL_INFO,
-    SELECT,
-    UNFINISHED_KEY,
-    round_of,
-)
+from metaselect.registry import load
+from metaselect.run.artefacts import META_SET, REWEIGHT, ROBUST_MODEL_INFO, UNFINISHED_KEY, round_of
 from metaselect.run.layout import Run
+from metaselect.stages.table import entry_of
 
 DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
 
@@ -80,33 +74,37 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
         name: of the stage: "warmup", "select/round-1", ...
         view: of ``AnnotationView.read``.
     """
-    stage = run.stage(name)
-    unfinished = (stage.work_folder / UNFINISHED_KEY).is_file()
+    stage, entry = run.stage(name), entry_of(name)
     try:
         record = stage.record()
         if record is None:
-            if unfinished:
+            if (stage.work_folder / UNFINISHED_KEY).is_file():
                 return State(name, INTERRUPTED, "the same command goes on where it stopped")
             return State(name, MISSING, "")
         stage.check()
-        kind = stage.kind
-        if kind == SELECT.kind and view.is_closed(round_of(name)):
-            return State(name, DONE, "closed: exported or answered")
-        moved = stage.moved() + (
-            _not_evaluated(run, record.key.inputs, view) if kind == EVALUATE.kind else []
-        )
-        if (
-            kind in (SELECT.kind, REWEIGHT.kind)
-            and META_SET.path() not in record.key.inputs
-            and run.path(META_SET.path()).is_file()
-        ):
-            moved.append(META_SET.path())
+        closed = load(entry.closed)(name, view) if entry.closed else ""
+        if closed:
+            return State(name, DONE, closed)
+        moved = stage.moved()
+        if entry.unread:
+            moved += load(entry.unread)(run, record.key.inputs, view)
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
     return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
 
 
-def _not_evaluated(run: Run, inputs: Mapping[str, str], view: AnnotationView) -> list[str]:
+def closed_round(name: str, view: AnnotationView) -> str:
+    """Why a round's choice stays as it is; empty where it may still change."""
+    return "closed: exported or answered" if view.is_closed(round_of(name)) else ""
+
+
+def unread_meta_set(run: Run, inputs: Mapping[str, str], view: AnnotationView) -> list[str]:
+    """The meta set, where there is one by now and a stage was made without."""
+    path = META_SET.path()
+    return [path] if path not in inputs and run.path(path).is_file() else []
+
+
+def unread_by_evaluation(run: Run, inputs: Mapping[str, str], view: AnnotationView) -> list[str]:
     """Re-weightings, and files of answered control samples, that an evaluation was made without."""
     new = [
         name

@@ -10,10 +10,11 @@ from tempfile import TemporaryDirectory
 
 from metaselect.errors import ConditionUnmet
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import DATA, META_SET, RECORD, RUN_INFO, SELECT
+from metaselect.run.artefacts import META_SET, RECORD, RUN_INFO, SELECT, folder_of
 from metaselect.run.files import sha256_file
 from metaselect.run.layout import Run
 from metaselect.run.stage import Stage
+from metaselect.stages.table import STAGES
 
 FIRST_ROUND = SELECT.name(number=1)
 
@@ -30,25 +31,16 @@ def rerun(run: Run, report: Reporter) -> Outcome:
     compared: list[Json] = []
     with TemporaryDirectory(prefix="metaselect-verify-") as scratch:
         copy = Run.at(Path(scratch) / "run")
-        shutil.copytree(run.path(DATA.name()), copy.path(DATA.name()))
+        copy.root.mkdir()
         shutil.copy2(run.path(RUN_INFO.path()), copy.path(RUN_INFO.path()))
-        names = [
-            "warmup",
-            *run.stage_names(SELECT.kind),
-            "annotate",
-            *run.stage_names("reweight"),
-            *run.stage_names("evaluate"),
-        ]
-        for name in names:
+        for entry, name in ((row, name) for row in STAGES for name in row.finished(run)):
             stage = run.stage(name)
-            record = stage.record()
-            if record is None:
-                continue
+            record = stage.require()
             # Rounds after answers were in cannot be judged by the answers of today.
             later = stage.kind == SELECT.kind and (
                 name != FIRST_ROUND or META_SET.path() in record.key.inputs
             )
-            taken = later or name == "annotate"
+            taken = later or not entry.rerun
             if stage.moved() and not taken:
                 raise ConditionUnmet(
                     f"{name} is stale: {', '.join(stage.moved())} changed since.",
@@ -69,8 +61,9 @@ def rerun(run: Run, report: Reporter) -> Outcome:
 def _again(stage: Stage, copy: Run) -> None:
     record = stage.require()
     words = shlex.split(stage.command())[1:-2]  # less the program's name and --run RUN
-    if words[0] == "warmup" and len(words) > 1 and not words[1].startswith("-"):
-        del words[1]  # DATA, which the run holds
+    words_of_kind = folder_of(stage.name).command.split()
+    if len(words_of_kind) == 1 and len(words) > 1 and not words[1].startswith("-"):
+        del words[1]  # the DATA of warmup, which the run holds
     command = [sys.executable, "-m", "metaselect", *words, "--run", str(copy.root.resolve())]
     # The promise of equal bytes is for an equal number of threads.
     environment = os.environ | {"OMP_NUM_THREADS": str(record.details["threads"])}

@@ -1,6 +1,5 @@
 """status and verify: what is done, what is stale and why, and what comes next. No torch."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from metaselect.annotation.consensus import TIED
@@ -9,8 +8,19 @@ from metaselect.annotation.rounds import bought_samples
 from metaselect.annotation.votes import DONE as ANSWERED
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import RECORD, SELECT, SEVERAL, UNFINISHED_KEY, WARMUP, WORK, round_of
+from metaselect.run.artefacts import (
+    ANNOTATE,
+    EVALUATE,
+    FORMS,
+    REWEIGHT,
+    SELECT,
+    UNFINISHED_KEY,
+    WARMUP,
+    WORK,
+    round_of,
+)
 from metaselect.run.layout import Run
+from metaselect.run.schema import Folder
 from metaselect.stages.freshness import (
     DAMAGED,
     DONE,
@@ -21,8 +31,7 @@ from metaselect.stages.freshness import (
     State,
     state_of,
 )
-
-TRAINING = ("warmup", "reweight", "evaluate")
+from metaselect.stages.table import STAGES, entry_of
 
 
 class OpenWork(NamedTuple):
@@ -42,14 +51,14 @@ def status(run: Run, report: Reporter) -> Outcome:
     del report
     run.info()
     view = AnnotationView.read(run)
-    owed = _open_work(view)
+    open_work = _open_work(view)
     states = [state_of(run, name, view) for name in stages_of(run)]
     states = [
-        state._replace(why=str(owed)) if (state.stage, state.state) == ("annotate", DONE) else state
+        state._replace(why=str(open_work)) if (state.stage, state.state) == (ANNOTATE.name(), DONE) else state
         for state in states
     ]
     bad = [state for state in states if state.state in (STALE, DAMAGED)]
-    votes_damaged = any(state.stage == "annotate" for state in bad)
+    votes_damaged = any(state.stage == ANNOTATE.name() for state in bad)
     bought = {} if votes_damaged else bought_samples(view.require_ledger())
     listed: list[Json] = [state._asdict() for state in states]
     return Outcome(
@@ -58,7 +67,7 @@ def status(run: Run, report: Reporter) -> Outcome:
             "stages": listed,
             "bought": None if votes_damaged else sum(status == ANSWERED for status in bought.values()),
             "noise_estimate": _noise(run, view),
-            "next": next_command(run, states, owed, view),
+            "next": next_command(run, states, open_work, view),
         },
         unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
     )
@@ -92,17 +101,14 @@ def verify(run: Run, report: Reporter) -> Outcome:
 
 
 def stages_of(run: Run) -> list[str]:
-    """Names of the stages to show: the fixed ones and every round, re-weighting and evaluation that is there."""
-    several = {kind: run.stage_names(kind) for kind in SEVERAL}
-    warmup = [] if run.ids_alone and not run.path(f"{WARMUP.name()}/{RECORD}").is_file() else ["warmup"]
-    names = ["data", *warmup, *(several[SELECT.kind] or [SELECT.name(number=1)])]
-    names += ["annotate", *several["reweight"], *several["evaluate"]]
-    interrupted = [_name_of(run, key.parent) for key in sorted(run.path(WORK).rglob(UNFINISHED_KEY))]
-    return names + [name for name in interrupted if name not in names]
-
-
-def _name_of(run: Run, work: Path) -> str:
-    return work.relative_to(run.path(WORK)).as_posix()
+    """Names of the stages to show: those that every run needs, and whatever else is there."""
+    names: list[str] = []
+    for entry in STAGES:
+        possible = not (entry.trains and run.ids_alone)
+        names += entry.finished(run) or ([entry.expected] if entry.expected and possible else [])
+    work = run.path(WORK)
+    unfinished = [key.parent.relative_to(work).as_posix() for key in sorted(work.rglob(UNFINISHED_KEY))]
+    return names + [name for name in unfinished if name not in names]
 
 
 def _open_work(view: AnnotationView) -> OpenWork:
@@ -125,32 +131,35 @@ def _noise(run: Run, view: AnnotationView) -> Json:
     return estimate and estimate._asdict()
 
 
-def next_command(run: Run, states: list[State], owed: OpenWork, view: AnnotationView) -> str:
+def next_command(run: Run, states: list[State], open_work: OpenWork, view: AnnotationView) -> str:
     """The command that brings the run forward; empty when there is nothing to do."""
-    at = run.flag
-    beyond_help = ("annotate", *(TRAINING if run.ids_alone else ()))  # no command brings these forward here
     by_name = {state.stage: state for state in states}
     for state in states:
-        kind = state.stage.partition("/")[0]
-        if state.state in (STALE, INTERRUPTED, DAMAGED) and kind not in beyond_help:
+        entry = entry_of(state.stage)
+        beyond_help = entry.by_people or (entry.trains and run.ids_alone)
+        if state.state in (STALE, INTERRUPTED, DAMAGED) and not beyond_help:
             return run.stage(state.stage).command(*(["--force"] if state.state == DAMAGED else []))
-    if by_name["annotate"].state == DAMAGED:
-        return ""  # no command brings answers back; its line says what is wrong
-    if not run.ids_alone and by_name["warmup"].state == MISSING:
-        return f"metaselect warmup {at}"
+    if by_name[ANNOTATE.name()].state == DAMAGED:
+        return ""  # no command brings answers back; the stage's own line says what is damaged
+    if not run.ids_alone and by_name[WARMUP.name()].state == MISSING:
+        return _command(run, WARMUP)
     chosen = run.stage_names(SELECT.kind)
     if not chosen:
         return run.select_command
     if not view.is_closed(round_of(chosen[-1])):
-        return f"metaselect annotate export {at}"
+        return _command(run, FORMS)
     if not bought_samples(view.require_ledger()):
-        return f"metaselect annotate import FILE {at}"
+        return _command(run, ANNOTATE)
     if run.ids_alone:
         return ""
-    if not run.stage_names("reweight"):
-        return f"metaselect reweight {at}"
-    if not run.stage_names("evaluate"):
-        return f"metaselect evaluate TEST {at}"
-    if owed.missing:
-        return f"metaselect annotate import FILE {at}"
-    return f"metaselect annotate export --conflicts {at}" if owed.tied else ""
+    for folder in (REWEIGHT, EVALUATE):
+        if not run.stage_names(folder.kind):
+            return _command(run, folder)
+    if open_work.missing:
+        return _command(run, ANNOTATE)
+    return _command(run, FORMS, "--conflicts") if open_work.tied else ""
+
+
+def _command(run: Run, folder: Folder, *flags: str) -> str:
+    """The command line that fills a folder of the run."""
+    return " ".join(["metaselect", folder.command, *flags, run.flag])
