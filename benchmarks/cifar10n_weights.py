@@ -18,6 +18,7 @@ import argparse
 import json
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -45,7 +46,7 @@ def fsr_scores(run: Path, seed: int) -> np.ndarray:
     """(n,) the pusher's scores at the end of `reweight --method fsr`, which is run again."""
     kept, finish = [], stage._finish
 
-    def keeping(setting, trainee, *rest):
+    def keeping(setting: Any, trainee: Any, *rest: Any) -> None:
         kept.append(trainee.method.history.scores.cpu().numpy())
         finish(setting, trainee, *rest)
 

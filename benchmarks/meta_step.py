@@ -16,7 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peers import installed_peers, peer_steps, weighted_step
@@ -59,7 +59,7 @@ OPTIONS = {"fsr": ["deferral=0"]}  # else its first epochs are plain training
 MEMORY = {"l2rw": 1.35, "direct": 2.1, "mw-net": 2.1}
 
 
-def plain(model, optimiser, batch, meta_batch):
+def plain(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> None:
     """What every training loop does."""
     losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
     loss = losses.mean()
@@ -68,12 +68,12 @@ def plain(model, optimiser, batch, meta_batch):
     optimiser.step()
 
 
-def ours(method, *pairs, jvp_solver=None):
+def ours(method: Any, *pairs: Any, jvp_solver: Any = None):
     """MetaSelect's step: the same calls as in its training loop; ``pairs`` are words of --option."""
     jvp_solver = jvp_solver or JvpSolver()
     runs = []
 
-    def step(model, optimiser, batch, meta_batch):
+    def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any):
         ids, device = torch.arange(len(batch.labels)), batch.labels.device
         if not runs:
             known = Labels(batch.labels.cpu(), 10, ids, ids[:0])
@@ -89,7 +89,7 @@ def ours(method, *pairs, jvp_solver=None):
     return step
 
 
-def second_order(model, optimiser, batch, meta_batch):
+def second_order(model: Any, optimiser: Any, batch: Any, meta_batch: Any):
     """Ren et al. 2018, Algorithm 1, as published: differentiate through the virtual step."""
     params = dict(model.named_parameters())
     with frozen_statistics(model):
@@ -107,7 +107,7 @@ def second_order(model, optimiser, batch, meta_batch):
 class Arm:
     """A method with a model of its own, so that all arms train alike through the rounds."""
 
-    def __init__(self, name, step, subject, batch, meta_count, device):
+    def __init__(self, name: str, step: Any, subject: Any, batch: Any, meta_count: Any, device: Any) -> None:
         self.name, self.step = name, step
         stream = torch.Generator().manual_seed(0)
         torch.manual_seed(0)

@@ -17,6 +17,7 @@ what 0.1 declares. It works with
 import logging
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,13 +47,13 @@ def peer_steps(names: list[str]) -> dict[str, Callable]:
     return steps
 
 
-def weight_net(device):
+def weight_net(device: Any):
     """Meta-Weight-Net's net and optimiser, with the constants of ours."""
     net = nn.Sequential(nn.Linear(1, 100), nn.ReLU(), nn.Linear(100, 1), nn.Sigmoid()).to(device)
     return net, torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
 
 
-def weighted_step(model, optimiser, batch, weights):
+def weighted_step(model: Any, optimiser: Any, batch: Any, weights: Any):
     """The step that follows when the weights are known, by a forward pass of its own."""
     loss = (weights * F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")).sum()
     optimiser.zero_grad()
@@ -61,7 +62,7 @@ def weighted_step(model, optimiser, batch, weights):
     return weights
 
 
-def higher_l2rw(model, optimiser, batch, meta_batch):
+def higher_l2rw(model: Any, optimiser: Any, batch: Any, meta_batch: Any):
     """Learning to reweight by ``innerloop_ctx``; the virtual step has the optimiser's momentum, unlike the paper's."""
     import higher
 
@@ -80,7 +81,7 @@ def higher_mw_net():
 
     nets: list = []
 
-    def step(model, optimiser, batch, meta_batch):
+    def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any):
         if not nets:
             nets.extend(weight_net(batch.labels.device))
         net, net_optimiser = nets
@@ -102,26 +103,26 @@ def higher_mw_net():
     return step
 
 
-def betty_mw_net(*, roll_back=False):
+def betty_mw_net(*, roll_back: bool = False):
     """Meta-Weight-Net as two of Betty's problems, each with one batch."""
     from betty.configs import Config, EngineConfig
     from betty.engine import Engine
     from betty.problems import ImplicitProblem
 
     class Outer(ImplicitProblem):
-        def training_step(self, batch):
+        def training_step(self, batch: Any):
             inputs, labels = batch
             return F.cross_entropy(self.inner(inputs), labels)
 
     class Inner(ImplicitProblem):
-        def training_step(self, batch):
+        def training_step(self, batch: Any):
             inputs, labels = batch
             losses = F.cross_entropy(self.forward(inputs), labels, reduction="none")
             return (self.outer(losses.detach()[:, None])[:, 0] * losses).mean()
 
     engines: list = []
 
-    def step(model, optimiser, batch, meta_batch):
+    def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> None:
         if not engines:
             logging.getLogger("betty").disabled = True
             net, net_optimiser = weight_net(batch.labels.device)

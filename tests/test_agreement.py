@@ -109,7 +109,7 @@ def run(tmp_path: Path) -> Run:
     return made
 
 
-def test_status_says_how_people_agree_and_what_is_tied(run: Run, capsys) -> None:
+def test_status_says_how_people_agree_and_what_is_tied(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     before = seen(run.root)
     got = result(run, capsys, "status")
     assert got["conflict_ids"] == ["s1"]
@@ -133,7 +133,9 @@ def test_people_read_the_same(run: Run) -> None:
     assert "2 of 2" in shown
 
 
-def test_one_annotator_alone_has_nothing_to_agree_with(tmp_path: Path, capsys) -> None:
+def test_one_annotator_alone_has_nothing_to_agree_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path / "run")
     add_round(run, 1, ["s0", "s1"])
     assert call(run, "import", answers(run, "sample_id,clean_label\ns0,cat\ns1,dog\n")) == 0

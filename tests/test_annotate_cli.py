@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, votes_of
@@ -37,7 +38,7 @@ yy,wrong,anna,,
 """
 
 
-def test_the_reconciliation_counts_every_row_once(run: Run, capsys) -> None:
+def test_the_reconciliation_counts_every_row_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     got = result(run, capsys, "import", answers(run, HAND_MADE))
     expected = {
         "matched": 2,  # s0 anna, s1 ben
@@ -68,7 +69,7 @@ def test_the_reconciliation_counts_every_row_once(run: Run, capsys) -> None:
     assert run.stage("annotate").verified("annotate/meta_set.csv")
 
 
-def test_people_read_the_reconciliation_as_a_table(run: Run, capsys) -> None:
+def test_people_read_the_reconciliation_as_a_table(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(run, "import", answers(run, HAND_MADE)) == 0
     captured = capsys.readouterr()
     assert "ids not in the pool" in captured.out
@@ -83,7 +84,7 @@ def files(run: Run) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
 
 
-def test_the_same_file_twice_changes_nothing(run: Run, capsys) -> None:
+def test_the_same_file_twice_changes_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     table = answers(run, HAND_MADE)
     assert call(run, "import", table) == 0
     before = files(run)
@@ -92,7 +93,7 @@ def test_the_same_file_twice_changes_nothing(run: Run, capsys) -> None:
 
 
 def test_answers_in_place_of_others_are_counted_and_two_people_without_names_are_noticed(
-    run: Run, capsys
+    run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(run, "import", answers(run, "sample_id,clean_label\ns0,cat\ns1,dog\ns2,owl\n", "p1.csv")) == 0
     second = answers(run, "sample_id,clean_label\ns0,dog\ns1,dog\ns3,owl\n", "p2.csv")
@@ -114,7 +115,7 @@ def test_answers_in_place_of_others_are_counted_and_two_people_without_names_are
     assert "does not say whose" not in capsys.readouterr().err
 
 
-def test_a_later_file_supersedes_and_only_adds_lines(run: Run, capsys) -> None:
+def test_a_later_file_supersedes_and_only_adds_lines(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(run, "import", answers(run, "sample_id,clean_label\ns0,cat\ns1,cat\n")) == 0
     before = run.path("annotate/votes.csv").read_bytes()
     later = result(run, capsys, "import", answers(run, "sample_id,clean_label\ns0,dog\ns1,cat\n"))
@@ -123,7 +124,7 @@ def test_a_later_file_supersedes_and_only_adds_lines(run: Run, capsys) -> None:
     assert meta_set(run) == {"s0": "dog", "s1": "cat"}
 
 
-def test_a_tie_is_no_meta_sample_until_somebody_decides(run: Run, capsys) -> None:
+def test_a_tie_is_no_meta_sample_until_somebody_decides(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     table = answers(run, "sample_id,clean_label,annotator\ns0,cat,anna\ns0,dog,ben\n")
     assert result(run, capsys, "import", table)["tied"] == 1
     assert meta_set(run) == {}
@@ -133,7 +134,7 @@ def test_a_tie_is_no_meta_sample_until_somebody_decides(run: Run, capsys) -> Non
     assert votes_of(run)[-1] == ("s0", "dog", "carl", "done")
 
 
-def test_a_part_is_fine_unless_all_was_required(run: Run, capsys) -> None:
+def test_a_part_is_fine_unless_all_was_required(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     part = answers(run, "sample_id,clean_label\ns0,cat\n")
     assert result(run, capsys, "import", part)["missing"] == 3
     assert result(run, capsys, "import", part, "--require-complete", code=1)["missing"] == 3
@@ -141,7 +142,9 @@ def test_a_part_is_fine_unless_all_was_required(run: Run, capsys) -> None:
     assert result(run, capsys, "import", rest, "--require-complete")["missing"] == 0
 
 
-def test_labels_from_outside_the_round_need_to_be_asked_for(run: Run, capsys) -> None:
+def test_labels_from_outside_the_round_need_to_be_asked_for(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = answers(run, "sample_id,clean_label\ns9,cat\n")
     assert "--outside-round" in error(run, capsys, "import", table, code=3)
     assert files(run) == {}
@@ -150,7 +153,7 @@ def test_labels_from_outside_the_round_need_to_be_asked_for(run: Run, capsys) ->
     assert meta_set(run) == {"s9": "cat"}
 
 
-def test_one_round_alone_can_be_meant(run: Run, capsys) -> None:
+def test_one_round_alone_can_be_meant(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     add_round(run, 2, ["s8"])
     table = answers(run, "sample_id,clean_label\ns8,cat\ns0,cat\n")
     only = result(run, capsys, "import", table, "--round", "2", "--require-complete")
@@ -170,13 +173,17 @@ def test_one_round_alone_can_be_meant(run: Run, capsys) -> None:
         ("sample_id,clean_label\n", ["has no rows"]),
     ],
 )
-def test_a_bad_file_writes_nothing_and_says_where_it_is_bad(run: Run, capsys, text, messages) -> None:
+def test_a_bad_file_writes_nothing_and_says_where_it_is_bad(
+    run: Run, capsys: pytest.CaptureFixture[str], text: str, messages: Any
+) -> None:
     stderr = error(run, capsys, "import", answers(run, text), code=3)
     assert [message for message in messages if message not in stderr] == []
     assert files(run) == {}
 
 
-def test_a_missing_file_and_a_run_without_rounds_are_named(run: Run, tmp_path: Path, capsys) -> None:
+def test_a_missing_file_and_a_run_without_rounds_are_named(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "nowhere.csv" in error(run, capsys, "import", "nowhere.csv", code=3)
     bare = make_run(tmp_path / "bare")
     table = answers(run, "sample_id,clean_label\ns0,cat\n")
@@ -187,7 +194,7 @@ def test_a_missing_file_and_a_run_without_rounds_are_named(run: Run, tmp_path: P
     assert not (tmp_path / "none").exists()
 
 
-def test_an_empty_form_is_no_error_but_is_said(run: Run, capsys) -> None:
+def test_an_empty_form_is_no_error_but_is_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(run, "export") == 0
     capsys.readouterr()
     assert call(run, "import", str(run.path("export/round-1/labels.csv"))) == 0
@@ -195,7 +202,9 @@ def test_an_empty_form_is_no_error_but_is_said(run: Run, capsys) -> None:
     assert not run.path("annotate/votes.csv").exists()
 
 
-def test_simulation_answers_what_is_open_through_the_same_door(run: Run, capsys) -> None:
+def test_simulation_answers_what_is_open_through_the_same_door(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(run, "import", answers(run, "sample_id,clean_label\ns0,owl\n")) == 0
     lines = "".join(f"s{number},dog,x\n" for number in range(10))
     truth = answers(run, f"id,clean_label,given_label\n{lines}", "truth.csv")
@@ -207,7 +216,9 @@ def test_simulation_answers_what_is_open_through_the_same_door(run: Run, capsys)
     assert files(run) == before
 
 
-def test_simulation_needs_the_whole_truth_and_nothing_but_classes(run: Run, capsys) -> None:
+def test_simulation_needs_the_whole_truth_and_nothing_but_classes(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     short = answers(run, "sample_id,clean_label\ns0,cat\ns1,cat\n")
     assert "2 samples of round 1: s3, s2" in error(run, capsys, "simulate", short, code=3)
     strange = answers(run, "sample_id,clean_label\ns0,cat\ns1,cat\ns2,cat\ns3,cow\n")
@@ -217,7 +228,9 @@ def test_simulation_needs_the_whole_truth_and_nothing_but_classes(run: Run, caps
     assert files(run) == {}
 
 
-def test_status_counts_samples_by_round_and_writes_nothing(run: Run, capsys) -> None:
+def test_status_counts_samples_by_round_and_writes_nothing(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     add_round(run, 2, ["s5", "s6"])
     table = answers(run, "sample_id,clean_label,annotator,status\ns0,cat,anna,\ns1,cat,anna,\ns1,dog,ben,\n"
                          "s2,,anna,bad_sample\ns5,,ben,unsure\ns9,owl,ben,\n")  # fmt: skip
@@ -238,7 +251,9 @@ def test_status_counts_samples_by_round_and_writes_nothing(run: Run, capsys) -> 
     assert files(run) == before
 
 
-def test_another_command_in_the_run_keeps_writers_out_but_not_status(run: Run, capsys) -> None:
+def test_another_command_in_the_run_keeps_writers_out_but_not_status(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = answers(run, "sample_id,clean_label\ns0,cat\n")
     with FileLock(run.root / ".lock"):
         for words in (("export",), ("import", table), ("simulate", table)):
@@ -249,7 +264,7 @@ def test_another_command_in_the_run_keeps_writers_out_but_not_status(run: Run, c
 
 @pytest.mark.parametrize("words", [["--help"], ["export", "--help"], ["import", "--help"],
                                    ["simulate", "--help"], ["status", "--help"]])  # fmt: skip
-def test_help_has_two_examples(capsys, words) -> None:
+def test_help_has_two_examples(capsys: pytest.CaptureFixture[str], words: Any) -> None:
     assert main(["annotate", *words]) == 0
     shown = capsys.readouterr().out
     if len(words) == 2:
@@ -273,7 +288,9 @@ def test_nothing_here_imports_torch(run: Run) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_pipelines_status_says_what_people_still_owe(run: Run, capsys) -> None:
+def test_the_pipelines_status_says_what_people_still_owe(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     def line() -> str:
         capsys.readouterr()
         main(["status", "--json", "--run", str(run.root)])

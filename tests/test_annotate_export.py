@@ -3,6 +3,7 @@
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, rows_of
@@ -17,7 +18,9 @@ def run(tmp_path: Path) -> Run:
     return made
 
 
-def test_the_form_has_the_canonical_columns_in_order_of_rank(run: Run, capsys) -> None:
+def test_the_form_has_the_canonical_columns_in_order_of_rank(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(run, "export") == 0
     captured = capsys.readouterr()
     path = run.path("export/round-1/labels.csv")
@@ -32,7 +35,9 @@ def test_the_form_has_the_canonical_columns_in_order_of_rank(run: Run, capsys) -
     assert not run.path("annotate/stage.json").exists()
 
 
-def test_the_form_is_the_same_every_time_and_without_force_no_other(run: Run, capsys) -> None:
+def test_the_form_is_the_same_every_time_and_without_force_no_other(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = run.path("export/round-1/labels.csv")
     assert call(run, "export") == 0
     first = path.read_bytes()
@@ -45,7 +50,9 @@ def test_the_form_is_the_same_every_time_and_without_force_no_other(run: Run, ca
 
 
 @pytest.mark.parametrize("cell", ["clean_label", "status", "note"])
-def test_a_form_with_work_in_it_is_never_overwritten(run: Run, capsys, cell: str) -> None:
+def test_a_form_with_work_in_it_is_never_overwritten(
+    run: Run, capsys: pytest.CaptureFixture[str], cell: str
+) -> None:
     assert call(run, "export") == 0
     path = run.path("export/round-1/labels.csv")
     header, first, *rest = path.read_text().splitlines()
@@ -60,7 +67,7 @@ def test_a_form_with_work_in_it_is_never_overwritten(run: Run, capsys, cell: str
     assert call(run, "export", "-o", str(run.root.parent / "other.csv")) == 0
 
 
-def test_a_form_does_not_go_among_the_artefacts(run: Run, capsys) -> None:
+def test_a_form_does_not_go_among_the_artefacts(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "among the artefacts" in error(
         run, capsys, "export", "-o", str(run.path("annotate/x.csv")), code=2
     )
@@ -89,7 +96,7 @@ def test_images_go_beside_the_form(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert not (other.parent / "images").exists()
 
 
-def test_a_later_form_asks_only_what_is_open(run: Run, capsys) -> None:
+def test_a_later_form_asks_only_what_is_open(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(run, "import", answers(run, "sample_id,clean_label,status\ns1,cat,\ns3,,skip\n")) == 0
     other = run.root.parent / "rest.csv"
     assert call(run, "export", "-o", str(other)) == 0
@@ -104,7 +111,9 @@ def test_a_later_form_asks_only_what_is_open(run: Run, capsys) -> None:
     assert "Every sample of round 1 is answered" in captured.err
 
 
-def test_a_form_goes_to_stdout_and_answers_come_from_stdin(run: Run, capsysbinary, monkeypatch) -> None:
+def test_a_form_goes_to_stdout_and_answers_come_from_stdin(
+    run: Run, capsysbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert call(run, "export", "-o", "-", "--show-given") == 0
     text = capsysbinary.readouterr().out.decode()
     rows = rows_of(text)
@@ -124,7 +133,7 @@ def test_a_form_goes_to_stdout_and_answers_come_from_stdin(run: Run, capsysbinar
     assert call(run, "export", "-o", "-", "--json") == 2
 
 
-def test_programs_learn_where_the_form_is(run: Run, capsys) -> None:
+def test_programs_learn_where_the_form_is(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     got = result(run, capsys, "export", "--round", "1")
     assert got.pop("batch_id").startswith("b01-")
     path = str(run.path("export/round-1/labels.csv"))

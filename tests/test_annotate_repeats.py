@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, rows_of
@@ -36,7 +37,9 @@ def fill(run: Run, labels: dict[str, str], annotator: str = "anna", form: str = 
     return answers(run, "\n".join(["batch_id,sample_id,clean_label,annotator", *lines]), f"{annotator}.csv")
 
 
-def test_a_form_shows_some_samples_twice_and_does_not_say_which(run: Run, capsys) -> None:
+def test_a_form_shows_some_samples_twice_and_does_not_say_which(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     got = result(run, capsys, "export", "--repeats", "0.1")
     assert got["samples"] == 44
     rows = csv_rows(run.path("export/round-1/labels.csv"))
@@ -73,7 +76,9 @@ def test_a_form_does_not_tell_control_samples(tmp_path: Path) -> None:
     assert shown == {"1": [("0", "2")] * 2, "2": [("", "")] * 2}
 
 
-def test_answers_for_repeats_count_nowhere_but_for_the_annotator(run: Run, capsys) -> None:
+def test_answers_for_repeats_count_nowhere_but_for_the_annotator(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(run, "export", "--repeats", "0.1") == 0
     known = {row["repeat_id"]: row["sample_id"] for row in csv_rows(run.path("annotate/repeats.csv"))}
     first, *_ = known
@@ -91,7 +96,9 @@ def test_answers_for_repeats_count_nowhere_but_for_the_annotator(run: Run, capsy
     run.stage("annotate").check(thorough=True)
 
 
-def test_a_repeat_without_its_form_is_still_known_and_goes_with_its_round(run: Run, capsys) -> None:
+def test_a_repeat_without_its_form_is_still_known_and_goes_with_its_round(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(run, "export", "--repeats", "0.1") == 0
     repeat_id = csv_rows(run.path("annotate/repeats.csv"))[0]["repeat_id"]
     bare = answers(run, f"sample_id,clean_label\n{repeat_id},cat\n")
@@ -101,7 +108,9 @@ def test_a_repeat_without_its_form_is_still_known_and_goes_with_its_round(run: R
     assert ledger.remove_round(run, 1) == 1
 
 
-def test_images_of_repeats_are_copies_under_their_own_names(run: Run, monkeypatch) -> None:
+def test_images_of_repeats_are_copies_under_their_own_names(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def write_originals(
         run: Run, sample_ids: Sequence[str], folder: Path, stems: Mapping[str, str]
     ) -> dict[str, str]:
@@ -131,7 +140,9 @@ names = st.lists(
 
 @settings(deadline=None)
 @given(pool=names, share=st.floats(0.01, 0.5), data=st.data())
-def test_repeats_have_ids_of_their_own_and_stand_behind_their_samples(pool, share, data) -> None:
+def test_repeats_have_ids_of_their_own_and_stand_behind_their_samples(
+    pool: Any, share: Any, data: Any
+) -> None:
     ids = data.draw(st.permutations(pool))[: data.draw(st.integers(2, len(pool)))]
     repeats = choose_repeats(ids, share, "b", pool, [])
     assert len(repeats) == min(max(round(share * len(ids)), 1), len(ids) // 2)
@@ -149,7 +160,7 @@ def test_repeats_have_ids_of_their_own_and_stand_behind_their_samples(pool, shar
     assert choose_repeats(ids, share, "b", pool, repeats) == repeats
 
 
-def test_a_form_of_one_sample_has_no_repeat(tmp_path: Path, capsys) -> None:
+def test_a_form_of_one_sample_has_no_repeat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run")
     add_round(run, 1, ["s0"])
     assert result(run, capsys, "export", "--repeats", "0.5")["samples"] == 1
@@ -161,7 +172,9 @@ TWO = "sample_id,clean_label,annotator\n" + "".join(
 )
 
 
-def test_conflicts_go_out_alone_and_a_third_vote_decides(run: Run, capsys) -> None:
+def test_conflicts_go_out_alone_and_a_third_vote_decides(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert result(run, capsys, "import", answers(run, TWO))["tied"] == 2
     got = result(run, capsys, "export", "--conflicts")
     assert got["samples"] == 2
@@ -177,7 +190,7 @@ def test_conflicts_go_out_alone_and_a_third_vote_decides(run: Run, capsys) -> No
     assert {vote.round for vote in ledger.read_ledger(run).votes} == {1}
 
 
-def test_the_batch_of_a_conflict_says_its_round(run: Run, capsys) -> None:
+def test_the_batch_of_a_conflict_says_its_round(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """Its samples may be selected again in a later round."""
     assert call(run, "import", answers(run, TWO)) == 0
     assert call(run, "export", "--conflicts", "--round", "1") == 0
@@ -186,7 +199,7 @@ def test_the_batch_of_a_conflict_says_its_round(run: Run, capsys) -> None:
     assert [vote.round for vote in ledger.read_ledger(run).votes if vote.annotator == "carl"] == [1, 1]
 
 
-def test_without_a_conflict_there_is_no_form(run: Run, capsys) -> None:
+def test_without_a_conflict_there_is_no_form(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert call(run, "export", "--conflicts") == 0
     captured = capsys.readouterr()
@@ -195,7 +208,7 @@ def test_without_a_conflict_there_is_no_form(run: Run, capsys) -> None:
     assert "exclude each other" in error(run, capsys, "export", "--conflicts", "--all", code=2)
 
 
-def test_conflicts_go_to_stdout_too(run: Run, capsys) -> None:
+def test_conflicts_go_to_stdout_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(run, "import", answers(run, TWO)) == 0
     capsys.readouterr()
     assert call(run, "export", "--conflicts", "-o", "-") == 0

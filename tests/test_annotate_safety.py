@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annotation_run import add_round, make_run, meta_set, votes_of
@@ -47,7 +48,9 @@ def killed_import(run: Run, monkeypatch: pytest.MonkeyPatch, place: str) -> None
     "place", ["ledger.append_votes", "ledger_record.write_atomically", "ledger_record.write_record"]
 )
 @pytest.mark.parametrize("began", [False, True])
-def test_the_next_import_mends_what_a_crash_left(run: Run, monkeypatch, place: str, began: bool) -> None:
+def test_the_next_import_mends_what_a_crash_left(
+    run: Run, monkeypatch: pytest.MonkeyPatch, place: str, began: bool
+) -> None:
     if began:
         assert give(run, FIRST) == 0
     killed_import(run, monkeypatch, place)
@@ -59,7 +62,7 @@ def test_the_next_import_mends_what_a_crash_left(run: Run, monkeypatch, place: s
     run.stage("annotate").check(thorough=True)
 
 
-def test_an_export_mends_too(run: Run, monkeypatch) -> None:
+def test_an_export_mends_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert give(run, FIRST) == 0
     killed_import(run, monkeypatch, "ledger_record.write_record")
     assert main(["annotate", "export", "--run", str(run.root)]) == 0
@@ -105,7 +108,9 @@ def edit(old: bytes, new: bytes) -> Callable[[Path], None]:
     "damage", [edit(b"s0,cat", b"s0,dog"), edit(b"s0,cat", b"s0,horse"), lambda path: path.write_bytes(
         path.read_bytes()[:-5]), Path.unlink]
 )  # fmt: skip
-def test_votes_changed_by_hand_are_refused_by_every_command(run: Run, capsys, damage) -> None:
+def test_votes_changed_by_hand_are_refused_by_every_command(
+    run: Run, capsys: pytest.CaptureFixture[str], damage: Any
+) -> None:
     assert give(run, FIRST) == 0
     damage(run.path("annotate/votes.csv"))
     left = {path.name: path.read_bytes() for path in run.path("annotate").iterdir()}
@@ -116,7 +121,9 @@ def test_votes_changed_by_hand_are_refused_by_every_command(run: Run, capsys, da
     assert {path.name: path.read_bytes() for path in run.path("annotate").iterdir()} == left
 
 
-def test_a_consensus_changed_by_hand_is_refused_and_a_deleted_one_made_again(run: Run, capsys) -> None:
+def test_a_consensus_changed_by_hand_is_refused_and_a_deleted_one_made_again(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert give(run, FIRST) == 0
     path = run.path("annotate/meta_set.csv")
     whole = path.read_bytes()
@@ -139,7 +146,9 @@ def test_more_answers_with_the_same_consensus_leave_the_same_meta_set(run: Run) 
     assert run.path("annotate/meta_set.csv").stat().st_mtime_ns == touched
 
 
-def test_votes_for_other_data_are_not_mixed_with_new_ones(tmp_path: Path, run: Run, capsys) -> None:
+def test_votes_for_other_data_are_not_mixed_with_new_ones(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert give(run, FIRST) == 0
     other = make_run(tmp_path / "other", [f"t{number}" for number in range(4)], ["cat", "dog"])
     add_round(other, 1, ["t0"])
@@ -148,7 +157,7 @@ def test_votes_for_other_data_are_not_mixed_with_new_ones(tmp_path: Path, run: R
     assert "belongs to other data" in capsys.readouterr().err
 
 
-def test_a_choice_changed_by_hand_is_refused(run: Run, capsys) -> None:
+def test_a_choice_changed_by_hand_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     edit(b"s1", b"s9")(run.path("select/round-1/selected.csv"))
     assert give(run, FIRST) == 4
     assert "selected.csv is damaged" in capsys.readouterr().err

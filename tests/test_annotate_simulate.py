@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_votes_and_another_others(run: Run, tmp_pat
     ],
 )
 def test_a_confusion_file_that_is_no_distribution_is_refused(
-    run: Run, capsys, text: str, message: str
+    run: Run, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     table = answers(run, text, "confusion.csv")
     assert message in error(run, capsys, "simulate", truth(run), "--confusion", table, code=3)
@@ -154,11 +154,13 @@ def test_a_confusion_file_that_is_no_distribution_is_refused(
         ("--error-rate", "0.1", "--confusion", "x"),
     ],
 )
-def test_impossible_options_are_refused(run: Run, capsys, words: tuple[str, ...]) -> None:
+def test_impossible_options_are_refused(
+    run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
     error(run, capsys, "simulate", truth(run), *words, code=2)
 
 
-def test_blind_repeats_are_answered_too(run: Run, capsys) -> None:
+def test_blind_repeats_are_answered_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(run, "export", "--repeats", "0.1", "--no-images") == 0
     assert result(run, capsys, "simulate", truth(run), "--error-rate", "0.3")["repeated"] == 20
     skill = result(run, capsys, "status")["agreement"]["annotators"]["simulated"]

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, votes_of
@@ -30,7 +31,9 @@ def give(run: Run, text: str, name: str = "answers.csv", *words: str) -> None:
     assert call(run, "import", answers(run, text, name), *words) == 0
 
 
-def test_an_undo_brings_back_what_counted_before_and_only_adds_rows(run: Run, capsys) -> None:
+def test_an_undo_brings_back_what_counted_before_and_only_adds_rows(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     give(run, CAT_DOG, "first.csv")
     give(run, OWLS, "second.csv")
     before = run.path("annotate/votes.csv").read_bytes()
@@ -47,7 +50,9 @@ def test_an_undo_brings_back_what_counted_before_and_only_adds_rows(run: Run, ca
     assert "no import to undo" in error(run, capsys, "undo", code=2)
 
 
-def test_only_who_imported_a_file_is_told_to_import_it_again(run: Run, capsys) -> None:
+def test_only_who_imported_a_file_is_told_to_import_it_again(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     truth = answers(run, "sample_id,clean_label\n" + "".join(f"s{number},cat\n" for number in range(10)))
     for words, told in ((("import", truth), True), (("simulate", truth), False)):
         assert call(run, *words) == 0
@@ -70,7 +75,9 @@ def test_the_record_names_the_file_without_its_folder_and_its_bytes(run: Run) ->
     ]  # fmt: skip
 
 
-def test_the_same_file_can_be_imported_again_after_an_undo(run: Run, capsys) -> None:
+def test_the_same_file_can_be_imported_again_after_an_undo(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     give(run, CAT_DOG)
     assert call(run, "undo") == 0
     assert result(run, capsys, "import", answers(run, CAT_DOG))["new_votes"] == 2
@@ -78,7 +85,7 @@ def test_the_same_file_can_be_imported_again_after_an_undo(run: Run, capsys) -> 
     assert result(run, capsys, "undo")["number"] == 3
 
 
-def test_samples_of_an_undone_import_are_open_again(run: Run, capsys) -> None:
+def test_samples_of_an_undone_import_are_open_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     give(run, CAT_DOG)
     assert result(run, capsys, "status")["rounds"][0]["missing"] == 2
     assert call(run, "undo") == 0
@@ -88,7 +95,7 @@ def test_samples_of_an_undone_import_are_open_again(run: Run, capsys) -> None:
     assert len(csv_rows(run.path("export/round-1/labels.csv"))) == 4
 
 
-def test_an_earlier_import_can_be_named(run: Run, capsys) -> None:
+def test_an_earlier_import_can_be_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     give(run, CAT_DOG)
     give(run, OWLS)
     got = result(run, capsys, "undo", "--import", "1")
@@ -111,7 +118,7 @@ def test_people_read_what_an_undo_did(run: Run) -> None:
     assert nothing["error"]["message"] == "There is no import to undo."
 
 
-def test_no_form_may_say_withdrawn(run: Run, capsys) -> None:
+def test_no_form_may_say_withdrawn(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     table = answers(run, "sample_id,clean_label,status\ns0,,withdrawn\n")
     assert "no status 'withdrawn'" in error(run, capsys, "import", table, code=3)
 
@@ -125,7 +132,7 @@ steps = st.lists(st.one_of(answers_of_one_file, st.integers(0, 9)), max_size=8)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=steps)
-def test_what_counts_is_the_latest_of_the_imports_that_stand(steps) -> None:
+def test_what_counts_is_the_latest_of_the_imports_that_stand(steps: Any) -> None:
     """The vote file alone gives what a list of files, of which some are taken out again, gives."""
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run")
@@ -169,7 +176,7 @@ class Killed(BaseException):
 )
 @pytest.mark.parametrize("then", ["undo", "import"])
 def test_an_undo_that_was_cut_short_is_completed(
-    run: Run, monkeypatch, capsys, place: str, then: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str, then: str
 ) -> None:
     give(run, CAT_DOG)
     give(run, OWLS)
@@ -200,7 +207,9 @@ def test_an_undo_that_was_cut_short_is_completed(
     run.stage("annotate").check(thorough=True)
 
 
-def test_an_import_that_died_before_its_votes_leaves_nothing_to_undo(run: Run, monkeypatch, capsys) -> None:
+def test_an_import_that_died_before_its_votes_leaves_nothing_to_undo(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     give(run, CAT_DOG, "first.csv")
 
     def die(*_: object, **__: object) -> None:
@@ -213,7 +222,7 @@ def test_an_import_that_died_before_its_votes_leaves_nothing_to_undo(run: Run, m
     assert result(run, capsys, "undo")["file"] == "first.csv"
 
 
-def test_imports_changed_by_hand_are_refused(run: Run, capsys) -> None:
+def test_imports_changed_by_hand_are_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     give(run, CAT_DOG)
     path = run.path("annotate/imports.csv")
     path.write_text(path.read_text().replace("answers", "others"))
@@ -228,7 +237,9 @@ def test_imports_changed_by_hand_are_refused(run: Run, capsys) -> None:
     undone=st.integers(0, 3),
     gone=st.integers(1, 3),
 )
-def test_forgetting_a_round_keeps_imports_and_their_votes_together(rounds, cuts, undone, gone) -> None:
+def test_forgetting_a_round_keeps_imports_and_their_votes_together(
+    rounds: Any, cuts: Any, undone: Any, gone: Any
+) -> None:
     votes = [Vote(name, label, "anna", "done", str(at), number, "t")
              for at, (name, label, number) in enumerate(rounds)]  # fmt: skip
     starts = [0, *sorted(min(cut, len(votes)) for cut in cuts)]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from annotation_run import add_round, make_run, meta_set, rows_of, votes_of
@@ -66,7 +67,7 @@ def filled_in(text: str, answers: dict[str, str], line_end: str = "\n") -> str:
 @quick
 @given(ids=many_names, classes=many_names, seed=st.randoms(use_true_random=False))
 @example(ids=["=x", "'=x", "''=x"], classes=["-", "'-", "''-"], seed=Random(0))
-def test_export_then_answer_then_import_is_the_identity(ids, classes, seed) -> None:
+def test_export_then_answer_then_import_is_the_identity(ids: Any, classes: Any, seed: int) -> None:
     chosen = {sample_id: seed.choice(classes) for sample_id in ids}
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run", ids, classes)
@@ -85,7 +86,7 @@ def test_export_then_answer_then_import_is_the_identity(ids, classes, seed) -> N
 
 @settings(quick, max_examples=8)
 @given(seed=st.randoms(use_true_random=False))
-def test_the_order_of_rows_changes_no_byte_but_the_time(seed) -> None:
+def test_the_order_of_rows_changes_no_byte_but_the_time(seed: int) -> None:
     lines = [
         f"s{number},{seed.choice(['cat', 'dog'])},{who}" for number in range(5) for who in ("anna", "ben")
     ]
@@ -167,7 +168,9 @@ awkward_votes = st.lists(
 
 @quick
 @given(votes=awkward_votes, more=awkward_votes, data=st.data())
-def test_a_vote_file_cut_anywhere_keeps_its_whole_votes_and_grows_on(votes, more, data) -> None:
+def test_a_vote_file_cut_anywhere_keeps_its_whole_votes_and_grows_on(
+    votes: Any, more: Any, data: Any
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "votes.csv"
         append_votes(path, votes, 0)

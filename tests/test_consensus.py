@@ -4,6 +4,7 @@ import json
 from itertools import pairwise, permutations, product
 from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def fit(votes: list[tuple[int, int, int]], **options: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", FIXTURE["cases"], ids=lambda case: case["name"])
-def test_probabilities_and_labels_are_crowd_kits(case) -> None:
+def test_probabilities_and_labels_are_crowd_kits(case: Any) -> None:
     for count, expected in case["probabilities"].items():
         found = fit(case["votes"], iterations=int(count), tolerance=-np.inf)
         np.testing.assert_allclose(found, expected, atol=1e-7)
@@ -35,7 +36,7 @@ def test_probabilities_and_labels_are_crowd_kits(case) -> None:
 
 
 @pytest.mark.parametrize("case", FIXTURE["cases"][:2], ids=lambda case: case["name"])
-def test_by_default_the_labels_are_crowd_kits_where_votes_suffice(case) -> None:
+def test_by_default_the_labels_are_crowd_kits_where_votes_suffice(case: Any) -> None:
     assert fit(case["votes"]).argmax(1).tolist() == case["labels"]
 
 
@@ -72,7 +73,7 @@ some_votes = st.lists(
 
 @settings(deadline=None)
 @given(votes=some_votes, iterations=st.integers(0, 4))
-def test_the_equations_written_plainly_give_the_same(votes, iterations) -> None:
+def test_the_equations_written_plainly_give_the_same(votes: Any, iterations: Any) -> None:
     votes = [*votes, *((sample, 3, sample % 3) for sample in range(4))]  # every sample and answer occurs
     found = fit(votes, iterations=iterations, tolerance=-np.inf)
     np.testing.assert_allclose(found, plainly(votes, 4, 4, 3, iterations), atol=1e-6)
@@ -137,7 +138,7 @@ votes_of_three = st.lists(
 
 @settings(deadline=None)
 @given(votes=votes_of_three, data=st.data())
-def test_order_and_names_bear_on_nothing(votes, data) -> None:
+def test_order_and_names_bear_on_nothing(votes: Any, data: Any) -> None:
     latest = list(latest_votes(votes).values())
     found = aggregate_votes(latest_votes(latest), DAWID_SKENE)
     assert aggregate_votes(latest_votes(data.draw(st.permutations(latest))), DAWID_SKENE) == found
@@ -155,7 +156,7 @@ def test_order_and_names_bear_on_nothing(votes, data) -> None:
 
 @settings(deadline=None)
 @given(votes=votes_of_three)
-def test_what_nobody_answered_and_what_all_agree_on_is_as_with_a_majority(votes) -> None:
+def test_what_nobody_answered_and_what_all_agree_on_is_as_with_a_majority(votes: Any) -> None:
     latest = latest_votes(votes)
     majority, found = aggregate_votes(latest), aggregate_votes(latest, DAWID_SKENE)
     assert found.keys() == majority.keys()
@@ -183,7 +184,9 @@ def run(tmp_path: Path) -> Run:
     return made
 
 
-def test_the_choice_is_recorded_and_derives_the_meta_set_anew(run: Run, capsys) -> None:
+def test_the_choice_is_recorded_and_derives_the_meta_set_anew(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = meta_set(run)
     assert "s9" not in first
     shown = result(run, capsys, "consensus")
@@ -213,7 +216,7 @@ def test_people_read_what_the_choice_changes(run: Run) -> None:
     assert again.json["changed"] == []
 
 
-def test_a_crash_before_the_meta_set_is_mended(run: Run, monkeypatch) -> None:
+def test_a_crash_before_the_meta_set_is_mended(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
 
@@ -230,6 +233,6 @@ def test_a_crash_before_the_meta_set_is_mended(run: Run, monkeypatch) -> None:
     run.stage("annotate").check(thorough=True)
 
 
-def test_a_choice_that_names_no_method_is_refused(run: Run, capsys) -> None:
+def test_a_choice_that_names_no_method_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.path("annotate/consensus.json").write_text('{"method": "mean"}')
     assert "names none of majority, dawid-skene" in error(run, capsys, "status", code=4)

@@ -1,6 +1,7 @@
 """Wrong labels: exact counts, the right targets, from the original labels; and what `corrupt` writes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -62,7 +63,7 @@ def many(tmp_path: Path, classes: tuple[str, ...] = CLASSES, each: int = 20) -> 
     return write_struct(tmp_path / "clean.parquet", samples, ids=ids, names=classes, group=7)
 
 
-def test_what_is_written_holds_the_bytes_as_they_were(tmp_path):
+def test_what_is_written_holds_the_bytes_as_they_were(tmp_path: Path) -> None:
     samples = pictures(9)
     ids = [f"i{number}" for number in (5, 3, 8, 1, 0, 2, 4, 7, 6)]
     data = write_struct(tmp_path / "d.parquet", samples, ids=ids, names=("owl", "cat", "dog"))
@@ -82,7 +83,7 @@ def test_what_is_written_holds_the_bytes_as_they_were(tmp_path):
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["train.parquet", "truth.csv"]
 
 
-def test_the_order_and_form_of_the_data_do_not_matter(tmp_path):
+def test_the_order_and_form_of_the_data_do_not_matter(tmp_path: Path) -> None:
     samples = pictures(12)
     ids = [f"i{number:02d}" for number in range(12)]
     written = []
@@ -105,7 +106,7 @@ def test_the_order_and_form_of_the_data_do_not_matter(tmp_path):
     assert (tmp_path / "other/truth.csv").read_bytes() != written[0][1]
 
 
-def test_the_tail_is_cut_before_the_noise(tmp_path):
+def test_the_tail_is_cut_before_the_noise(tmp_path: Path) -> None:
     outcome = run(many(tmp_path), tmp_path / "o", noise="uniform", rate=0.5, imbalance=4.0)
     given, clean = labels_of(tmp_path / "o")
     counts = [list(clean.values()).count(name) for name in CLASSES]
@@ -114,7 +115,7 @@ def test_the_tail_is_cut_before_the_noise(tmp_path):
     assert sum(given[name] != clean[name] for name in clean) == round(0.5 * 35)
 
 
-def test_asymmetric_uses_the_pairs_of_cifar10(tmp_path):
+def test_asymmetric_uses_the_pairs_of_cifar10(tmp_path: Path) -> None:
     data = many(tmp_path, CIFAR10, each=5)
     outcome = run(data, tmp_path / "o", noise="asymmetric", rate=0.4)
     expected = np.diag([5] * 10)
@@ -124,7 +125,7 @@ def test_asymmetric_uses_the_pairs_of_cifar10(tmp_path):
     assert outcome.result["transition"] == expected.tolist()
 
 
-def test_maps_from_a_file(tmp_path):
+def test_maps_from_a_file(tmp_path: Path) -> None:
     data = many(tmp_path)
     pairs = write_rows(tmp_path / "map.csv", ["from", "to"], [("cat", "owl"), ("owl", "dog"), ("dog", "cat")])
     outcome = run(data, tmp_path / "o", noise="adversarial", rate=1.0, mapping=str(pairs))
@@ -147,7 +148,7 @@ def test_maps_from_a_file(tmp_path):
     assert np.trace(transition) == 0
 
 
-def test_labels_of_people_join_by_id_as_names_or_positions(tmp_path):
+def test_labels_of_people_join_by_id_as_names_or_positions(tmp_path: Path) -> None:
     data = many(tmp_path, each=2)
     ids = [f"i{number:03d}" for number in range(6)]
     names = ["dog", "dog", "owl", "cat", "owl", "owl"]
@@ -167,7 +168,7 @@ def test_labels_of_people_join_by_id_as_names_or_positions(tmp_path):
             run(data, tmp_path / "bad", noise="human", labels=labels)
 
 
-def test_features_come_out_as_they_went_in(tmp_path):
+def test_features_come_out_as_they_went_in(tmp_path: Path) -> None:
     rows = [(f"i{number}", number / 3, -number, "ab"[number % 2]) for number in range(6)]
     data = write_rows(tmp_path / "d.csv", ["id", "x1", "x2", "label"], rows)
     run(data, tmp_path / "o", noise="none", feature_columns="x*")
@@ -191,13 +192,13 @@ def test_features_come_out_as_they_went_in(tmp_path):
         ({"noise": "asymmetric", "rate": 0.5, "mapping": "random"}, "--map random is for"),
     ],
 )
-def test_options_that_do_not_fit_together(tmp_path, options, words):
+def test_options_that_do_not_fit_together(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         run(many(tmp_path, each=2), tmp_path / "o", **options)
     assert not (tmp_path / "o/train.parquet").exists()
 
 
-def test_background_must_be_a_class(tmp_path):
+def test_background_must_be_a_class(tmp_path: Path) -> None:
     data = many(tmp_path, each=2)
     with pytest.raises(DataError, match="--background: 'dgo' is not a class; did you mean 'dog'"):
         run(data, tmp_path / "o", noise="background", rate=0.5, background="dgo")
@@ -205,7 +206,7 @@ def test_background_must_be_a_class(tmp_path):
     assert outcome.result["flipped"] == 2
 
 
-def test_an_output_that_exists_is_kept_unless_it_is_the_same(tmp_path):
+def test_an_output_that_exists_is_kept_unless_it_is_the_same(tmp_path: Path) -> None:
     data, out = many(tmp_path, each=4), tmp_path / "o"
     run(data, out, noise="uniform", rate=0.5)
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
@@ -221,7 +222,7 @@ def test_an_output_that_exists_is_kept_unless_it_is_the_same(tmp_path):
             run(place, out, noise="uniform", rate=0.25, force=True)
 
 
-def test_a_missing_image_is_named_or_skipped(tmp_path):
+def test_a_missing_image_is_named_or_skipped(tmp_path: Path) -> None:
     samples = pictures(6)
     write_images(tmp_path, samples)
     rows = [(f"i{n}", sample.path, sample.label) for n, sample in enumerate(samples)]
@@ -237,7 +238,7 @@ def test_a_missing_image_is_named_or_skipped(tmp_path):
 # The command line
 
 
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path: Path) -> None:
     data = many(tmp_path)
     command = ("corrupt", data, "-o", tmp_path / "o", "--noise", "uniform", "--rate", "0.3", "--seed", "4")
     first = metaselect(*command)
@@ -255,7 +256,7 @@ def test_the_command_line(tmp_path):
     assert json_of(no_rate)["error"]["message"] == "--noise uniform needs --rate."
 
 
-def test_the_committed_sample_data_is_what_its_readme_says():
+def test_the_committed_sample_data_is_what_its_readme_says() -> None:
     folder = Path(__file__).parent.parent / "sample_data"
     given_labels, clean = labels_of(folder)
     assert len(clean) == 1437

@@ -1,6 +1,7 @@
 """Wrong labels and long tails: exact counts, the right targets, from the original labels."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def generator(seed: int = 0) -> np.random.Generator:
 
 
 @given(labelled, rates, seeds)
-def test_exactly_the_rounded_number_of_labels_changes(case, rate, seed):
+def test_exactly_the_rounded_number_of_labels_changes(case: Any, rate: float, seed: int) -> None:
     count, values = case
     labels = np.array(values)
     before = labels.copy()
@@ -43,7 +44,7 @@ def test_exactly_the_rounded_number_of_labels_changes(case, rate, seed):
 
 
 @given(labelled, rates, seeds)
-def test_background_and_asymmetric_count_their_own_eligible(case, rate, seed):
+def test_background_and_asymmetric_count_their_own_eligible(case: Any, rate: float, seed: int) -> None:
     count, values = case
     labels = np.array(values)
     noisy = corruption.background(labels, 1, rate, generator(seed))
@@ -59,13 +60,13 @@ def test_background_and_asymmetric_count_their_own_eligible(case, rate, seed):
         assert (noisy[of_class] != number).sum() == expected
 
 
-def test_pairs_flip_the_original_labels_and_not_each_other():
+def test_pairs_flip_the_original_labels_and_not_each_other() -> None:
     labels = np.repeat([0, 1], 50)
     noisy = corruption.asymmetric(labels, {0: 1, 1: 0}, 1.0, generator())
     np.testing.assert_array_equal(noisy, 1 - labels)
 
 
-def test_uniform_reaches_every_other_class_equally():
+def test_uniform_reaches_every_other_class_equally() -> None:
     labels = np.zeros(40_000, dtype=np.int64)
     counts = np.bincount(corruption.uniform(labels, 5, 0.5, generator()), minlength=5)
     assert counts[0] == 20_000
@@ -73,7 +74,7 @@ def test_uniform_reaches_every_other_class_equally():
     assert abs(counts[1:] - 5_000).max() < 300
 
 
-def test_flip2_halves_the_flips_of_each_class():
+def test_flip2_halves_the_flips_of_each_class() -> None:
     labels = np.repeat(np.arange(4), 100)
     noisy = corruption.flip2(labels, 4, 1.0, generator(3))
     transition = corruption.transition_counts(labels, noisy, 4)
@@ -85,7 +86,7 @@ def test_flip2_halves_the_flips_of_each_class():
 
 
 @given(st.integers(2, 7), seeds)
-def test_maps_have_no_fixed_point(count, seed):
+def test_maps_have_no_fixed_point(count: int, seed: int) -> None:
     derangement = corruption.random_derangement(count, generator(seed))
     assert sorted(derangement) == list(range(count))
     for mapping in (
@@ -98,7 +99,7 @@ def test_maps_have_no_fixed_point(count, seed):
         assert (mapping < count).all()
 
 
-def test_derangements_are_equally_likely():
+def test_derangements_are_equally_likely() -> None:
     orders = itertools.permutations(range(4))
     possible = [order for order in orders if all(place != value for place, value in enumerate(order))]
     stream = generator()
@@ -109,7 +110,7 @@ def test_derangements_are_equally_likely():
     assert max(abs(count - 200) for count in counts) < 70
 
 
-def test_long_tail_counts_are_those_of_the_papers_code():
+def test_long_tail_counts_are_those_of_the_papers_code() -> None:
     counts = corruption.long_tail_counts(np.full(10, 5000), 200)
     assert counts.tolist() == [5000, 2775, 1540, 854, 474, 263, 146, 81, 45, 25]
     hundred = corruption.long_tail_counts(np.full(100, 500), 200)
@@ -117,7 +118,7 @@ def test_long_tail_counts_are_those_of_the_papers_code():
     assert corruption.long_tail_counts(np.array([7, 5]), 1).tolist() == [5, 5]
 
 
-def test_long_tail_takes_a_random_subset_of_each_class():
+def test_long_tail_takes_a_random_subset_of_each_class() -> None:
     labels = np.tile(np.arange(3), 40)
     kept = corruption.long_tail(labels, 3, 4, generator())
     assert np.bincount(labels[kept]).tolist() == [40, 20, 10]
@@ -128,7 +129,7 @@ def test_long_tail_takes_a_random_subset_of_each_class():
 
 
 @given(labelled, rates, seeds)
-def test_transition_counts_against_a_loop(case, rate, seed):
+def test_transition_counts_against_a_loop(case: Any, rate: float, seed: int) -> None:
     count, values = case
     clean = np.array(values)
     noisy = corruption.uniform(clean, count, rate, generator(seed))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 from unicodedata import normalize
 
 import pytest
@@ -57,7 +58,7 @@ def drawn() -> Iterator[None]:
 @example(
     ids=["Case", "case", "../a", "a/b", "007"], classes=['<img src="x">', "ü\n&", "  x", "x"], seed=Random(1)
 )
-def test_what_people_answer_is_what_the_votes_say(way: str, ids, classes, seed) -> None:
+def test_what_people_answer_is_what_the_votes_say(way: str, ids: Any, classes: Any, seed: int) -> None:
     form, main, answer = PEOPLE[way]
     said = {each: seed.choice([*classes, *STATUSES]) for each in ids if seed.random() < 0.8}
     said[ids[0]] = classes[0]
@@ -121,7 +122,9 @@ def replaced(path: Path, **changes: str) -> None:
 
 
 @pytest.mark.parametrize("way", PEOPLE)
-def test_half_a_file_is_kept_and_the_rest_is_missing(run: Run, capsys, way: str) -> None:
+def test_half_a_file_is_kept_and_the_rest_is_missing(
+    run: Run, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
     path = str(answered(run, way, dict.fromkeys(CHOSEN[:3], "dög")))
     got = result(run, capsys, "import", path)
     assert (got["matched"], got["missing"], got["new_votes"]) == (3, 3, 3)
@@ -130,7 +133,7 @@ def test_half_a_file_is_kept_and_the_rest_is_missing(run: Run, capsys, way: str)
 
 @pytest.mark.parametrize("way", [way for way in PEOPLE if way not in ("cvat", *KEEPS_NO_NAMES)])
 def test_wrong_ids_find_their_sample_by_the_image_and_without_it_not_at_all(
-    run: Run, capsys, way: str
+    run: Run, capsys: pytest.CaptureFixture[str], way: str
 ) -> None:
     path = answered(run, way, EVERYONE)
     content = path.read_text(encoding="utf-8-sig")
@@ -155,7 +158,7 @@ def test_wrong_ids_find_their_sample_by_the_image_and_without_it_not_at_all(
     assert got["unknown_ids"] == ["wrong-s0", "wrong-s7"]
 
 
-def test_wrong_names_in_cvat_are_unknown(run: Run, capsys) -> None:
+def test_wrong_names_in_cvat_are_unknown(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     path = exported(run, "cvat")
     text = path.read_text().replace('s7.png" width="6" height="6">', 's7.png"><tag label="cat"/>')
     text = text.replace('s0.png" width="6" height="6">', 's00.png"><tag label="cat"/>')
@@ -167,7 +170,9 @@ def test_wrong_names_in_cvat_are_unknown(run: Run, capsys) -> None:
 
 
 @pytest.mark.parametrize("way", [way for way in PEOPLE if way not in ("cvat", *KEEPS_NO_NAMES)])
-def test_two_images_that_changed_places_are_not_taken(run: Run, capsys, way: str) -> None:
+def test_two_images_that_changed_places_are_not_taken(
+    run: Run, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
     path = answered(run, way, EVERYONE)
     replaced(path, **{"images/s7.png": "images/s0.png", "images/s0.png": "images/s7.png"})
     if b"s7.png" not in path.read_bytes():  # JSON may write / as \/
@@ -178,7 +183,7 @@ def test_two_images_that_changed_places_are_not_taken(run: Run, capsys, way: str
     assert {vote[0] for vote in votes_of(run)} == {*CHOSEN} - {"s0", "s7"}
 
 
-def test_two_contents_that_changed_places_are_not_taken(run: Run, capsys) -> None:
+def test_two_contents_that_changed_places_are_not_taken(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     path = answered(run, "hf", EVERYONE)
     by_id = {row["sample_id"]: row["content_hash"] for row in csv_rows(exported(run, "hf"))}
     replaced(path, **{by_id["s7"]: by_id["s1"], by_id["s1"]: by_id["s7"]})
@@ -225,7 +230,9 @@ def test_every_name_that_is_no_class_is_said_with_what_it_could_mean(run: Run) -
     assert "The classes are 'cat', 'dög'" in caught.value.hint
 
 
-def test_a_form_of_another_run_is_refused_and_a_mixture_counted(run: Run, tmp_path: Path, capsys) -> None:
+def test_a_form_of_another_run_is_refused_and_a_mixture_counted(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = image_run(tmp_path / "other", chosen=("s4", "s5", "s7"))
     rows = exported(other, "csv").read_text().replace(",0,3,,,,", ",0,3,cat,,,").splitlines()
     path = tmp_path / "back.csv"
@@ -239,7 +246,7 @@ def test_a_form_of_another_run_is_refused_and_a_mixture_counted(run: Run, tmp_pa
     assert list(got["other_batches"].values()) == [3]
 
 
-def test_other_classes_since_the_export_are_said(run: Run, capsys) -> None:
+def test_other_classes_since_the_export_are_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     from metaselect.run.key import StageKey
     from metaselect.run.record import write_record
 
@@ -255,7 +262,9 @@ def votes_batch(run: Run) -> str:
     return csv_rows(run.path("annotate/exports.csv"))[0]["batch_id"]
 
 
-def test_answers_for_content_that_is_another_by_now_are_not_taken(run: Run, capsys) -> None:
+def test_answers_for_content_that_is_another_by_now_are_not_taken(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -293,7 +302,7 @@ def test_the_ledger_of_a_batch_is_frozen_and_says_what_went_where(run: Run) -> N
     assert json.loads(exported(run, "hf").with_name("classes.json").read_text()) == list(CLASSES)
 
 
-def test_a_batch_that_was_changed_by_hand_is_refused(run: Run, capsys) -> None:
+def test_a_batch_that_was_changed_by_hand_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(answered(run, "csv", EVERYONE))
     assert result(run, capsys, "import", path)["matched"] == 6
     (listed,) = run.path("annotate/batches").iterdir()

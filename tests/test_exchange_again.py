@@ -49,7 +49,9 @@ def import_warnings(got: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("way", PEOPLE)
-def test_repeats_come_back_to_the_sample_that_they_stand_for(run: Run, capsys, way: str) -> None:
+def test_repeats_come_back_to_the_sample_that_they_stand_for(
+    run: Run, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
     form = PEOPLE[way][0]
     assert result(run, capsys, "export", "--format", form, "--repeats", "0.5")["samples"] == 9
     again = repeats_of(run)
@@ -90,7 +92,9 @@ def test_no_form_tells_a_repeat_from_its_sample(run: Run, form: str) -> None:
         assert {len(digest) for digest in hashes} == {64}
 
 
-def test_a_repeat_is_found_by_its_name_and_by_its_content(run: Run, capsys) -> None:
+def test_a_repeat_is_found_by_its_name_and_by_its_content(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(run, "export", "--format", "hf", "--repeats", "0.5") == 0
     again = repeats_of(run)
     rows = csv_rows(run.path("export/round-1/hf/train/metadata.csv"))
@@ -109,7 +113,9 @@ def test_a_repeat_is_found_by_its_name_and_by_its_content(run: Run, capsys) -> N
 
 
 @pytest.mark.parametrize("way", ["csv", "cvat", "hf"])
-def test_answers_for_repeats_of_a_changed_sample_are_not_taken(run: Run, capsys, way: str) -> None:
+def test_answers_for_repeats_of_a_changed_sample_are_not_taken(
+    run: Run, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
     assert call(run, "export", "--format", PEOPLE[way][0], "--repeats", "0.5") == 0
     again = repeats_of(run)
     first, sample_id = next(iter(again.items()))
@@ -128,7 +134,9 @@ def test_answers_for_repeats_of_a_changed_sample_are_not_taken(run: Run, capsys,
 
 
 @pytest.mark.parametrize("way", PEOPLE)
-def test_tied_samples_go_out_alone_and_come_back(run: Run, capsys, way: str) -> None:
+def test_tied_samples_go_out_alone_and_come_back(
+    run: Run, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
     assert result(run, capsys, "import", answers(run, TIED))["tied"] == 2
     got = result(run, capsys, "export", "--format", PEOPLE[way][0], "--conflicts", "--repeats", "0.5")
     assert (got["samples"], str(got["batch_id"]).startswith(find_round(run, 1).batch_id)) == (3, True)
@@ -145,7 +153,9 @@ def test_tied_samples_go_out_alone_and_come_back(run: Run, capsys, way: str) -> 
     assert list(run.path("annotate/batches").iterdir()) == []
 
 
-def test_a_tied_sample_has_the_name_that_it_had_in_its_round(tmp_path: Path, capsys) -> None:
+def test_a_tied_sample_has_the_name_that_it_had_in_its_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Case and case cannot both be file names everywhere, so neither is, in a form with only one of them too."""
     run = image_run(tmp_path / "run", ("Case", "case", "other"), ("Case", "case", "other"))
     assert call(run, "export", "--format", "cvat") == 0
@@ -162,7 +172,9 @@ def test_a_tied_sample_has_the_name_that_it_had_in_its_round(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("way", PEOPLE)
-def test_an_import_of_every_format_can_be_undone_and_made_again(run: Run, capsys, way: str) -> None:
+def test_an_import_of_every_format_can_be_undone_and_made_again(
+    run: Run, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
     form = PEOPLE[way][0]
     assert call(run, "export", "--format", form, "--repeats", "0.5") == 0
     again = repeats_of(run)
@@ -187,7 +199,9 @@ def desk_of(run: Run) -> LabelingSession:
     return LabelingSession(run, find_round(run, 1), CLASSES)
 
 
-def test_what_is_answered_on_the_page_is_an_import_of_its_own(run: Run, capsys) -> None:
+def test_what_is_answered_on_the_page_is_an_import_of_its_own(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Undo takes back what stands between two other imports, and leaves them alone."""
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns7,cat,olga\n")) == 0
     desk = desk_of(run)
@@ -210,7 +224,9 @@ def test_what_is_answered_on_the_page_is_an_import_of_its_own(run: Run, capsys) 
     run.stage("annotate").check(thorough=True)
 
 
-def test_an_answer_that_the_page_took_back_counts_again_when_that_is_undone(run: Run, capsys) -> None:
+def test_an_answer_that_the_page_took_back_counts_again_when_that_is_undone(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns7,cat,anna\n")) == 0
     desk = desk_of(run)
     assert desk.undo("a", "anna")["item"] == {"key": 0, "id": "s7"}
@@ -221,7 +237,7 @@ def test_an_answer_that_the_page_took_back_counts_again_when_that_is_undone(run:
 
 
 def test_the_page_is_served_for_the_round_while_its_ties_are_with_somebody(
-    run: Run, capsys, monkeypatch
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("uvicorn")
     tied = TIED.replace("s2,cat,anna\ns2,cat,ben\n", "")
@@ -251,7 +267,9 @@ def test_the_page_is_served_for_the_round_while_its_ties_are_with_somebody(
     assert meta_set(run) == dict.fromkeys(CHOSEN, "cat") | {"s8": "dög"}
 
 
-def test_a_form_of_a_second_round_takes_no_answers_of_the_first(run: Run, capsys) -> None:
+def test_a_form_of_a_second_round_takes_no_answers_of_the_first(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A repeat belongs to its round also where the import is about another one."""
     assert call(run, "export", "--format", "cvat", "--repeats", "0.5") == 0
     path = back(run, "cvat", dict.fromkeys((*CHOSEN, *repeats_of(run)), "cat"))

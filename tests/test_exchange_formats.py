@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annotation_run import add_round, call, csv_rows, error, make_run, result, votes_of
@@ -42,7 +43,9 @@ UNUSABLE = [("s3", "", "anna@example.org", "bad_sample")]
     ("name", "skipped"),
     [("label-studio.json", SKIPPED), ("label-studio-min.json", []), ("label-studio.csv", [])],
 )
-def test_what_label_studio_wrote_is_read(run: Run, capsys, name: str, skipped) -> None:
+def test_what_label_studio_wrote_is_read(
+    run: Run, capsys: pytest.CaptureFixture[str], name: str, skipped: Any
+) -> None:
     assert call(run, "export", "--format", "label-studio") == 0
     got = result(run, capsys, "import", str(FIXTURES / name))
     assert votes_of(run) == LABELLED + skipped + UNUSABLE
@@ -52,7 +55,9 @@ def test_what_label_studio_wrote_is_read(run: Run, capsys, name: str, skipped) -
     assert (got["unknown"], got["mismatched"], got["other_batch"]) == (0, 0, 0)
 
 
-def test_the_three_exports_of_label_studio_are_one_set_of_votes(run: Run, capsys) -> None:
+def test_the_three_exports_of_label_studio_are_one_set_of_votes(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(run, "export", "--format", "label-studio") == 0
     new = [
         result(run, capsys, "import", str(FIXTURES / name))["new_votes"]
@@ -61,7 +66,7 @@ def test_the_three_exports_of_label_studio_are_one_set_of_votes(run: Run, capsys
     assert new == [4, 0, 1]  # only the raw JSON knows who skipped
 
 
-def test_what_datumaro_wrote_for_cvat_is_read(run: Run, capsys) -> None:
+def test_what_datumaro_wrote_for_cvat_is_read(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(run, "export", "--format", "cvat") == 0
     got = result(run, capsys, "import", str(FIXTURES / "cvat.xml"), "--annotator", "anna")
     assert votes_of(run) == [
@@ -199,7 +204,9 @@ def test_a_line_before_the_header_may_name_the_delimiter() -> None:
     assert [each.sample_id for each in CsvFormat().read(odd, "x")] == ["b"]
 
 
-def test_a_zip_is_read_whatever_its_paths_and_never_beyond_the_limit(monkeypatch, tmp_path: Path) -> None:
+def test_a_zip_is_read_whatever_its_paths_and_never_beyond_the_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     content = zipped({"../../annotations.xml": TAGGED, "/images/x.png": b"png"})
     assert CvatFormat().read(content, "f") == [Answer(1, "", "cat", "", "", "", "", "s7.png")]
@@ -230,7 +237,7 @@ def test_metadata_as_json_lines_is_read() -> None:
         HfFormat().read(b'{"file_name": "a"}\nx\n', "f")
 
 
-def test_names_and_hashes_alone_find_their_sample(run: Run, capsys) -> None:
+def test_names_and_hashes_alone_find_their_sample(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(run, "export", "--format", "hf") == 0
     rows = csv_rows(run.path("export/round-1/hf/train/metadata.csv"))
     back = run.root.parent / "back.csv"
@@ -266,7 +273,7 @@ def test_eaten_zeros_are_always_recognised(number: int, zeros: int) -> None:
     ) == "0" * zeros + str(number)
 
 
-def test_spoilt_ids_are_named_and_never_taken(tmp_path: Path, capsys) -> None:
+def test_spoilt_ids_are_named_and_never_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", ["007", "1e5", "3-4", "s1"])
     add_round(run, 1, ["007", "1e5", "3-4", "s1"])
     back = tmp_path / "back.csv"
@@ -311,7 +318,9 @@ def test_the_given_label_is_shown_only_where_it_is_asked_for(run: Run) -> None:
     assert "given_label" not in run.path("export/round-1/label-studio/tasks.json").read_text(encoding="utf-8")
 
 
-def test_predictions_are_those_of_the_model_that_was_re_weighted_last(run: Run, capsys) -> None:
+def test_predictions_are_those_of_the_model_that_was_re_weighted_last(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("export", "--format", "label-studio", "--with-predictions", "--force")
     assert "metaselect reweight" in error(run, capsys, *words, code=4)
     add_gradients(run, {each: [0.2, 0.7, 0.1] for each in CHOSEN}, epoch=3)
@@ -335,7 +344,9 @@ def test_predictions_are_those_of_the_model_that_was_re_weighted_last(run: Run, 
     assert "no prediction for 5 samples" in error(run, capsys, *words, code=4)
 
 
-def test_what_a_format_has_no_place_for_is_a_usage_error(run: Run, tmp_path: Path, capsys) -> None:
+def test_what_a_format_has_no_place_for_is_a_usage_error(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words in (
         ("--format", "cvat", "--show-given"),
         ("--format", "csv", "--with-predictions"),
@@ -353,7 +364,7 @@ def test_what_a_format_has_no_place_for_is_a_usage_error(run: Run, tmp_path: Pat
 
 
 def test_a_form_with_answers_is_never_overwritten_nor_a_changed_file_beside_it(
-    run: Run, tmp_path, capsys
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("export", "--format", "label-studio", "-o", str(tmp_path / "form"))
     assert call(run, *words) == 0
@@ -376,7 +387,9 @@ def test_a_class_that_xml_cannot_spell_is_refused_with_another_way() -> None:
         assert "--format csv" in caught.value.hint
 
 
-def test_names_of_a_later_form_are_those_of_the_first(tmp_path: Path, capsys) -> None:
+def test_names_of_a_later_form_are_those_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = image_run(tmp_path / "run", ids=("Case", "case", "x"), chosen=("Case", "case", "x"))
     assert call(run, "export", "--format", "cvat") == 0
     names = {row["sample_id"]: row["image"] for row in csv_rows(run.path("export/round-1/cvat/id_map.csv"))}

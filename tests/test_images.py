@@ -1,5 +1,8 @@
 """Decoding images of all kinds, and the size and mode that a pool gets."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from data_makers import CLASSES, Picture, encode, made, pictures, samples_table, stream_of, write_images
@@ -17,7 +20,7 @@ def colour(height: int, width: int) -> np.ndarray:
     return NOISE.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_content_hash_is_of_pixels_and_not_of_the_file():
+def test_content_hash_is_of_pixels_and_not_of_the_file() -> None:
     pixels = colour(5, 7)
     hashes = {content_hash(decode(encode(pixels, kind))) for kind in ("PNG", "BMP", "PPM", "TIFF")}
     assert len(hashes) == 1
@@ -25,7 +28,7 @@ def test_content_hash_is_of_pixels_and_not_of_the_file():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_exif_orientation_turns_the_image(kind):
+def test_exif_orientation_turns_the_image(kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     options = {"exif": exif, "lossless": True} if kind == "WEBP" else {"exif": exif, "quality": 100}
@@ -41,7 +44,7 @@ def test_exif_orientation_turns_the_image(kind):
     assert turned[9:].max() < 50
 
 
-def test_modes_become_grey_or_colour():
+def test_modes_become_grey_or_colour() -> None:
     wide = NOISE.integers(0, 65536, (3, 4), dtype=np.uint16)
     np.testing.assert_array_equal(np.asarray(decode(encode(wide))), wide >> 8)
     clear = np.zeros((2, 2, 4), np.uint8)
@@ -61,7 +64,7 @@ def test_modes_become_grey_or_colour():
     assert np.asarray(decode(bilevel.getvalue())).tolist() == [[255] * 3] * 2
 
 
-def test_resizing_takes_the_shorter_side_and_the_centre():
+def test_resizing_takes_the_shorter_side_and_the_centre() -> None:
     image = Image.fromarray(np.tile(np.arange(0, 240, 20, dtype=np.uint8), (4, 1)))  # 12 wide, 4 high
     pixels = to_pixels(image, (4, 4), "L")
     np.testing.assert_array_equal(pixels[0], np.asarray(image)[:, 4:8])
@@ -79,7 +82,9 @@ def test_resizing_takes_the_shorter_side_and_the_centre():
         ([(5, 7), (5, 7)], 4, [4, 4]),
     ],
 )
-def test_the_size_is_that_of_all_or_the_median_of_the_shorter_sides(tmp_path, sizes, size, expected):
+def test_the_size_is_that_of_all_or_the_median_of_the_shorter_sides(
+    tmp_path: Path, sizes: Any, size: int | None, expected: Any
+) -> None:
     labels = [CLASSES[number % 2] for number in range(len(sizes))]
     samples = [
         Picture(f"{label}/{number}.png", label, encode(colour(*shape)))
@@ -90,7 +95,7 @@ def test_the_size_is_that_of_all_or_the_median_of_the_shorter_sides(tmp_path, si
 
 
 @pytest.mark.parametrize(("last", "mode"), [(None, "L"), (colour(6, 6), "RGB")])
-def test_the_pool_is_grey_only_if_every_image_is(tmp_path, last, mode):
+def test_the_pool_is_grey_only_if_every_image_is(tmp_path: Path, last: Any, mode: str) -> None:
     samples = pictures(4)
     if last is not None:
         samples[3] = Picture(samples[3].path, samples[3].label, encode(last))
@@ -103,7 +108,7 @@ def test_the_pool_is_grey_only_if_every_image_is(tmp_path, last, mode):
         np.testing.assert_array_equal(channel, grey)
 
 
-def test_too_many_pixels_and_formats_that_run_programs_are_refused(monkeypatch):
+def test_too_many_pixels_and_formats_that_run_programs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("metaselect.data.images.MAX_PIXELS", 20)
         assert decode(encode(colour(5, 5))) == UnusableContent("it has 5 x 5 pixels, more than 20")

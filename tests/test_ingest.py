@@ -1,6 +1,7 @@
 """`ingest`: the same bytes from every form and order, going on after a kill, and when it refuses."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,7 @@ NOISE = np.random.default_rng(11)
 # One content, one result
 
 
-def test_every_form_gives_the_same_run(tmp_path):
+def test_every_form_gives_the_same_run(tmp_path: Path) -> None:
     samples = pictures(12)
     folder = write_images(tmp_path / "folder", samples)
     rows = [(sample.path, sample.label) for sample in samples]
@@ -58,7 +59,7 @@ def test_every_form_gives_the_same_run(tmp_path):
         assert found[name] == found["folder"], name
 
 
-def test_the_order_of_rows_and_shards_never_changes_a_byte(tmp_path):
+def test_the_order_of_rows_and_shards_never_changes_a_byte(tmp_path: Path) -> None:
     samples, ids = pictures(20), ids_of(20)
     found = []
     for turn in range(3):
@@ -72,7 +73,7 @@ def test_the_order_of_rows_and_shards_never_changes_a_byte(tmp_path):
     assert len(samples_table(Run(tmp_path / "r0"))) == 15
 
 
-def test_what_is_stored_against_a_loop(tmp_path):
+def test_what_is_stored_against_a_loop(tmp_path: Path) -> None:
     samples, ids = pictures(10), ids_of(10)[::-1]
     run = made(write_struct(tmp_path / "d.parquet", samples, ids=ids), tmp_path / "r")
     pool = load_pool(run)
@@ -94,7 +95,7 @@ def test_what_is_stored_against_a_loop(tmp_path):
     assert run.info()["fingerprint"] == fingerprint(CLASSES, lines)
 
 
-def test_features_are_stored_as_float32_with_their_statistics(tmp_path):
+def test_features_are_stored_as_float32_with_their_statistics(tmp_path: Path) -> None:
     numbers = NOISE.normal(3, 2, (40, 3))
     numbers[:, 1] = 0.1
     table = pa.table({"id": ids_of(40), "features": numbers.tolist(), "label": [n % 4 for n in range(40)]})
@@ -111,7 +112,7 @@ def test_features_are_stored_as_float32_with_their_statistics(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2047, 2048, 5000])
-def test_pixel_statistics_against_numpy(count):
+def test_pixel_statistics_against_numpy(count: int) -> None:
     pixels = NOISE.integers(0, 256, (count, 3, 2, 2), dtype=np.uint8)
     pixels[:, 2] = 77
     mean, std = statistics(pixels)
@@ -121,14 +122,14 @@ def test_pixel_statistics_against_numpy(count):
     assert std[2] == 1.0
 
 
-def test_duplicates_lists_every_bearer():
+def test_duplicates_lists_every_bearer() -> None:
     assert duplicates(["a", "b", "c", "d"], ["y", "x", "y", "z"]) == [("y", "a"), ("y", "c")]
 
 
 # Warnings and refusals
 
 
-def test_duplicates_and_empty_classes_are_warned_of(tmp_path):
+def test_duplicates_and_empty_classes_are_warned_of(tmp_path: Path) -> None:
     samples = pictures(6)
     samples[4] = Picture("dog/again.bmp", "dog", encode(np.asarray(decode(samples[1].raw)), "BMP"))
     data = write_struct(tmp_path / "d.parquet", samples, ids=ids_of(6), names=(*CLASSES, "pig"))
@@ -143,7 +144,7 @@ def test_duplicates_and_empty_classes_are_warned_of(tmp_path):
     ]
 
 
-def test_bad_samples_stop_with_their_name_or_are_listed(tmp_path):
+def test_bad_samples_stop_with_their_name_or_are_listed(tmp_path: Path) -> None:
     samples = pictures(7)
     samples[3] = Picture(samples[3].path, samples[3].label, samples[3].raw[:-30])
     write_images(tmp_path, samples)
@@ -169,7 +170,7 @@ def test_bad_samples_stop_with_their_name_or_are_listed(tmp_path):
         made(data, tmp_path / "s")
 
 
-def test_one_class_or_nothing_usable_is_refused(tmp_path):
+def test_one_class_or_nothing_usable_is_refused(tmp_path: Path) -> None:
     one = write_struct(tmp_path / "one.parquet", pictures(3, ("cat",)), ids=ids_of(3))
     with pytest.raises(DataError, match="only the class 'cat'"):
         made(one, tmp_path / "r")
@@ -183,7 +184,7 @@ def test_one_class_or_nothing_usable_is_refused(tmp_path):
 # The command line
 
 
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path: Path) -> None:
     data = write_struct(tmp_path / "d.parquet", pictures(6), ids=ids_of(6), names=CLASSES)
     done = metaselect("ingest", data, "--run", tmp_path / "r")
     assert done.returncode == 0, done.stderr
@@ -207,7 +208,7 @@ def test_the_command_line(tmp_path):
     assert "holds other data" in json_of(refused)["error"]["message"]
 
 
-def test_exit_codes_and_names_that_drive_a_terminal(tmp_path):
+def test_exit_codes_and_names_that_drive_a_terminal(tmp_path: Path) -> None:
     header = ["id", "image", "label"]
     data = write_rows(tmp_path / "d.csv", header, [("a\x07b", "../x", "cat"), ("c", "c.png", "dog")])
     done = metaselect("ingest", data, "--run", tmp_path / "r")

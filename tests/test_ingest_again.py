@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,9 @@ NOISE = np.random.default_rng(11)
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 @pytest.mark.parametrize("fatal", [3, 4, 9, 13])
-def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(tmp_path, monkeypatch, fatal, policy):
+def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int, policy: str
+) -> None:
     samples, ids = pictures(14), ids_of(14)[::-1]
     if policy == "skip":
         for number in (1, 8, 13):
@@ -45,7 +48,7 @@ def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(tmp_path, monkeypatc
     monkeypatch.setattr(blocks, "BLOCK", 4)
     real, calls = blocks.prepare, []
 
-    def killed(content, target):
+    def killed(content: Any, target: Any):
         if len(calls) == fatal:
             raise KeyboardInterrupt
         calls.append(content)
@@ -57,7 +60,7 @@ def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(tmp_path, monkeypatc
     assert not Run(tmp_path / "r").exists
     again = []
 
-    def counted(content, target):
+    def counted(content: Any, target: Any):
         again.append(content)
         return real(content, target)
 
@@ -75,7 +78,7 @@ def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(tmp_path, monkeypatc
     assert len(samples_table(run)) == (14 if policy == "stop" else 11)
 
 
-def test_other_data_after_a_kill_starts_again(tmp_path, monkeypatch):
+def test_other_data_after_a_kill_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_struct(tmp_path / "d.parquet", pictures(6), ids=ids_of(6))
     monkeypatch.setattr(blocks, "BLOCK", 2)
     calls = iter(range(4))
@@ -94,7 +97,7 @@ def test_other_data_after_a_kill_starts_again(tmp_path, monkeypatch):
 # When it is done already
 
 
-def test_the_same_data_is_up_to_date_and_touches_nothing(tmp_path):
+def test_the_same_data_is_up_to_date_and_touches_nothing(tmp_path: Path) -> None:
     data = write_struct(tmp_path / "d.parquet", pictures(6), ids=ids_of(6))
     run = made(data, tmp_path / "r")
     before = {path: path.stat().st_mtime_ns for path in run.path("data").iterdir()}
@@ -107,7 +110,7 @@ def test_the_same_data_is_up_to_date_and_touches_nothing(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in run.path("data").iterdir()}
 
 
-def test_copied_and_touched_data_is_compared_by_content_once(tmp_path):
+def test_copied_and_touched_data_is_compared_by_content_once(tmp_path: Path) -> None:
     samples = pictures(6)
     data = write_images(tmp_path / "d", samples)
     run = made(data, tmp_path / "r")
@@ -126,7 +129,7 @@ def test_copied_and_touched_data_is_compared_by_content_once(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["pixels", "label", "id", "class"])
-def test_other_data_is_refused_and_force_replaces_it(tmp_path, change):
+def test_other_data_is_refused_and_force_replaces_it(tmp_path: Path, change: str) -> None:
     samples, ids = pictures(6), ids_of(6)
     data = write_struct(tmp_path / "d.parquet", samples, ids=ids, names=CLASSES)
     run = made(data, tmp_path / "r")
@@ -150,7 +153,7 @@ def test_other_data_is_refused_and_force_replaces_it(tmp_path, change):
     assert stage_bytes(run.path("data"), leave=()) != held
 
 
-def test_other_options_and_damage_are_refused(tmp_path):
+def test_other_options_and_damage_are_refused(tmp_path: Path) -> None:
     data = write_struct(tmp_path / "d.parquet", pictures(6), ids=ids_of(6))
     run = made(data, tmp_path / "r", limit=4)
     with pytest.raises(ArtefactError, match="limit: 4 -> 5; seed: 0 -> 1"):
@@ -162,7 +165,7 @@ def test_other_options_and_damage_are_refused(tmp_path):
         ingest(data, run, IngestOptions(limit=4), Listener())
 
 
-def test_same_data_compares_as_the_run_read_it(tmp_path):
+def test_same_data_compares_as_the_run_read_it(tmp_path: Path) -> None:
     samples = pictures(9)
     data = write_struct(tmp_path / "d.parquet", samples, ids=ids_of(9))
     run = made(data, tmp_path / "r", limit=5, seed=2)
@@ -183,7 +186,7 @@ def test_same_data_compares_as_the_run_read_it(tmp_path):
         ingest(None, Run(tmp_path / "none"), IngestOptions(), Listener())
 
 
-def test_limit_takes_a_seeded_subset_with_all_classes_frozen(tmp_path):
+def test_limit_takes_a_seeded_subset_with_all_classes_frozen(tmp_path: Path) -> None:
     data = write_struct(tmp_path / "d.parquet", pictures(30), ids=ids_of(30))
     run = made(data, tmp_path / "r", limit=2, seed=4)
     ranked = sorted(ids_of(30), key=lambda name: hashlib.sha256(f"4:{name}".encode()).hexdigest())

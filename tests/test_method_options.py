@@ -16,7 +16,7 @@ METHODS += [("reweight", name, path) for name, path in REWEIGHTERS.items()]
 
 @pytest.mark.parametrize(("command", "name", "path"), METHODS, ids=lambda value: value)
 def test_every_field_is_explained_with_a_default_that_can_be_given(
-    command: str, name: str, path: str, capsys
+    command: str, name: str, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = [each.name for each in fields(load(path)) if each.name not in FLAG_FIELDS]
     assert main([command, "--method", name, "--option", "help"]) == 0

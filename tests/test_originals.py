@@ -1,6 +1,8 @@
 """Images as files for people: the bytes that came in, under names that tell nothing and harm nothing."""
 
 import hashlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from metaselect.data.originals import file_stem, file_stems, write_originals
 from metaselect.data.store import load_pool
 
 
-def test_the_bytes_are_the_originals_in_every_form(tmp_path):
+def test_the_bytes_are_the_originals_in_every_form(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     kinds = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "webp": "WEBP"}
     samples = [
@@ -42,7 +44,7 @@ def test_the_bytes_are_the_originals_in_every_form(tmp_path):
             assert name.rsplit(".")[0] == sample_id
 
 
-def test_only_the_wanted_are_written_and_a_second_time_is_the_same(tmp_path):
+def test_only_the_wanted_are_written_and_a_second_time_is_the_same(tmp_path: Path) -> None:
     samples = pictures(6)
     ids = [f"i{number}" for number in range(6)]
     run = made(write_struct(tmp_path / "d.parquet", samples, ids=ids), tmp_path / "r")
@@ -54,7 +56,7 @@ def test_only_the_wanted_are_written_and_a_second_time_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("fate", ["gone", "changed", "damaged"])
-def test_stored_pixels_serve_where_the_source_no_longer_does(tmp_path, fate):
+def test_stored_pixels_serve_where_the_source_no_longer_does(tmp_path: Path, fate: str) -> None:
     samples = pictures(4)
     data = write_images(tmp_path / "d", samples)
     run = made(data, tmp_path / "r")
@@ -71,7 +73,7 @@ def test_stored_pixels_serve_where_the_source_no_longer_does(tmp_path, fate):
         np.testing.assert_array_equal(found, pool.inputs[index, 0])
 
 
-def test_formats_that_few_programs_know_become_png_in_full_size(tmp_path):
+def test_formats_that_few_programs_know_become_png_in_full_size(tmp_path: Path) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (2, 9, 9, 3), dtype=np.uint8)
     samples = [Picture(f"{label}/x.tif", label, encode(pixels[n], "TIFF")) for n, label in enumerate("ab")]
     run = made(write_images(tmp_path / "d", samples), tmp_path / "r", image_size=4)
@@ -81,7 +83,7 @@ def test_formats_that_few_programs_know_become_png_in_full_size(tmp_path):
     assert all(name.endswith(".png") for name in names.values())
 
 
-def test_names_never_hold_the_path_and_unsafe_ids_are_hashed(tmp_path):
+def test_names_never_hold_the_path_and_unsafe_ids_are_hashed(tmp_path: Path) -> None:
     ids = ["../../evil", ".hidden", "a b", "con", "NUL.x", "x" * 101, "ok-1_2.3", "Case", "case", "ü"]
     samples = [Picture("", "ab"[n % 2], picture.raw) for n, picture in enumerate(pictures(len(ids)))]
     run = made(write_struct(tmp_path / "d.parquet", samples, ids=ids), tmp_path / "r")
@@ -94,7 +96,7 @@ def test_names_never_hold_the_path_and_unsafe_ids_are_hashed(tmp_path):
 
 
 @given(st.lists(st.text(max_size=12), unique=True, max_size=8))
-def test_stems_are_safe_and_distinct_whatever_the_ids(ids):
+def test_stems_are_safe_and_distinct_whatever_the_ids(ids: Any) -> None:
     stems = file_stems(ids)
     assert len({stem.casefold() for stem in stems.values()}) == len(ids)
     for stem in stems.values():
@@ -105,11 +107,11 @@ def test_stems_are_safe_and_distinct_whatever_the_ids(ids):
 
 
 @pytest.mark.parametrize("sample_id", ["aux", "COM1", "lpt9.txt", "", "..", "a/b", "a\\b", "a:b", "a\n"])
-def test_reserved_and_dangerous_ids_are_hashed(sample_id):
+def test_reserved_and_dangerous_ids_are_hashed(sample_id: str) -> None:
     assert file_stem(sample_id) == f"s{hashlib.sha256(sample_id.encode()).hexdigest()[:16]}"
 
 
-def test_features_have_no_images(tmp_path):
+def test_features_have_no_images(tmp_path: Path) -> None:
     table = pa.table({"id": ["a", "b"], "features": [[1.0], [2.0]], "label": ["x", "y"]})
     pq.write_table(table, tmp_path / "d.parquet")
     run = made(tmp_path / "d.parquet", tmp_path / "r")

@@ -1,6 +1,8 @@
 """Forms of input: what is recognised, ids, classes, columns, and what is refused with which words."""
 
 import hashlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,21 +35,21 @@ def path_hash(path: str) -> str:
         (["é", "z", "Z"], ("Z", "z", "é")),
     ],
 )
-def test_classes_sort_as_integers_or_by_code_point(names, expected):
+def test_classes_sort_as_integers_or_by_code_point(names: Any, expected: tuple[str, ...]) -> None:
     assert order_classes(names) == expected
 
 
-def test_one_number_written_twice_is_refused():
+def test_one_number_written_twice_is_refused() -> None:
     with pytest.raises(DataError, match="'01' and '1' are the same number"):
         order_classes(["1", "01", "2"])
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, unique=True))
-def test_integer_classes_are_ordered_by_value(values):
+def test_integer_classes_are_ordered_by_value(values: Any) -> None:
     assert [int(name) for name in order_classes(map(str, values))] == sorted(values)
 
 
-def test_class_label_metadata_round_trip():
+def test_class_label_metadata_round_trip() -> None:
     assert declared_classes(class_metadata("label", ["b", "a"], {}), "label") == ("b", "a")
     assert declared_classes(class_metadata("label", ["b", "a"], {}), "other") == ()
     assert declared_classes({b"huggingface": b"{"}, "label") == ()
@@ -59,14 +61,14 @@ def test_class_label_metadata_round_trip():
     [("x", "x"), (3, "3"), (3.0, "3"), (2.5, "2.5"), (True, "true"), (b"x", "x"), ("", None), (" ", None),
      (None, None), (float("nan"), None)],
 )  # fmt: skip
-def test_label_cells(value, name):
+def test_label_cells(value: Any, name: str | None) -> None:
     assert label_name(value) == name
 
 
 # Forms and ids
 
 
-def test_an_image_folder_gives_hashes_of_paths_and_folder_names(tmp_path):
+def test_an_image_folder_gives_hashes_of_paths_and_folder_names(tmp_path: Path) -> None:
     write_images(tmp_path / "d", pictures(6))
     (tmp_path / "d/cat/notes.txt").write_text("no image")
     (tmp_path / "d/cat/.hidden.png").write_text("no image")
@@ -77,7 +79,7 @@ def test_an_image_folder_gives_hashes_of_paths_and_folder_names(tmp_path):
     assert listing.source.remarks == (f"1 files in {tmp_path / 'd'} are no images and were ignored.",)
 
 
-def test_the_same_paths_give_the_same_ids_in_every_form(tmp_path):
+def test_the_same_paths_give_the_same_ids_in_every_form(tmp_path: Path) -> None:
     samples = pictures(9)
     folder = write_images(tmp_path / "d", samples)
     manifest = write_rows(
@@ -91,7 +93,7 @@ def test_the_same_paths_give_the_same_ids_in_every_form(tmp_path):
         assert dict(zip(listing.sample_ids, names, strict=True)) == expected
 
 
-def test_ids_come_from_sample_id_then_id_then_the_option(tmp_path):
+def test_ids_come_from_sample_id_then_id_then_the_option(tmp_path: Path) -> None:
     rows = [("a", "b", "c", "x.png", "0"), ("d", "e", "f", "x.png", "1")]
     header = ["sample_id", "id", "key", "image", "label"]
     path = write_rows(tmp_path / "m.csv", header, rows)
@@ -101,7 +103,7 @@ def test_ids_come_from_sample_id_then_id_then_the_option(tmp_path):
     assert listed(second).sample_ids == ["b", "e"]
 
 
-def test_contents_without_ids_and_paths_are_hashed_and_repeats_numbered(tmp_path):
+def test_contents_without_ids_and_paths_are_hashed_and_repeats_numbered(tmp_path: Path) -> None:
     one, two = pictures(2)
     samples = [two, Picture("", "owl", one.raw), one, one]
     expected = "s" + hashlib.sha256(one.raw).hexdigest()[:16]
@@ -119,7 +121,7 @@ def test_contents_without_ids_and_paths_are_hashed_and_repeats_numbered(tmp_path
     }
 
 
-def test_shards_are_one_data_set_and_must_agree(tmp_path):
+def test_shards_are_one_data_set_and_must_agree(tmp_path: Path) -> None:
     samples = pictures(8)
     ids = [f"s{number}" for number in range(8)]
     for start in (0, 4):
@@ -137,7 +139,7 @@ def test_shards_are_one_data_set_and_must_agree(tmp_path):
 
 
 @pytest.mark.parametrize("start", range(10))
-def test_contents_go_on_from_any_position(tmp_path, start):
+def test_contents_go_on_from_any_position(tmp_path: Path, start: Any) -> None:
     samples = pictures(9)
     path = write_struct(tmp_path / "d.parquet", samples, group=4)
     source = open_source(path, ReadOptions())
@@ -147,7 +149,7 @@ def test_contents_go_on_from_any_position(tmp_path, start):
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
-def test_plain_bytes_and_class_label_positions(tmp_path, kind):
+def test_plain_bytes_and_class_label_positions(tmp_path: Path, kind: Any) -> None:
     samples = pictures(4)
     images = pa.array([sample.raw for sample in samples], kind)
     table = pa.table({"id": list("abcd"), "image": images, "label": [2, 0, 1, 0]})
@@ -163,7 +165,7 @@ def test_plain_bytes_and_class_label_positions(tmp_path, kind):
     "kind",
     [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2), pa.list_(pa.int16())],
 )
-def test_feature_lists(tmp_path, kind):
+def test_feature_lists(tmp_path: Path, kind: Any) -> None:
     rows = [[1, 2], [3, 4], [5, 6]]
     pq.write_table(
         pa.table({"id": list("abc"), "features": pa.array(rows, kind), "label": list("xyx")}),
@@ -175,7 +177,7 @@ def test_feature_lists(tmp_path, kind):
     assert found[0].dtype == np.float32
 
 
-def test_feature_columns_take_the_same_numbers_from_csv_and_parquet(tmp_path):
+def test_feature_columns_take_the_same_numbers_from_csv_and_parquet(tmp_path: Path) -> None:
     numbers = np.random.default_rng(3).normal(size=(5, 3))
     rows = [(f"i{n}", *map(repr, row.tolist()), "ab"[n % 2]) for n, row in enumerate(numbers)]
     csv_path = write_rows(tmp_path / "d.csv", ["id", "x1", "x2", "x3", "label"], rows)
@@ -188,7 +190,7 @@ def test_feature_columns_take_the_same_numbers_from_csv_and_parquet(tmp_path):
         np.testing.assert_array_equal(found, numbers.astype(np.float32))
 
 
-def test_a_pattern_never_takes_the_label(tmp_path):
+def test_a_pattern_never_takes_the_label(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "d.csv", ["id", "u", "label"], [("1", "0.5", "0"), ("2", "1.5", "1")])
     source = open_source(path, ReadOptions(feature_columns="*"))
     assert source.width() == 1

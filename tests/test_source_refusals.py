@@ -1,6 +1,7 @@
 """Rows, columns and paths that are refused, and with which words."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from metaselect.data.readers.paths import escapes, read_below
 from metaselect.options import ReadOptions
 
 
-def test_what_is_no_data_set_is_refused(tmp_path):
+def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.txt").write_text("a")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
@@ -33,7 +34,7 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     assert "is a folder within the class folder train" in refused(tmp_path / "deep")
 
 
-def test_columns_that_are_missing_or_of_no_use_are_named(tmp_path):
+def test_columns_that_are_missing_or_of_no_use_are_named(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "d.csv", ["id", "img", "labels"], [("a", "a.png", "x")])
     assert "no column label: did you mean 'labels'?" in refused(path)
     assert "neither a column pixels nor a column features." in refused(
@@ -53,7 +54,7 @@ def test_columns_that_are_missing_or_of_no_use_are_named(tmp_path):
     assert "column u is string, not numbers" in refused(tmp_path / "u.parquet", feature_columns="u")
 
 
-def test_bad_rows_of_a_csv_name_line_and_id(tmp_path):
+def test_bad_rows_of_a_csv_name_line_and_id(tmp_path: Path) -> None:
     header = ["id", "x", "label"]
 
     def message(*rows: tuple[str, ...], text: str | None = None) -> str:
@@ -76,7 +77,7 @@ def test_bad_rows_of_a_csv_name_line_and_id(tmp_path):
     assert repeated.endswith("row 4.")
 
 
-def test_bad_rows_of_a_parquet_name_row_and_id(tmp_path):
+def test_bad_rows_of_a_parquet_name_row_and_id(tmp_path: Path) -> None:
     def message(features: object, labels: object, names: tuple[str, ...] = ()) -> str:
         table = pa.table({"id": list("abc"), "features": features, "label": labels})
         if names:
@@ -97,7 +98,7 @@ def test_bad_rows_of_a_parquet_name_row_and_id(tmp_path):
         assert message([*fine[:2], third], [0, 1, 0]) == f"row 3, id c: {reason}."
 
 
-def test_skipping_leaves_out_every_bearer_of_a_repeated_id(tmp_path):
+def test_skipping_leaves_out_every_bearer_of_a_repeated_id(tmp_path: Path) -> None:
     rows = [("a", "1", "k"), ("b", "2", "l"), ("a", "3", "l"), ("c", "4", ""), ("d", "5", "k")]
     bad = BadSamples("skip")
     path = write_rows(tmp_path / "d.csv", ["id", "x", "label"], rows)
@@ -112,14 +113,14 @@ def test_skipping_leaves_out_every_bearer_of_a_repeated_id(tmp_path):
 @pytest.mark.parametrize(
     "path", ["../x.png", "a/../../x.png", "/etc/hostname", "C:\\x.png", "..\\x.png", "\\\\host\\x", "c:x"]
 )
-def test_paths_out_of_the_folder_are_refused(tmp_path, path):
+def test_paths_out_of_the_folder_are_refused(tmp_path: Path, path: str) -> None:
     assert escapes(path)
     rows = [("a", path, "x"), ("b", "b.png", "y")]
     manifest = write_rows(tmp_path / "d/m.csv", ["id", "image", "label"], rows)
     assert f"row 2, id a: the path {path} leaves the folder" in refused(manifest)
 
 
-def test_links_out_of_the_folder_are_refused_and_links_within_are_followed(tmp_path):
+def test_links_out_of_the_folder_are_refused_and_links_within_are_followed(tmp_path: Path) -> None:
     (tmp_path / "d/sub").mkdir(parents=True)
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/x").write_bytes(b"secret")
@@ -138,7 +139,7 @@ def test_links_out_of_the_folder_are_refused_and_links_within_are_followed(tmp_p
     assert missing == UnusableContent("the file sub/z does not exist")
 
 
-def test_a_parquet_manifest_with_paths_reads_them_below_its_folder(tmp_path):
+def test_a_parquet_manifest_with_paths_reads_them_below_its_folder(tmp_path: Path) -> None:
     samples = pictures(3)
     write_images(tmp_path, samples)
     rows = [{"bytes": None, "path": samples[0].path}, {"bytes": samples[1].raw, "path": "../nowhere.png"},

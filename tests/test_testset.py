@@ -1,6 +1,7 @@
 """Test sets are read as their pool was; the signature of a data set."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 
 
-def test_the_signature_sees_every_file_and_no_place(tmp_path):
+def test_the_signature_sees_every_file_and_no_place(tmp_path: Path) -> None:
     samples = pictures(4)
     folder = write_images(tmp_path / "d", samples)
     manifest = write_rows(folder / "m.csv", ["image", "label"], [(s.path, s.label) for s in samples])
@@ -37,7 +38,7 @@ def pool(task: str, inputs: np.ndarray, classes: tuple[str, ...] = CLASSES) -> D
     return Dataset([], np.zeros(0, np.int64), classes, inputs, Preprocess(task, size, mode, (0.0,), (1.0,)))
 
 
-def test_a_test_set_takes_classes_by_name_and_the_size_of_the_pool(tmp_path):
+def test_a_test_set_takes_classes_by_name_and_the_size_of_the_pool(tmp_path: Path) -> None:
     samples = pictures(4, ("owl", "cat"), side=8)
     path = write_struct(tmp_path / "t.parquet", samples, ids=list("dbca"), names=("owl", "cat"))
     like = pool("images", np.zeros((1, 3, 4, 4), np.uint8))
@@ -52,7 +53,7 @@ def test_a_test_set_takes_classes_by_name_and_the_size_of_the_pool(tmp_path):
     assert sorted(file.name for file in (tmp_path / "w").iterdir()) == ["pixels.npy"]
 
 
-def test_a_test_set_with_a_foreign_label_names_the_closest(tmp_path):
+def test_a_test_set_with_a_foreign_label_names_the_closest(tmp_path: Path) -> None:
     path = write_struct(tmp_path / "t.parquet", pictures(2, ("cat", "dogs")), ids=["a", "b"])
     like = pool("images", np.zeros((1, 1, 6, 6), np.uint8))
     with pytest.raises(DataError, match=r"row 2, id b: the label 'dogs' is not .* did you mean 'dog'\?"):
@@ -63,7 +64,7 @@ def test_a_test_set_with_a_foreign_label_names_the_closest(tmp_path):
     assert "dogs" in (tmp_path / "w/skipped.csv").read_text()
 
 
-def test_a_test_set_of_another_kind_or_width_is_refused(tmp_path):
+def test_a_test_set_of_another_kind_or_width_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"id": ["a"], "features": [[1.0, 2.0]], "label": ["cat"]}), path)
     images, wide, fitting = (
