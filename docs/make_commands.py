@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.models import ArgumentInfo
 
-from metaselect.cli.main import ORDER, app
+from metaselect.cli.main import COMMAND_ORDER, app
 
 PAGE = Path(__file__).with_name("commands.md")
 METAVARS = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
@@ -40,7 +40,7 @@ def commands(group: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[
         assert command.callback is not None
         found[command.name or command.callback.__name__] = command.callback
     found |= {str(inner.name): inner.typer_instance for inner in group.registered_groups}
-    for name in sorted(found, key=ORDER.index) if not words else found:
+    for name in sorted(found, key=COMMAND_ORDER.index) if not words else found:
         here = (*words, name)
         if isinstance(found[name], typer.Typer):
             yield from commands(found[name], here)

@@ -70,7 +70,7 @@ def changed(path: Path, out: Path, column: str, row: int, value: object, count: 
         (("frobnicate",), "No such command 'frobnicate'"),
         (("warmupp",), "'warmup'"),
         (("select", "--bugdet", 3), "--budget"),
-        (("reweight", "--method", "drect"), "'direct', 'l2rw', 'mw-net', 'fsr', 'uniform'"),
+        (("reweight", "--method", "drect"), "'direct', 'l2rw', 'mw-net', 'fsr', 'gce', 'elr', 'uniform'"),
         (("select", "--budget", "many"), "--budget"),
         (("warmup", "--epochs", 0), "--epochs is 0; it must be at least 1"),
         (("warmup", "--lr", "nan"), "--lr is nan"),
@@ -93,7 +93,7 @@ def test_a_wrong_command_line_is_refused(words: tuple[object, ...], said: str, t
 def test_no_command_is_a_usage_error_with_the_help() -> None:
     done = metaselect(code=2)
     assert "Usage: metaselect" in done.out
-    assert "No command was named." in done.err
+    assert "The command is missing." in done.err
 
 
 @pytest.mark.parametrize(

@@ -249,12 +249,12 @@ def test_people_read_lines(clustered: Run, capsys: pytest.CaptureFixture[str]) -
     assert lines[2].endswith("% of the pool's mass")
     assert f"Similarity {other['similarity']:.6f}: place " in lines[3]
     assert lines[4].startswith(f"{pivot['sample_id']} (given label ")
-    assert lines[4].endswith(", rank 1) stands for this cluster.")
+    assert lines[4].endswith(", rank 1) represents this cluster.")
     assert lines[5:] == ["Answer: none"]
-    assert "It stands for this cluster itself." in shown(clustered, pivot["sample_id"], capsys)
+    assert "It represents this cluster itself." in shown(clustered, pivot["sample_id"], capsys)
     drawn = shown(clustered, IDS[5], capsys)
     assert drawn[1] == "Round 1, method rbc: rank 8, drawn at random for the control"
-    assert drawn[2] == "Not judged by the method: it was drawn for the control before the method chose."
+    assert drawn[2] == "The method gave it no score: it was drawn for the control before the method ran."
     table = answers(clustered, f"sample_id,clean_label,status\n{IDS[5]},owl,\n{IDS[50]},,bad_sample\n")
     assert call(clustered, "import", table) == 0
     assert shown(clustered, IDS[5], capsys)[-1] == "Answer: label owl (round 1)"
@@ -274,9 +274,9 @@ def test_people_read_scores_and_why_there_is_no_cluster(
     cluster = np.where(np.isin(IDS, others[:3]), 0, -1)
     write_round(scored, 2, "rbc", cluster, np.zeros(len(IDS), np.float32), [IDS.index(others[0])])
     lines = shown(scored, best["sample_id"], capsys)
-    assert lines[2] == "Not judged by the method: it was selected or bought before."
+    assert lines[2] == "The method gave it no score: it was selected or labelled before."
     assert lines[3] == "Selected in round 1: rank 1"
-    near = "Not judged by the method: it is nearer than others to what was selected or bought before."
+    near = "The method gave it no score: it is in the half of the pool that is closer to selected or labelled samples."
     assert shown(scored, others[3], capsys)[2] == near
     assert shown(scored, others[1], capsys)[2].startswith("Cluster 0: 3 samples")
 
@@ -288,7 +288,7 @@ def test_where_all_was_drawn_at_random_nothing_is_judged(
     write_round(run, 1, "rbc", np.full(len(IDS), -1), np.zeros(len(IDS), np.float32), [], [4, 9])
     assert shown(run, IDS[9], capsys)[1] == "Round 1, method rbc: rank 2, drawn at random for the control"
     lines = shown(run, IDS[0], capsys)
-    assert lines[2] == "Not judged by the method: the whole budget was drawn at random."
+    assert lines[2] == "The method gave it no score: the whole budget was drawn at random."
     result: Any = explain(run, IDS[0]).result
     assert (result["score"], result["cluster"], result["unjudged"]) == (None, None, "all_random")
 

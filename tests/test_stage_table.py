@@ -9,7 +9,7 @@ import pytest
 from annotation_run import make_run
 from data_makers import Listener
 
-from metaselect.cli.main import ORDER
+from metaselect.cli.main import COMMAND_ORDER
 from metaselect.options import key_options
 from metaselect.registry import load
 from metaselect.run import artefacts
@@ -37,7 +37,7 @@ def test_a_row_names_code_that_is_there(entry: StageEntry) -> None:
     assert annotation is options
     for path in (entry.closed, entry.unread):
         assert not path or callable(load(path))
-    assert entry.command in ORDER
+    assert entry.command in COMMAND_ORDER
     assert entry.summary.endswith(".")
 
 

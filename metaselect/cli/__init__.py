@@ -1,1 +1,1 @@
-"""The command line: flags in, one options dataclass, one stage call, the result rendered."""
+"""The command line: each command reads its flags, calls one stage, and prints the result."""

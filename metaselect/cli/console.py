@@ -1,4 +1,4 @@
-"""What people see: notes and progress on stderr, results on stdout, and never the one in the other."""
+"""Output of the commands: notes and progress on stderr, results on stdout."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from metaselect.records import Advance, Json
 
 SCHEMA_VERSION = 1  # of what --json prints
 
-PLAIN_SECONDS = 30.0  # between two progress lines where nobody watches a terminal
-SECONDS = {"bar": 0.2, "json": 1.0}  # where somebody, or a program, does
+PLAIN_INTERVAL = 30.0  # seconds between two progress lines in a log file
+INTERVALS = {"bar": 0.2, "json": 1.0}  # seconds between two updates on a terminal or for a program
 
 
 class ProgressMode(StrEnum):
@@ -30,14 +30,14 @@ class ProgressMode(StrEnum):
 
 
 def colour_wanted(stream: TextIO) -> bool:
-    """Whether the stream is a terminal that shows colour and nobody asked for none."""
+    """Whether the stream is a terminal with colour, and NO_COLOR is not set."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return stream.isatty()
 
 
 class Console:
-    """The Reporter of the command line."""
+    """The ``Reporter`` of the command line, and the output of results."""
 
     def __init__(self, progress: ProgressMode = ProgressMode.auto, *, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -48,29 +48,29 @@ class Console:
         self._started = time.monotonic()
 
     def note(self, message: str) -> None:
-        """One sentence on stderr."""
-        self._say(message)
+        """Print a sentence on stderr."""
+        self._write_line(message)
 
     def warn(self, message: str) -> None:
-        """One sentence on stderr that stands out."""
-        self._say(message, self._paint("Warning: ", "33"))
+        """Print a sentence on stderr as a warning."""
+        self._write_line(message, self._coloured("Warning: ", "33"))
 
     def error(self, error: MetaSelectError) -> None:
-        """The sentence and the remedy on stderr; under --json also the object on stdout."""
-        self._say(str(error), self._paint("Error: ", "31"))
+        """Print the error and its remedy on stderr; under --json also an object on stdout."""
+        self._write_line(str(error), self._coloured("Error: ", "31"))
         if error.hint:
-            self._say(error.hint, "  ")
+            self._write_line(error.hint, "  ")
         if self.as_json:
             failure: Json = {"code": error.code, "message": str(error), "hint": error.hint}
             print_json({"ok": False, "schema_version": SCHEMA_VERSION, "error": failure})
 
     def result(self, result: Mapping[str, Json], *, ok: bool = True) -> None:
-        """The JSON object on stdout, where --json asked for it."""
+        """Print the JSON object of the result on stdout; nothing without --json."""
         if self.as_json:
             print_json({"ok": ok, "schema_version": SCHEMA_VERSION, **result})
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-        """A table for people on stdout; nothing under --json."""
+        """Print a table on stdout; nothing under --json."""
         if self.as_json:
             return
         from rich.console import Console as RichConsole
@@ -78,46 +78,46 @@ class Console:
         from rich.table import Table
 
         if title:
-            self.line(title)  # Rich would wrap it to the table's width, and it may hold a path
+            self.line(title)  # not by Rich, which would wrap a long path to the table's width
         table = Table()
         for position, name in enumerate(header):
             table.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*(escape(printable(cell)) for cell in row))
         width, colour = None if sys.stdout.isatty() else 120, colour_wanted(sys.stdout)
-        # By way of a text: Rich itself would leave with 1 when the reader has gone.
-        drawn = StringIO()
-        RichConsole(file=drawn, width=width, no_color=not colour, force_terminal=colour).print(table)
-        print(drawn.getvalue(), end="")
+        # Rich draws into a buffer: on a closed pipe it would end the process with exit code 1.
+        buffer = StringIO()
+        RichConsole(file=buffer, width=width, no_color=not colour, force_terminal=colour).print(table)
+        print(buffer.getvalue(), end="")
 
     def line(self, text: str) -> None:
-        """One line of the result on stdout; nothing under --json."""
+        """Print one line of the result on stdout; nothing under --json."""
         if not self.as_json:
             print(printable(text))
 
     @contextmanager
     def track(self, total: int, what: str, unit: str, done: int = 0) -> Iterator[Advance]:
-        """Progress over ``total`` units (0: nobody knows): a bar on a terminal, a line every 30 s elsewhere."""
-        meter = _Meter(self, total, what, unit, done)
+        """Show progress over ``total`` units (0: unknown): a bar on a terminal, a line every 30 s elsewhere."""
+        meter = _ProgressMeter(self, total, what, unit, done)
         try:
             yield meter.advance
         finally:
             meter.close()
 
-    def _say(self, message: str, label: str = "") -> None:
+    def _write_line(self, message: str, label: str = "") -> None:
         write_stderr(f"{label}{printable(message)}\n")
 
-    def _paint(self, text: str, code: str) -> str:
+    def _coloured(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour else text
 
 
 def printable(text: str) -> str:
-    """The text with control characters made visible: names from a data set must not drive a terminal."""
+    """The text with control characters escaped, since names from a data set could otherwise control a terminal."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def write_stderr(text: str) -> None:
-    """Write to stderr; when its reader has gone, go on in silence, for the work is worth more than the notes."""
+    """Write to stderr; if it is a closed pipe, continue without output instead of losing the work."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -126,32 +126,33 @@ def write_stderr(text: str) -> None:
 
 
 def print_json(value: Mapping[str, Json]) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     print(json.dumps(value, allow_nan=False), flush=True)
 
 
-class _Meter:
-    """Counts units and says now and then how fast they go."""
+class _ProgressMeter:
+    """Counts finished units, and shows their number and rate at intervals."""
 
     def __init__(self, console: Console, total: int, what: str, unit: str, done: int) -> None:
         self.console, self.total, self.what, self.unit = console, total, what, unit
-        self.done = self.skipped = done
+        self.done = self.done_before = done
         self.detail = ""
         self.started = time.monotonic()
-        # The first plain line comes after the interval, so short work stays silent.
+        # The first plain line comes after an interval, so short work prints none.
         self.shown = self.started if console.progress is not ProgressMode.bar else 0.0
 
     def advance(self, count: int, detail: str = "") -> None:
+        """Count ``count`` more units; ``detail`` is shown beside the rate."""
         self.done += count
         self.detail = detail or self.detail
-        if time.monotonic() - self.shown >= SECONDS.get(self.console.progress, PLAIN_SECONDS):
+        if time.monotonic() - self.shown >= INTERVALS.get(self.console.progress, PLAIN_INTERVAL):
             self.show()
 
     def show(self) -> None:
+        """Write the present state to stderr, in the form of --progress."""
         now = time.monotonic()
         self.shown = now
-        rate = (self.done - self.skipped) / max(now - self.started, 1e-9)
-        left = (self.total - self.done) / rate if rate else float("inf")
+        rate = (self.done - self.done_before) / max(now - self.started, 1e-9)
         mode = self.console.progress
         if mode is ProgressMode.none:
             return
@@ -159,31 +160,31 @@ class _Meter:
             state = {"what": self.what, "done": self.done, "total": self.total, "rate": round(rate, 2)}
             write_stderr(json.dumps({**state, "detail": self.detail}) + "\n")
             return
-        if not self.total:
-            text = f"{self.what}: {_duration(now - self.started)}, {self.detail}"
-            if mode is ProgressMode.bar:
-                write_stderr(f"\r\x1b[K{printable(text)}")
-            else:
-                self.console.note(text)
-            return
-        text = (
-            f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:,.0f} {self.unit}/s, "
-            f"{_duration(left)} left{', ' + self.detail if self.detail else ''}"
-        )
-        if mode is ProgressMode.bar:
+        if self.total:
+            left = (self.total - self.done) / rate if rate else float("inf")
             filled = int(20 * self.done / max(self.total, 1))
-            write_stderr(f"\r\x1b[K{'#' * filled}{'.' * (20 - filled)} {printable(text)}")
+            bar = f"{'#' * filled}{'.' * (20 - filled)} "
+            text = (
+                f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:,.0f} {self.unit}/s, "
+                f"{_duration(left)} left{', ' + self.detail if self.detail else ''}"
+            )
+        else:
+            bar, text = "", f"{self.what}: {_duration(now - self.started)}, {self.detail}"
+        if mode is ProgressMode.bar:
+            write_stderr(f"\r\x1b[K{bar}{printable(text)}")  # back to the line's start, and clear it
         else:
             self.console.note(text)
 
     def close(self) -> None:
+        """Remove the bar, or write the final state for a program."""
         if self.console.progress is ProgressMode.bar and self.shown:
             write_stderr("\r\x1b[K")
         elif self.console.progress is ProgressMode.json:
-            self.show()  # a program hears how far it came, however short the work was
+            self.show()  # a program always gets the final state
 
 
 def _duration(seconds: float) -> str:
+    """Seconds as "m:ss" or "h:mm:ss"; "?" if unknown."""
     if seconds == float("inf"):
         return "?"
     minutes, rest = divmod(int(seconds), 60)

@@ -8,13 +8,13 @@ import typer
 
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.flags import (
-    BadSample,
-    FeatureColumns,
-    IdColumn,
-    ImageColumn,
+    FeatureColumnsOption,
+    IdColumnOption,
+    ImageColumnOption,
     JsonOption,
-    LabelColumn,
-    OnBad,
+    LabelColumnOption,
+    OnBadSample,
+    OnBadSampleOption,
     ProgressOption,
     SeedOption,
 )
@@ -44,56 +44,66 @@ def register(app: typer.Typer) -> None:
 
 
 def corrupt(
-    data: Annotated[Path, typer.Argument(help="Clean data, of any form that ingest reads.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for train.parquet and truth.csv.")],
+    data: Annotated[Path, typer.Argument(help="Clean data, in any form that ingest reads.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write train.parquet and truth.csv to.")],
     noise: Annotated[
         NoiseKind | None,
         typer.Option(
-            help="uniform: any other class. adversarial: one other class each, a permutation. "
-            "flip, flip2: one or two other classes each. background: one class swallows others. "
-            "asymmetric: pairs that look alike, the rate in each. human: see --labels.",
+            help="Kind of label noise. uniform: any other class. adversarial: a permutation of the classes. "
+            "flip, flip2: one or two other classes for each class. background: all flips go to one class. "
+            "asymmetric: pairs of similar classes, at the rate in each. human: labels of people, see --labels.",
             show_default="none",
             rich_help_panel=NOISE,
         ),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Share of the eligible labels that change.", rich_help_panel=NOISE)
+        float | None,
+        typer.Option(help="Share of the eligible labels to change, from 0 to 1.", rich_help_panel=NOISE),
     ] = None,
     mapping: Annotated[
         str | None,
         typer.Option(
             "--map",
             metavar="random|FILE",
-            help="adversarial: a seeded map, or a CSV from,to; asymmetric: a CSV from,to.",
+            help="Which class becomes which: a CSV with from,to, or (adversarial) random.",
             show_default="the next class; CIFAR-10's pairs",
             rich_help_panel=NOISE,
         ),
     ] = None,
     background: Annotated[
-        str | None, typer.Option(metavar="CLASS", help="The class that swallows.", rich_help_panel=NOISE)
+        str | None,
+        typer.Option(
+            metavar="CLASS", help="With background noise: the class that flips go to.", rich_help_panel=NOISE
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A CSV of labels that people gave, by id.", rich_help_panel=NOISE),
+        typer.Option(
+            metavar="FILE", help="With human noise: a CSV with labels by id.", rich_help_panel=NOISE
+        ),
     ] = None,
     labels_column: Annotated[
-        str | None, typer.Option(help="Its column.", show_default="label", rich_help_panel=NOISE)
+        str | None,
+        typer.Option(help="Column of --labels with the labels.", show_default="label", rich_help_panel=NOISE),
     ] = None,
     imbalance: Annotated[
         float,
-        typer.Option(help="Largest class over smallest; cut before the noise.", rich_help_panel=NOISE),
+        typer.Option(
+            help="Size of the largest class over the smallest; classes are cut before the noise.",
+            rich_help_panel=NOISE,
+        ),
     ] = 1.0,
     seed: SeedOption = 0,
-    id_column: IdColumn = None,
-    label_column: LabelColumn = "label",
-    image_column: ImageColumn = "image",
-    feature_columns: FeatureColumns = None,
-    on_bad_sample: BadSample = OnBad.stop,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
+    id_column: IdColumnOption = None,
+    label_column: LabelColumnOption = "label",
+    image_column: ImageColumnOption = "image",
+    feature_columns: FeatureColumnsOption = None,
+    on_bad_sample: OnBadSampleOption = OnBadSample.stop,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files in OUT.")] = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Make a noisy or long-tailed copy of DATA, with the truth beside it, for experiments.
+    """Make a copy of DATA with label noise or class imbalance, and its true labels, for experiments.
 
     Exactly round(rate x eligible) labels change. Example:
 

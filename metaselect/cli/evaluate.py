@@ -8,19 +8,19 @@ import typer
 
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.flags import (
-    BadSample,
     DeviceOption,
-    FeatureColumns,
+    FeatureColumnsOption,
     ForceOption,
-    IdColumn,
-    ImageColumn,
+    IdColumnOption,
+    ImageColumnOption,
     JsonOption,
-    LabelColumn,
-    OnBad,
+    LabelColumnOption,
+    OnBadSample,
+    OnBadSampleOption,
     ProgressOption,
     RunOption,
 )
-from metaselect.cli.results import finish, show_noise
+from metaselect.cli.results import finish, print_noise_estimate
 from metaselect.options import EvaluateOptions
 from metaselect.run.layout import Run
 
@@ -31,32 +31,37 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    test: Annotated[Path, typer.Argument(help="A labelled test set, of any form that ingest takes.")],
+    test: Annotated[Path, typer.Argument(help="A labelled test set, in any form that ingest reads.")],
     run: RunOption = None,
     truth: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="sample_id and clean_label of the pool: judges the weights."),
+        typer.Option(
+            metavar="FILE.csv",
+            help="True labels of the training set (sample_id, clean_label), to evaluate the weights.",
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Folder below evaluate/.", show_default="from TEST")
+        str | None, typer.Option(help="Name of the result's folder in evaluate/.", show_default="from TEST")
     ] = None,
     k: Annotated[
         int | None,
         typer.Option(
-            min=1, help="How many of the lowest weights to judge.", show_default="as many as are wrong"
+            min=1,
+            help="Number of lowest weights among which wrong labels are counted.",
+            show_default="the number of wrong labels",
         ),
     ] = None,
-    id_column: IdColumn = None,
-    label_column: LabelColumn = "label",
-    image_column: ImageColumn = "image",
-    feature_columns: FeatureColumns = None,
-    on_bad_sample: BadSample = OnBad.stop,
+    id_column: IdColumnOption = None,
+    label_column: LabelColumnOption = "label",
+    image_column: ImageColumnOption = "image",
+    feature_columns: FeatureColumnsOption = None,
+    on_bad_sample: OnBadSampleOption = OnBadSample.stop,
     device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Prove what the labels were worth.
+    """Compare every model on a labelled test set.
 
     Examples:
         metaselect evaluate test.parquet --run RUN
@@ -76,34 +81,36 @@ def evaluate(
         device=device,
         force=force,
     )
-    place = Run.at(run)
+    run_directory = Run.at(run)
     from metaselect.stages.evaluate import evaluate as run_evaluate
 
-    outcome = run_evaluate(test, place, options, console)
-    _table(console, outcome.result)
+    outcome = run_evaluate(test, run_directory, options, console)
+    _print_table(console, outcome.result)
     finish(console, outcome)
 
 
-def _table(console: Console, result: Mapping[str, Any]) -> None:
+def _print_table(console: Console, result: Mapping[str, Any]) -> None:
+    """Print a row for the warm-up and for each re-weighting run, and the noise of the labels."""
     rows = [("warmup", result["warmup"]), *result["reweight"].items()]
     console.table(
         ("model", "test accuracy", "macro F1", "weight AUC", "wrong among lowest k"),
         [
             (
                 name,
-                f"{found['test_accuracy']:.2%}",
-                f"{found['macro_f1']:.4f}",
-                _number(found.get("weight_auc"), "{:.4f}"),
-                _number(found.get("precision_of_lowest_k"), "{:.1%}"),
+                f"{metrics['test_accuracy']:.2%}",
+                f"{metrics['macro_f1']:.4f}",
+                _format_number(metrics.get("weight_auc"), "{:.4f}"),
+                _format_number(metrics.get("precision_of_lowest_k"), "{:.1%}"),
             )
-            for name, found in rows
+            for name, metrics in rows
         ],
         title=f"{result['test']}: {result['test_samples']} samples",
     )
     if "noise" in result:
         console.line(f"Measured noise rate: {result['noise']['measured_rate']:.2%}")
-    show_noise(console, result.get("noise_estimate"))
+    print_noise_estimate(console, result.get("noise_estimate"))
 
 
-def _number(value: float | None, form: str) -> str:
+def _format_number(value: float | None, form: str) -> str:
+    """The number in a format such as "{:.1%}", "-" for None."""
     return "-" if value is None else form.format(value)

@@ -1,4 +1,4 @@
-"""Flags that several commands share, each defined once."""
+"""Flags that several commands share, with their types and help texts."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -41,7 +41,7 @@ class Init(StrEnum):
     scratch = "scratch"
 
 
-class OnBad(StrEnum):
+class OnBadSample(StrEnum):
     """Values of --on-bad-sample."""
 
     stop = "stop"
@@ -51,11 +51,15 @@ class OnBad(StrEnum):
 RunOption = Annotated[
     Path | None, typer.Option("--run", envvar="METASELECT_RUN", help="The run directory.", metavar="RUN")
 ]
-SeedOption = Annotated[int, typer.Option(help="One seed; every random stream derives from it.", min=0)]
-ForceOption = Annotated[bool, typer.Option("--force", help="Recompute although it is done or was changed.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0)]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Compute again, even if the result exists or an option has changed.")
+]
 DryRunOption = Annotated[
     bool,
-    typer.Option("--dry-run", help="Check everything, say what would be done and needed, compute nothing."),
+    typer.Option(
+        "--dry-run", help="Check all inputs and print the resolved options and the sizes; compute nothing."
+    ),
 ]
 DeviceOption = Annotated[
     str,
@@ -70,85 +74,104 @@ MethodOption = Annotated[
     typer.Option(
         "--option",
         metavar="KEY=VALUE",
-        help="Set a field of the method; repeatable. `--option help` lists them.",
+        help="Set an option of the method; can be repeated. `--option help` lists them.",
     ),
 ]
 ProfileOption = Annotated[
     Profile | None,
     typer.Option(
-        help="The papers' constants for clean but unbalanced labels; --option and other flags win.",
+        help="Use the papers' settings for clean but unbalanced labels; --option and other flags override them.",
         show_default="none",
     ),
 ]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option("--json", help="Print the result as one JSON object on stdout.", rich_help_panel=OUTPUT),
 ]
 ProgressOption = Annotated[
-    ProgressMode, typer.Option(help="How progress shows on stderr.", rich_help_panel=OUTPUT)
+    ProgressMode, typer.Option(help="How progress is shown on stderr.", rich_help_panel=OUTPUT)
 ]
-IdColumn = Annotated[
+IdColumnOption = Annotated[
     str | None,
-    typer.Option(help="Column of unique ids.", show_default="sample_id, else id", rich_help_panel=INPUT),
+    typer.Option(help="Column with unique ids.", show_default="sample_id, else id", rich_help_panel=INPUT),
 ]
-LabelColumn = Annotated[str, typer.Option(help="Column of labels.", rich_help_panel=INPUT)]
-ImageColumn = Annotated[str, typer.Option(help="Column of paths or bytes.", rich_help_panel=INPUT)]
-FeatureColumns = Annotated[
+LabelColumnOption = Annotated[str, typer.Option(help="Column with labels.", rich_help_panel=INPUT)]
+ImageColumnOption = Annotated[
+    str, typer.Option(help="Column with image paths or image bytes.", rich_help_panel=INPUT)
+]
+FeatureColumnsOption = Annotated[
     str | None,
     typer.Option(
         metavar="PATTERN",
-        help="Glob over numeric columns, e.g. 'x*'.",
+        help="Numeric columns to use as features, as a glob such as 'x*'.",
         show_default="the list column `features`",
         rich_help_panel=INPUT,
     ),
 ]
-BadSample = Annotated[
-    OnBad, typer.Option(help="skip: leave bad samples out, with a list.", rich_help_panel=INPUT)
+OnBadSampleOption = Annotated[
+    OnBadSample,
+    typer.Option(
+        help="What to do with an unreadable sample; skip leaves it out and lists it.", rich_help_panel=INPUT
+    ),
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help=f"{', '.join(MODELS)}, a torchvision name such as resnet18, or package.module:factory.",
+        help=f"{', '.join(MODELS)}, a torchvision model such as resnet18, or package.module:factory.",
         show_default="auto (by task and image size)",
         rich_help_panel=TRAINING,
     ),
 ]
 EpochsOption = Annotated[
     int | None,
-    typer.Option(help="Passes over the pool.", show_default="auto (by size)", rich_help_panel=TRAINING),
+    typer.Option(
+        help="Passes over the training set.", show_default="auto (by size)", rich_help_panel=TRAINING
+    ),
 ]
-BatchOption = Annotated[
+BatchSizeOption = Annotated[
     int | None,
-    typer.Option(help="Samples a step.", show_default="auto (by size)", rich_help_panel=TRAINING),
+    typer.Option(help="Samples per batch.", show_default="auto (by size)", rich_help_panel=TRAINING),
 ]
-RateOption = Annotated[
+LearningRateOption = Annotated[
     float | None,
-    typer.Option(help="Learning rate, the largest of the schedule.", show_default="auto (sgd 0.05, else 0.001)",
+    typer.Option(help="Largest learning rate of the schedule.", show_default="auto (sgd 0.05, else 0.001)",
                  rich_help_panel=TRAINING),
 ]  # fmt: skip
-OptimiserOption = Annotated[Optimiser, typer.Option(help="Of the model.", rich_help_panel=TRAINING)]
+OptimiserOption = Annotated[Optimiser, typer.Option(help="Optimiser of the model.", rich_help_panel=TRAINING)]
 AccumulateOption = Annotated[
     int,
-    typer.Option(help="Batches whose mean gradient makes one step.", rich_help_panel=TRAINING),
+    typer.Option(
+        help="Number of batches whose gradients are averaged for one step.", rich_help_panel=TRAINING
+    ),
 ]
 MomentumOption = Annotated[
     float | None,
     typer.Option(
-        help="Of SGD; Nesterov where above 0.",
+        help="Nesterov momentum of SGD.",
         show_default="auto (warmup 0.9, reweight 0)",
         rich_help_panel=TRAINING,
     ),
 ]
-DecayOption = Annotated[
-    float | None, typer.Option(help="L2 factor.", show_default="auto (0.0005)", rich_help_panel=TRAINING)
+WeightDecayOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Weight decay (L2 factor; decoupled with adamw).",
+        show_default="auto (0.0005)",
+        rich_help_panel=TRAINING,
+    ),
 ]
 ScheduleOption = Annotated[
-    Schedule, typer.Option(help="How the rate falls; step: / 10 at 1/2 and 3/4.", rich_help_panel=TRAINING)
+    Schedule,
+    typer.Option(
+        help="How the learning rate falls; step divides it by 10 at 1/2 and 3/4 of the epochs.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 AugmentOption = Annotated[
     bool | None,
     typer.Option(
         "--augment/--no-augment",
-        help="Random crop and flip.",
+        help="Random crops and flips of the images.",
         show_default="auto (colour images of 32 px and more)",
         rich_help_panel=TRAINING,
     ),
@@ -157,7 +180,7 @@ AmpOption = Annotated[
     bool | None,
     typer.Option(
         "--amp/--no-amp",
-        help="bfloat16 autocast.",
+        help="Train in bfloat16 by autocast.",
         show_default="auto (on CUDA)",
         rich_help_panel=TRAINING,
     ),

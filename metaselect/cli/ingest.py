@@ -9,14 +9,14 @@ import typer
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.flags import (
     INPUT,
-    BadSample,
-    FeatureColumns,
+    FeatureColumnsOption,
     ForceOption,
-    IdColumn,
-    ImageColumn,
+    IdColumnOption,
+    ImageColumnOption,
     JsonOption,
-    LabelColumn,
-    OnBad,
+    LabelColumnOption,
+    OnBadSample,
+    OnBadSampleOption,
     ProgressOption,
     RunOption,
     SeedOption,
@@ -36,32 +36,32 @@ def ingest(
     data: Annotated[
         Path,
         typer.Argument(
-            help="DATA/CLASS/* images, a .csv or .parquet manifest, or a folder of .parquet files."
+            help="A folder with images in DATA/CLASS/*, a .csv or .parquet table, or a folder of .parquet files."
         ),
     ],
     run: RunOption = None,
     image_size: Annotated[
         int | None,
         typer.Option(
-            help="Pixels, height and width alike.",
+            help="Height and width in pixels.",
             show_default="the images' own, else the median, at most 224",
             rich_help_panel=INPUT,
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Take a seeded subset of this many samples.", rich_help_panel=INPUT)
+        int | None, typer.Option(help="Use a random subset of this many samples.", rich_help_panel=INPUT)
     ] = None,
     seed: SeedOption = 0,
-    id_column: IdColumn = None,
-    label_column: LabelColumn = "label",
-    image_column: ImageColumn = "image",
-    feature_columns: FeatureColumns = None,
-    on_bad_sample: BadSample = OnBad.stop,
+    id_column: IdColumnOption = None,
+    label_column: LabelColumnOption = "label",
+    image_column: ImageColumnOption = "image",
+    feature_columns: FeatureColumnsOption = None,
+    on_bad_sample: OnBadSampleOption = OnBadSample.stop,
     force: ForceOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Read DATA into a run directory (`warmup DATA` does it by itself).
+    """Read DATA into a run directory; `warmup DATA` does this as its first step.
 
     Example:
         metaselect ingest train.parquet --run RUN
@@ -78,21 +78,23 @@ def ingest(
         seed=seed,
         force=force,
     )
-    place = Run.at(run)
+    run_directory = Run.at(run)
     from metaselect.stages.ingest import ingest as run_ingest
 
-    outcome = run_ingest(data, place, options, console)
-    console.line(_summary(place, outcome.result))
-    following = place.select_command if place.ids_alone else f"metaselect warmup {place.flag}"
-    console.note(f"Next: {following}")
+    outcome = run_ingest(data, run_directory, options, console)
+    console.line(_summary(run_directory, outcome.result))
+    next_command = (
+        run_directory.select_command if run_directory.ids_alone else f"metaselect warmup {run_directory.flag}"
+    )
+    console.note(f"Next: {next_command}")
     finish(console, outcome)
 
 
-def _summary(place: Run, result: Mapping[str, Json]) -> str:
-    """One line for people."""
+def _summary(run_directory: Run, result: Mapping[str, Json]) -> str:
+    """The printed line: samples, classes and kind of the data."""
     classes, size = result["classes"], result["image_size"]
     assert isinstance(classes, list)
     kind = "ids and labels alone" if result["task"] == IDS_ALONE else "features"
     if isinstance(size, list):
         kind = f"images of {size[0]} x {size[1]} pixels"
-    return f"{place.path('data')}: {result['n']} samples, {len(classes)} classes, {kind}"
+    return f"{run_directory.path('data')}: {result['n']} samples, {len(classes)} classes, {kind}"

@@ -1,4 +1,4 @@
-"""Where the traceback of an unexpected error goes: ``log.txt`` in the run, if the command names one."""
+"""The log of unexpected errors: ``log.txt`` in the run directory, if the command names one."""
 
 import os
 import traceback
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def log_traceback(given: Sequence[str]) -> Path | None:
-    """Append the current traceback to the run's log; returns where, or None without a run directory."""
+def log_traceback(words: Sequence[str]) -> Path | None:
+    """Append the current traceback to the run's log; returns its path, or None without a run directory."""
     root = os.environ.get("METASELECT_RUN", "")
-    for position, word in enumerate(given):
-        if word == "--run" and position + 1 < len(given):
-            root = given[position + 1]
+    for position, word in enumerate(words):
+        if word == "--run" and position + 1 < len(words):
+            root = words[position + 1]
         elif word.startswith("--run="):
             root = word.removeprefix("--run=")
     if not root or not Path(root).is_dir():
@@ -19,7 +19,7 @@ def log_traceback(given: Sequence[str]) -> Path | None:
     path = Path(root) / "log.txt"
     try:
         with path.open("a", encoding="utf-8") as stream:
-            stream.write(f"metaselect {' '.join(given)}\n{traceback.format_exc()}\n")
+            stream.write(f"metaselect {' '.join(words)}\n{traceback.format_exc()}\n")
     except OSError:
         return None
     return path

@@ -1,4 +1,4 @@
-"""The program: commands, their order, and the one place where an exception becomes an exit code."""
+"""The program: its commands, their order, and the conversion of exceptions to exit codes."""
 
 import errno
 import os
@@ -18,29 +18,29 @@ from metaselect.errors import MetaSelectError, ResourceError, UsageError
 from metaselect.signals import INTERRUPTED, SENTENCES, TERMINATED, Terminated, unwinding
 from metaselect.stages.table import STAGES
 
-# Typer carries its own copy of Click, so this is the only name of its base of all usage errors.
-USAGE_BASE: type[Exception] = typer.BadParameter.__mro__[2]
+# Typer contains a copy of Click and does not export the base class of its usage errors, which is this one.
+CLICK_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
-ORDER = (*(entry.command for entry in STAGES), "status", "verify", "corrupt")
+COMMAND_ORDER = (*(entry.command for entry in STAGES), "status", "verify", "corrupt")
 
 
-class InOrder(TyperGroup):
-    """Lists the commands in the order of the work."""
+class WorkflowOrder(TyperGroup):
+    """A command group that lists its commands in the order of the work."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All names, as ``ORDER`` has them."""
-        return sorted(super().list_commands(ctx), key=ORDER.index)
+        """Names of all commands in the order of ``COMMAND_ORDER``."""
+        return sorted(super().list_commands(ctx), key=COMMAND_ORDER.index)
 
 
 app = typer.Typer(
     name="metaselect",
-    cls=InOrder,
+    cls=WorkflowOrder,
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help=(
-        "Label-budgeted data cleaning: find the few samples worth paying for, learn a weight for all others.\n\n"
+        "Clean a training set on a label budget: choose the few samples to label, learn a weight for all others.\n\n"
         "    metaselect warmup DATA --run RUN\n\n"
         "    metaselect select --run RUN --budget 20\n\n"
         "    metaselect annotate export --run RUN        (people fill in the CSV)\n\n"
@@ -52,6 +52,7 @@ app = typer.Typer(
 
 
 def _version(wanted: bool) -> None:
+    """Print the version and exit, if --version was given."""
     if wanted:
         print(f"metaselect {__version__}")
         raise typer.Exit
@@ -66,11 +67,12 @@ def root(
         bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")
     ] = False,
 ) -> None:
-    """Holds the options that stand before a command."""
+    """Declare the options before the command's name; ``main`` reads --debug itself."""
     del version, debug
 
 
 def _register() -> None:
+    """Add all commands to ``app``."""
     from metaselect.cli import corrupt, evaluate, ingest, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms as annotate
     from metaselect.cli.annotate import serve
@@ -83,21 +85,21 @@ _register()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0, 1, 2, 3, 4, 5, 70, 130 or 143."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console(as_json="--json" in given)
+    """Run a command line, ``sys.argv`` by default; returns the exit code: 0, 1, 2, 3, 4, 5, 70, 130 or 143."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(as_json="--json" in words)
     try:
         with unwinding():
             command: Any = typer.main.get_command(app)
-            code = command.main(given, prog_name="metaselect", standalone_mode=False)
+            code = command.main(words, prog_name="metaselect", standalone_mode=False)
             sys.stdout.flush()
-        if code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt
+        if code == INTERRUPTED:  # Typer returns this code for a KeyboardInterrupt
             raise KeyboardInterrupt
         return int(code or 0)
     except MetaSelectError as error:
         return _fail(console, error)
-    except USAGE_BASE as error:
-        return _fail(console, _usage(error))
+    except CLICK_USAGE_ERROR as error:
+        return _fail(console, _usage_error(error))
     except (KeyboardInterrupt, typer.Abort):
         console.note(SENTENCES[signal.SIGINT])
         return INTERRUPTED
@@ -105,60 +107,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.note(SENTENCES[signal.SIGTERM])
         return TERMINATED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else Python fails to flush it at exit
         return 0
-    except SystemExit as left:  # shell completion; or Rich, when the reader of its help has gone
-        return int(left.code or 0) if "_METASELECT_COMPLETE" in os.environ else 0
+    except (
+        SystemExit
+    ) as exit_request:  # shell completion; or Rich, when the pipe that reads its help is closed
+        return int(exit_request.code or 0) if "_METASELECT_COMPLETE" in os.environ else 0
     except Exception as error:
-        known = _resource(error)
-        if known:
-            return _fail(console, known)
-        if "--debug" in given:
+        resource_error = _resource_error(error)
+        if resource_error:
+            return _fail(console, resource_error)
+        if "--debug" in words:
             traceback.print_exc()
-        return _fail(console, _bug(error, given))
+        return _fail(console, _bug_error(error, words))
 
 
 def _fail(console: Console, error: MetaSelectError) -> int:
+    """Print the error; returns its exit code."""
     console.error(error)
     return error.exit_code
 
 
-def _usage(error: Any) -> UsageError:
+def _usage_error(error: Any) -> UsageError:
+    """Typer's usage error as ours, with the command whose help explains it."""
     context = getattr(error, "ctx", None)
     hint = f"See {context.command_path} --help" if context is not None else "See metaselect --help"
     message = error.format_message().replace(
         "Value error, ", ""
     )  # the type's name, which Typer puts before a choice
-    return UsageError(message or "No command was named.", hint)
+    return UsageError(message or "The command is missing.", hint)
 
 
-def _resource(error: Exception) -> ResourceError | None:
-    """The error as one of memory or disk, if that is what it is."""
+def _resource_error(error: Exception) -> ResourceError | None:
+    """The error as one of memory, disk or permission; None if it is none of these."""
     text = str(error)
-    # safetensors raises an error of its own for what the system says.
-    found = re.search(r"\(os error (\d+)\)", text)
-    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    # safetensors wraps an OSError in an error of its own, with the number in its text.
+    match = re.search(r"\(os error (\d+)\)", text)
+    number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
     name = getattr(error, "filename", None)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f" while writing {name}" if name else ""
-        return ResourceError(f"The disk is full{where}.", "Make room; the same command then goes on.")
+        return ResourceError(f"The disk is full{where}.", "Free some space; the same command then continues.")
     # torch raises a RuntimeError for the CPU, a subclass of it for CUDA; neither can be imported here.
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return ResourceError(
             "Out of memory.", "Close other programs; for warmup and reweight, try a smaller --batch-size."
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ResourceError(f"No permission for {name}.", "Check the folder's owner and mode.")
+        return ResourceError(f"Permission denied: {name}.", "Check the folder's owner and mode.")
     return None
 
 
-def _bug(error: Exception, given: Sequence[str]) -> MetaSelectError:
+def _bug_error(error: Exception, words: Sequence[str]) -> MetaSelectError:
     from metaselect.cli.log import log_traceback
 
-    place = log_traceback(given)
+    log_path = log_traceback(words)
     where = (
-        f" The traceback is in {place}."
-        if place
+        f" The traceback is in {log_path}."
+        if log_path
         else " Add --debug (before the command) to see the traceback."
     )
     return MetaSelectError(f"This is a bug in MetaSelect: {type(error).__name__}: {error}.{where}")

@@ -1,4 +1,4 @@
-"""What several commands print of their result, and how a command ends."""
+"""Printing that several commands share, and the end of a command."""
 
 from textwrap import wrap
 from typing import Any
@@ -10,44 +10,44 @@ from metaselect.records import Outcome
 from metaselect.registry import describe
 
 
-def show_plan(console: Console, outcome: Outcome) -> None:
-    """What --dry-run found, for people, and the end of the command."""
+def print_dry_run(console: Console, outcome: Outcome) -> None:
+    """Print the resolved options and the sizes of --dry-run as tables, and end the command."""
     for part in ("options", "needs"):
-        found = outcome.result[part]
-        assert isinstance(found, dict)
-        console.table((part, "value"), [(name, str(value)) for name, value in found.items()])
+        values = outcome.result[part]
+        assert isinstance(values, dict)
+        console.table((part, "value"), [(name, str(value)) for name, value in values.items()])
     finish(console, outcome)
 
 
-def show_options(console: Console, method: str, path: str) -> None:
-    """What `--option help` prints: the fields of a method, their defaults and meanings."""
-    found = describe(path)
-    for name, default, meaning in found:
+def print_method_options(console: Console, method: str, path: str) -> None:
+    """Print what `--option help` asks for: the options of a method with their defaults and meanings."""
+    described = describe(path)
+    for name, default, meaning in described:
         console.line(f"{name}={default}")
         for line in wrap(meaning, 100):
             console.line(f"    {line}")
-    if not found:
+    if not described:
         console.line(f"{method} has no options.")
     console.result(
-        {"options": {name: {"default": default, "meaning": meaning} for name, default, meaning in found}}
+        {"options": {name: {"default": default, "meaning": meaning} for name, default, meaning in described}}
     )
 
 
-def show_noise(console: Console, found: Any) -> None:
-    """A line with what the control samples say, where there are any.
+def print_noise_estimate(console: Console, estimate: Any) -> None:
+    """Print the noise rate that the control samples estimate, if there are any.
 
     Args:
-        console: prints it.
-        found: the fields of a ``NoiseEstimate`` as ``--json`` has them, or None.
+        console: of the command.
+        estimate: the fields of a ``NoiseEstimate`` as ``--json`` has them, or None.
     """
-    if found:
+    if estimate:
         from metaselect.annotation.quality.noise_estimate import NoiseEstimate
 
-        console.line(NoiseEstimate(**found).sentence())
+        console.line(NoiseEstimate(**estimate).sentence())
 
 
 def finish(console: Console, outcome: Outcome) -> None:
-    """Print the JSON result and leave with the right code."""
+    """End a command: print the JSON result, and exit with 1 if a condition is unmet."""
     console.result(outcome.result, ok=not outcome.unmet)
     if outcome.unmet:
         console.warn(outcome.unmet)

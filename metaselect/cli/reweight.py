@@ -10,14 +10,14 @@ from metaselect.cli.flags import (
     AccumulateOption,
     AmpOption,
     AugmentOption,
-    BatchOption,
-    DecayOption,
+    BatchSizeOption,
     DeviceOption,
     DryRunOption,
     EpochsOption,
     ForceOption,
     Init,
     JsonOption,
+    LearningRateOption,
     MethodOption,
     ModelOption,
     MomentumOption,
@@ -25,14 +25,14 @@ from metaselect.cli.flags import (
     OptimiserOption,
     ProfileOption,
     ProgressOption,
-    RateOption,
     ReweightMethod,
     RunOption,
     Schedule,
     ScheduleOption,
     SeedOption,
+    WeightDecayOption,
 )
-from metaselect.cli.results import finish, show_options, show_plan
+from metaselect.cli.results import finish, print_dry_run, print_method_options
 from metaselect.options import ReweightOptions
 from metaselect.registry import REWEIGHTERS
 from metaselect.run.layout import Run
@@ -45,34 +45,34 @@ def register(app: typer.Typer) -> None:
 
 def reweight(
     run: RunOption = None,
-    method: Annotated[ReweightMethod, typer.Option(help="How to train.")] = ReweightMethod("direct"),
+    method: Annotated[ReweightMethod, typer.Option(help="Training method.")] = ReweightMethod("direct"),
     name: Annotated[
-        str | None, typer.Option(help="Folder below reweight/.", show_default="the method")
+        str | None, typer.Option(help="Name of the result's folder in reweight/.", show_default="the method")
     ] = None,
     option: MethodOption = None,
     profile: ProfileOption = None,
     init: Annotated[
         Init,
         typer.Option(
-            help="warmup: from the checkpoint that did best on held-out given labels.",
+            help="Initial parameters: warmup takes the checkpoint that did best on held-out given labels.",
             rich_help_panel=TRAINING,
         ),
     ] = Init.warmup,
     model: ModelOption = None,
     epochs: EpochsOption = None,
-    batch_size: BatchOption = None,
+    batch_size: BatchSizeOption = None,
     meta_batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Bought samples a step; of fsr, samples of its dictionary.",
+            help="Bought samples in each meta batch; for fsr, samples of its dictionary.",
             show_default="auto (all, at most the batch size; fsr: 2 times that, long-tail 8)",
             rich_help_panel=TRAINING,
         ),
     ] = None,
     optimiser: OptimiserOption = Optimiser.sgd,
-    lr: RateOption = None,
+    lr: LearningRateOption = None,
     momentum: MomentumOption = None,
-    weight_decay: DecayOption = None,
+    weight_decay: WeightDecayOption = None,
     accumulate: AccumulateOption = 1,
     schedule: ScheduleOption = Schedule.cosine,
     augment: AugmentOption = None,
@@ -84,9 +84,9 @@ def reweight(
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Learn a weight for every sample, together with a robust model.
+    """Train a model, and learn a weight for every sample of the training set.
 
-    Auto: the warm-up's model and best checkpoint; plain SGD at 0.05; batches of 32, or 128 from 10,000 samples
+    Defaults: the warm-up's model and best checkpoint; plain SGD at 0.05; batches of 32, or 128 from 10,000 samples
     on; at least 2,500 steps.
 
     Examples:
@@ -102,7 +102,7 @@ def reweight(
     """
     console = Console(progress, as_json=as_json)
     if option == ["help"]:
-        show_options(console, method, REWEIGHTERS[method])
+        print_method_options(console, method, REWEIGHTERS[method])
         return
     options = ReweightOptions(
         model=model,
@@ -127,19 +127,19 @@ def reweight(
         option=tuple(option or ()),
         profile=profile,
     )
-    place = Run.at(run)
+    run_directory = Run.at(run)
     from metaselect.stages.reweight.reweight import reweight as run_reweight
 
-    outcome = run_reweight(place, options, console)
+    outcome = run_reweight(run_directory, options, console)
     if "needs" in outcome.result:
-        show_plan(console, outcome)
+        print_dry_run(console, outcome)
         return
     result = outcome.result
     right = result["bought_accuracy"]
     learnt = f", {right:.0%} of the bought labels right" if isinstance(right, float) else ""
     console.line(
-        f"{place.path('reweight')}/{result['name']}: {result['model']}, {result['epochs']} epochs, "
+        f"{run_directory.path('reweight')}/{result['name']}: {result['model']}, {result['epochs']} epochs, "
         f"{result['bought']} bought labels{learnt}"
     )
-    console.note(f"Next: metaselect evaluate TEST {place.flag}")
+    console.note(f"Next: metaselect evaluate TEST {run_directory.flag}")
     finish(console, outcome)

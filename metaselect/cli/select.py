@@ -18,7 +18,7 @@ from metaselect.cli.flags import (
     SeedOption,
     SelectMethod,
 )
-from metaselect.cli.results import finish, show_options, show_plan
+from metaselect.cli.results import finish, print_dry_run, print_method_options
 from metaselect.errors import UsageError
 from metaselect.options import SelectOptions
 from metaselect.registry import SELECTORS
@@ -33,14 +33,14 @@ def register(app: typer.Typer) -> None:
 
 def select(
     run: RunOption = None,
-    budget: Annotated[int | None, typer.Option(help="Labels to buy in this round.")] = None,
-    method: Annotated[SelectMethod, typer.Option(help="How to choose.")] = SelectMethod("rbc"),
+    budget: Annotated[int | None, typer.Option(help="Number of labels to buy in this round.")] = None,
+    method: Annotated[SelectMethod, typer.Option(help="Selection method.")] = SelectMethod("rbc"),
     option: MethodOption = None,
     profile: ProfileOption = None,
     gradient: Annotated[
         Literal["label-free", "full"] | None,
         typer.Option(
-            help="Of rbc, rbc-k and gbc: full is for labels that are clean but unbalanced.",
+            help="Gradient that rbc, rbc-k and gbc cluster; full is for labels that are clean but unbalanced.",
             show_default="label-free",
         ),
     ] = None,
@@ -48,22 +48,22 @@ def select(
         float,
         typer.Option(
             metavar="SHARE",
-            help="Part of the budget that is drawn at random: it tells the noise rate.",
+            help="Share of the budget to draw at random, to estimate the noise rate.",
             show_default="none",
         ),
     ] = 0.0,
     min_per_class: Annotated[
-        int, typer.Option(help="Samples of each given class, at least.", show_default="none")
+        int, typer.Option(help="Least number of samples of each given class.", show_default="none")
     ] = 0,
     replace_unusable: Annotated[
         bool,
-        typer.Option("--replace-unusable", help="Buy one more for each sample that people called unusable."),
+        typer.Option("--replace-unusable", help="Buy one more label for each unusable sample."),
     ] = False,
     features: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Parquet with sample_id, features and perhaps probs, of your own encoder; no warm-up needed.",
+            help="Parquet file of sample_id, features and optionally probs, from any encoder; needs no warm-up.",
         ),
     ] = None,
     round_: Annotated[
@@ -73,13 +73,16 @@ def select(
     discard_round: Annotated[
         int | None,
         typer.Option(
-            metavar="K", min=1, help="Put the latest round and its answers aside, and do nothing else."
+            metavar="K",
+            min=1,
+            help="Move the latest round and its answers to discarded/, and do nothing else.",
         ),
     ] = None,
     explain: Annotated[
         str | None,
         typer.Option(
-            metavar="SAMPLE_ID", help="Say where a sample stands in the latest round, and do nothing else."
+            metavar="SAMPLE_ID",
+            help="Show the rank, cluster and score of a sample in the latest round, and do nothing else.",
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -89,7 +92,7 @@ def select(
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Find the samples whose labels are worth paying for.
+    """Choose the samples whose labels to buy.
 
     Examples:
         metaselect select --run RUN --budget 50
@@ -106,7 +109,7 @@ def select(
     """
     console = Console(progress, as_json=as_json)
     if option == ["help"]:
-        show_options(console, method, SELECTORS[method])
+        print_method_options(console, method, SELECTORS[method])
         return
     options = SelectOptions(
         budget=budget,
@@ -124,33 +127,33 @@ def select(
         force=force,
         dry_run=dry_run,
     )
-    place = Run.at(run)
+    run_directory = Run.at(run)
     if explain is not None and discard_round is not None:
-        raise UsageError("--explain and --discard-round do one thing each.", "Give one of the two.")
+        raise UsageError("--explain and --discard-round exclude each other.", "Leave one out.")
     if explain is not None:
         from metaselect.cli.explain import show
         from metaselect.stages.select.explain import explain as run_explain
 
-        show(console, run_explain(place, explain))
+        show(console, run_explain(run_directory, explain))
         return
     if discard_round is not None:
         from metaselect.stages.select.discard import discard_round as run_discard
 
-        finish(console, run_discard(place, discard_round, console))
+        finish(console, run_discard(run_directory, discard_round, console))
         return
     from metaselect.stages.select.select import select as run_select
 
-    outcome = run_select(place, options, console)
+    outcome = run_select(run_directory, options, console)
     if "needs" in outcome.result:
-        show_plan(console, outcome)
+        print_dry_run(console, outcome)
         return
     result = outcome.result
     drawn = f", {result['control']} of them at random" if result["control"] else ""
     total = f" ({result['total']} with earlier ones)" if result["total"] != result["selected"] else ""
     console.line(
-        f"{place.path(str(result['folder'])) / SELECTED.within()}: {result['selected']} samples chosen by "
+        f"{run_directory.path(str(result['folder'])) / SELECTED.within()}: {result['selected']} samples chosen by "
         f"{method}{drawn}{total}"
     )
     if not result["closed"]:
-        console.note(f"Next: metaselect annotate export {place.flag}")
+        console.note(f"Next: metaselect annotate export {run_directory.flag}")
     finish(console, outcome)

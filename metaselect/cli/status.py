@@ -6,7 +6,7 @@ import typer
 
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, RunOption
-from metaselect.cli.results import finish, show_noise
+from metaselect.cli.results import finish, print_noise_estimate
 from metaselect.run.layout import Run
 
 
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(run: RunOption = None, as_json: JsonOption = False) -> None:
-    """Say what is done, what is stale and why, and the next command; exit 1 when something is stale.
+    """Show which stages are done, which are stale and why, and the next command; exits 1 if a stage is stale.
 
     Examples:
         metaselect status --run RUN
@@ -24,17 +24,17 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
         metaselect status --run RUN --json
     """
     console = Console(as_json=as_json)
-    place = Run.at(run)
+    run_directory = Run.at(run)
     from metaselect.stages.status import status as run_status
 
-    outcome = run_status(place, console)
+    outcome = run_status(run_directory, console)
     result: Any = outcome.result
     console.table(
         ("stage", "state", "why"),
         [(row["stage"], row["state"], row["why"]) for row in result["stages"]],
-        title=f"{place.root}: {'?' if result['bought'] is None else result['bought']} labels bought",
+        title=f"{run_directory.root}: {'?' if result['bought'] is None else result['bought']} labels bought",
     )
-    show_noise(console, result["noise_estimate"])
+    print_noise_estimate(console, result["noise_estimate"])
     if result["next"]:
         console.line(f"Next: {result['next']}")
     finish(console, outcome)

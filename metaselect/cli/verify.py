@@ -19,11 +19,14 @@ def register(app: typer.Typer) -> None:
 def verify(
     run: RunOption = None,
     rerun: Annotated[
-        bool, typer.Option("--rerun", help="Also run every stage again in a copy, and compare.")
+        bool,
+        typer.Option(
+            "--rerun", help="Also run every stage again in a copy of the run, and compare the results."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Hash every artefact of the run and compare with what its stage wrote.
+    """Check every file of the run against the hash that its stage recorded.
 
     Examples:
         metaselect verify --run RUN
@@ -31,15 +34,15 @@ def verify(
         metaselect verify --run RUN --rerun
     """
     console = Console(as_json=as_json)
-    place = Run.at(run)
+    run_directory = Run.at(run)
     from metaselect.stages.status import verify as run_verify
 
-    outcome = run_verify(place, console)
+    outcome = run_verify(run_directory, console)
     console.line(f"{outcome.result['artefacts']} artefacts are as they were written.")
     if rerun:
         from metaselect.stages.rerun import rerun as run_again
 
-        again = run_again(place, console)
+        again = run_again(run_directory, console)
         recomputed = again.result["recomputed"]
         assert isinstance(recomputed, list)
         console.line(f"{len(recomputed)} stages give the same bytes when they are run again.")

@@ -12,31 +12,31 @@ from metaselect.cli.flags import (
     AccumulateOption,
     AmpOption,
     AugmentOption,
-    BadSample,
-    BatchOption,
-    DecayOption,
+    BatchSizeOption,
     DeviceOption,
     DryRunOption,
     EpochsOption,
-    FeatureColumns,
+    FeatureColumnsOption,
     ForceOption,
-    IdColumn,
-    ImageColumn,
+    IdColumnOption,
+    ImageColumnOption,
     JsonOption,
-    LabelColumn,
+    LabelColumnOption,
+    LearningRateOption,
     ModelOption,
     MomentumOption,
-    OnBad,
+    OnBadSample,
+    OnBadSampleOption,
     Optimiser,
     OptimiserOption,
     ProgressOption,
-    RateOption,
     RunOption,
     Schedule,
     ScheduleOption,
     SeedOption,
+    WeightDecayOption,
 )
-from metaselect.cli.results import finish, show_plan
+from metaselect.cli.results import finish, print_dry_run
 from metaselect.options import IngestOptions, WarmupOptions
 from metaselect.run.layout import Run
 
@@ -49,29 +49,35 @@ def register(app: typer.Typer) -> None:
 def warmup(
     data: Annotated[
         Path | None,
-        typer.Argument(help="Ingested first if the run is new.", show_default="the run's data"),
+        typer.Argument(
+            help="Data for a new run, in any form that ingest reads.", show_default="the run's data"
+        ),
     ] = None,
     run: RunOption = None,
     model: ModelOption = None,
     epochs: EpochsOption = None,
-    batch_size: BatchOption = None,
+    batch_size: BatchSizeOption = None,
     optimiser: OptimiserOption = Optimiser.sgd,
-    lr: RateOption = None,
+    lr: LearningRateOption = None,
     momentum: MomentumOption = None,
-    weight_decay: DecayOption = None,
+    weight_decay: WeightDecayOption = None,
     accumulate: AccumulateOption = 1,
     schedule: ScheduleOption = Schedule.cosine,
     augment: AugmentOption = None,
     amp: AmpOption = None,
     checkpoints: Annotated[
         int,
-        typer.Option(min=1, help="Models kept of the history, evenly spread.", rich_help_panel=TRAINING),
+        typer.Option(
+            min=1,
+            help="Number of checkpoints to keep, evenly spread over the epochs.",
+            rich_help_panel=TRAINING,
+        ),
     ] = 5,
     weights: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.safetensors",
-            help="Start from these weights.",
+            help="Initial parameters.",
             show_default="random",
             rich_help_panel=TRAINING,
         ),
@@ -80,21 +86,25 @@ def warmup(
     device: DeviceOption = "auto",
     image_size: Annotated[
         int | None,
-        typer.Option(help="As for ingest.", show_default="as for ingest", rich_help_panel=INPUT),
+        typer.Option(
+            help="Height and width in pixels, as for ingest.",
+            show_default="as for ingest",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
-    id_column: IdColumn = None,
-    label_column: LabelColumn = "label",
-    image_column: ImageColumn = "image",
-    feature_columns: FeatureColumns = None,
-    on_bad_sample: BadSample = OnBad.stop,
+    id_column: IdColumnOption = None,
+    label_column: LabelColumnOption = "label",
+    image_column: ImageColumnOption = "image",
+    feature_columns: FeatureColumnsOption = None,
+    on_bad_sample: OnBadSampleOption = OnBadSample.stop,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Train on the labels as they are, and keep a history of models.
+    """Train a model on the given labels, and keep checkpoints for selection.
 
-    Auto: momentum 0.9 at 0.05; batches of 64, or 128 from 10,000 samples on; about 1,600 steps within 4 to 20
+    Defaults: momentum 0.9 at 0.05; batches of 64, or 128 from 10,000 samples on; about 1,600 steps within 4 to 20
     epochs.
 
     Examples:
@@ -130,18 +140,18 @@ def warmup(
         on_bad_sample=on_bad_sample,
         image_size=image_size,
     )
-    place = Run.at(run)
+    run_directory = Run.at(run)
     from metaselect.stages.warmup import warmup as run_warmup
 
-    outcome = run_warmup(data, place, options, reading, console)
+    outcome = run_warmup(data, run_directory, options, reading, console)
     if "needs" in outcome.result:
-        show_plan(console, outcome)
+        print_dry_run(console, outcome)
         return
     result = outcome.result
     console.line(
-        f"{place.path('warmup')}: {result['model']}, {result['epochs']} epochs, "
+        f"{run_directory.path('warmup')}: {result['model']}, {result['epochs']} epochs, "
         f"{result['accuracy_on_given_labels']:.1%} of the given labels learnt "
         f"({result['held_out_accuracy_on_given_labels']:.1%} of those held out)"
     )
-    console.note(f"Next: metaselect select --budget 50 {place.flag}")
+    console.note(f"Next: metaselect select --budget 50 {run_directory.flag}")
     finish(console, outcome)

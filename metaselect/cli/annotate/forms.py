@@ -10,7 +10,7 @@ import typer
 from metaselect.annotation.formats.base import AUTO, FORMATS
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, RunOption
-from metaselect.cli.results import finish, show_noise
+from metaselect.cli.results import finish, print_noise_estimate
 from metaselect.errors import UsageError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.records import Json
@@ -190,4 +190,4 @@ def show_counts(console: Console, result: Mapping[str, Json]) -> None:
     """What became of a file's rows, as a table."""
     rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
     console.table(("reconciliation", "count"), rows)
-    show_noise(console, result["noise_estimate"])
+    print_noise_estimate(console, result["noise_estimate"])

@@ -11,7 +11,7 @@ from metaselect.annotation.simulation import SimulateOptions
 from metaselect.cli.annotate.forms import LatestRound, show_counts
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, RunOption, SeedOption
-from metaselect.cli.results import finish, show_noise
+from metaselect.cli.results import finish, print_noise_estimate
 from metaselect.run.artefacts import IMPORTS
 from metaselect.run.layout import Run
 
@@ -103,7 +103,7 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
             f"Tied: {examples(progress.conflict_ids)}. For somebody else: annotate export --conflicts"
         )
     found = progress.as_json()
-    show_noise(console, found["noise_estimate"])
+    print_noise_estimate(console, found["noise_estimate"])
     console.result(found)
 
 
