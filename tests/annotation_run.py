@@ -11,10 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaselect.cli.main import main
+from metaselect.records import Json
 from metaselect.run.files import write_csv, write_json
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.record import write_record
+from metaselect.web.labeling_session import LabelingSession
+from metaselect.web.submitted_answer import SubmittedAnswer
 
 CLASSES = ("cat", "dog", "owl")
 SELECTED = ("sample_id", "rank", "cluster", "cluster_size", "cluster_mass", "similarity", "control")
@@ -113,3 +116,17 @@ def error(run: Run, capsys: pytest.CaptureFixture[str], *words: str, code: int) 
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err
+
+
+class RecordedSession(LabelingSession):
+    """Waits for the record of each answer, so that other commands and checks may follow at once."""
+
+    def answer(self, browser: str, annotator: str, answer: SubmittedAnswer) -> dict[str, Json]:
+        state = super().answer(browser, annotator, answer)
+        self.wait_until_recorded()
+        return state
+
+    def undo(self, browser: str, annotator: str) -> dict[str, Json]:
+        state = super().undo(browser, annotator)
+        self.wait_until_recorded()
+        return state

@@ -7,7 +7,7 @@ from socket import socket
 
 import pyarrow.parquet as pq
 import pytest
-from annotation_run import add_round, answers, call, csv_rows, meta_set, result, votes_of
+from annotation_run import RecordedSession, add_round, answers, call, csv_rows, meta_set, result, votes_of
 from exchange_run import CHOSEN, CLASSES, image_run
 from exchange_tools import PEOPLE
 
@@ -16,7 +16,8 @@ from metaselect.annotation.rounds import find_round
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.record import write_record
-from metaselect.web.labeling_session import LabelingSession, SubmittedAnswer
+from metaselect.web.labeling_session import LabelingSession
+from metaselect.web.submitted_answer import SubmittedAnswer
 
 TIED = "sample_id,clean_label,annotator\n" + "".join(
     f"{each},cat,anna\n{each},{'dög' if each in ('s0', 's8') else 'cat'},ben\n" for each in CHOSEN
@@ -195,8 +196,8 @@ def test_an_import_of_every_format_can_be_undone_and_made_again(
     run.stage("annotate").check(thorough=True)
 
 
-def desk_of(run: Run) -> LabelingSession:
-    return LabelingSession(run, find_round(run, 1), CLASSES)
+def session_of(run: Run) -> LabelingSession:
+    return RecordedSession(run, find_round(run, 1), CLASSES)
 
 
 def test_what_is_answered_on_the_page_is_an_import_of_its_own(
@@ -204,11 +205,11 @@ def test_what_is_answered_on_the_page_is_an_import_of_its_own(
 ) -> None:
     """Undo takes back what stands between two other imports, and leaves them alone."""
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns7,cat,olga\n")) == 0
-    desk = desk_of(run)
+    session = session_of(run)
     for key in (1, 2):
-        desk.answer("a", "anna", SubmittedAnswer(key, "done", 0))
+        session.answer("a", "anna", SubmittedAnswer(key, "done", 0))
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns1,cat,olga\n")) == 0
-    desk.answer("a", "anna", SubmittedAnswer(4, "done", 1))
+    session.answer("a", "anna", SubmittedAnswer(4, "done", 1))
     rows = csv_rows(run.path("annotate/imports.csv"))
     assert [(row["format"], row["first_vote"]) for row in rows] == [
         ("csv", "0"), ("serve", "1"), ("csv", "3"), ("serve", "4"),
@@ -218,7 +219,9 @@ def test_what_is_answered_on_the_page_is_an_import_of_its_own(
     assert meta_set(run) == dict.fromkeys(("s0", "s1", "s3", "s7"), "cat")
     assert result(run, capsys, "undo", "--import", "2")["withdrawn"] == 2
     assert meta_set(run) == dict.fromkeys(("s1", "s7"), "cat")
-    desk.answer("a", "anna", SubmittedAnswer(4, "done", 1))  # the page goes on, as an import after the undo
+    session.answer(
+        "a", "anna", SubmittedAnswer(4, "done", 1)
+    )  # the page goes on, as an import after the undo
     assert csv_rows(run.path("annotate/imports.csv"))[-1]["format"] == "serve"
     assert meta_set(run) == dict.fromkeys(("s1", "s7"), "cat") | {"s8": "dög"}
     run.stage("annotate").check(thorough=True)
@@ -228,8 +231,8 @@ def test_an_answer_that_the_page_took_back_counts_again_when_that_is_undone(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns7,cat,anna\n")) == 0
-    desk = desk_of(run)
-    assert desk.undo("a", "anna")["item"] == {"key": 0, "id": "s7"}
+    session = session_of(run)
+    assert session.undo("a", "anna")["item"] == {"key": 0, "id": "s7"}
     assert meta_set(run) == {}
     undone = result(run, capsys, "undo")
     assert (undone["file"], undone["restored"], undone["bought"]) == ("serve", 1, 1)
@@ -256,10 +259,10 @@ def test_the_page_is_served_for_the_round_while_its_ties_are_with_somebody(
         ("label-studio", "3", False),
         ("serve", "6", True),
     ]
-    desk = desk_of(run)
-    state = desk.next("a")
+    session = session_of(run)
+    state = session.next("a")
     assert state["item"] == {"key": 5, "id": "s2"}  # neither a tie nor a repeat
-    desk.answer("a", "carl", SubmittedAnswer(5, "done", 0))
+    session.answer("a", "carl", SubmittedAnswer(5, "done", 0))
     path = back(run, "label-studio JSON", {"s0": "cat", "s8": "dög"}, "export/round-1/conflicts")
     done = result(run, capsys, "import", path)
     assert (done["matched"], done["tied"], done["missing"]) == (2, 0, 0)

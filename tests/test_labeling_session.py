@@ -7,7 +7,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from annotation_run import CLASSES, add_round, answers, call, error, make_run, meta_set, result, votes_of
+from annotation_run import (
+    CLASSES,
+    RecordedSession,
+    add_round,
+    answers,
+    call,
+    error,
+    make_run,
+    meta_set,
+    result,
+    votes_of,
+)
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +31,8 @@ from metaselect.run.files import write_csv
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.record import write_record
-from metaselect.web.labeling_session import LEASE_SECONDS, InvalidRequest, LabelingSession, SubmittedAnswer
+from metaselect.web.labeling_session import LEASE_SECONDS, LabelingSession
+from metaselect.web.submitted_answer import InvalidRequest, SubmittedAnswer
 
 BATCH = ["s3", "s1", "s2", "s0"]
 
@@ -34,8 +46,8 @@ class Clock:
         return self.now
 
 
-def desk_of(run: Run, number: int | None = None, clock: Clock | None = None) -> LabelingSession:
-    return LabelingSession(run, find_round(run, number), CLASSES, clock=clock or Clock())
+def session_of(run: Run, number: int | None = None, clock: Clock | None = None) -> LabelingSession:
+    return RecordedSession(run, find_round(run, number), CLASSES, clock=clock or Clock())
 
 
 def shown(state: dict[str, object]) -> str | None:
@@ -51,14 +63,14 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def desk(run: Run) -> LabelingSession:
-    return desk_of(run)
+def session(run: Run) -> LabelingSession:
+    return session_of(run)
 
 
 def test_samples_come_by_rank_and_each_answer_is_on_disk_before_the_next(
-    run: Run, desk: LabelingSession
+    run: Run, session: LabelingSession
 ) -> None:
-    state = desk.next("a")
+    state = session.next("a")
     given = [
         SubmittedAnswer(0, "done", 1),
         SubmittedAnswer(1, "skip", None),
@@ -68,7 +80,7 @@ def test_samples_come_by_rank_and_each_answer_is_on_disk_before_the_next(
     for number, (answer, sample_id) in enumerate(zip(given, BATCH, strict=True)):
         assert shown(state) == sample_id
         assert (state["done"], state["total"]) == (number, 4)
-        state = desk.answer("a", " anna ", answer)
+        state = session.answer("a", " anna ", answer)
         assert len(votes_of(run)) == number + 1
         run.stage("annotate").check(thorough=True)
     assert state == {"item": None, "said": "", "total": 4, "done": 4, "waiting": 0}
@@ -79,75 +91,75 @@ def test_samples_come_by_rank_and_each_answer_is_on_disk_before_the_next(
         ("s0", "", "anna", "bad_sample"),
     ]
     assert meta_set(run) == {"s0": "", "s3": "dog"}
-    assert desk.taken == 4
+    assert session.answers_taken == 4
 
 
-def test_a_new_desk_goes_on_where_the_last_one_was(run: Run, desk: LabelingSession) -> None:
-    desk.next("a")
-    desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
-    assert shown(desk_of(run).next("b")) == "s1"
+def test_a_new_session_goes_on_where_the_last_one_was(run: Run, session: LabelingSession) -> None:
+    session.next("a")
+    session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+    assert shown(session_of(run).next("b")) == "s1"
 
 
-def test_no_two_screens_have_the_same_sample(desk: LabelingSession) -> None:
-    assert [shown(desk.next(session)) for session in "abcd"] == BATCH
-    assert [shown(desk.next(session)) for session in "abcd"] == BATCH  # each keeps its own
-    late = desk.next("e")
+def test_no_two_screens_have_the_same_sample(session: LabelingSession) -> None:
+    assert [shown(session.next(browser)) for browser in "abcd"] == BATCH
+    assert [shown(session.next(browser)) for browser in "abcd"] == BATCH  # each keeps its own
+    late = session.next("e")
     assert (late["item"], late["waiting"]) == (None, 4)
-    desk.release("c")
-    assert shown(desk.next("e")) == "s2"
+    session.release("c")
+    assert shown(session.next("e")) == "s2"
 
 
 def test_a_screen_that_was_left_loses_its_sample_but_not_its_answer(run: Run) -> None:
     clock = Clock()
-    desk = desk_of(run, clock=clock)
-    desk.next("a")
+    session = session_of(run, clock=clock)
+    session.next("a")
     clock.now = LEASE_SECONDS - 1
-    assert shown(desk.next("b")) == "s1"
+    assert shown(session.next("b")) == "s1"
     clock.now = LEASE_SECONDS
-    assert shown(desk.next("c")) == "s3"
-    desk.answer("c", "carl", SubmittedAnswer(0, "done", 0))
-    desk.answer("a", "anna", SubmittedAnswer(0, "done", 1))
+    assert shown(session.next("c")) == "s3"
+    session.answer("c", "carl", SubmittedAnswer(0, "done", 0))
+    session.answer("a", "anna", SubmittedAnswer(0, "done", 1))
     assert votes_of(run) == [("s3", "cat", "carl", "done"), ("s3", "dog", "anna", "done")]
 
 
-def test_the_same_person_in_two_tabs_cannot_answer_twice(run: Run, desk: LabelingSession) -> None:
-    desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
-    again = desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))  # as when the first reply got lost
+def test_the_same_person_in_two_tabs_cannot_answer_twice(run: Run, session: LabelingSession) -> None:
+    session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+    again = session.answer("a", "anna", SubmittedAnswer(0, "done", 0))  # as when the first reply got lost
     assert "refused" not in again
-    other = desk.answer("b", "anna", SubmittedAnswer(0, "done", 1))
+    other = session.answer("b", "anna", SubmittedAnswer(0, "done", 1))
     assert other["refused"] is True
     assert "not taken" in str(other["said"])
     assert votes_of(run) == [("s3", "cat", "anna", "done")]
 
 
-def test_undo_appends_and_asks_again(run: Run, desk: LabelingSession) -> None:
+def test_undo_appends_and_asks_again(run: Run, session: LabelingSession) -> None:
     for key in range(3):
-        desk.answer("a", "anna", SubmittedAnswer(key, "done", key))
+        session.answer("a", "anna", SubmittedAnswer(key, "done", key))
     before = run.path("annotate/votes.csv").read_bytes()
-    state = desk.undo("a", "anna")
+    state = session.undo("a", "anna")
     assert shown(state) == "s2"
     assert state["done"] == 2
     assert run.path("annotate/votes.csv").read_bytes().startswith(before)
     assert meta_set(run) == {"s1": "dog", "s3": "cat"}
-    assert shown(desk_of(run).next("b")) == "s2"  # also for a desk that knows nothing of it
-    assert shown(desk.undo("a", "anna")) == "s1"
-    desk.answer("a", "anna", SubmittedAnswer(1, "done", 2))
+    assert shown(session_of(run).next("b")) == "s2"  # also for a session that knows nothing of it
+    assert shown(session.undo("a", "anna")) == "s1"
+    session.answer("a", "anna", SubmittedAnswer(1, "done", 2))
     assert meta_set(run) == {"s1": "owl", "s3": "cat"}
-    assert shown(desk.undo("a", "anna")) == "s1"
-    assert shown(desk.undo("a", "anna")) == "s3"
-    nothing = desk.undo("a", "anna")
+    assert shown(session.undo("a", "anna")) == "s1"
+    assert shown(session.undo("a", "anna")) == "s3"
+    nothing = session.undo("a", "anna")
     assert "nothing to undo" in str(nothing["said"])
     assert nothing["done"] == 0
-    assert "nothing to undo" in str(desk.undo("b", "bert")["said"])
+    assert "nothing to undo" in str(session.undo("b", "bert")["said"])
 
 
-def test_undo_leaves_other_peoples_answers(run: Run, desk: LabelingSession) -> None:
-    desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
-    desk.answer("b", "bert", SubmittedAnswer(0, "done", 0))
-    state = desk.undo("a", "anna")
+def test_undo_leaves_other_peoples_answers(run: Run, session: LabelingSession) -> None:
+    session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+    session.answer("b", "bert", SubmittedAnswer(0, "done", 0))
+    state = session.undo("a", "anna")
     assert meta_set(run) == {"s3": "cat"}
     assert (shown(state), state["done"]) == ("s3", 1)  # to be answered again, although bert's answer stands
-    desk.answer("a", "anna", SubmittedAnswer(0, "done", 1))
+    session.answer("a", "anna", SubmittedAnswer(0, "done", 1))
     assert votes_of(run)[1:] == [
         ("s3", "cat", "bert", "done"),
         ("s3", "", "anna", "withdrawn"),
@@ -156,10 +168,10 @@ def test_undo_leaves_other_peoples_answers(run: Run, desk: LabelingSession) -> N
 
 
 def test_what_was_taken_back_is_open_for_all_commands(
-    run: Run, desk: LabelingSession, capsys: pytest.CaptureFixture[str]
+    run: Run, session: LabelingSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
-    desk.undo("a", "anna")
+    session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+    session.undo("a", "anna")
     found = result(run, capsys, "status")
     assert found["rounds"][0]["missing"] == 4  # type: ignore[index]
     assert found["annotators"] == {}
@@ -168,34 +180,34 @@ def test_what_was_taken_back_is_open_for_all_commands(
 
 
 def test_a_sample_that_was_skipped_in_an_earlier_round_is_asked_again(
-    run: Run, desk: LabelingSession
+    run: Run, session: LabelingSession
 ) -> None:
-    desk.answer("a", "anna", SubmittedAnswer(0, "skip", None))
+    session.answer("a", "anna", SubmittedAnswer(0, "skip", None))
     add_round(run, 2, ["s3", "s9"])
-    second = desk_of(run)
+    second = session_of(run)
     assert shown(second.next("a")) == "s3"
     assert "nothing to undo" in str(second.undo("a", "anna")["said"])  # what was said in round 1 stays
     assert shown(second.answer("a", "anna", SubmittedAnswer(0, "skip", None))) == "s9"
     assert shown(second.undo("a", "anna")) == "s3"
 
 
-def test_other_commands_write_between_answers(run: Run, desk: LabelingSession) -> None:
-    desk.next("a")
+def test_other_commands_write_between_answers(run: Run, session: LabelingSession) -> None:
+    session.next("a")
     assert call(run, "import", answers(run, "sample_id,clean_label,annotator\ns3,owl,olga\n")) == 0
-    assert shown(desk.next("a")) == "s1"
-    desk.answer("a", "anna", SubmittedAnswer(1, "done", 0))
+    assert shown(session.next("a")) == "s1"
+    session.answer("a", "anna", SubmittedAnswer(1, "done", 0))
     assert meta_set(run) == {"s1": "cat", "s3": "owl"}
 
 
-def test_while_another_command_works_nothing_is_taken(run: Run, desk: LabelingSession) -> None:
-    desk.next("a")
+def test_while_another_command_works_nothing_is_taken(run: Run, session: LabelingSession) -> None:
+    session.next("a")
     with FileLock(run.root / ".lock"), pytest.raises(LockedError):
-        desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+        session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
     assert not run.path("annotate/votes.csv").exists()
-    assert shown(desk.next("a")) == "s3"
+    assert shown(session.next("a")) == "s3"
 
 
-def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, desk: LabelingSession) -> None:
+def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, session: LabelingSession) -> None:
     folder = run.path("select/round-1")
     write_csv(
         folder / "selected.csv",
@@ -204,7 +216,7 @@ def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, desk
     )
     write_record(folder, StageKey({}, {}), {})
     with pytest.raises(ArtefactError, match="chosen anew"):
-        desk.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+        session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
     assert not run.path("annotate/votes.csv").exists()
 
 
@@ -229,10 +241,10 @@ def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, desk
     ],
 )  # fmt: skip
 def test_what_no_page_sends_is_refused(
-    run: Run, desk: LabelingSession, annotator: str, given: SubmittedAnswer
+    run: Run, session: LabelingSession, annotator: str, given: SubmittedAnswer
 ) -> None:
     with pytest.raises(InvalidRequest):
-        desk.answer("a", annotator, given)
+        session.answer("a", annotator, given)
     assert not run.path("annotate/votes.csv").exists()
 
 
@@ -254,31 +266,31 @@ def test_whatever_people_do_the_votes_say_what_they_said_last(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
 ) -> None:
     """Against a model: a list of (annotator, sample, label), from which undo takes that annotator's last."""
-    run = make_run(tmp_path_factory.mktemp("desk") / "run")
+    run = make_run(tmp_path_factory.mktemp("session") / "run")
     add_round(run, 1, BATCH)
-    desk = desk_of(run)
+    session = session_of(run)
     said: list[tuple[str, str, int]] = []
     screens: dict[str, str | None] = {}
     for verb, name, label in steps:
         if verb == "next":
-            screens[name] = shown(desk.next(name))
+            screens[name] = shown(session.next(name))
         elif verb == "answer" and screens.get(name):
             sample_id = str(screens[name])
             screens[name] = shown(
-                desk.answer(name, name, SubmittedAnswer(desk.keys[sample_id], "done", label))
+                session.answer(name, name, SubmittedAnswer(session.keys[sample_id], "done", label))
             )
             said.append((name, sample_id, label))
         elif verb == "undo":
-            screens[name] = shown(desk.undo(name, name))
+            screens[name] = shown(session.undo(name, name))
             mine = [entry for entry in said if entry[0] == name]
             if mine:
                 said.remove(mine[-1])
                 assert screens[name] == mine[-1][1]
         elif verb == "release":
-            desk.release(name)
+            session.release(name)
             screens[name] = None
         elif verb == "restart":
-            desk, screens = desk_of(run), {}
+            session, screens = session_of(run), {}
         looked_at = [sample_id for sample_id in screens.values() if sample_id]
         assert len(set(looked_at)) == len(looked_at)
         assert not set(looked_at) & {sample_id for _, sample_id, _ in said}
@@ -288,7 +300,7 @@ def test_whatever_people_do_the_votes_say_what_they_said_last(
         for key, verdict in ledger.read_ledger(run).verdicts.items()
         if verdict.status == "done"
     } == expected
-    assert len(desk.open_keys(ledger.read_ledger(run))) == len(BATCH) - len(expected)
+    assert session.missing() == len(BATCH) - len(expected)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -37,12 +38,13 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def server(run: Run, tmp_path: Path) -> Server:
+def server(run: Run, tmp_path: Path) -> Iterator[Server]:
     picture = tmp_path / "p.png"
     picture.write_bytes(b"\x89PNG of s1")
     (tmp_path / "secret.png").write_bytes(b"secret")
-    desk = LabelingSession(run, find_round(run, None), ("cat", "dog", "owl"))
-    return Server(desk, {"s1": picture}, annotator="", suggest=lambda: {"s3": "owl"})
+    session = LabelingSession(run, find_round(run, None), ("cat", "dog", "owl"))
+    yield Server(session, {"s1": picture}, annotator="", suggest=lambda: {"s3": "owl"})
+    session.close()
 
 
 def ask(server: Server, method: str, path: str, **more: Any) -> httpx.Response:
@@ -224,11 +226,41 @@ def test_a_busy_run_is_a_reason_to_ask_again(
     assert ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(ANSWER)).status_code == 200
 
 
+def test_a_slow_disk_holds_up_no_other_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an answer waits for the disk, the event loop answers other requests."""
+    from metaselect.annotation.votes import append_votes
+
+    writing, may_go_on = Event(), Event()
+
+    def slow(*values: Any) -> bytes:
+        writing.set()
+        assert may_go_on.wait(20)
+        return append_votes(*values)
+
+    async def send() -> tuple[httpx.Response, httpx.Response, bool]:
+        transport = httpx.ASGITransport(server.app(TOKEN, PORT))
+        own = {"Origin": HERE, "Content-Type": "application/json", "Sec-Fetch-Site": "same-origin"}
+        async with httpx.AsyncClient(transport=transport, base_url=HERE, headers=own) as client:
+            answer = asyncio.create_task(client.post(f"/{TOKEN}/answer", content=json.dumps(ANSWER)))
+            while not writing.is_set():
+                await asyncio.sleep(0.001)
+            page = await client.get(f"/{TOKEN}/")
+            was_waiting = not answer.done()
+            may_go_on.set()
+            return page, await answer, was_waiting
+
+    monkeypatch.setattr("metaselect.web.live_ledger.append_votes", slow)
+    with ThreadPoolExecutor(1) as thread:
+        page, answered, was_waiting = thread.submit(lambda: asyncio.run(send())).result()
+    assert was_waiting
+    assert (page.status_code, answered.status_code) == (200, 200)
+
+
 def test_a_full_disk_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("metaselect.annotation.ledger.append_votes", full)
+    monkeypatch.setattr("metaselect.web.live_ledger.append_votes", full)
     refused = ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(ANSWER))
     assert refused.status_code == 500
     assert "No space left" in refused.json()["error"]

@@ -41,7 +41,7 @@ class Round:
 
     def unanswered_ids(self, verdicts: Mapping[str, Verdict]) -> list[str]:
         """Samples that nobody has answered since they were selected here, by rank."""
-        return [sample_id for sample_id in self.samples if not self._is_answered(verdicts.get(sample_id))]
+        return [sample_id for sample_id in self.samples if not self.is_answered(verdicts.get(sample_id))]
 
     def conflicts(self, verdicts: Mapping[str, Verdict]) -> "Round":
         """The tied samples alone, as a batch of their own."""
@@ -53,7 +53,8 @@ class Round:
         digest = hashlib.sha256("\n".join(tied).encode()).hexdigest()
         return replace(self, batch_id=f"{self.batch_id}-{digest[:4]}", samples=tied)
 
-    def _is_answered(self, verdict: Verdict | None) -> bool:
+    def is_answered(self, verdict: Verdict | None) -> bool:
+        """Whether somebody answered a sample with this verdict since it was selected here; None: it has no vote."""
         # A sample that was skipped in an earlier round and selected again is asked for again.
         return verdict is not None and (verdict.status in BOUGHT or verdict.round >= self.number)
 
@@ -130,6 +131,11 @@ def bought_samples(ledger: Ledger) -> dict[str, str]:
     return {sample_id: verdict.status for sample_id, verdict in verdicts.items() if verdict.status in BOUGHT}
 
 
+def batch_name(number: int, sha256: str) -> str:
+    """The ``batch_id`` of a round whose ``selected.csv`` has that hash."""
+    return f"b{number:02d}-{sha256[:8]}"
+
+
 def _read_round(run: Run, name: str) -> Round:
     stage, number = run.stage(name), round_of(name)
     path = SELECTED.path(number=number)
@@ -145,4 +151,4 @@ def _read_round(run: Run, name: str) -> Round:
     rows.sort(key=lambda row: int(row[0].rank))
     control = frozenset(sample.sample_id for sample, drawn in rows if drawn)
     samples = {sample.sample_id: sample for sample, _ in rows}
-    return Round(number, f"b{number:02d}-{digest[:8]}", samples, control)
+    return Round(number, batch_name(number, digest), samples, control)

@@ -4,10 +4,10 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metaselect.errors import ArtefactError
 from metaselect.run.artefacts import VOTES
@@ -87,7 +87,7 @@ def read_votes(path: Path) -> tuple[list[Vote], int]:
         return votes, end
     shared: dict[str, str] = {}  # a million votes hold few different labels, names and times
     with path.open("rb") as stream:
-        for number, (cells, end_of_row) in enumerate(_whole_rows(stream), start=1):
+        for number, (cells, end_of_row) in enumerate(_complete_rows(stream, str(path)), start=1):
             if number > 1:
                 votes.append(_vote(cells, f"{path}:{number}", shared))
             elif tuple(cells) != VOTES.columns:
@@ -96,21 +96,38 @@ def read_votes(path: Path) -> tuple[list[Vote], int]:
     return votes, end
 
 
-def append_votes(path: Path, votes: Iterable[Vote], end: int) -> None:
-    """Add votes behind byte ``end``, cutting off a torn line there, and flush all to disk once."""
+def parse_votes(rows: bytes, name: str) -> list[Vote]:
+    """The votes in rows of a vote file, without its header; a torn last line is ignored.
+
+    Raises:
+        ArtefactError: a row that no vote can be made of, other than the last; ``name`` is the file's.
+    """
+    shared: dict[str, str] = {}
+    stream = BufferedReader(BytesIO(rows))  # for its peek()
+    return [_vote(cells, name, shared) for cells, _ in _complete_rows(stream, name)]
+
+
+def append_votes(path: Path, votes: Iterable[Vote], end: int) -> bytes:
+    """Add votes behind byte ``end``, cutting off a torn line there, and flush all to disk once.
+
+    Returns:
+        What was written: the rows, with the header before them where the file was empty.
+    """
     text = format_rows(VOTES, votes)
     if end:
         text = text.split("\n", 1)[1]
+    written = text.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as stream:
         stream.truncate(end)
-        stream.write(text.encode())
+        stream.write(written)
         stream.flush()
         os.fsync(stream.fileno())
     sync_folder(path.parent)
+    return written
 
 
-def _whole_rows(stream: BufferedReader) -> Iterator[tuple[list[str], int]]:
+def _complete_rows(stream: "BufferedReader[Any]", name: str) -> Iterator[tuple[list[str], int]]:
     """Each complete row and the byte after it; ends before a torn last one."""
     lines = _CountedLines(stream)
     reader = csv.reader(lines, strict=True)
@@ -122,8 +139,8 @@ def _whole_rows(stream: BufferedReader) -> Iterator[tuple[list[str], int]]:
             yield cells, lines.position
     except csv.Error:
         if stream.read(1):
-            raise _damaged(stream.name, f"byte {lines.position} is not in a row of CSV") from None
-        # else the tear is within quotes
+            raise _damaged(name, f"byte {lines.position} is not in a row of CSV") from None
+        # Else the line was torn within quotes.
 
 
 class _CountedLines:
@@ -134,7 +151,7 @@ class _CountedLines:
         complete: whether that line ends with a line end.
     """
 
-    def __init__(self, stream: BufferedReader) -> None:
+    def __init__(self, stream: "BufferedReader[Any]") -> None:
         self.stream = stream
         self.position = 0
         self.complete = True

@@ -1,49 +1,39 @@
-"""Hands out the samples of one round, one to each screen, and takes every answer to disk before the next."""
+"""Hands out the samples of one round, one to each browser, and has every answer on disk before the next is shown."""
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 from metaselect.annotation.imports import Source
-from metaselect.annotation.ledger import Ledger, add_votes, open_ledger, read_ledger
-from metaselect.annotation.ledger_record import POOL_INPUTS
-from metaselect.annotation.rounds import Round, find_rounds
-from metaselect.annotation.votes import DONE, STATUSES, WITHDRAWN, Vote, utc_now
-from metaselect.errors import ArtefactError, UsageError
+from metaselect.annotation.ledger_record import POOL_INPUTS, write_derived
+from metaselect.annotation.rounds import Round, batch_name
+from metaselect.annotation.votes import WITHDRAWN, Vote, utc_now
+from metaselect.errors import ArtefactError
 from metaselect.records import Json
+from metaselect.run.artefacts import SELECTED, stage_of
 from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import Run
+from metaselect.web.live_ledger import LiveLedger
+from metaselect.web.submitted_answer import InvalidRequest, SubmittedAnswer, valid_annotator
 
 FORMAT = "serve"
-LEASE_SECONDS = 600.0  # a screen that says nothing for so long has been left
-LONGEST_NAME = 100
+LEASE_SECONDS = 600.0  # then a sample without an answer may be shown elsewhere
 ANSWERED_ELSEWHERE = "That sample was answered elsewhere meanwhile, so this answer was not taken."
 
 
-class InvalidRequest(Exception):
-    """A request that no page of ours makes; nothing was written."""
+class LabelingSession:
+    """The samples of one round between the votes on disk and the browsers of one or a few people.
 
-
-@dataclass(frozen=True)
-class SubmittedAnswer:
-    """One answer as a screen sends it.
+    A vote is on disk, flushed, before ``answer`` returns. What follows from it, ``meta_set.csv`` and ``stage.json``, is
+    written by a thread of this session right after; the run stays locked until then. All methods may be called from
+    several threads. Other commands may write votes while the run is not locked: each call first reads what they added.
 
     Attributes:
-        key: the sample's position in the round.
-        status: "done", "skip", "unsure" or "bad_sample".
-        label: position of the class; None unless the status is done.
-    """
-
-    key: int
-    status: str
-    label: int | None
-
-
-class LabelingSession:
-    """The samples of one round between the votes on disk and the screens of one or a few people.
-
-    Nothing but the leases is held in memory: what is open follows from the votes each time, so that a new desk
-    goes on where the last one was, and other commands may write votes meanwhile.
+        chosen: the round.
+        ids: its samples, by rank; a position among them is a sample's key.
+        answers_taken: votes that this session wrote, without undos.
     """
 
     def __init__(
@@ -54,38 +44,62 @@ class LabelingSession:
         self.keys = {sample_id: key for key, sample_id in enumerate(self.ids)}
         self.pool = inputs_of(run, *POOL_INPUTS)
         self.source = Source(utc_now(), FORMAT, "", FORMAT)
-        self.taken = 0  # answers, by this desk
-        self._leases: dict[int, tuple[str, float]] = {}  # key -> (session, until when)
+        self.answers_taken = 0
+        self._leases: dict[int, tuple[str, float]] = {}  # key -> (browser, until when)
+        self._mutex = threading.Lock()  # of everything below
+        self._ledger: LiveLedger | None = None  # None: not read yet, or no longer known to be what is on disk
+        self._is_open = (
+            bytearray()
+        )  # 1 for each key that nobody has answered; find() makes the next one cheap
+        self._votes_by: dict[str, list[Vote]] = {}  # annotator -> votes of this round that undo may take back
+        # One thread takes the run's lock, writes the record and gives the lock back: a file lock belongs to a thread.
+        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        self._run_lock = ExitStack()
+        self._unrecorded = (
+            False  # votes are on disk that stage.json does not know yet; then the run is locked
+        )
+        self._recording: Future[None] | None = None
 
-    def next(self, session: str) -> dict[str, Json]:
-        """What the session should look at: the sample it has already, else the first that nobody looks at."""
-        return self._state(session, read_ledger(self.run))
+    def next(self, browser: str) -> dict[str, Json]:
+        """What the browser should show: the sample it has already, else the first that no other browser shows."""
+        with self._mutex:
+            self._refresh(for_writing=False)
+            return self._state(browser)
 
-    def release(self, session: str) -> None:
-        """Give the session's sample to others."""
-        self._leases = {key: lease for key, lease in self._leases.items() if lease[0] != session}
+    def missing(self) -> int:
+        """Samples that nobody has answered."""
+        with self._mutex:
+            self._refresh(for_writing=False)
+            return self._is_open.count(1)
 
-    def answer(self, session: str, annotator: str, given: SubmittedAnswer) -> dict[str, Json]:
+    def release(self, browser: str) -> None:
+        """Give the browser's sample to others."""
+        with self._mutex:
+            self._release(browser)
+
+    def answer(self, browser: str, annotator: str, answer: SubmittedAnswer) -> dict[str, Json]:
         """Write a vote, then say what comes next.
+
+        A second, different answer of the same annotator for a sample of this round is refused: it comes from another
+        tab or another command, and ``undo`` is the way to change an answer.
 
         Raises:
             InvalidRequest: no such sample, status or class, or no name.
             ArtefactError: another command is working in the run, or the round is no longer what it was.
         """
-        vote = self._vote(annotator, given)
-        with self.run.lock():
-            ledger = self._read_ledger()
-            earlier = ledger.latest.get(vote.key)
+        vote = self._vote(annotator, answer)
+        with self._writing() as ledger:
+            earlier = ledger.latest(vote.sample_id, vote.annotator)
             answered = earlier is not None and earlier.round == self.chosen.number
             if answered and not vote.equals_but_for_time(earlier):
-                return {**self._state(session, ledger, said=ANSWERED_ELSEWHERE), "refused": True}
+                return {**self._state(browser, said=ANSWERED_ELSEWHERE), "refused": True}
             if not answered:
-                ledger = self._add(ledger, vote)
-                self.taken += 1
-        self.release(session)
-        return self._state(session, ledger)
+                self._append(vote)
+                self.answers_taken += 1
+            self._release(browser)
+            return self._state(browser)
 
-    def undo(self, session: str, annotator: str) -> dict[str, Json]:
+    def undo(self, browser: str, annotator: str) -> dict[str, Json]:
         """Take the annotator's last answer of this round back, by one more vote, and show that sample again.
 
         Raises:
@@ -93,23 +107,38 @@ class LabelingSession:
             ArtefactError: as ``answer``.
         """
         name = valid_annotator(annotator)
-        with self.run.lock():
-            ledger = self._read_ledger()
-            last = next(
-                (vote for vote in reversed(ledger.votes) if self._can_be_undone(vote, name, ledger)), None
-            )
-            if last is None:
-                return self._state(session, ledger, said="There is nothing to undo.")
-            ledger = self._add(
-                ledger, last._replace(clean_label="", status=WITHDRAWN, note="", time=utc_now())
-            )
-        self.release(session)
-        said = f"Taken back: {last.clean_label or last.status}. Answer again."
-        return self._state(session, ledger, said=said, again=self.keys[last.sample_id])
+        with self._writing() as ledger:
+            votes = self._votes_by.get(name, [])
+            while votes and ledger.latest(votes[-1].sample_id, name) is not votes[-1]:
+                votes.pop()  # withdrawn or replaced since; it never counts again
+            if not votes:
+                return self._state(browser, said="There is nothing to undo.")
+            last = votes[-1]
+            self._append(last._replace(clean_label="", status=WITHDRAWN, note="", time=utc_now()))
+            self._release(browser)
+            said = f"Taken back: {last.clean_label or last.status}. Answer again."
+            return self._state(browser, said=said, again=self.keys[last.sample_id])
 
-    def open_keys(self, ledger: Ledger) -> list[int]:
-        """Positions of the samples that nobody has answered, by rank."""
-        return [self.keys[sample_id] for sample_id in self.chosen.unanswered_ids(ledger.verdicts)]
+    def wait_until_recorded(self) -> None:
+        """Wait for ``meta_set.csv`` and ``stage.json`` of the votes so far; then the run is not locked any more.
+
+        Raises:
+            OSError: they could not be written. The votes are in ``votes.csv``; the next command that writes there, or
+                the next answer, writes what follows from them.
+        """
+        if self._recording is not None:
+            self._recording.result()
+
+    def close(self) -> None:
+        """Wait as ``wait_until_recorded`` does, and end the session's thread.
+
+        Raises:
+            OSError: as there.
+        """
+        try:
+            self.wait_until_recorded()
+        finally:
+            self._recorder.shutdown()
 
     def sample_id(self, key: object) -> str:
         """The sample at a position of the round.
@@ -122,78 +151,117 @@ class LabelingSession:
             raise InvalidRequest("There is no such sample.")
         return self.ids[key]
 
-    def _vote(self, annotator: str, given: SubmittedAnswer) -> Vote:
-        sample_id, name = self.sample_id(given.key), valid_annotator(annotator)
-        label = ""
-        if given.status not in STATUSES:
-            raise InvalidRequest("There is no such status.")
-        if given.status == DONE:
-            known = isinstance(given.label, int) and not isinstance(given.label, bool)
-            if not known or not 0 <= (given.label or 0) < len(self.classes):
-                raise InvalidRequest("There is no such class.")
-            label = self.classes[given.label or 0]
-        return Vote(sample_id, label, name, given.status, "", self.chosen.number, utc_now())
+    def _vote(self, annotator: str, answer: SubmittedAnswer) -> Vote:
+        sample_id, name = self.sample_id(answer.key), valid_annotator(annotator)
+        label = answer.class_name(self.classes)
+        return Vote(sample_id, label, name, answer.status, "", self.chosen.number, utc_now())
 
-    def _read_ledger(self) -> Ledger:
-        """The votes, after making sure that they still are about what is on the screens."""
-        try:
-            (found,) = find_rounds(self.run, self.chosen.number)
-            same = found.batch_id == self.chosen.batch_id and inputs_of(self.run, *self.pool) == self.pool
-        except UsageError:
-            same = False
+    @contextmanager
+    def _writing(self) -> Iterator[LiveLedger]:
+        """The run locked, and its votes as they are on disk; unlocks it, unless a vote was written."""
+        with self._mutex:
+            if not self._unrecorded:
+                self._recorder.submit(self._run_lock.enter_context, self.run.lock()).result()
+            try:
+                self._require_same_round()
+                yield self._refresh(for_writing=True)
+            finally:
+                if not self._unrecorded:
+                    self._recorder.submit(self._run_lock.close).result()
+
+    def _require_same_round(self) -> None:
+        """Make sure that the votes still are about what the browsers show."""
+        path = SELECTED.path(number=self.chosen.number)
+        stage = self.run.stage(stage_of(path))
+        same = stage.record() is not None and inputs_of(self.run, *self.pool) == self.pool
+        if same:
+            digest = stage.verified(path)
+            same = batch_name(self.chosen.number, digest) == self.chosen.batch_id
         if not same:
             raise ArtefactError(
                 f"Round {self.chosen.number} was chosen anew, or its data was, so the answer was not taken.",
                 f"End this and start it again: metaselect annotate serve {self.run.flag}",
             )
-        return open_ledger(self.run)
 
-    def _add(self, ledger: Ledger, vote: Vote) -> Ledger:
-        """Write a vote; all that come without another import between them are one import."""
-        goes_on = bool(ledger.imports) and ledger.imports[-1].has_source(self.source)
-        return add_votes(self.run, ledger, [vote], None if goes_on else self.source)
+    def _refresh(self, *, for_writing: bool) -> LiveLedger:
+        """The votes as they are on disk. While votes of this session are unrecorded, no other command writes."""
+        if self._ledger is not None and self._unrecorded:
+            return self._ledger
+        ledger = self._ledger or LiveLedger(self.run)
+        self._ledger = None  # should reading fail halfway
+        new = ledger.refresh(for_writing=for_writing)
+        if new.is_all:
+            verdicts = map(ledger.verdicts.get, self.ids)
+            self._is_open = bytearray(not self.chosen.is_answered(verdict) for verdict in verdicts)
+            self._votes_by = {}
+        self._ledger = ledger
+        for vote in new.votes:
+            self._follow(vote)
+        return ledger
 
-    def _can_be_undone(self, vote: Vote, annotator: str, ledger: Ledger) -> bool:
-        return (
-            vote.annotator == annotator
-            and vote.round == self.chosen.number
-            and ledger.latest.get(vote.key) is vote
-            and vote.sample_id in self.keys
-        )
+    def _follow(self, vote: Vote) -> None:
+        """Take a vote into account that was appended."""
+        key = self.keys.get(vote.sample_id)
+        if key is None or self._ledger is None:
+            return
+        self._is_open[key] = not self.chosen.is_answered(self._ledger.verdicts.get(vote.sample_id))
+        if vote.round == self.chosen.number and vote.status != WITHDRAWN:
+            self._votes_by.setdefault(vote.annotator, []).append(vote)
 
-    def _state(
-        self, session: str, ledger: Ledger, *, said: str = "", again: int | None = None
-    ) -> dict[str, Json]:
-        """What the page shows: sample ``again``, whoever else answered it, or the session's own, or the next."""
-        open_keys = self.open_keys(ledger)
+    def _append(self, vote: Vote) -> None:
+        """Write a vote, and let the recorder write what follows from it; the run is locked."""
+        assert self._ledger is not None
+        try:
+            self._ledger.append(vote, self.source)
+        except BaseException:
+            self._ledger = None
+            raise
+        self._follow(vote)
+        if not self._unrecorded:
+            self._unrecorded = True
+            self._recording = self._recorder.submit(self._record)
+
+    def _record(self) -> None:
+        """Write ``meta_set.csv`` and ``stage.json`` until they are of all votes, then unlock the run."""
+        try:
+            while True:
+                with self._mutex:
+                    ledger = self._refresh(for_writing=True)
+                    count, content = ledger.count, ledger.snapshot()
+                write_derived(self.run, content())
+                with self._mutex:
+                    if self._ledger is ledger and ledger.count == count:
+                        ledger.note_recorded()
+                        self._unrecorded = False
+                        self._run_lock.close()
+                        return
+        except BaseException:
+            with self._mutex:
+                self._ledger, self._unrecorded = None, False
+                self._run_lock.close()
+            raise
+
+    def _state(self, browser: str, *, said: str = "", again: int | None = None) -> dict[str, Json]:
+        """What the page shows: sample ``again``, whoever else answered it, or the browser's own, or the next."""
         moment = self.clock()
         self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > moment}
-        own = [key for key in open_keys if key in self._leases and self._leases[key][0] == session]
-        free = [key for key in open_keys if key not in self._leases]
+        own = [key for key, (holder, _) in self._leases.items() if holder == browser and self._is_open[key]]
+        free = self._is_open.find(1)
+        while free in self._leases:
+            free = self._is_open.find(1, free + 1)
         item: dict[str, Json] | None = None
-        if again is not None or own or free:
-            key = again if again is not None else (own or free)[0]
-            self._lease(session, key)
+        if again is not None or own or free >= 0:
+            key = again if again is not None else min(own, default=free)
+            self._leases[key] = (browser, self.clock() + LEASE_SECONDS)
             item = {"key": key, "id": self.ids[key]}
+        missing = self._is_open.count(1)
         return {
             "item": item,
             "said": said,
             "total": len(self.ids),
-            "done": len(self.ids) - len(open_keys),
-            "waiting": 0 if item else len(open_keys),
+            "done": len(self.ids) - missing,
+            "waiting": 0 if item else missing,
         }
 
-    def _lease(self, session: str, key: int) -> None:
-        self._leases[key] = (session, self.clock() + LEASE_SECONDS)
-
-
-def valid_annotator(annotator: str) -> str:
-    """The name as it stands in votes.
-
-    Raises:
-        InvalidRequest: blank, too long, or with characters that cannot be seen.
-    """
-    name = annotator.strip()
-    if not name or len(name) > LONGEST_NAME or not name.isprintable():
-        raise InvalidRequest(f"Answers need a name of 1 to {LONGEST_NAME} visible characters.")
-    return name
+    def _release(self, browser: str) -> None:
+        self._leases = {key: lease for key, lease in self._leases.items() if lease[0] != browser}

@@ -1,4 +1,4 @@
-"""The desk over HTTP, for browsers on this machine alone.
+"""The labelling session over HTTP, for browsers on this machine alone.
 
 Who may ask: whoever knows the token in the address. Other pages in the same browser do not, and cannot learn
 it: no address is ever handed on, and a request that names another host or comes from another page is refused.
@@ -8,12 +8,14 @@ import asyncio
 import hmac
 import json
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -23,7 +25,8 @@ from metaselect.annotation.formats.page import served_page, served_policy
 from metaselect.data.originals import MEDIA_TYPES
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
-from metaselect.web.labeling_session import InvalidRequest, LabelingSession, SubmittedAnswer
+from metaselect.web.labeling_session import LabelingSession
+from metaselect.web.submitted_answer import InvalidRequest, SubmittedAnswer
 
 LOOPBACK = "127.0.0.1"
 MAX_REQUEST_BYTES = 16 * 1024  # bytes of a request; an answer has some two hundred
@@ -42,25 +45,26 @@ Body = dict[str, Any]
 
 
 class Server:
-    """What can be asked of a desk.
+    """The routes of a labelling session.
 
     Attributes:
-        desk: who is shown what.
+        session: which browser is shown which sample.
         images: files by sample_id; samples without one show their id.
         suggest: gives predictions by sample_id; called when somebody first asks for one.
     """
 
     def __init__(
         self,
-        desk: LabelingSession,
+        session: LabelingSession,
         images: Mapping[str, Path],
         *,
         annotator: str,
         suggest: Callable[[], Mapping[str, str]] | None,
     ) -> None:
-        self.desk, self.images, self.suggest = desk, images, suggest
+        self.session, self.images, self.suggest = session, images, suggest
         self.suggested: Mapping[str, str] | None = None
-        self.page = served_page(desk.classes, annotator=annotator, suggests=suggest is not None)
+        self.suggesting = threading.Lock()  # several browsers may ask first; one of them reads
+        self.page = served_page(session.classes, annotator=annotator, suggests=suggest is not None)
 
     def app(self, token: str, port: int) -> ASGIApp:
         """The application, which answers below ``/<token>/`` only and only as ``127.0.0.1:<port>``."""
@@ -87,31 +91,33 @@ class Server:
         if not (key.isascii() and key.isdecimal() and len(key) < 10):
             return error_response(404, "There is no such image.")
         try:
-            path = self.images.get(self.desk.sample_id(int(key)))
+            path = self.images.get(self.session.sample_id(int(key)))
         except InvalidRequest:
             path = None
         if path is None or not path.is_file():
             return error_response(404, "There is no such image.")
-        return Response(path.read_bytes(), media_type=MEDIA_TYPES[path.suffix])
+        content = await run_in_threadpool(path.read_bytes)
+        return Response(content, media_type=MEDIA_TYPES[path.suffix])
 
     def _next(self, body: Body) -> dict[str, Json]:
-        return self._with_image(self.desk.next(body["session"]))
+        return self._with_image(self.session.next(body["session"]))
 
     def _answer(self, body: Body) -> dict[str, Json]:
         given = SubmittedAnswer(body.get("key"), body.get("status"), body.get("label"))  # type: ignore[arg-type]
-        return self._with_image(self.desk.answer(body["session"], body["annotator"], given))
+        return self._with_image(self.session.answer(body["session"], body["annotator"], given))
 
     def _undo(self, body: Body) -> dict[str, Json]:
-        return self._with_image(self.desk.undo(body["session"], body["annotator"]))
+        return self._with_image(self.session.undo(body["session"], body["annotator"]))
 
     def _release(self, body: Body) -> dict[str, Json]:
-        self.desk.release(body["session"])
+        self.session.release(body["session"])
         return {}
 
     def _suggest(self, body: Body) -> dict[str, Json]:
-        sample_id = self.desk.sample_id(body.get("key"))
-        if self.suggested is None:
-            self.suggested = self.suggest() if self.suggest else {}
+        sample_id = self.session.sample_id(body.get("key"))
+        with self.suggesting:
+            if self.suggested is None:
+                self.suggested = self.suggest() if self.suggest else {}
         return {"label": self.suggested.get(sample_id)}
 
     def _with_image(self, state: dict[str, Json]) -> dict[str, Json]:
@@ -123,14 +129,14 @@ class Server:
     def _json_route(
         self, handle: Callable[[Body], dict[str, Json]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """A route of JSON in and JSON out; it runs between others, never beside them, so that none collide."""
+        """A route of JSON in and JSON out; it reads and writes files in a thread, so that other requests go on."""
 
         async def respond(request: Request) -> Response:
             try:
                 body = await read_body(request)
                 for left in reversed(range(BUSY_TRIES)):
                     try:
-                        return JSONResponse(handle(body))
+                        return JSONResponse(await run_in_threadpool(handle, body))
                     except ArtefactError:
                         if not left:
                             raise

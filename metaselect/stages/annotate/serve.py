@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from metaselect.annotation.exports import Export, ExportedSample
-from metaselect.annotation.ledger import add_export, open_ledger, read_ledger
+from metaselect.annotation.ledger import add_export, open_ledger
 from metaselect.annotation.predictions import has_predictions, latest_predictions
 from metaselect.annotation.rounds import find_round
 from metaselect.annotation.votes import utc_now
@@ -17,7 +17,8 @@ from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.exchange import require_same_pool
 from metaselect.stages.annotate.form import require_same_content, samples_to_export
-from metaselect.web.labeling_session import FORMAT, InvalidRequest, LabelingSession, valid_annotator
+from metaselect.web.labeling_session import FORMAT, LabelingSession
+from metaselect.web.submitted_answer import InvalidRequest, valid_annotator
 
 
 def serve(
@@ -63,47 +64,50 @@ def serve(
         sent = samples_to_export(run, chosen)
         require_same_content(run, ledger, chosen, sent)
         classes = read_json(run.path(CLASSES.path()), "Ingest the data again with --force.")
-        desk = LabelingSession(run, chosen, classes)
+        session = LabelingSession(run, chosen, classes)
         listener = server.bind(port)
-        images = _images(run, desk, sent)
+        images = _images(run, session, sent)
         digest = run.stage(DATA.name()).verified(CLASSES.path())
-        export = Export(utc_now(), chosen.number, chosen.batch_id, FORMAT, "", len(desk.ids), digest)
+        export = Export(utc_now(), chosen.number, chosen.batch_id, FORMAT, "", len(session.ids), digest)
         add_export(run, ledger, export, list(sent.values()))
-    suggest = partial(_labels, run, desk) if has_predictions(run, chosen.number) else None
-    made = server.Server(desk, images, annotator=annotator, suggest=suggest)
+    suggest = partial(_labels, run, session) if has_predictions(run, chosen.number) else None
+    made = server.Server(session, images, annotator=annotator, suggest=suggest)
     token = secrets.token_urlsafe(32)
     port = listener.getsockname()[1]
-    missing = len(desk.open_keys(ledger))
+    missing = session.missing()
     listener.listen()  # a browser that comes at once waits until it is answered
     ready(
         {
             "url": f"http://{server.LOOPBACK}:{port}/{token}/",
             "round": chosen.number,
             "batch_id": chosen.batch_id,
-            "samples": len(desk.ids),
+            "samples": len(session.ids),
             "missing": missing,
         }
     )
-    report.note(f"Samples without an answer: {missing} of {len(desk.ids)}. Ctrl-C ends it; nothing is lost.")
+    report.note(
+        f"Samples without an answer: {missing} of {len(session.ids)}. Ctrl-C ends it; nothing is lost."
+    )
     try:
         server.serve(made.app(token, port), listener)
     except KeyboardInterrupt:
         pass  # how it is meant to end
     finally:
-        missing = len(desk.open_keys(read_ledger(run)))
-        report.note(f"Answers given: {desk.taken}. Samples without an answer: {missing}.")
+        session.close()
+        missing = session.missing()
+        report.note(f"Answers given: {session.answers_taken}. Samples without an answer: {missing}.")
 
 
-def _labels(run: Run, desk: LabelingSession) -> dict[str, str]:
+def _labels(run: Run, session: LabelingSession) -> dict[str, str]:
     """What the latest model says, by sample_id."""
-    _, found = latest_predictions(run, desk.chosen.number, desk.ids, desk.classes)
+    _, found = latest_predictions(run, session.chosen.number, session.ids, session.classes)
     return {each: prediction.label for each, prediction in found.items()}
 
 
-def _images(run: Run, desk: LabelingSession, sent: Mapping[str, ExportedSample]) -> dict[str, Path]:
+def _images(run: Run, session: LabelingSession, sent: Mapping[str, ExportedSample]) -> dict[str, Path]:
     """The image files by sample_id, where `annotate export` writes them too; empty for features."""
     from metaselect.data.originals import write_originals  # needs Pillow, which other commands do without
 
-    folder = run.path(f"{FORMS.name(number=desk.chosen.number)}/images")
-    names = write_originals(run, desk.ids, folder, {each: row.name for each, row in sent.items()})
+    folder = run.path(f"{FORMS.name(number=session.chosen.number)}/images")
+    names = write_originals(run, session.ids, folder, {each: row.name for each, row in sent.items()})
     return {each: folder / name for each, name in names.items()}
