@@ -1,4 +1,4 @@
-"""Numbers that judge a model or its weights; arrays in, records out."""
+"""Metrics of a model's predictions and of sample weights; arrays in, records out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """How a model did on a labelled set.
+    """Metrics of predictions on a labelled set.
 
     Attributes:
-        accuracy: share of right predictions.
+        accuracy: share of correct predictions.
         per_class_accuracy: K shares, None for a class without samples.
         macro_f1: mean F1 of the classes that occur.
         confusion: K rows of K counts; a row is a true class.
@@ -25,7 +25,7 @@ class ClassificationMetrics:
 
 
 def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> ClassificationMetrics:
-    """Judge predictions.
+    """The metrics of predictions.
 
     Args:
         labels: (n,) int64, true classes.
@@ -45,14 +45,14 @@ def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> C
 
 
 def clean_label_auc(weights: np.ndarray, clean: np.ndarray) -> float | None:
-    """ROC-AUC of weights against cleanness: the chance that a clean sample weighs more than a wrong one.
+    """ROC-AUC of weights as scores for clean labels: P(a clean sample has a higher weight than a wrong one).
 
     Args:
-        weights: (n',) of samples that were not bought.
-        clean: (n',) bool, the given label is the true one.
+        weights: (n',) weights of samples whose labels were not bought.
+        clean: (n',) bool, whether the given label is the true one.
 
     Returns:
-        None where it means nothing: all weights alike, or no wrong (or no clean) label.
+        None where it is undefined: all weights are equal, or there is no wrong (or no clean) label.
     """
     if clean.all() or not clean.any() or weights.min() == weights.max():
         return None
@@ -60,16 +60,16 @@ def clean_label_auc(weights: np.ndarray, clean: np.ndarray) -> float | None:
 
 
 def precision_of_lowest(weights: np.ndarray, clean: np.ndarray, k: int) -> float | None:
-    """Share of wrong labels among the k lowest weights; ties at the edge count in proportion.
+    """Precision at k: share of wrong labels among the k lowest weights; ties at the k-th count in proportion.
 
     Args:
         weights: (n',).
         clean: (n',) bool.
-        k: from 1 to n'; None is returned for 0.
+        k: from 1 to n'; the result is None for 0.
     """
     if k < 1:
         return None
-    edge = np.partition(weights, k - 1)[k - 1]
-    below, at = weights < edge, weights == edge
-    wrong = float((~clean[below]).sum()) + float((~clean[at]).mean()) * (k - int(below.sum()))
+    kth = np.partition(weights, k - 1)[k - 1]
+    below, tied = weights < kth, weights == kth
+    wrong = float((~clean[below]).sum()) + float((~clean[tied]).mean()) * (k - int(below.sum()))
     return wrong / k

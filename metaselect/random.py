@@ -1,6 +1,6 @@
-"""Random streams by name: one seed fans out to independent generators, and nothing global is ever drawn from.
+"""Random generators by name: one seed gives an independent stream for each name, without global generators.
 
-torch is imported only by the functions that make its generators.
+torch is imported only inside the functions that need it.
 """
 
 import hashlib
@@ -13,39 +13,39 @@ if TYPE_CHECKING:
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream that ``names`` name; equal names give equal streams."""
+    """A 63-bit seed for the stream called ``names``, by SHA-256; equal names give equal seeds."""
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def uniform(seed: int, *names: str | int) -> float:
-    """The first number, in [0, 1), of the stream that ``names`` name."""
+    """A number in [0, 1) from the stream called ``names``; each call gives the same one."""
     return (derive_seed(seed, *names) >> 10) / 2.0**53
 
 
 def generator(seed: int, *names: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
-    """The named torch generator, at its start; on the CPU where the device has no generators of its own."""
+    """A new torch generator for the stream called ``names``; on the CPU if the device has no generators."""
     import torch
 
     try:
-        made = torch.Generator(device)
-    except RuntimeError:  # a device of another package need not implement them
-        made = torch.Generator()
-    return made.manual_seed(derive_seed(seed, *names))
+        generator = torch.Generator(device)
+    except RuntimeError:  # devices of other packages need not implement generators
+        generator = torch.Generator()
+    return generator.manual_seed(derive_seed(seed, *names))
 
 
 @contextmanager
 def seeded_globals(seed: int, device: "torch.device | str" = "cpu") -> Iterator[None]:
-    """Seed torch's global generators for code that knows no other (layer initialisation, dropout).
+    """Seed torch's global generators in this block, for code that takes no generator (initialisation, dropout).
 
-    Their states are put back at the end, so nothing outside the block is touched.
+    Their states are restored at the end.
     """
     import torch
 
     device = torch.device(device)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        # The generators themselves: torch.manual_seed takes twenty times as long, and this surrounds every pass.
+        # Not torch.manual_seed, which takes twenty times as long: this runs around every pass.
         torch.default_generator.manual_seed(seed)
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)

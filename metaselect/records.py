@@ -24,25 +24,25 @@ Advance: TypeAlias = Callable[..., None]
 
 
 class Reporter(Protocol):
-    """Where a stage says what it is doing; all of it goes to stderr."""
+    """Output of a running stage: notes, warnings and progress, all on stderr."""
 
     def note(self, message: str) -> None:
-        """Say one sentence about normal work."""
+        """Print one sentence about normal work."""
 
     def warn(self, message: str) -> None:
-        """Say one sentence that the user should act on."""
+        """Print one sentence that the user should act on."""
 
     def track(self, total: int, what: str, unit: str, done: int = 0) -> AbstractContextManager[Advance]:
-        """Show progress over ``total`` units (0: nobody knows), ``done`` of them earlier, with rate and time left."""
+        """Show progress over ``total`` units (0: unknown), ``done`` of them earlier, with rate and time left."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage hands back to the command line.
+    """The result of a stage, for the command line.
 
     Attributes:
         result: what ``--json`` prints beside ``ok`` and ``schema_version``.
-        unmet: a sentence when the stage ran but its result must not be trusted (exit code 1).
+        unmet: a sentence if the stage ran but a condition does not hold (exit code 1); else empty.
     """
 
     result: Mapping[str, Json] = field(default_factory=dict)

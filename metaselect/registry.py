@@ -1,6 +1,7 @@
-"""Names of methods and models, as name -> "module:Class"; nothing here imports torch.
+"""Registry of selectors, re-weighters and models, from a name to "module:Class"; it imports no torch.
 
-A new method is its file, one line here, one row of the README's table and one oracle test.
+A new method is a file of its own, one line here, one row in the documentation's table and one oracle test;
+``selection.base`` and ``reweighting.base`` have the protocols.
 """
 
 import inspect
@@ -61,7 +62,7 @@ TORCHVISION_FAMILIES: tuple[str, ...] = (
     "shufflenet",
     "mnasnet",
 )
-"""Beginnings of the torchvision names that are known to work (``tests/test_models.py``)."""
+"""Prefixes of the torchvision models that are tested (``tests/test_models.py``)."""
 
 
 def load(path: str) -> Any:
@@ -71,21 +72,21 @@ def load(path: str) -> Any:
 
 
 FLAG_FIELDS: tuple[str, ...] = ("gradient",)
-"""Fields of methods that a flag of their own sets, and --option does not."""
+"""Fields of methods that have a flag of their own and cannot be set by --option."""
 
 ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 TYPE_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 PROFILES: tuple[str, ...] = ("long-tail",)
-"""Kinds of data that a method may have other values for: its ``profiles``, from a name to values of fields."""
+"""Values of --profile. A method's ``profiles`` map such a name to values of its fields for that kind of data."""
 
 
 def configure(path: str, pairs: Sequence[str], *, profile: str | None = None, **flags: str) -> Any:
-    """The method that ``path`` names, with fields set by its profile, over that by flags and "key=value" words.
+    """The method at ``path``, with fields set by its profile, then by flags and "key=value" pairs.
 
     Args:
         path: "module:Class".
-        pairs: the words of --option.
+        pairs: the values of --option.
         profile: one of ``PROFILES``; it changes nothing in a method that does not have it.
         flags: values of fields that have a flag of their own.
 
@@ -98,7 +99,7 @@ def configure(path: str, pairs: Sequence[str], *, profile: str | None = None, **
     defaults = {name: value for name, value in known_fields.items() if name not in FLAG_FIELDS}
     own_name = method_name(path)
     for name in flags.keys() - known_fields.keys():
-        raise UsageError(f"--{name} {flags[name]} means nothing to {own_name}.", f"Leave out --{name}.")
+        raise UsageError(f"--{name} {flags[name]} has no effect on {own_name}.", f"Leave out --{name}.")
     values: dict[str, Any] = {**profile_values(path, profile), **flags}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -108,7 +109,7 @@ def configure(path: str, pairs: Sequence[str], *, profile: str | None = None, **
             )
         if name not in defaults:
             known = ", ".join(f"{key}={format_value(value)}" for key, value in defaults.items()) or "none"
-            more = " (--option help says what they mean)" if defaults else ""
+            more = " (--option help explains them)" if defaults else ""
             raise UsageError(f"--option {pair} is not an option of {own_name}.", f"Options: {known}{more}")
         try:
             values[name] = _parse(text, type(defaults[name]))
@@ -123,12 +124,12 @@ def configure(path: str, pairs: Sequence[str], *, profile: str | None = None, **
 def configured_method(
     methods: Mapping[str, str], options: SelectOptions | ReweightOptions, report: Reporter, **flags: str
 ) -> Any:
-    """The method as its options say, with a note where a profile was given that it does not have.
+    """The method of a command's options, with a note if it does not have the profile that was given.
 
     Args:
         methods: of the registry.
-        options: method, option and profile.
-        report: takes the note.
+        options: of the command; method, option and profile are used.
+        report: shows the note.
         flags: values of fields that have a flag of their own.
     """
     path = methods[options.method]
@@ -139,7 +140,7 @@ def configured_method(
 
 
 def describe(path: str) -> list[tuple[str, str, str]]:
-    """Name, default and meaning of every field that --option sets in the method that ``path`` names."""
+    """Name, default and meaning of every option of the method at ``path``; meanings are its docstring's Attributes."""
     method = load(path)
     meanings: dict[str, str] = {}
     for kind in reversed(method.__mro__):
@@ -153,17 +154,17 @@ def describe(path: str) -> list[tuple[str, str, str]]:
 
 
 def method_name(path: str) -> str:
-    """What the command line calls the method that ``path`` names."""
+    """The name of the method at ``path`` on the command line."""
     return next((name for name, known in {**SELECTORS, **REWEIGHTERS}.items() if known == path), path)
 
 
 def format_value(value: object) -> str:
-    """A value as --option takes it."""
+    """A value in the form that --option takes."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def profile_values(path: str, profile: str | None) -> dict[str, Any]:
-    """What a profile sets in the method that ``path`` names; nothing where the method does not have it.
+    """Values of fields that a profile sets in the method at ``path``; empty if the method does not have it.
 
     Raises:
         UsageError: not one of ``PROFILES``.
@@ -174,11 +175,12 @@ def profile_values(path: str, profile: str | None) -> dict[str, Any]:
 
 
 def settings(method: Any) -> dict[str, Json]:
-    """Every field of a configured method that bears on the result, for ``stage.json``."""
+    """The fields of a configured method that its result depends on, for ``stage.json``."""
     return key_options(method)
 
 
 def _parse(text: str, kind: type) -> Any:
+    """The text as a bool, int, float or str; ValueError if it is none."""
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(text)

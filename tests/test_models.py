@@ -191,7 +191,7 @@ def test_a_factory_is_called_with_shape_and_classes() -> None:
         ("no_such_module:good", "cannot be imported"),
         (":good", "cannot be imported"),
         (".their_models:good", "cannot be imported"),
-        ("their_models:no_model", "gave a str"),
+        ("their_models:no_model", "returned a str"),
         ("their_models:no_linear", "no nn.Linear"),
         ("their_models:other_classes", "one output for each of 3 classes"),
         ("their_models:not_last", "one output for each of 3 classes"),

@@ -67,7 +67,7 @@ def test_gbc_buys_the_budget_and_gives_the_same_bytes_twice(warm: Path, tmp_path
     [
         (
             ("--method", "random", "--gradient", "full"),
-            "--gradient full means nothing to random.",
+            "--gradient full has no effect on random.",
         ),
         (("--method", "gbc", "--option", "gradient=full"), "--option gradient=full is not an option of gbc."),
         (("--method", "rbc", "--option", "gradient=full"), "--option gradient=full is not an option of rbc."),

@@ -1,4 +1,4 @@
-"""From a model's name to the module."""
+"""Building a model by its name: own models, torchvision's, or a user's factory."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -25,12 +25,12 @@ def auto_model(shape: Sequence[int]) -> str:
 
 
 def input_channels(name: str, shape: Sequence[int]) -> int:
-    """Channels that the model expects: torchvision's models want 3, so grey is repeated for them."""
+    """Channels that the model takes: 3 for torchvision's models, for which grey images are repeated."""
     return 3 if name not in MODELS and ":" not in name and len(shape) == 3 else shape[0]
 
 
 def build_model(name: str, shape: Sequence[int], classes: int, *, seed: int) -> nn.Module:
-    """A freshly initialised model.
+    """A newly initialised model.
 
     Args:
         name: a name of ``MODELS``, a torchvision name of ``TORCHVISION_FAMILIES``, or ``package.module:factory``,
@@ -44,30 +44,30 @@ def build_model(name: str, shape: Sequence[int], classes: int, *, seed: int) -> 
     """
     with seeded_globals(derive_seed(seed, "init", name)):
         if name in MODELS:
-            model = _own(name, shape, classes)
+            model = _from_registry(name, shape, classes)
         elif ":" in name:
             model = _from_factory(name, shape, classes)
         else:
-            model = _from_zoo(name, shape, classes)
-    _check(model, name, shape, classes)
+            model = _from_torchvision(name, shape, classes)
+    _check_outputs(model, name, shape, classes)
     return model
 
 
 def last_linear(model: nn.Module) -> nn.Linear:
-    """The last ``nn.Linear``, in the order of registration; its input is the representation (width d).
+    """The last ``nn.Linear`` in the order of registration; its input is the representation (width d).
 
     Raises:
         UsageError: the model has none.
     """
-    found = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not found:
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
         raise UsageError("The model has no nn.Linear layer.", "Its last layer must be an nn.Linear.")
-    return found[-1]
+    return layers[-1]
 
 
-def _own(name: str, shape: Sequence[int], classes: int) -> nn.Module:
+def _from_registry(name: str, shape: Sequence[int], classes: int) -> nn.Module:
     if name != "mlp":
-        _need_images(name, shape)
+        _require_images(name, shape)
     model: nn.Module = load(MODELS[name])(shape, classes)
     return model
 
@@ -77,22 +77,24 @@ def _from_factory(name: str, shape: Sequence[int], classes: int) -> nn.Module:
     try:
         factory: Any = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UsageError(f"--model {name} cannot be imported: {error}.", "Is it on PYTHONPATH?") from None
+        raise UsageError(
+            f"--model {name} cannot be imported: {error}.", "Check its name and PYTHONPATH."
+        ) from None
     model = factory(tuple(shape), classes)
     if not isinstance(model, nn.Module):
         raise UsageError(
-            f"--model {name} gave a {type(model).__name__}.",
-            "factory(shape, classes) must give an nn.Module.",
+            f"--model {name} returned a {type(model).__name__}.",
+            "factory(shape, classes) must return an nn.Module.",
         )
     return model
 
 
-def _from_zoo(name: str, shape: Sequence[int], classes: int) -> nn.Module:
+def _from_torchvision(name: str, shape: Sequence[int], classes: int) -> nn.Module:
     known = f"Models: {', '.join(MODELS)}; of torchvision {', '.join(TORCHVISION_FAMILIES)}; or package.module:factory."
     if not name.startswith(TORCHVISION_FAMILIES):
         raise UsageError(f"--model {name} is not known.", known)
-    _need_images(name, shape)
-    from torchvision.models import get_model  # costs 1.5 s, so only when one is named
+    _require_images(name, shape)
+    from torchvision.models import get_model  # takes 1.5 s, so it is imported only when needed
 
     try:
         model: nn.Module = get_model(name, weights=None, num_classes=classes)
@@ -101,13 +103,13 @@ def _from_zoo(name: str, shape: Sequence[int], classes: int) -> nn.Module:
     return model
 
 
-def _need_images(name: str, shape: Sequence[int]) -> None:
+def _require_images(name: str, shape: Sequence[int]) -> None:
     if len(shape) != 3:
         raise UsageError(f"--model {name} needs images, and this pool holds feature vectors.", "Use mlp.")
 
 
-def _check(model: nn.Module, name: str, shape: Sequence[int], classes: int) -> None:
-    """Run one batch of zeros, so that a model that cannot work fails before training and with a sentence."""
+def _check_outputs(model: nn.Module, name: str, shape: Sequence[int], classes: int) -> None:
+    """Run the model on a batch of zeros, so that one that does not fit the data is refused before training."""
     last = last_linear(model)
     channels = input_channels(name, shape)
     batch = torch.zeros(2, *((channels, *shape[1:]) if len(shape) == 3 else shape))
