@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import chromium
 import command_line
+import host_device
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,8 @@ from metaselect.data.store import IMAGES, Preprocess
 from metaselect.training.batches import Batches
 
 torch.set_num_threads(1)
+if host_device.is_supported():
+    host_device.register()  # here, since it must come before any test's backward pass
 
 finished_once, finished = command_line.finished_once, command_line.finished
 warm, bought = command_line.warm, command_line.bought

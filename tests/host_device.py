@@ -180,8 +180,20 @@ class Backend:
 _library: list[torch.library.Library] = []
 
 
+def is_supported() -> bool:
+    """Whether this PyTorch takes devices that are written in Python."""
+    try:
+        from torch.utils import backend_registration
+    except ImportError:
+        return False
+    return hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
+
+
 def register() -> torch.device:
-    """The device, which PyTorch knows from here on until the process ends."""
+    """The device, which PyTorch knows from here on until the process ends.
+
+    Call it before the first backward pass of the process: autograd makes its queues then, for the devices it knows.
+    """
     if not _library:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 

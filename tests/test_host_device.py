@@ -17,7 +17,7 @@ import pytest
 import torch
 from command_line import metaselect, tree
 from data_makers import Listener, made, pictures, samples_table, write_images, write_rows
-from host_device import NAME, register, traffic
+from host_device import NAME, is_supported, register, traffic
 from torch import nn
 
 from metaselect.annotation.simulation import SimulateOptions
@@ -43,8 +43,7 @@ Runs = Mapping[str, Run]
 
 @pytest.fixture(scope="module")
 def device() -> torch.device:
-    pytest.importorskip("torch.utils.backend_registration")
-    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
+    if not is_supported():
         pytest.skip("this PyTorch takes no devices written in Python")
     return register()
 
