@@ -11,7 +11,7 @@ from metaselect.annotation.ledger import Ledger
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.run.artefacts import SELECT, SELECTED, round_of
 from metaselect.run.layout import Run
-from metaselect.run.tables import read_rows
+from metaselect.run.tables import read_stage_rows
 
 
 class Selected(NamedTuple):
@@ -137,9 +137,8 @@ def batch_name(number: int, sha256: str) -> str:
 
 
 def _read_round(run: Run, name: str) -> Round:
-    stage, number = run.stage(name), round_of(name)
-    path = SELECTED.path(number=number)
-    digest = stage.verified(path)
+    number = round_of(name)
+    digest = run.stage(name).verified(SELECTED.path(number=number))
     columns = SELECTED.columns
     pick = itemgetter(*(columns.index(column) for column in Selected._fields))
     control_at = columns.index("control")
@@ -147,7 +146,7 @@ def _read_round(run: Run, name: str) -> Round:
     def made(*cells: str) -> tuple[Selected, bool]:
         return Selected._make(pick(cells)), cells[control_at] == "1"
 
-    rows = list(read_rows(run.path(path), SELECTED, made, stage.redo))
+    rows = list(read_stage_rows(run, SELECTED, made, number=number))
     rows.sort(key=lambda row: int(row[0].rank))
     control = frozenset(sample.sample_id for sample, drawn in rows if drawn)
     samples = {sample.sample_id: sample for sample, _ in rows}

@@ -13,9 +13,11 @@ from metaselect.run.artefacts import FEATURES as FEATURES_ARRAY
 from metaselect.run.files import read_json, write_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import IDS_ALONE, Run
+from metaselect.run.memo import FileMemo
 from metaselect.run.tables import read_parquet
 
 IMAGES = "images"
+INGEST_AGAIN = "Ingest the data again with --force."
 FEATURES = "features"
 
 
@@ -54,9 +56,16 @@ class Preprocess:
 
     @classmethod
     def read(cls, path: Path) -> "Preprocess":
-        """Read ``preprocess.json``."""
-        raw = read_json(path, "Ingest the data again with --force.")
-        return cls(raw["task"], tuple(raw["size"]), raw["mode"], tuple(raw["mean"]), tuple(raw["std"]))
+        """What ``preprocess.json`` says."""
+        return _read_preprocess(path)
+
+
+def _parse_preprocess(path: Path) -> Preprocess:
+    raw = read_json(path, INGEST_AGAIN)
+    return Preprocess(raw["task"], tuple(raw["size"]), raw["mode"], tuple(raw["mean"]), tuple(raw["std"]))
+
+
+_read_preprocess = FileMemo(_parse_preprocess)  # which files a stage reads depends on it
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     run.info()
     inputs_of(run, *ID_FILES)
     table = read_parquet(run, SAMPLES, ["sample_id", "given_label"])
-    classes = tuple(read_json(run.path(CLASSES.path()), "Ingest the data again with --force."))
+    classes = tuple(read_json(run.path(CLASSES.path()), INGEST_AGAIN))
     positions = {name: position for position, name in enumerate(classes)}
     names = table["given_label"].to_pylist()
     labels = np.fromiter((positions[name] for name in names), dtype=np.int64, count=len(names))
@@ -147,12 +156,10 @@ def _load_array(path: Path, count: int) -> np.ndarray:
         # Copy on write: torch warns about arrays that it may not write to, and nothing here ever does.
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise ArtefactError(
-            f"{path} cannot be read: {error}.", "Ingest the data again with --force."
-        ) from None
+        raise ArtefactError(f"{path} cannot be read: {error}.", INGEST_AGAIN) from None
     if len(array) != count:
         raise ArtefactError(
             f"{path} holds {len(array)} samples, {SAMPLES.within()} {count}.",
-            "Ingest the data again with --force.",
+            INGEST_AGAIN,
         )
     return array

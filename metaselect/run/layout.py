@@ -13,10 +13,18 @@ from filelock import FileLock, Timeout
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
 from metaselect.run.artefacts import DATA, LAYOUT_VERSION, LOCK, RECORD, RUN_INFO
-from metaselect.run.files import read_json, write_json
+from metaselect.run.files import write_json
+from metaselect.run.memo import FileMemo
 from metaselect.run.stage import Stage, run_flag
 
 IDS_ALONE = "external"  # the task of a run without images and features: those come from outside
+
+
+def _parse_info(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+_read_info = FileMemo(_parse_info)
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,18 @@ class Run:
                 f"There is no run at {self.root}.", f"Make one: metaselect ingest DATA {self.flag}"
             )
         remedy = f"Make it anew: metaselect ingest DATA --force {self.flag}"
-        info: dict[str, Any] = read_json(self.path(RUN_INFO.path()), remedy)
+        path = self.path(RUN_INFO.path())
+        try:
+            info: dict[str, Any] = _read_info(path)
+        except FileNotFoundError:
+            raise ArtefactError(f"{path} is missing.", remedy) from None
+        except ValueError as error:  # of json, or of bytes that are not UTF-8
+            raise ArtefactError(f"{path} is damaged: {error}.", remedy) from None
         if not isinstance(info, dict) or not {"layout_version", "task", "fingerprint"} <= info.keys():
-            raise ArtefactError(f"{self.path(RUN_INFO.path())} is damaged: it lacks a key.", remedy)
+            raise ArtefactError(f"{path} is damaged: it lacks a key.", remedy)
         if info.get("layout_version") != LAYOUT_VERSION:
             raise ArtefactError(
-                f"{self.path(RUN_INFO.path())} has layout version {info.get('layout_version')}, "
+                f"{path} has layout version {info.get('layout_version')}, "
                 f"this program reads {LAYOUT_VERSION}.",
                 "Use the version of MetaSelect that made the run, or start a new run.",
             )

@@ -51,12 +51,20 @@ def write_record(
     )
 
 
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+raw_record = FileMemo(_read_json)
+"""The JSON of a ``stage.json`` or ``key.json``."""
+
+
 def _read_record(path: Path) -> StageRecord:
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = raw_record(path)
     key = StageKey(raw["options"], raw["inputs"], raw["device"], tuple(raw["auto"]))
     outputs = {name: Stamp(**value) for name, value in raw["outputs"].items()}
     return StageRecord(key, outputs, raw["details"])
 
 
 read_record = FileMemo(_read_record)
-"""The record in a file; a command asks for some a hundred times. Raises what json and dict raise, if it is damaged."""
+"""The record in a file; a command asks for some a hundred times. A damaged one raises ValueError or KeyError."""

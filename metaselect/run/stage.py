@@ -31,7 +31,7 @@ from metaselect.run.artefacts import (
 from metaselect.run.environment import recorded_command, repeatable
 from metaselect.run.files import Stamp, matches, sync_folder, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, moved_inputs, plain
-from metaselect.run.record import StageRecord, read_record, write_record
+from metaselect.run.record import StageRecord, raw_record, read_record, write_record
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Stage:
         command = f"metaselect {folder_of(self.name).command}"
         for path in (self.folder / RECORD, self.work_folder / UNFINISHED_KEY):
             try:
-                recorded = repeatable(json.loads(path.read_text(encoding="utf-8"))["details"]["command"])
+                recorded = repeatable(raw_record(path)["details"]["command"])
                 if recorded.split()[1] == command.split()[1]:
                     command = recorded
                     break

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 
+class OtherColumnsError(Exception):
+    """A file is not the table that the artefact describes; the message is the sentence for people."""
+
+
 def format_rows(artefact: Artefact, rows: Iterable[Sequence[object]]) -> str:
     """The text of a CSV table.
 
@@ -46,43 +50,30 @@ def read_rows(path: Path, artefact: Artefact, make: Callable[..., Row], remedy: 
     Raises:
         ArtefactError: other columns, or a row of which ``make`` raises ValueError; ``remedy`` becomes the hint.
     """
-    if not path.is_file():
-        return ()
     try:
-        text = io.StringIO(path.read_bytes().decode(), newline="")  # a cell may hold a line end
-        header, *rows = csv.reader(text, strict=True)
-        check_header(path, artefact, header, remedy)
-        if any(len(cells) != len(header) for cells in rows):
-            raise ValueError("another number of cells")
-        return tuple(make(*cells) for cells in rows)
-    except (ValueError, csv.Error):
-        raise ArtefactError(
-            f"{path} is damaged: a row is not {', '.join(artefact.columns)}.", remedy
-        ) from None
+        return _parsed_rows(path, artefact, make)
+    except OtherColumnsError as error:
+        raise ArtefactError(str(error), remedy) from None
+
+
+def read_stage_rows(
+    run: Run, artefact: Artefact, make: Callable[..., Row], **parts: str | int
+) -> tuple[Row, ...]:
+    """As ``read_rows``, of a finished stage's table; the hint is the command that makes it anew."""
+    path = artefact.path(**parts)
+    try:
+        return _parsed_rows(run.path(path), artefact, make)
+    except OtherColumnsError as error:
+        raise ArtefactError(str(error), run.stage(stage_of(path)).redo) from None
 
 
 def read_records(run: Run, artefact: Artefact, **parts: str | int) -> tuple[dict[str, str], ...]:
-    """The rows of a CSV table of a finished stage, each by column.
-
-    Raises:
-        ArtefactError: other columns, or a row with another number of cells.
-    """
-    path = artefact.path(**parts)
+    """As ``read_stage_rows``, each row by column."""
 
     def record(*cells: str) -> dict[str, str]:
         return dict(zip(artefact.columns, cells, strict=True))
 
-    return read_rows(run.path(path), artefact, record, run.stage(stage_of(path)).redo)
-
-
-def check_header(path: Path, artefact: Artefact, header: Sequence[str], remedy: str) -> None:
-    """Refuse a CSV table with other columns than the artefact's.
-
-    Raises:
-        ArtefactError: naming the columns that are missing, or else those that the table should not have.
-    """
-    if tuple(header) != artefact.columns:
-        raise ArtefactError(_other_columns(path, artefact.columns, header), remedy)
+    return read_stage_rows(run, artefact, record, **parts)
 
 
 def write_parquet(
@@ -147,7 +138,8 @@ def require_parquet(run: Run, artefact: Artefact, **parts: str | int) -> Path:
     """
     relative = artefact.path(**parts)
     path = run.path(relative)
-    check_parquet(path, artefact, run.stage(stage_of(relative)).redo)
+    if problem := _parquet_problem(path, artefact):
+        raise ArtefactError(problem, run.stage(stage_of(relative)).redo)
     return path
 
 
@@ -157,6 +149,12 @@ def check_parquet(path: Path, artefact: Artefact, remedy: str) -> None:
     Raises:
         ArtefactError: not a Parquet file, or a column is missing or of another type; ``remedy`` becomes the hint.
     """
+    if problem := _parquet_problem(path, artefact):
+        raise ArtefactError(problem, remedy)
+
+
+def _parquet_problem(path: Path, artefact: Artefact) -> str:
+    """What is wrong with a Parquet table, as a sentence; empty where nothing is."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -164,9 +162,24 @@ def check_parquet(path: Path, artefact: Artefact, remedy: str) -> None:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ArtefactError(f"{path} cannot be read: {reason}.", remedy) from None
-    if difference := _difference(schema, artefact.schema, exact=False):
-        raise ArtefactError(f"{path}: {difference}.", remedy)
+        return f"{path} cannot be read: {reason}."
+    difference = _difference(schema, artefact.schema, exact=False)
+    return difference and f"{path}: {difference}."
+
+
+def _parsed_rows(path: Path, artefact: Artefact, make: Callable[..., Row]) -> tuple[Row, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        text = io.StringIO(path.read_bytes().decode(), newline="")  # a cell may hold a line end
+        header, *rows = csv.reader(text, strict=True)
+        if tuple(header) != artefact.columns:
+            raise OtherColumnsError(_other_columns(path, artefact.columns, header))
+        if any(len(cells) != len(header) for cells in rows):
+            raise ValueError("another number of cells")
+        return tuple(make(*cells) for cells in rows)
+    except (ValueError, csv.Error):
+        raise OtherColumnsError(f"{path} is damaged: a row is not {', '.join(artefact.columns)}.") from None
 
 
 def _checked(artefact: Artefact, rows: Iterable[Sequence[object]]) -> Iterator[Sequence[object]]:

@@ -161,11 +161,14 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
         origin = source_of(content, name, wanted)
         del content  # the answers say all of it
         with run.lock():
-            return import_answers(run, answers, form.spellings, options, report, name, origin)
+            return import_answers(
+                run, open_ledger(run), answers, form.spellings, options, report, name, origin
+            )
 
 
 def import_answers(
     run: Run,
+    ledger: Ledger,
     answers: Sequence[Answer],
     spellings: Spellings,
     options: ImportOptions,
@@ -174,7 +177,6 @@ def import_answers(
     origin: Source,
 ) -> Outcome:
     """Make votes of answers, and say what became of them; the caller holds the run's lock."""
-    ledger = open_ledger(run)
     require_same_pool(run, ledger)
     chosen = find_rounds(run, options.round)
     if not chosen and not options.outside_round:
@@ -188,7 +190,8 @@ def import_answers(
     first = read_exported_samples(run.path(STAGE), ledger.exports)
     sent = first + exported_repeats(ledger.repeats, first)
     asked = rounds_as_exported(chosen, ledger)
-    every = asked if options.round is None else rounds_as_exported(rounds(run), ledger)
+    all_rounds = chosen if options.round is None else rounds(run)
+    every = asked if options.round is None else rounds_as_exported(all_rounds, ledger)
     batches = {each.batch_id for each in every}
     known = ImportScope(
         asked,
@@ -207,7 +210,7 @@ def import_answers(
     found.accepted = [vote for vote in found.accepted if vote.sample_id not in again]
     ledger = add_votes(run, ledger, new, origin)
     result = import_result(
-        ledger, found, chosen, new_votes=len(new), noise=noise_estimate(run, rounds(run), ledger)
+        ledger, found, chosen, new_votes=len(new), noise=noise_estimate(run, all_rounds, ledger)
     )
     result["repeated"] = len(repeated)
     result["replaced"] = len(replaced)

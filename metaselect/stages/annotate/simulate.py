@@ -58,4 +58,4 @@ def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -
         wanted = ImportOptions(round=chosen.number)
         # Truth files are written by programs, so that ids and names stand in them as they are.
         origin = source_of(content, truth, SIMULATE)
-        return import_answers(run, answers, lambda text: (text,), wanted, report, truth, origin)
+        return import_answers(run, ledger, answers, lambda text: (text,), wanted, report, truth, origin)
