@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +12,12 @@ import pytest
 
 from metaselect.cli.main import main
 from metaselect.records import Json
+from metaselect.run.artefacts import FACTORS, WEIGHTS
 from metaselect.run.files import write_csv, write_json
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.record import write_record
+from metaselect.run.tables import write_parquet
 from metaselect.web.labeling_session import LabelingSession
 from metaselect.web.submitted_answer import SubmittedAnswer
 
@@ -60,6 +62,43 @@ def add_round(run: Run, number: int, ids: Sequence[str], control: Collection[str
         for rank, sample_id in enumerate(ids, start=1)
     ]
     write_csv(folder / "selected.csv", SELECTED, rows)
+    write_record(folder, StageKey({}, {}), {})
+
+
+def add_weights(run: Run, predicted: Sequence[tuple[str, str, float]], name: str = "direct") -> Path:
+    """The ``weights.parquet`` of a re-weighting: (sample_id, label, probability) of each sample, the rest made up."""
+    folder = run.path(f"reweight/{name}")
+    folder.mkdir(parents=True)
+    ids, labels, probs = zip(*predicted, strict=True)
+    n = len(ids)
+    columns = {
+        "sample_id": pa.array(ids),
+        "given_label": pa.array(labels),
+        "weight": pa.array([1.0] * n, pa.float32()),
+        "weight_kind": pa.array(["none"] * n),
+        "bought": pa.array([False] * n),
+        "predicted_label": pa.array(labels),
+        "predicted_prob": pa.array(probs, pa.float32()),
+        "label_issue_rank": pa.array(range(n), pa.int64()),
+    }
+    write_parquet(folder / "weights.parquet", WEIGHTS, columns)
+    write_record(folder, StageKey({}, {}), {})
+    return folder / "weights.parquet"
+
+
+def add_gradients(run: Run, probs: Mapping[str, Sequence[float]], epoch: int, number: int = 1) -> None:
+    """What a selection leaves of a warm-up checkpoint: the probabilities of each sample."""
+    folder = run.path(f"select/round-{number}")
+
+    def rows(values: Collection[Sequence[float]]) -> pa.Array:
+        return pa.array(values, pa.list_(pa.float32(), len(next(iter(values)))))
+
+    columns = {
+        "sample_id": pa.array(probs),
+        "probs": rows(probs.values()),
+        "hidden": rows([[0.0]] * len(probs)),
+    }
+    write_parquet(folder / f"gradients-epoch-{epoch:04d}.parquet", FACTORS, columns)
     write_record(folder, StageKey({}, {}), {})
 
 

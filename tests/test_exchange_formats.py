@@ -5,8 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annotation_run import add_round, call, csv_rows, error, make_run, result, votes_of
-from exchange_run import CHOSEN, CLASSES, add_gradients, add_weights, image_run
+from annotation_run import (
+    add_gradients,
+    add_round,
+    add_weights,
+    call,
+    csv_rows,
+    error,
+    make_run,
+    result,
+    votes_of,
+)
+from exchange_run import CHOSEN, CLASSES, image_run
 from exchange_tools import zipped
 from hypothesis import given
 from hypothesis import strategies as st

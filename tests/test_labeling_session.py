@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from annotation_run import (
     CLASSES,
     RecordedSession,
+    add_gradients,
     add_round,
+    add_weights,
     answers,
     call,
     error,
@@ -307,11 +307,7 @@ def test_whatever_people_do_the_votes_say_what_they_said_last(
 def weights(run: Run) -> Iterator[Path]:
     """What a model says after re-weighting; "uniform", which came later, says something else."""
     for turn, (name, label) in enumerate((("direct", "owl"), ("uniform", "cat"))):
-        folder = run.path(f"reweight/{name}")
-        folder.mkdir(parents=True)
-        table = {"sample_id": BATCH, "predicted_label": [label] * 4, "predicted_prob": [0.5] * 4}
-        pq.write_table(pa.table(table), folder / "weights.parquet")
-        write_record(folder, StageKey({}, {}), {})
+        folder = add_weights(run, [(each, label, 0.5) for each in BATCH], name).parent
         os.utime(folder / "stage.json", (turn, turn))
     return run.path("reweight/direct/weights.parquet")
 
@@ -336,10 +332,7 @@ def test_suggestions_come_from_the_robust_model(run: Run, weights: Path) -> None
 
 
 def test_before_that_they_come_from_the_last_checkpoint(run: Run) -> None:
-    folder = run.path("select/round-1")
     for epoch, probs in ((4, [[0.9, 0.1, 0], [0, 0, 1.0]]), (12, [[0.2, 0.7, 0.1], [0.4, 0.4, 0.2]])):
-        table = {"sample_id": ["s1", "s2"], "probs": probs}
-        pq.write_table(pa.table(table), folder / f"gradients-epoch-{epoch:04d}.parquet")
-    write_record(folder, StageKey({}, {}), {})
+        add_gradients(run, dict(zip(("s1", "s2"), probs, strict=True)), epoch)
     assert has_predictions(run, 1)
     assert suggested(run, ("s1", "s2")) == {"s1": "dog", "s2": "cat"}

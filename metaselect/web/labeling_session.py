@@ -197,6 +197,8 @@ class LabelingSession:
         self._ledger = ledger
         for vote in new.votes:
             self._follow(vote)
+        if for_writing and new.is_all and ledger.count:
+            self._start_recording()  # a command that was killed may have left votes without a record
         return ledger
 
     def _follow(self, vote: Vote) -> None:
@@ -217,6 +219,9 @@ class LabelingSession:
             self._ledger = None
             raise
         self._follow(vote)
+        self._start_recording()
+
+    def _start_recording(self) -> None:
         if not self._unrecorded:
             self._unrecorded = True
             self._recording = self._recorder.submit(self._record)
