@@ -1,7 +1,7 @@
-"""Registry of selectors, re-weighters and models, from a name to "module:Class"; it imports no torch.
+"""Registry of selectors, re-weighters, exchange formats and models, from a name to "module:Class"; it imports no torch.
 
 A new method is a file of its own, one line here, one row in the documentation's table and one oracle test;
-``selection.base`` and ``reweighting.base`` have the protocols.
+``selection.base``, ``reweighting.base`` and ``annotation.formats.base`` have the protocols.
 """
 
 import inspect
@@ -38,6 +38,14 @@ REWEIGHTERS: dict[str, str] = {
     "gce": "metaselect.reweighting.gce:GeneralisedCrossEntropy",
     "elr": "metaselect.reweighting.elr:EarlyLearning",
     "uniform": "metaselect.reweighting.uniform:Uniform",
+}
+
+FORMATS: dict[str, str] = {
+    "csv": "metaselect.annotation.formats.csv:CsvFormat",
+    "label-studio": "metaselect.annotation.formats.label_studio:LabelStudioFormat",
+    "cvat": "metaselect.annotation.formats.cvat:CvatFormat",
+    "hf": "metaselect.annotation.formats.hf:HfFormat",
+    "html": "metaselect.annotation.formats.html:HtmlFormat",
 }
 
 MODELS: dict[str, str] = {

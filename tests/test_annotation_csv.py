@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.annotation.formats.base import FORMATS, Form, detect_format, holds_answers, load_format
+from metaselect.annotation.formats.base import Form
 from metaselect.annotation.formats.csv import CsvFormat, escape_formula, unescape_formula
+from metaselect.annotation.formats.detect import detect_format, holds_answers, load_format
 from metaselect.errors import DataError
+from metaselect.registry import FORMATS
 
 
 @given(st.text())

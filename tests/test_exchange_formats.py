@@ -22,9 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaselect.annotation.formats import cvat
-from metaselect.annotation.formats.base import Answer, Form, detect_format
+from metaselect.annotation.formats.base import Answer, Form
 from metaselect.annotation.formats.csv import CsvFormat
 from metaselect.annotation.formats.cvat import CvatFormat
+from metaselect.annotation.formats.detect import detect_format
 from metaselect.annotation.formats.hf import HfFormat
 from metaselect.annotation.formats.label_studio import LabelStudioFormat
 from metaselect.annotation.matching.spreadsheet_damage import SpreadsheetDamage

@@ -11,7 +11,7 @@ import torch
 from data_makers import Listener
 
 from metaselect import registry
-from metaselect.annotation.formats.base import FORMATS, detect_format
+from metaselect.annotation.formats.detect import detect_format
 from metaselect.errors import UsageError
 from metaselect.options import ExportOptions, ImportOptions, ReweightOptions, SelectOptions
 from metaselect.run.layout import Run
@@ -20,7 +20,7 @@ from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.select.select import select
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/extending.md").read_text(encoding="utf-8")
-TABLES = {"REWEIGHTERS": registry.REWEIGHTERS, "SELECTORS": registry.SELECTORS, "FORMATS": FORMATS}
+TABLES = {"REWEIGHTERS": registry.REWEIGHTERS, "SELECTORS": registry.SELECTORS, "FORMATS": registry.FORMATS}
 
 
 def registered(table: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ModuleType]:

@@ -21,6 +21,7 @@ from filelock import FileLock
 from metaselect.annotation.rounds import find_round
 from metaselect.cli.main import main
 from metaselect.run.layout import Run
+from metaselect.web import INSTALL
 from metaselect.web.labeling_session import LabelingSession
 from metaselect.web.server import MAX_REQUEST_BYTES, Server
 
@@ -349,4 +350,5 @@ def test_without_the_extra_it_says_what_to_install(run: Run, tmp_path: Path) -> 
     (hidden / "__init__.py").write_text("raise ModuleNotFoundError('no', name='starlette')\n")
     path = os.pathsep.join([str(hidden.parent), os.environ.get("PYTHONPATH", "")])
     said = run_process("annotate", "serve", run=run.root, code=2, env={"PYTHONPATH": path})
-    assert "pip install starlette uvicorn" in said.err
+    assert INSTALL in said.err
+    assert INSTALL in (Path(__file__).parent.parent / "docs/annotation.md").read_text()

@@ -74,10 +74,12 @@ def root(
 def _register() -> None:
     """Add all commands to ``app``."""
     from metaselect.cli import corrupt, evaluate, ingest, reweight, select, status, verify, warmup
-    from metaselect.cli.annotate import forms as annotate
-    from metaselect.cli.annotate import serve
+    from metaselect.cli.annotate import forms, serve, votes
 
-    for module in (ingest, warmup, select, annotate, serve, reweight, evaluate, status, verify, corrupt):
+    for module in (
+        *(ingest, warmup, select, forms, votes, serve),
+        *(reweight, evaluate, status, verify, corrupt),
+    ):
         module.register(app)
 
 

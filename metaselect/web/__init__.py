@@ -1,1 +1,4 @@
-"""A round's samples on a local page: who is shown what, and the server in front of it. No torch below here."""
+"""The labelling page: a session of people who answer, and the server that their browsers ask."""
+
+INSTALL = "pip install '.[web]'"
+"""Installs what the server needs; the documentation names the same command."""

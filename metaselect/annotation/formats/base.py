@@ -1,21 +1,13 @@
-"""What every exchange format does, and the table of them; a new format is its file and one line here."""
+"""The protocol of an exchange format, and the records that formats write and read.
 
-import json
+A new format is a file in this folder with a class that has the members of ``ExchangeFormat``, and one line in
+``metaselect.registry.FORMATS``.
+"""
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from metaselect.errors import DataError
-from metaselect.registry import load
-
-FORMATS: dict[str, str] = {
-    "csv": "metaselect.annotation.formats.csv:CsvFormat",
-    "label-studio": "metaselect.annotation.formats.label_studio:LabelStudioFormat",
-    "cvat": "metaselect.annotation.formats.cvat:CvatFormat",
-    "hf": "metaselect.annotation.formats.hf:HfFormat",
-    "html": "metaselect.annotation.formats.html:HtmlFormat",
-}
-AUTO = "auto"
 GIVEN = "given labels"
 PREDICTIONS = "predictions"
 STDOUT = "a form on stdout"
@@ -143,56 +135,9 @@ class ExchangeFormat(Protocol):
         """What ids or class names a cell may stand for, the most_probable_answers first."""
 
 
-def load_format(name: str) -> ExchangeFormat:
-    """The format of that name."""
-    made: ExchangeFormat = load(FORMATS[name])()
-    return made
-
-
-def detect_format(content: bytes, name: str) -> str:
-    """The name of the format that a file is in.
-
-    Raises:
-        DataError: it is in none of them, or could be in two.
-    """
-    found = [each for each in FORMATS if load_format(each).recognises(content)]
-    if len(found) == 1:
-        return found[0]
-    if not content.strip():
-        raise DataError(f"{name} is empty.", "Check that the file is the one that was filled in.")
-    try:
-        text = content.decode("utf-8-sig")
-        if "".join(text[:64].split()).startswith(("[{", '{"')):
-            json.loads(text)
-    except RecursionError:
-        pass  # no form is so deep
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 text ({error.reason}).", "Save it as CSV UTF-8.") from None
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":  # one object a line is none of ours, and whole
-            raise DataError(f"{name} is cut off or damaged JSON: {error}.", "Export it again.") from None
-    what = f"could be {' or '.join(found)}" if found else f"is in none of the formats {', '.join(FORMATS)}"
-    raise DataError(
-        f"{name} {what}.",
-        "Name its format with --format. A CSV file is UTF-8 and has the columns sample_id and clean_label.",
-    )
-
-
 def has_answers(answers: Sequence[Answer]) -> bool:
     """Whether any of them says anything."""
     return any((each.clean_label + each.status + each.note).strip() for each in answers)
-
-
-def holds_answers(content: bytes) -> bool:
-    """Whether somebody worked in a form, whatever format it is in; True also when that cannot be told."""
-    if not content.strip():
-        return False
-    try:
-        form = load_format(detect_format(content, ""))
-        # The browser keeps the answers of a page, so a form with everything inside has none.
-        return INSIDE not in form.capabilities and has_answers(form.read(content, ""))
-    except DataError:
-        return True
 
 
 def plain_spellings(text: str) -> tuple[str, str]:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from metaselect.annotation.formats.base import STDOUT, ExchangeFormat, holds_answers
+from metaselect.annotation.formats.base import STDOUT, ExchangeFormat
+from metaselect.annotation.formats.detect import holds_answers
 from metaselect.annotation.rounds import Round
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.run.artefacts import FORMS

@@ -1,19 +1,19 @@
 """`metaselect annotate`: labels go out to people and come back."""
 
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from metaselect.annotation.formats.base import AUTO, FORMATS
+from metaselect.annotation.formats.detect import AUTO
+from metaselect.cli.annotate.group import LatestRound, group, print_counts
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, RunOption
-from metaselect.cli.results import finish, print_noise_estimate
+from metaselect.cli.results import finish
 from metaselect.errors import UsageError
 from metaselect.options import ExportOptions, ImportOptions
-from metaselect.records import Json
+from metaselect.registry import FORMATS
 from metaselect.run.layout import Run
 
 Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]  # mypy wants the names spelt out
@@ -22,45 +22,19 @@ CSV = Format("csv")
 ANY = ReadFormat(AUTO)
 
 RoundOption = Annotated[int | None, typer.Option("--round", metavar="K", min=1, help="Only this round.")]
-LatestRound = Annotated[
-    int | None,
-    typer.Option("--round", metavar="K", min=1, help="The round.", show_default="the latest"),
-]
 FormatOption = Annotated[Format, typer.Option("--format", help="For which tool; csv is for spreadsheets.")]
 ReadFormatOption = Annotated[
     ReadFormat, typer.Option("--format", help="What FILE is; auto tells it from the content.")
 ]
 
-COUNTS = {
-    "matched": "answers with a label",
-    "skipped": "answers: skip",
-    "unsure": "answers: unsure",
-    "unusable": "answers: bad_sample",
-    "conflicting": "answered twice and differently, not taken",
-    "mismatched": "samples with another one's image or content, not taken",
-    "changed": "samples whose content changed since, not taken",
-    "other_batch": "rows of another run's batch, not taken",
-    "not_selected": "ids of the pool, not selected, not taken",
-    "unknown": "ids not in the pool, or images that never went out",
-    "repeated": "answers for blind repeats",
-    "missing": "selected samples still without an answer",
-    "tied": "samples with tied votes",
-    "new_votes": "new votes",
-    "replaced": "new votes in place of another answer of the same annotator",
-    "bought": "labels bought so far",
-}
-group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Labels out to people, and back.")
-
 
 def register(app: typer.Typer) -> None:
-    """Add `annotate` and its sub-commands to the program."""
-    from metaselect.cli.annotate import votes
-
-    votes.register(group)
+    """Add `annotate` with its commands `export` and `import` to the program."""
+    group.command("export")(export)
+    group.command("import")(import_)
     app.add_typer(group, name="annotate")
 
 
-@group.command("export")
 def export(
     run: RunOption = None,
     output: Annotated[
@@ -137,7 +111,6 @@ def export(
     console.result(made.as_json())
 
 
-@group.command("import")
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file with answers, or - for stdin.")],
     run: RunOption = None,
@@ -182,12 +155,5 @@ def import_(
         format=form.value,
     )
     outcome = stage.import_file(Run.at(run), file, options, console)
-    show_counts(console, outcome.result)
+    print_counts(console, outcome.result)
     finish(console, outcome)
-
-
-def show_counts(console: Console, result: Mapping[str, Json]) -> None:
-    """What became of a file's rows, as a table."""
-    rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
-    console.table(("reconciliation", "count"), rows)
-    print_noise_estimate(console, result["noise_estimate"])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from metaselect.cli.annotate.forms import LatestRound, group
+from metaselect.cli.annotate.group import LatestRound, group
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, RunOption
 from metaselect.records import Json

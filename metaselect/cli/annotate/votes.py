@@ -8,7 +8,7 @@ import typer
 
 from metaselect.annotation.consensus import METHODS
 from metaselect.annotation.simulation import SimulateOptions
-from metaselect.cli.annotate.forms import LatestRound, show_counts
+from metaselect.cli.annotate.group import LatestRound, group, print_counts
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, RunOption, SeedOption
 from metaselect.cli.results import finish, print_noise_estimate
@@ -18,8 +18,9 @@ from metaselect.run.layout import Run
 ConsensusMethod = StrEnum("ConsensusMethod", {name: name for name in METHODS})  # type: ignore[misc]
 
 
-def register(group: typer.Typer) -> None:
-    """Add the commands to `annotate`."""
+def register(app: typer.Typer) -> None:
+    """Add these commands to `annotate`, which is in the program already."""
+    del app
     for command in (simulate, status, consensus, undo):
         group.command(command.__name__)(command)
 
@@ -61,7 +62,7 @@ def simulate(
         seed=seed,
     )
     outcome = stage.simulate(Run.at(run), truth, options, console)
-    show_counts(console, outcome.result)
+    print_counts(console, outcome.result)
     finish(console, outcome)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from metaselect.annotation.exports import Export as Exported
 from metaselect.annotation.exports import read_exported_samples
-from metaselect.annotation.formats.base import AUTO, FILLED_IN, INSIDE, Answer, detect_format, load_format
+from metaselect.annotation.formats.base import FILLED_IN, INSIDE, Answer
+from metaselect.annotation.formats.detect import AUTO, detect_format, load_format
 from metaselect.annotation.formats.files import form_path, write_form
 from metaselect.annotation.imports import Source
 from metaselect.annotation.ledger import Ledger, add_export, add_repeats, add_votes, open_ledger

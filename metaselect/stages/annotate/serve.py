@@ -17,6 +17,7 @@ from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.exchange import require_same_pool
 from metaselect.stages.annotate.form import require_same_content, samples_to_export
+from metaselect.web import INSTALL
 from metaselect.web.labeling_session import FORMAT, LabelingSession
 from metaselect.web.submitted_answer import InvalidRequest, valid_annotator
 
@@ -51,7 +52,8 @@ def serve(
         from metaselect.web import server
     except ImportError as error:
         raise UsageError(
-            f"annotate serve needs {error.name}, which is not installed.", "pip install starlette uvicorn"
+            f"annotate serve needs {error.name}, which is not installed.",
+            f"In MetaSelect's folder: {INSTALL}",
         ) from None
     try:
         annotator = valid_annotator(annotator) if annotator else ""

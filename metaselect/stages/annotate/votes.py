@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from metaselect.annotation.consensus import TIED, Verdict
-from metaselect.annotation.formats.base import FORMATS
 from metaselect.annotation.ledger import open_ledger, read_ledger, undo_import, write_meta_set_and_record
 from metaselect.annotation.ledger_record import CONSENSUS, STAGE
 from metaselect.annotation.quality.noise_estimate import noise_estimate
@@ -11,6 +10,7 @@ from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, count_with_status, progress
 from metaselect.annotation.votes import DONE, utc_now
 from metaselect.records import Json, Outcome, Reporter
+from metaselect.registry import FORMATS
 from metaselect.run.artefacts import VOTES
 from metaselect.run.files import write_json
 from metaselect.run.layout import Run

@@ -1,0 +1,56 @@
+"""Which format a file is in, and the format of a name."""
+
+import json
+
+from metaselect.annotation.formats.base import INSIDE, ExchangeFormat, has_answers
+from metaselect.errors import DataError
+from metaselect.registry import FORMATS, load
+
+AUTO = "auto"  # in place of a format's name: the content decides
+
+
+def load_format(name: str) -> ExchangeFormat:
+    """The format of that name."""
+    made: ExchangeFormat = load(FORMATS[name])()
+    return made
+
+
+def detect_format(content: bytes, name: str) -> str:
+    """The name of the format that a file is in.
+
+    Raises:
+        DataError: it is in none of them, or could be in two.
+    """
+    found = [each for each in FORMATS if load_format(each).recognises(content)]
+    if len(found) == 1:
+        return found[0]
+    if not content.strip():
+        raise DataError(f"{name} is empty.", "Check that the file is the one that was filled in.")
+    try:
+        text = content.decode("utf-8-sig")
+        if "".join(text[:64].split()).startswith(("[{", '{"')):
+            json.loads(text)
+    except RecursionError:
+        pass  # no form is so deep
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 text ({error.reason}).", "Save it as CSV UTF-8.") from None
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":  # one object a line is none of ours, and whole
+            raise DataError(f"{name} is cut off or damaged JSON: {error}.", "Export it again.") from None
+    what = f"could be {' or '.join(found)}" if found else f"is in none of the formats {', '.join(FORMATS)}"
+    raise DataError(
+        f"{name} {what}.",
+        "Name its format with --format. A CSV file is UTF-8 and has the columns sample_id and clean_label.",
+    )
+
+
+def holds_answers(content: bytes) -> bool:
+    """Whether somebody worked in a form, whatever format it is in; True also when that cannot be told."""
+    if not content.strip():
+        return False
+    try:
+        form = load_format(detect_format(content, ""))
+        # The browser keeps the answers of a page, so a form with everything inside has none.
+        return INSIDE not in form.capabilities and has_answers(form.read(content, ""))
+    except DataError:
+        return True

@@ -1,0 +1,41 @@
+"""What the commands of `metaselect annotate` share: their group, an option and a table."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from metaselect.cli.console import Console
+from metaselect.cli.results import print_noise_estimate
+from metaselect.records import Json
+
+LatestRound = Annotated[
+    int | None,
+    typer.Option("--round", metavar="K", min=1, help="The round.", show_default="the latest"),
+]
+COUNTS = {
+    "matched": "answers with a label",
+    "skipped": "answers: skip",
+    "unsure": "answers: unsure",
+    "unusable": "answers: bad_sample",
+    "conflicting": "answered twice and differently, not taken",
+    "mismatched": "samples with another one's image or content, not taken",
+    "changed": "samples whose content changed since, not taken",
+    "other_batch": "rows of another run's batch, not taken",
+    "not_selected": "ids of the pool, not selected, not taken",
+    "unknown": "ids not in the pool, or images that never went out",
+    "repeated": "answers for blind repeats",
+    "missing": "selected samples still without an answer",
+    "tied": "samples with tied votes",
+    "new_votes": "new votes",
+    "replaced": "new votes in place of another answer of the same annotator",
+    "bought": "labels bought so far",
+}
+group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Labels out to people, and back.")
+
+
+def print_counts(console: Console, result: Mapping[str, Json]) -> None:
+    """What became of a file's rows, as a table."""
+    rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
+    console.table(("reconciliation", "count"), rows)
+    print_noise_estimate(console, result["noise_estimate"])
