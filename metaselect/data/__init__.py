@@ -1,1 +1,1 @@
-"""Data sets: telling forms of input apart, ingest, the pixel store, and noise for experiments."""
+"""Data sets: reading every form of input, ingest, the stored pool, and label noise for experiments."""

@@ -1,4 +1,4 @@
-"""Class names: their order, and where the data itself says what they are."""
+"""Class names: their order, and the names that a Parquet schema declares."""
 
 import difflib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from metaselect.errors import DataError
 
-INTEGER = re.compile(r"-?[0-9]+")
+INTEGER = re.compile(r"-?[0-9]+")  # names that sort as numbers: "9" before "10"
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def order_classes(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_integers(names: Sequence[str]) -> None:
-    """Refuse two names that are one integer.
+    """Check that no two names are the same integer.
 
     Raises:
         DataError: naming both.
@@ -39,33 +39,40 @@ def check_integers(names: Sequence[str]) -> None:
 
 
 def declared_classes(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...]:
-    """The ClassLabel names that a Parquet schema holds for a column; empty where it holds none.
+    """The ClassLabel names that a Parquet schema declares for a column, in their order; empty without any.
 
     Raises:
-        DataError: a name stands there twice.
+        DataError: a name occurs twice.
     """
     try:
+        # Hugging Face writes {"info": {"features": {column: {"names": [...], "_type": "ClassLabel"}}}}.
         info = json.loads((metadata or {})[b"huggingface"])
         names = info["info"]["features"][column]["names"]
     except (KeyError, TypeError, ValueError):
         return ()
     if not isinstance(names, list):
         return ()
-    found = tuple(str(name) for name in names)
-    if len(set(found)) != len(found):
+    declared = tuple(str(name) for name in names)
+    if len(set(declared)) != len(declared):
         raise DataError(f"The ClassLabel names of column {column} are not distinct.", "Rename the classes.")
-    check_integers(found)
-    return found
+    check_integers(declared)
+    return declared
 
 
 def class_metadata(column: str, classes: Sequence[str], others: Mapping[str, object]) -> dict[bytes, bytes]:
-    """The schema metadata from which ``declared_classes`` reads the names again."""
+    """The schema metadata that declares the class names, as ``declared_classes`` reads them.
+
+    Args:
+        column: of labels.
+        classes: K names.
+        others: descriptions of the other columns, as Hugging Face writes them.
+    """
     features = {**others, column: {"names": list(classes), "_type": "ClassLabel"}}
     return {b"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False).encode()}
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-    """A question that names the closest of the known words, or the known words themselves."""
+    """The end of a message about an unknown word: the closest known words, or else the first ten of them."""
     close = difflib.get_close_matches(name, known, n=3)
     if close:
         return f"did you mean {' or '.join(repr(word) for word in close)}?"

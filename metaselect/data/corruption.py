@@ -1,11 +1,11 @@
-"""Wrong labels and long tails for experiments: exact counts, drawn from the original labels.
+"""Label noise and class imbalance for experiments: exact counts, drawn from the original labels.
 
     uniform      any other class, equally likely
-    adversarial  one other class for each class, the map a permutation: the next class, or a seeded one
-    flip         one other class for each class, drawn for each on its own
+    adversarial  one other class for each class by a permutation: the next class, or a seeded permutation
+    flip         one other class for each class, drawn independently
     flip2        two other classes for each class, half of its flips each
-    background   one class swallows samples of all others
-    asymmetric   named pairs of classes that look alike; the rate holds in each affected class
+    background   samples of all other classes change to one class
+    asymmetric   named pairs of similar classes; the rate holds in each affected class
 
 Exactly round(rate x eligible) labels change. Labels are (n,) int64 in 0..K-1; nothing is changed in place.
 """
@@ -31,14 +31,14 @@ CIFAR10_CLASSES = frozenset(
 def uniform(labels: np.ndarray, class_count: int, rate: float, generator: np.random.Generator) -> np.ndarray:
     """Flips to any other class."""
     chosen = _choose(np.arange(len(labels)), rate, generator)
-    shifts = generator.integers(1, class_count, size=len(chosen))
+    shifts = generator.integers(1, class_count, size=len(chosen))  # 1 to K - 1, so the class always changes
     return _replaced(labels, chosen, (labels[chosen] + shifts) % class_count)
 
 
 def mapped(
     labels: np.ndarray, mapping: np.ndarray, rate: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Flips y -> mapping[y] among all samples alike.
+    """Flips y -> mapping[y], all samples equally likely.
 
     Args:
         labels: (n,) int64.
@@ -58,6 +58,7 @@ def flip2(labels: np.ndarray, class_count: int, rate: float, generator: np.rando
     """
     if class_count < 3:
         raise UsageError(f"--noise flip2 needs 3 classes; there are {class_count}.", "Use --noise flip.")
+    # Two distinct shifts of 1 to K - 1 for each class.
     shifts = np.stack([generator.permutation(class_count - 1)[:2] + 1 for _ in range(class_count)])
     targets = (np.arange(class_count)[:, None] + shifts) % class_count  # (K, 2)
     chosen = _choose(np.arange(len(labels)), rate, generator)
@@ -71,7 +72,7 @@ def flip2(labels: np.ndarray, class_count: int, rate: float, generator: np.rando
 
 
 def background(labels: np.ndarray, target: int, rate: float, generator: np.random.Generator) -> np.ndarray:
-    """Flips to one class; eligible are the samples of all others."""
+    """Flips to one class; the samples of all other classes are eligible."""
     chosen = _choose(np.flatnonzero(labels != target), rate, generator)
     return _replaced(labels, chosen, np.full(len(chosen), target, dtype=labels.dtype))
 
@@ -79,7 +80,7 @@ def background(labels: np.ndarray, target: int, rate: float, generator: np.rando
 def asymmetric(
     labels: np.ndarray, pairs: Mapping[int, int], rate: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Flips along pairs; exactly round(rate x n_c) in each class that a pair leaves."""
+    """Flips from the first class of a pair to the second; exactly round(rate x n_c) in each first class c."""
     flipped = labels.copy()
     for source in sorted(pairs):
         chosen = _choose(np.flatnonzero(labels == source), rate, generator)
@@ -107,7 +108,7 @@ def random_derangement(class_count: int, generator: np.random.Generator) -> np.n
 
 
 def one_other_each(class_count: int, generator: np.random.Generator) -> np.ndarray:
-    """For each class another one, drawn on its own, so that two may share it; (K,) int64."""
+    """(K,) int64: for each class another class, drawn independently, so that two classes may get the same."""
     shifts = generator.integers(1, class_count, size=class_count)
     return (np.arange(class_count, dtype=np.int64) + shifts) % class_count
 
@@ -120,7 +121,7 @@ def long_tail_counts(counts: np.ndarray, factor: float) -> np.ndarray:
         factor: the largest class over the smallest, at least 1.
     """
     exponents = np.arange(len(counts)) / max(len(counts) - 1, 1)
-    # 5000 / 200 must be 25 although 200^-1 is rounded, hence the small addend.
+    # The addend makes 5000 / 200 exactly 25 although 200^-1 is rounded.
     kept = np.floor(counts.min() * factor**-exponents + 1e-9)
     at_least_one: np.ndarray = np.maximum(kept, 1).astype(np.int64)
     return at_least_one
@@ -148,7 +149,7 @@ def long_tail(
 
 
 def transition_counts(clean: np.ndarray, given: np.ndarray, class_count: int) -> np.ndarray:
-    """(K, K) int64: how many samples of the clean class (row) bear the given label (column)."""
+    """(K, K) int64: how many samples of the clean class (row) have the given label (column)."""
     pairs = np.bincount(clean * class_count + given, minlength=class_count * class_count)
     return pairs.reshape(class_count, class_count)
 

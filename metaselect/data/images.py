@@ -1,4 +1,4 @@
-"""Decoding one image, recognising it again by its pixels, and bringing it to the size of all others."""
+"""Decoding one image, hashing its pixels, and resizing it to the size of the pool."""
 
 import hashlib
 import io
@@ -33,25 +33,26 @@ class Shape(NamedTuple):
 
 
 def probe(raw: bytes) -> Shape | UnusableContent:
-    """Size and mode from the header alone."""
+    """Size and mode of an encoded image, from its header alone; or why it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(raw), formats=FORMATS)
             width, height = image.size
+            # Orientations 5 to 8 are rotated by 90 degrees, so that width and height change places.
             turned = "exif" in image.info and image.getexif().get(ORIENTATION, UPRIGHT) >= 5
     except MemoryError:
         raise
-    except Exception as error:  # decoders that are fed arbitrary bytes raise anything
+    except Exception as error:  # on arbitrary bytes, Pillow's decoders raise any class of error
         return _unreadable(error)
     return Shape((height, width) if turned else (width, height), image.mode in GREY_MODES)
 
 
 def decode(raw: bytes) -> Image.Image | UnusableContent:
-    """The image upright, as L if it has no colour, else as RGB; transparent parts over white."""
+    """The image upright, in mode L if it has no colour, else RGB, over white; or why it cannot be decoded."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's size warning is below the limit checked here
+            warnings.simplefilter("ignore")  # Pillow warns of large images at half of its limit
             image = Image.open(io.BytesIO(raw), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 return UnusableContent(
@@ -63,7 +64,7 @@ def decode(raw: bytes) -> Image.Image | UnusableContent:
             return _canonical(image)
     except MemoryError:
         raise
-    except Exception as error:  # decoders that are fed arbitrary bytes raise anything
+    except Exception as error:  # as above
         return _unreadable(error)
 
 
@@ -86,17 +87,18 @@ def to_pixels(image: Image.Image, size: tuple[int, int], mode: str) -> np.ndarra
         image = image.convert(mode)
     height, width = size
     if (image.width, image.height) != (width, height):
+        # The larger scale, so that both sides are covered and only the longer one is cut.
         scale = max(width / image.width, height / image.height)
         wide, high = max(width, round(image.width * scale)), max(height, round(image.height * scale))
         image = image.resize((wide, high), Image.Resampling.BILINEAR)
         left, top = (wide - width) // 2, (high - height) // 2
         image = image.crop((left, top, left + width, top + height))
-    pixels = np.asarray(image)
-    return pixels[None] if mode == GREY else pixels.transpose(2, 0, 1)
+    pixels = np.asarray(image)  # (H, W) or (H, W, 3)
+    return pixels[None] if mode == GREY else pixels.transpose(2, 0, 1)  # (C, H, W)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """(C, H, W) uint8 as a PNG file."""
+    """The bytes of a PNG file with these (C, H, W) uint8 pixels."""
     stream = io.BytesIO()
     picture = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     Image.fromarray(picture).save(stream, format="PNG")
@@ -104,11 +106,12 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def format_of(raw: bytes) -> str:
-    """Pillow's name of the file format of a readable image."""
+    """Pillow's name of a readable image's file format: "PNG", "JPEG", ..."""
     return str(Image.open(io.BytesIO(raw), formats=FORMATS).format)
 
 
 def _canonical(image: Image.Image) -> Image.Image:
+    """The image in mode L or RGB, without transparency."""
     if image.mode in (GREY, COLOUR) and "transparency" not in image.info:
         return image
     grey = image.mode in GREY_MODES
@@ -122,7 +125,7 @@ def _canonical(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (which some decoders hand out in 32) by its upper byte; floats are taken as 0..255."""
+    """An 8-bit image: of 16-bit grey (in mode I or I;16) the upper byte, of mode F the value rounded to 0..255."""
     values = np.asarray(image)
     if image.mode == "F":
         if not np.isfinite(values).all():

@@ -1,7 +1,7 @@
-"""From a listing to the arrays of the run: decode in blocks, remember what is done, go on after a kill.
+"""From a listing to the arrays of the run: decode in blocks, record progress, resume after an interruption.
 
-The arrays are filled in reading order but at each sample's place in the order of ids, so that shards are read
-once from front to back. After every block the arrays are flushed and a small journal is replaced.
+The arrays are filled in reading order but at each sample's place in the order of ids, so that shards are
+read once from front to back. After every block the arrays are flushed and a small journal is replaced.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from metaselect.records import Reporter
 from metaselect.run.files import read_json, write_json
 from metaselect.run.layout import IDS_ALONE
 
-BLOCK = 2048  # samples between two journals
+BLOCK = 2048  # samples between two writes of the journal
 AUTO_LIMIT = 224  # pixels; larger images of mixed sizes are brought down to this
 JOURNAL = "resume.json"
 ARRAY = "resume-array.npy"
 HASHES = "resume-hashes.npy"
-HASH_BYTES = 32
+HASH_BYTES = 32  # of a sha256
 
 
 @dataclass(frozen=True)
 class Target:
-    """What every sample is brought to.
+    """The stored form of every sample.
 
     Attributes:
         task: "images", "features" or "external" (ids and labels alone).
@@ -47,14 +47,14 @@ class Target:
     width: int
 
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """The shape of one stored sample."""
         if self.task == FEATURES:
             return (self.width,)
         return (1 if self.mode == GREY else 3, *self.size)
 
     @property
     def dtype(self) -> type[np.generic]:
-        """Of the array."""
+        """The number type of the stored array."""
         return np.float32 if self.task == FEATURES else np.uint8
 
 
@@ -75,7 +75,7 @@ class Arrays:
 
 @dataclass
 class Journal:
-    """How far a killed ingest came: positions below ``done`` are in the arrays or in ``bad``."""
+    """The progress of an ingest, on disk: positions below ``done`` are in the arrays or in ``bad``."""
 
     target: Target
     done: int = 0
@@ -87,7 +87,7 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path, count: int) -> "Journal | None":
-        """The journal, if it and arrays for ``count`` samples are there."""
+        """The journal of an interrupted ingest, if it and its arrays for ``count`` samples exist; else None."""
         if not all((folder / name).is_file() for name in (JOURNAL, ARRAY, HASHES)):
             return None
         raw = read_json(folder / JOURNAL, "Remove it.")
@@ -98,9 +98,9 @@ class Journal:
 
 
 def choose_target(listing: Listing, size: int | None, report: Reporter) -> Target:
-    """What the samples of a pool are brought to, from their headers.
+    """The stored form of a pool's samples, from the headers of its images.
 
-    All images of one size keep it; else the median of the shorter sides, at most 224, square.
+    Images that all have one size keep it; else they become squares of the median shorter side, at most 224 pixels.
     """
     if listing.source.task != IMAGES:
         return Target(listing.source.task, (), "", listing.source.width())
@@ -109,7 +109,7 @@ def choose_target(listing: Listing, size: int | None, report: Reporter) -> Targe
     with report.track(int(listing.keep.sum()), "Looking at images", "images") as advance:
         for _, content in listing.source.contents(listing.keep):
             shape = probe(content) if isinstance(content, bytes) else UnusableContent("")
-            if not isinstance(shape, UnusableContent):  # what cannot be used is reported where it is decoded
+            if not isinstance(shape, UnusableContent):  # unusable samples are reported when they are decoded
                 sizes[shape.size] = sizes.get(shape.size, 0) + 1
                 grey = grey and shape.grey
             advance(1)
@@ -121,7 +121,7 @@ def choose_target(listing: Listing, size: int | None, report: Reporter) -> Targe
         return Target(IMAGES, (height, width), mode, 0)
     side = min(_median_side(sizes), AUTO_LIMIT)
     if sizes:
-        report.note(f"Images have {len(sizes)} sizes; all are brought to {side} x {side} (--image-size).")
+        report.note(f"Images have {len(sizes)} sizes; all are resized to {side} x {side} (--image-size).")
     return Target(IMAGES, (side, side), mode, 0)
 
 
@@ -142,9 +142,9 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
     """Decode every kept sample into a memory-mapped array, ``pixels.npy`` or ``features.npy``.
 
     Args:
-        listing: the samples; bad ones are no longer kept afterwards.
-        journal: fresh, or of a killed ingest with the same key.
-        folder: of the array; journal and unfinished arrays lie there until the end.
+        listing: the samples; ``keep`` of the bad ones becomes False.
+        journal: new, or of an interrupted ingest with the same key.
+        folder: of the array; journal and unfinished arrays are there until the end.
         bad: what to do with samples that cannot be used.
         report: progress.
 
@@ -152,6 +152,7 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
         DataError: a sample cannot be used and the policy is to stop, or none is left.
     """
     order = listing.order()
+    # The row of each sample in the arrays, which are in the order of ids while the source is read in its own.
     rank = np.full(len(listing.rows), -1, dtype=np.int64)
     rank[order] = np.arange(len(order))
     array = _array(folder / ARRAY, (len(order), *journal.target.shape()), journal.target.dtype, journal.done)
@@ -187,7 +188,7 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
 
 
 def restore_bad(listing: Listing, journal: Journal, bad: BadSamples) -> None:
-    """Hand the bad samples that a killed ingest had met to the list of this one."""
+    """Add the bad samples that an interrupted ingest had recorded to ``bad``."""
     for position, reason in journal.bad:
         bad.add(listing.bad(position, reason))
 
@@ -205,24 +206,24 @@ def prepare(content: Content, target: Target) -> tuple[np.ndarray, np.ndarray] |
 
 
 def hash_contents(listing: Listing, bad: BadSamples, report: Reporter) -> tuple[list[int], list[str]]:
-    """(positions in the order of ids, content hashes) without storing anything, to compare data sets.
+    """(positions in the order of ids, content hashes) of a data set, without storing its samples.
 
-    Where there are ids and labels alone, the id (UTF-8) stands for the content, so that no two are alike.
+    With ids and labels alone, the hash is that of the id (UTF-8), so that all differ.
     """
     if listing.source.task == IDS_ALONE:
         order = listing.order()
         return order, [hashlib.sha256(listing.sample_ids[place].encode()).hexdigest() for place in order]
-    found: dict[int, str] = {}
+    hashes: dict[int, str] = {}
     with report.track(int(listing.keep.sum()), "Comparing", "samples") as advance:
         for position, content in listing.source.contents(listing.keep):
             sample = decode(content) if isinstance(content, bytes) else content
             if isinstance(sample, UnusableContent):
                 bad.add(listing.bad(position, sample.reason))
             else:
-                found[position] = _digest(sample).hex()
+                hashes[position] = _digest(sample).hex()
             advance(1)
-    order = [position for position in listing.order() if position in found]
-    return order, [found[position] for position in order]
+    order = [position for position in listing.order() if position in hashes]
+    return order, [hashes[position] for position in order]
 
 
 def _digest(sample: Image.Image | np.ndarray) -> bytes:
@@ -236,14 +237,14 @@ def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], done: in
         return np.lib.format.open_memmap(path, mode="r+")
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
-        # A full disk must be an error now and not a signal in the middle of writing to mapped memory.
+        # Reserved now: on a full disk, writing to mapped memory later would end the process with SIGBUS.
         with path.open("rb+") as stream:
             os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
     return array
 
 
 def _finish(unfinished: Path, final: Path, lost: set[int]) -> None:
-    """Move the array to its name, without the rows that stayed empty."""
+    """Move the array to its final name, without the rows of samples that could not be used."""
     if not lost:
         unfinished.replace(final)
         return

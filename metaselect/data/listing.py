@@ -1,4 +1,4 @@
-"""Opening a data set, whatever its form, and listing its samples: ids, labels, classes."""
+"""Opening a data set of any form and listing its samples: ids, labels, classes."""
 
 import hashlib
 from collections import Counter
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from metaselect.data.classes import order_classes, suggest
-from metaselect.data.readers.base import MEND, BadSample, BadSamples, Source, UnusableContent
-from metaselect.data.readers.csv import CsvForm
-from metaselect.data.readers.folder import FolderForm
-from metaselect.data.readers.parquet import ParquetForm
+from metaselect.data.readers.base import MEND_OR_SKIP, BadSample, BadSamples, Source, UnusableContent
+from metaselect.data.readers.csv import CsvSource
+from metaselect.data.readers.folder import FolderSource
+from metaselect.data.readers.parquet import ParquetSource
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 
@@ -22,12 +22,12 @@ ID_DIGITS = 16  # hex digits of a made id: 64 bits, a clash among a million samp
 
 @dataclass(frozen=True)
 class Listing:
-    """Every entry of a source, in reading order; N counts bad ones too.
+    """The N entries of a source in reading order, bad ones among them.
 
     Attributes:
-        source: where the contents are.
+        source: gives the contents.
         classes: K names.
-        rows: (N,) int64, as people count.
+        rows: (N,) int64, numbers of rows or lines as messages give them.
         sample_ids: N strings; empty where the sample is bad and has none.
         labels: (N,) int64, positions in ``classes``; -1 where bad.
         paths: N relative image paths; empty where there are none.
@@ -47,12 +47,12 @@ class Listing:
         return sorted(np.flatnonzero(self.keep).tolist(), key=self.sample_ids.__getitem__)
 
     def bad(self, position: int, reason: str) -> BadSample:
-        """A bad sample as messages and lists name it."""
+        """The record of a bad sample, for messages and ``skipped.csv``."""
         row, path = int(self.rows[position]), self.paths[position]
         return BadSample(self.source.where(position, row, path), row, self.sample_ids[position], reason)
 
     def limited(self, count: int | None, seed: int) -> "Listing":
-        """A seeded subset of ``count`` samples that does not depend on the order of rows."""
+        """The listing with a seeded subset of ``count`` samples, the same for any order of rows."""
         if count is None:
             return self
         ranked = sorted(
@@ -65,23 +65,23 @@ class Listing:
 
 
 def open_source(path: Path, options: ReadOptions) -> Source:
-    """The data set at ``path``, told apart by what it is.
+    """The data set at ``path``: an image folder, a CSV or Parquet manifest, or a folder of Parquet shards.
 
     Raises:
-        DataError: nothing is there, or nothing that is known.
+        DataError: there is none of these.
     """
     if path.is_dir():
         shards = sorted(
             (file for file in path.iterdir() if file.suffix.lower() in PARQUET_SUFFIXES and file.is_file()),
             key=lambda file: file.name,
         )
-        return ParquetForm(shards, path, options) if shards else FolderForm(path)
+        return ParquetSource(shards, path, options) if shards else FolderSource(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist.", "Check the path.")
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        return ParquetForm([path], path.parent, options)
+        return ParquetSource([path], path.parent, options)
     if path.suffix.lower() == ".csv":
-        return CsvForm(path, options)
+        return CsvSource(path, options)
     raise DataError(
         f"{path} is neither a .csv nor a .parquet file.",
         "Name a manifest, a folder of .parquet files, or a folder with one folder of images for each class.",
@@ -97,7 +97,7 @@ def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None 
         classes: those of an existing pool, which labels must be among; None: the data decides.
 
     Raises:
-        DataError: a bad sample and the policy to stop; no sample; class names that clash.
+        DataError: a bad sample where the policy is to stop; no sample; two class names that are the same integer.
     """
     rows: list[int] = []
     given: list[str | None] = []
@@ -145,7 +145,7 @@ def _leave_out(listing: Listing, problems: Iterable[tuple[int, str]], bad: BadSa
 
 
 def _make_ids(listing: Listing, bad: BadSamples) -> None:
-    """Fill in ids that the data does not bring: hashes of the paths, else of the contents."""
+    """Fill in ids where the data has none: hashes of the image paths, else of the contents."""
     if all(listing.paths) and len(set(listing.paths)) == len(listing.paths):
         for position, path in enumerate(listing.paths):
             listing.sample_ids[position] = made_id(path.encode())
@@ -159,35 +159,35 @@ def _make_ids(listing: Listing, bad: BadSamples) -> None:
         raw = content if isinstance(content, bytes) else content.astype("<f4").tobytes()
         repeats.setdefault(made_id(raw), []).append(position)
     for name, positions in repeats.items():
-        # Samples of one content differ in nothing but the label, so that decides which comes first.
+        # Samples of equal content differ only in the label, which decides their order, so that rows may be shuffled.
         for number, position in enumerate(sorted(positions, key=lambda place: int(listing.labels[place])), 1):
             listing.sample_ids[position] = name if number == 1 else f"{name}-{number}"
     _leave_out(listing, problems.items(), bad)
 
 
 def made_id(content: bytes) -> str:
-    """The id of a sample that brings none."""
+    """The id of a sample that has none of its own: "s" and 16 hex digits."""
     return f"s{hashlib.sha256(content).hexdigest()[:ID_DIGITS]}"
 
 
 def _check_distinct(listing: Listing, bad: BadSamples) -> None:
-    """Leave out every bearer of a repeated id: which of them is meant, nobody can tell."""
+    """Leave out every sample whose id occurs twice: it is not known which of them the id means."""
     kept = np.flatnonzero(listing.keep).tolist()
     counts = Counter(listing.sample_ids[position] for position in kept)
     if len(counts) == len(kept):
         return
-    bearers: dict[str, list[int]] = {}
+    repeated: dict[str, list[int]] = {}
     for position in kept:
         if counts[listing.sample_ids[position]] > 1:
-            bearers.setdefault(listing.sample_ids[position], []).append(position)
-    for positions in bearers.values():
+            repeated.setdefault(listing.sample_ids[position], []).append(position)
+    for positions in repeated.values():
         for position in positions:
             other = positions[1] if position == positions[0] else positions[0]
             bad.add(listing.bad(position, f"its id also stands in {_place(listing, other)}"), _DISTINCT)
             listing.keep[position] = False
 
 
-_DISTINCT = f"Give every sample its own id. {MEND}"
+_DISTINCT = f"Give every sample its own id. {MEND_OR_SKIP}"
 
 
 def _place(listing: Listing, position: int) -> str:

@@ -1,4 +1,4 @@
-"""Images of single samples as files for people: the original bytes where they still are what was ingested."""
+"""Images of single samples as files: the original bytes where the source is unchanged, else the stored pixels."""
 
 import hashlib
 import re
@@ -63,27 +63,27 @@ def read_originals(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, s
     """
     if run.info()["task"] != IMAGES or not sample_ids:
         return
-    places, hashes = _held(run)
-    found = _originals(run, {sample_id: hashes[sample_id] for sample_id in sample_ids})
+    places, hashes = _places_and_hashes(run)
+    originals = _originals(run, {sample_id: hashes[sample_id] for sample_id in sample_ids})
     pixels = np.load(run.path(array_file(IMAGES)), mmap_mode="r", allow_pickle=False)
     for sample_id in sample_ids:
-        yield sample_id, *(found.get(sample_id) or (".png", encode_png(pixels[places[sample_id]])))
+        yield sample_id, *(originals.get(sample_id) or (".png", encode_png(pixels[places[sample_id]])))
 
 
 def file_stems(sample_ids: Sequence[str]) -> dict[str, str]:
-    """sample_id -> file name without extension, distinct even where case does not count."""
+    """sample_id -> file name without extension, distinct also on file systems that ignore case."""
     stems = {sample_id: file_stem(sample_id) for sample_id in sample_ids}
-    bearers: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for stem in stems.values():
-        bearers[stem.casefold()] = bearers.get(stem.casefold(), 0) + 1
+        counts[stem.casefold()] = counts.get(stem.casefold(), 0) + 1
     return {
-        sample_id: stem if bearers[stem.casefold()] == 1 else _hashed(sample_id)
+        sample_id: stem if counts[stem.casefold()] == 1 else _hashed(sample_id)
         for sample_id, stem in stems.items()
     }
 
 
 def file_stem(sample_id: str) -> str:
-    """The sample_id if every system takes it as a file name, else "s" and 16 hex digits of its sha256."""
+    """The sample_id if it is a file name on every system, else "s" and 16 hex digits of its sha256."""
     if SAFE.fullmatch(sample_id) and not RESERVED.fullmatch(sample_id):
         return sample_id
     return _hashed(sample_id)
@@ -93,8 +93,8 @@ def _hashed(sample_id: str) -> str:
     return f"s{hashlib.sha256(sample_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
-def _held(run: Run) -> tuple[dict[str, int], dict[str, str]]:
-    """sample_id -> index, and sample_id -> content hash."""
+def _places_and_hashes(run: Run) -> tuple[dict[str, int], dict[str, str]]:
+    """sample_id -> position in the pool, and sample_id -> content hash."""
     table = read_parquet(run, SAMPLES, ["sample_id", "content_hash"])
     ids = table["sample_id"].to_pylist()
     return {name: place for place, name in enumerate(ids)}, dict(
@@ -103,12 +103,12 @@ def _held(run: Run) -> tuple[dict[str, int], dict[str, str]]:
 
 
 def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
-    """sample_id -> (suffix, bytes) of those whose source is there and still has the content hash."""
+    """sample_id -> (suffix, bytes) of the images whose source still has the content that was ingested."""
     record = run.stage(DATA.name()).require()
     known = {spec.name for spec in fields(ReadOptions)}
     read = {name: value for name, value in record.key.options.items() if name in known}
     options = ReadOptions(**read)  # type: ignore[arg-type]
-    found: dict[str, tuple[str, bytes]] = {}
+    originals: dict[str, tuple[str, bytes]] = {}
     try:
         source = open_source(Path(record.details["root"]), options)
         listing = list_samples(source, BadSamples("skip"))
@@ -118,14 +118,14 @@ def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, byte
             if isinstance(content, bytes):
                 original = _unchanged(content, wanted[sample_id])
                 if original is not None:
-                    found[sample_id] = original
+                    originals[sample_id] = original
     except (DataError, OSError):
-        return found  # the data moved or changed since: the stored pixels serve
-    return found
+        return originals  # the data was moved or changed: the stored pixels are used instead
+    return originals
 
 
 def _unchanged(raw: bytes, expected: str) -> tuple[str, bytes] | None:
-    """(suffix, bytes) if the image still has the content hash; formats that few programs know become PNG."""
+    """(suffix, bytes) if the image has the expected content hash, else None; rare formats are converted to PNG."""
     image = decode(raw)
     if isinstance(image, UnusableContent) or content_hash(image) != expected:
         return None

@@ -1,4 +1,4 @@
-"""Writing a data set anew, sorted by sample_id, with contents as they are; memory stays small."""
+"""Writing a data set as Parquet, sorted by sample_id, with unchanged contents, in bounded memory."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ from metaselect.data.store import FEATURES, IMAGES
 from metaselect.records import Json, Reporter
 from metaselect.run.layout import IDS_ALONE
 
-GROUP_ROWS = 1024
-GROUP_BYTES = 32 << 20
+GROUP_ROWS = 1024  # a row group ends here, or at
+GROUP_BYTES = 32 << 20  # so many bytes of images, since a reader holds a whole group
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 CONTENTS: Mapping[str, Mapping[str, pa.DataType]] = {
     IMAGES: {"image": IMAGE_TYPE},
@@ -29,10 +29,11 @@ OTHERS: Mapping[str, Mapping[str, object]] = {
     "image": {"_type": "Image"},
     "features": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
 }
+"""Descriptions of the columns beside the label, as Hugging Face's datasets reads them."""
 
 
 class ContentSpool:
-    """Contents in one file in reading order, so that they can be taken out in any other order.
+    """The contents of a data set in one temporary file, written in reading order and read in any other.
 
     Attributes:
         offsets: (N,) int64, where each content starts.
@@ -45,7 +46,7 @@ class ContentSpool:
         self.lengths = np.full(count, -1, dtype=np.int64)
 
     def fill(self, listing: Listing, bad: BadSamples, report: Reporter) -> None:
-        """Copy every kept content; unusable ones are handed to ``bad`` and no longer kept."""
+        """Copy every kept content to the file; unusable samples go to ``bad``, and their ``keep`` becomes False."""
         with (
             report.track(int(listing.keep.sum()), "Reading", "samples") as advance,
             self.path.open("wb") as stream,

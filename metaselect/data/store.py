@@ -1,4 +1,4 @@
-"""The pool (or a test set) as the training code sees it: numbered samples over memory-mapped arrays."""
+"""The pool (or a test set) in memory: numbered samples over memory-mapped arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How raw samples became the stored arrays, and how a model wants them.
+    """How raw samples became the stored arrays, and how they are normalised for a model.
 
     Attributes:
         task: "images", "features" or "external" (ids and labels alone).
         size: (height, width) in pixels; empty for all but images.
         mode: "L" or "RGB"; empty for all but images.
-        mean: per channel, of pixels scaled to [0, 1], or per feature; subtracted before a model sees them.
-            Empty for ids and labels alone.
-        std: per channel or feature, the same units; divided by. Never 0.
+        mean: per channel, of pixels scaled to [0, 1], or per feature; subtracted from a model's inputs. Empty for
+            ids and labels alone.
+        std: per channel or feature, in the same units; inputs are divided by it. Never 0.
     """
 
     task: str
@@ -70,14 +70,14 @@ _read_preprocess = FileMemo(_parse_preprocess)  # which files a stage reads depe
 
 @dataclass(frozen=True)
 class Dataset:
-    """Numbered samples; position i is `index` i, ordered by sample_id.
+    """Numbered samples, ordered by sample_id; a sample's position is its number everywhere in a run.
 
     Attributes:
         sample_ids: n unique strings, sorted by code point.
         labels: (n,) int64, positions in ``classes``: given labels of a pool, true ones of a test set.
         classes: K names.
         inputs: uint8 (n, C, H, W) or float32 (n, d), memory-mapped; (n, 0) for ids and labels alone.
-        preprocess: what a model needs to know of the inputs.
+        preprocess: how the inputs are normalised.
     """
 
     sample_ids: Sequence[str]
@@ -100,14 +100,14 @@ def array_file(task: str) -> str:
 
 
 def data_inputs(run: Run) -> tuple[str, ...]:
-    """Every file of ``data/`` that a stage depends on which looks at the samples."""
+    """The files of ``data/`` that a stage depends on if it looks at the samples' contents."""
     run.info()
     task = Preprocess.read(run.path(PREPROCESS.path())).task
     return DATA_FILES if task == IDS_ALONE else (*DATA_FILES, array_file(task))
 
 
 def require_contents(run: Run) -> None:
-    """Make sure that there is something to train on.
+    """Check that the run holds images or features, so that models can be trained.
 
     Raises:
         ArtefactError: no run, or one of ids and labels alone.
@@ -120,12 +120,12 @@ def require_contents(run: Run) -> None:
 
 
 def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Sample ids, given labels (n,) int64 and class names: all that torch-free stages need.
+    """(sample ids, (n,) int64 given labels, class names) of the pool, without its images or features.
 
     Raises:
         ArtefactError: no run, or a damaged file.
     """
-    run.info()
+    run.info()  # first: a folder that is no run is a clearer error than a missing file
     inputs_of(run, *ID_FILES)
     table = read_parquet(run, SAMPLES, ["sample_id", "given_label"])
     classes = tuple(read_json(run.path(CLASSES.path()), INGEST_AGAIN))
@@ -153,7 +153,7 @@ def load_pool(run: Run) -> Dataset:
 
 def _load_array(path: Path, count: int) -> np.ndarray:
     try:
-        # Copy on write: torch warns about arrays that it may not write to, and nothing here ever does.
+        # Copy on write ("c"): torch warns about read-only arrays, and nothing writes to this one.
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}.", INGEST_AGAIN) from None

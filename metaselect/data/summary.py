@@ -1,4 +1,4 @@
-"""What is worth knowing of a whole data set: which data it is, mean and deviation, contents that repeat."""
+"""Facts about a whole data set: its fingerprint, mean and standard deviation, and repeated contents."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ BLOCK = 2048  # samples held at a time
 
 
 def fingerprint(classes: Sequence[str], samples: Iterable[tuple[str, str, str]]) -> str:
-    """Hex digest that says which data this is.
+    """Hex digest that identifies the data, whatever its form and order.
 
     Args:
         classes: names in order.
@@ -34,13 +34,13 @@ def statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]
     mean = sum(array[block].astype(np.float64).sum(axis=0) for block in blocks) / len(array)
     squares = sum(((array[block].astype(np.float64) - mean) ** 2).sum(axis=0) for block in blocks)
     deviation = np.sqrt(squares / len(array))
-    # A constant whose mean is rounded has a deviation that is not quite 0.
+    # The rounded mean of a constant feature gives a deviation of about 1e-17 instead of 0.
     constant = np.ptp(np.stack([array.min(axis=0), array.max(axis=0)]), axis=0) == 0
     return tuple(np.asarray(mean).tolist()), tuple(np.where(constant, 1.0, deviation).tolist())
 
 
 def _pixel_statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """By sums of integers, which are exact, so that a constant channel has a deviation of exactly 0."""
+    """As ``statistics``, from exact sums of integers, so that a constant channel has a deviation of exactly 0."""
     channels = array.shape[1]
     values, squares = [0] * channels, [0] * channels
     levels = np.arange(256, dtype=np.int64)
@@ -52,14 +52,15 @@ def _pixel_statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float
             squares[channel] += int(counts @ levels**2)
     count = array.size // channels
     mean = tuple(value / count / 255 for value in values)
+    # n^2 times the variance, n sum(x^2) - sum(x)^2, still an integer.
     spread = [count * square - value * value for value, square in zip(values, squares, strict=True)]
     return mean, tuple((number**0.5 / count / 255) or 1.0 for number in spread)
 
 
 def duplicates(sample_ids: Sequence[str], content_hashes: Sequence[str]) -> list[tuple[str, str]]:
     """(content_hash, sample_id) of every sample that is not the only one of its content, sorted."""
-    bearers: dict[str, list[str]] = {}
+    ids_of: dict[str, list[str]] = {}
     for sample_id, content in zip(sample_ids, content_hashes, strict=True):
-        bearers.setdefault(content, []).append(sample_id)
-    repeated = (content for content in sorted(bearers) if len(bearers[content]) > 1)
-    return [(content, sample_id) for content in repeated for sample_id in sorted(bearers[content])]
+        ids_of.setdefault(content, []).append(sample_id)
+    repeated = (content for content in sorted(ids_of) if len(ids_of[content]) > 1)
+    return [(content, sample_id) for content in repeated for sample_id in sorted(ids_of[content])]

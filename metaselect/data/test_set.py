@@ -1,4 +1,4 @@
-"""Reading a test set as the pool was read: its classes by name, its size, its mode."""
+"""Reading a test set with the classes (by name), image size and mode of a pool."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def read_test_set(
     Args:
         path: of any form.
         options: how to read it.
-        like: the pool; labels are matched by the names of its classes.
+        like: the pool; labels are matched with its class names.
         scratch: a folder for the memory-mapped array and the list of bad samples, kept while the data is used.
         report: progress.
 

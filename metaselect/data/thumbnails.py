@@ -1,4 +1,4 @@
-"""Images of single samples, small enough to stand inside a page."""
+"""Images of single samples, small enough to be embedded in a page."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ JPEG_QUALITY = 85
 
 
 def thumbnails(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
-    """(sample_id, media type, bytes) of each image, encoded anew, so that nothing but its pixels goes out.
+    """(sample_id, media type, bytes) of each image, encoded again, so that no metadata of the original is passed on.
 
     Args:
-        run: an ingested run; nothing comes where its samples are features.
+        run: an ingested run; yields nothing if its samples are features.
         sample_ids: of the pool.
     """
     for sample_id, _, raw in read_originals(run, sample_ids):
         image = decode(raw)
-        assert not isinstance(image, UnusableContent), "it was decoded when it was read"
+        assert not isinstance(image, UnusableContent), "read_originals has decoded it"
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
         yield sample_id, *_encode(image)
 

@@ -1,1 +1,1 @@
-"""Readers of data sets, one file for each form of input: image folder, CSV, Parquet."""
+"""Readers of data sets, one module for each form of input: image folder, CSV, Parquet."""

@@ -1,4 +1,4 @@
-"""What every form of input is reduced to: entries, their contents, and what is wrong with some of them."""
+"""What readers of all forms of input have in common: sources, their entries and contents, and bad samples."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from metaselect.errors import DataError
 
 STOP = "stop"
 SKIP = "skip"
-MEND = "Mend it, or leave bad samples out: --on-bad-sample skip"
+MEND_OR_SKIP = "Correct it, or leave bad samples out: --on-bad-sample skip"
 
 
 class SampleEntry(NamedTuple):
     """One sample as its manifest or folder names it, before its content is read.
 
     Attributes:
-        row: as people count: the line of a CSV, the row of a Parquet file from 1, 0 in an image folder.
-        sample_id: None where the data brings none.
+        row: the line of a CSV file, the row of a Parquet file from 1, 0 in an image folder.
+        sample_id: None where the data has no ids.
         label: a class name; None where it is missing.
         path: of the image, relative and POSIX; empty where there is none.
         problem: why the sample cannot be used, or empty.
@@ -34,7 +34,7 @@ class SampleEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class UnusableContent:
-    """Stands for a content that cannot be had; ``reason`` is the end of a sentence."""
+    """In place of a content that cannot be used; ``reason`` is the end of a sentence."""
 
     reason: str
 
@@ -50,8 +50,8 @@ class Source(Protocol):
         root: the folder that paths are relative to.
         task: "images", "features" or "external" (ids and labels alone).
         declared: class names in their order where the data itself fixes them, else empty.
-        brings_ids: whether entries carry ids of the data's own.
-        remarks: sentences that the user should hear about how the data was understood.
+        brings_ids: whether the data has ids of its own.
+        remarks: warnings about how the data was understood.
     """
 
     root: Path
@@ -61,7 +61,7 @@ class Source(Protocol):
     remarks: tuple[str, ...]
 
     def where(self, position: int, row: int, path: str) -> str:
-        """The file that a message about this sample names."""
+        """The file that messages about this sample name."""
 
     def entries(self) -> Iterator[SampleEntry]:
         """Every sample, without its content."""
@@ -70,10 +70,10 @@ class Source(Protocol):
         """(position, content) of the samples from ``start`` on where ``keep`` (N,) bool is true, streamed."""
 
     def width(self) -> int:
-        """Features per sample: the commonest number, so that the order of rows does not decide; else 0."""
+        """Features per sample (the commonest number, whatever the order of rows); 0 where there are no features."""
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """(relative name, path) of every file that the data consists of, missing ones too."""
+        """(relative name, path) of every file of the data set; a named image may be missing."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class BadSample:
 
 
 class BadSamples:
-    """What to do with bad samples: stop at the first, or keep a list."""
+    """The bad samples of a data set, and the policy: stop at the first, or collect them in ``found``."""
 
     def __init__(self, policy: str) -> None:
         self.skip = policy == SKIP
         self.found: list[BadSample] = []
 
-    def add(self, bad: BadSample, hint: str = MEND) -> None:
-        """Note a bad sample.
+    def add(self, bad: BadSample, hint: str = MEND_OR_SKIP) -> None:
+        """Add a bad sample.
 
         Raises:
             DataError: the policy is to stop.
@@ -111,21 +111,21 @@ class BadSamples:
 
 
 def label_name(value: object) -> str | None:
-    """A label cell as a class name; None where it is missing. 3.0, a whole number, is named "3"."""
+    """The class name of a label cell; None where it is missing. A float such as 3.0 is named "3"."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        if value != value:
+        if value != value:  # NaN stands for a missing label
             return None
         return str(int(value)) if value.is_integer() else repr(value)
     if value is None:
         return None
     name = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return name if name.strip() else None  # nobody can see a name of spaces
+    return name if name.strip() else None  # a name of spaces alone would be invisible
 
 
 def check_features(row: np.ndarray, width: int) -> np.ndarray | UnusableContent:
-    """The (d,) float64 row as float32, or why it cannot be used: another width, NaN, too large."""
+    """The (d,) float64 row as float32; or why it cannot be used: another width, NaN, or too large for float32."""
     if len(row) != width:
         return UnusableContent(f"it has {len(row)} features where most samples have {width}")
     with np.errstate(over="ignore"):

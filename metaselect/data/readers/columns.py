@@ -1,4 +1,4 @@
-"""Which columns of a manifest mean what."""
+"""Which columns of a manifest hold the ids, the labels, and the images or features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Columns:
     """Columns by their meaning.
 
     Attributes:
-        sample_id: None: the data brings no ids.
+        sample_id: None: the data has no ids.
         label: the given label.
-        image: None where the samples are no images.
+        image: None where the samples are not images.
         features: names of numeric columns, or of the one list column; empty where the samples are none.
     """
 
@@ -38,7 +38,7 @@ class Columns:
         return FEATURES if self.features else IDS_ALONE
 
     def remarks(self, file: str, header: Sequence[str]) -> tuple[str, ...]:
-        """What the user should hear of columns that were passed over, where that may be a mistake."""
+        """Warnings about ignored columns, where ignoring them may be a mistake."""
         others = [name for name in header if name not in (self.sample_id, self.label)]
         if self.task == IDS_ALONE and others:
             shown = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
@@ -82,7 +82,7 @@ def choose_columns(file: str, header: Sequence[str], options: ReadOptions) -> Co
 
 
 def check_distinct(file: str, header: Sequence[str]) -> None:
-    """Refuse a header in which a name stands twice.
+    """Check that no name occurs twice in a header.
 
     Raises:
         DataError: naming the column.
@@ -99,10 +99,10 @@ def _require(file: str, header: Sequence[str], name: str, flag: str) -> str:
 
 
 def _features(file: str, header: Sequence[str], pattern: str, taken: set[str | None]) -> tuple[str, ...]:
-    # The label must never slip in among the features, whatever the pattern matches.
-    found = tuple(name for name in header if fnmatchcase(name, pattern) and name not in taken)
-    if not found:
+    # A label among the features would make every method look perfect, so a pattern never matches it.
+    names = tuple(name for name in header if fnmatchcase(name, pattern) and name not in taken)
+    if not names:
         raise DataError(
             f"--feature-columns {pattern} matches no column of {file}.", f"There is {', '.join(header)}."
         )
-    return found
+    return names

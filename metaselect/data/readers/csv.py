@@ -1,4 +1,4 @@
-"""The form of a CSV manifest: image paths, features in numeric columns, or ids and labels alone."""
+"""The reader of CSV manifests: image paths, features in numeric columns, or ids and labels alone."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 
 
-class CsvForm:
-    """A CSV manifest; see ``samples.Source``. Rows are the lines that a text editor shows."""
+class CsvSource:
+    """A CSV manifest, as a ``Source``. Rows are numbered by the line in a text editor."""
 
     declared: tuple[str, ...] = ()
 
@@ -33,7 +33,7 @@ class CsvForm:
             )
 
     def where(self, position: int, row: int, path: str) -> str:
-        """The manifest."""
+        """The path of the manifest."""
         return str(self.path)
 
     def entries(self) -> Iterator[SampleEntry]:
@@ -91,7 +91,9 @@ class CsvForm:
                     yield entry.path, self.root / entry.path
 
     def _read_header(self) -> list[str]:
-        with self.path.open(encoding="utf-8-sig", newline="") as stream:
+        with self.path.open(
+            encoding="utf-8-sig", newline=""
+        ) as stream:  # spreadsheets write a byte order mark
             try:
                 return next(csv.reader(stream, strict=True))
             except StopIteration:
@@ -108,7 +110,7 @@ class CsvForm:
                 for number, cells in enumerate(reader):
                     if number and cells:
                         yield line, cells
-                    line = reader.line_num + 1
+                    line = reader.line_num + 1  # a quoted cell may span lines
             except (csv.Error, UnicodeDecodeError) as error:
                 raise self._unreadable(error) from None
 

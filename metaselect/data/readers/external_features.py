@@ -1,4 +1,4 @@
-"""Features of the pool that another program computed: an encoder's representations, and perhaps probabilities."""
+"""The reader of --features: representations of the pool by any encoder, and optionally class probabilities."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ FINITE = "Compute the features anew; every one must be a finite number."
 
 
 class ExternalFeatures(NamedTuple):
-    """What a file says of the pool, in the pool's order.
+    """The contents of a file of features, in the pool's order.
 
     Attributes:
         features: (n, d) float32, finite.
@@ -46,7 +46,7 @@ class ExternalFeatures(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """Where a row stands in the file, from 1, and whose it is."""
+    """A row of the file, for messages: its number, from 1, and its id."""
 
     number: int
     sample_id: str
@@ -89,7 +89,7 @@ def read_external_features(path: Path, sample_ids: Sequence[str], classes: int) 
 
 
 def _check_columns(path: Path) -> bool:
-    """Whether the file has probabilities, after making sure that it can be used."""
+    """Check the file's columns; returns whether it has probabilities."""
     if not path.is_file():
         raise DataError(f"{path} is not a file.", "Check the path; the features are one Parquet file.")
     with readable(path):
@@ -108,7 +108,9 @@ def _check_columns(path: Path) -> bool:
 def _places(path: Path, sample_ids: Sequence[str]) -> tuple[np.ndarray, int]:
     """(N,) int64: the place in the pool of each row of the file, -1 for none; and how many have none."""
     known = {sample_id: place for place, sample_id in enumerate(sample_ids)}
-    bearers = np.zeros(len(sample_ids), dtype=np.int64)  # the row of each sample, 0 for none
+    row_of = np.zeros(
+        len(sample_ids), dtype=np.int64
+    )  # the row of each sample in the file, from 1; 0 for none
     places: list[int] = []
     for batch in read_batches(path, [ID]):
         for cell in batch.column(0).to_pylist():
@@ -116,13 +118,13 @@ def _places(path: Path, sample_ids: Sequence[str]) -> tuple[np.ndarray, int]:
             if sample_id is None:
                 raise _bad(path, _Row(row, ""), "it has no id", "Give every row the id of its sample.")
             place = known.get(sample_id, -1)
-            if place >= 0 and bearers[place]:
-                reason = f"its id also stands in row {bearers[place]}"
+            if place >= 0 and row_of[place]:
+                reason = f"its id also stands in row {row_of[place]}"
                 raise _bad(path, _Row(row, sample_id), reason, "Write one row for each sample.")
             if place >= 0:
-                bearers[place] = row
+                row_of[place] = row
             places.append(place)
-    lacking = [sample_ids[place] for place in np.flatnonzero(bearers == 0).tolist()]
+    lacking = [sample_ids[place] for place in np.flatnonzero(row_of == 0).tolist()]
     if lacking:
         named = ", ".join(lacking[:SHOWN]) + (", ..." if len(lacking) > SHOWN else "")
         raise DataError(
@@ -149,7 +151,7 @@ def _matched(
 
 
 def _first_width(path: Path, row: _Row, cells: Any) -> int:
-    """d, which the first row decides for all; 0 where it is null, which is refused later."""
+    """The width d of the first row, which all rows must have; 0 where it is null, which ``_block`` refuses."""
     width: int | None = pc.list_value_length(cells[:1]).to_pylist()[0]
     if width == 0:
         raise _bad(path, row, f"its list of {FEATURE_LIST} is empty", "Write at least one feature a sample.")
@@ -185,13 +187,13 @@ def _finite(path: Path, rows: list[_Row], block: np.ndarray) -> np.ndarray:
         narrow: np.ndarray = block.astype(np.float32)
 
     def reason(worst: int) -> str:
-        found = check_features(block[worst].astype(np.float64), block.shape[1])
-        assert isinstance(found, UnusableContent)
-        return found.reason
+        unusable = check_features(block[worst].astype(np.float64), block.shape[1])
+        assert isinstance(unusable, UnusableContent)
+        return unusable.reason
 
     _require(path, rows, np.isfinite(narrow).all(axis=1), reason, FINITE)
     with np.errstate(over="ignore"):
-        bounded = np.isfinite((narrow * narrow).sum(axis=1))  # as methods compute it
+        bounded = np.isfinite((narrow * narrow).sum(axis=1))  # selectors compute squared distances
     _require(path, rows, bounded, lambda _: "its features are too large to be squared in float32", SCALED)
     return narrow
 
@@ -199,7 +201,7 @@ def _finite(path: Path, rows: list[_Row], block: np.ndarray) -> np.ndarray:
 def _distributions(path: Path, rows: list[_Row], block: np.ndarray) -> np.ndarray:
     """The (B, K) probabilities as float32.
 
-    They are taken as they are; only what rounding put outside [0, 1] is cut off, since logarithms are taken.
+    Rows are not normalised again; values that rounding put outside [0, 1] are clipped, for the logarithms to come.
     """
     probs = block.astype(np.float64)
     inside: np.ndarray = (probs >= -TOLERANCE) & (probs <= 1 + TOLERANCE)  # false for NaN
@@ -217,7 +219,7 @@ def _distributions(path: Path, rows: list[_Row], block: np.ndarray) -> np.ndarra
 
 
 def _require(path: Path, rows: list[_Row], fine: np.ndarray, reason: Callable[[int], str], hint: str) -> None:
-    """Refuse the first row that is not fine ((B,) bool)."""
+    """Raise DataError for the first row of which ``fine``, (B,) bool, is False."""
     if not fine.all():
         worst = int(np.argmin(fine))
         raise _bad(path, rows[worst], reason(worst), hint)

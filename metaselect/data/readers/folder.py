@@ -1,4 +1,4 @@
-"""The form ``DATA/<class>/*``: a folder of images for each class."""
+"""The reader of image folders, ``DATA/<class>/*``: one folder of images for each class."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +16,8 @@ SUFFIXES = (
 )
 
 
-class FolderForm:
-    """A folder of class folders; see ``samples.Source``."""
+class FolderSource:
+    """A folder of class folders, as a ``Source``."""
 
     task = IMAGES
     brings_ids = False
@@ -42,7 +42,7 @@ class FolderForm:
 
     def _images(self, class_name: str) -> list[str]:
         """Relative paths of the class's images; other files are counted in ``_ignored``."""
-        found = []
+        paths = []
         for path in sorted(self.root.joinpath(class_name).iterdir(), key=lambda path: path.name):
             if path.name.startswith("."):
                 continue
@@ -52,17 +52,17 @@ class FolderForm:
                     "Name the folder whose folders are the classes, for example DATA/train.",
                 )
             if path.suffix.lower() in SUFFIXES:
-                found.append(f"{class_name}/{path.name}")
+                paths.append(f"{class_name}/{path.name}")
             else:
                 self._ignored += 1
-        return found
+        return paths
 
     def where(self, position: int, row: int, path: str) -> str:
         """The image's path."""
         return str(self.root / path)
 
     def entries(self) -> Iterator[SampleEntry]:
-        """Every image; the folder's name is the label."""
+        """Every image, with the name of its folder as the label."""
         for path in self._paths:
             problem = "" if _is_text(path) else "the name of its file is not UTF-8"
             yield SampleEntry(0, None, path.split("/", 1)[0], path if not problem else ascii(path), problem)
@@ -90,7 +90,7 @@ class FolderForm:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The folders below ``root`` that are classes: all but hidden ones and those that archives leave."""
+    """The class folders below ``root``: all but hidden ones and the one that macOS adds to archives."""
     return [
         path
         for path in sorted(root.iterdir(), key=lambda path: path.name)
@@ -99,7 +99,7 @@ def class_folders(root: Path) -> list[Path]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name that the system handed out was UTF-8 there."""
+    """Whether a file name is UTF-8; Python gives undecodable bytes as surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The form of one Parquet file or a folder of shards: image bytes, image paths, features, or ids and labels alone."""
+"""The reader of a Parquet file or a folder of shards: image bytes or paths, features, or ids and labels alone."""
 
 import itertools
 from collections import Counter
@@ -25,8 +25,8 @@ READ_ROWS = 256  # rows held at a time: images of 100 kB make 25 MB
 READ_BUFFER = 1 << 20  # bytes; without it a whole column of a row group is loaded at once
 
 
-class ParquetForm:
-    """Parquet files with one schema; see ``samples.Source``. Rows count from 1 in each file."""
+class ParquetSource:
+    """Parquet files with one schema, as a ``Source``. Rows are numbered from 1 in each file."""
 
     def __init__(self, files: Sequence[Path], root: Path, options: ReadOptions) -> None:
         self.root = root
@@ -172,7 +172,7 @@ class ParquetForm:
         return [name for name in names if name is not None]
 
     def _path_column(self) -> list[str]:
-        """The leaf that holds image paths, so that scanning does not read the bytes."""
+        """The column of image paths, so that listing the samples does not read the image bytes."""
         if self._columns.image is None:
             return []
         kind = self._types[self._columns.image]
@@ -212,9 +212,9 @@ class ParquetForm:
         schema = self._schema(file)
         for name, kind in self._types.items():
             if name not in schema.names or schema.field(name).type != kind:
-                found = schema.field(name).type if name in schema.names else "missing"
+                actual = schema.field(name).type if name in schema.names else "missing"
                 raise DataError(
-                    f"{file}: column {name} is {found}, in {self._files[0]} it is {kind}.",
+                    f"{file}: column {name} is {actual}, in {self._files[0]} it is {kind}.",
                     "Write all shards with one schema.",
                 )
         if declared_classes(schema.metadata, self._columns.label) != self.declared:
@@ -240,7 +240,7 @@ def read_batches(file: Path, names: Sequence[str], groups: list[int] | None = No
 
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Turn what pyarrow says of a damaged file into one sentence.
+    """A context in which pyarrow's errors become one sentence about the file.
 
     Raises:
         DataError: the file is no Parquet file or is damaged.
@@ -255,7 +255,7 @@ def readable(file: Path) -> Iterator[None]:
 
 
 def id_text(cell: object) -> str | None:
-    """An id as it is known everywhere: a number by its text; None where there is none."""
+    """The id in a cell as text, numbers too; None where the cell is empty."""
     return None if cell is None or cell == "" else str(cell)
 
 

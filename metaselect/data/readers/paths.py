@@ -1,4 +1,4 @@
-"""Paths that come from a manifest: they name files below its folder and nothing else."""
+"""Image paths of a manifest: only files below its folder are read."""
 
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -7,16 +7,16 @@ from metaselect.data.readers.base import UnusableContent
 
 
 def clean_path(path: str) -> str:
-    """The path without "./" and doubled slashes, so that one file has one name."""
+    """The path without "./" and doubled slashes, so that each file has one name."""
     return str(PurePosixPath(path))
 
 
 def read_below(root: Path, path: str) -> bytes | UnusableContent:
-    """The bytes of the file at ``path``, which must lie below ``root``, links followed."""
+    """The bytes of the file at ``path`` below ``root``, symbolic links followed; or why it cannot be used."""
     if escapes(path):
         return UnusableContent(f"the path {path} leaves the folder of the manifest")
     target = root / path
-    # Only the last step is looked at for each file: resolving every path whole would cost more than reading.
+    # Folders are resolved once: resolving the whole path of each file takes longer than reading the file.
     parent = _resolved(target.parent)
     real = target.resolve() if target.is_symlink() else parent / target.name
     if not real.is_relative_to(_resolved(root)):
@@ -30,7 +30,7 @@ def read_below(root: Path, path: str) -> bytes | UnusableContent:
 
 
 def escapes(path: str) -> bool:
-    """Whether the path is absolute or climbs, in the sense of any operating system."""
+    """Whether the path is absolute or has "..", by the rules of POSIX or of Windows."""
     for flavour in (PurePosixPath(path), PureWindowsPath(path)):
         if flavour.is_absolute() or flavour.drive or flavour.root or ".." in flavour.parts:
             return True
