@@ -1,1 +1,1 @@
-"""The run directory: its paths, schemas, hashes, freshness and atomic writes. No torch below here."""
+"""The run directory: its files and their columns, hashes, freshness and atomic writes. Nothing here imports torch."""

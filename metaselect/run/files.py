@@ -1,4 +1,4 @@
-"""Writing a file so that it is there whole or not at all, and recognising it again later."""
+"""Atomic writes, stamps by which a file is recognised again, and reading of JSON and CSV files."""
 
 import csv
 import hashlib
@@ -19,7 +19,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file looked like when it was written.
+    """Hash, size and time of a file as it was written.
 
     Attributes:
         sha256: hex digest of the bytes.
@@ -45,12 +45,12 @@ def stamp(path: Path) -> Stamp:
 
 
 def matches(path: Path, expected: Stamp, *, thorough: bool = False) -> bool:
-    """Whether the file still has the stamped content; hashes it only if size or time says it may not.
+    """Whether the file still has the stamped content; it is hashed only if its time differs.
 
     Args:
         path: the file.
         expected: its stamp.
-        thorough: hash whatever size and time say.
+        thorough: hash it in any case.
     """
     status = path.stat()
     if status.st_size != expected.size:
@@ -65,7 +65,7 @@ _sha256_of = FileMemo(sha256_file)
 
 
 def begins_with(path: Path, expected: Stamp) -> bool:
-    """Whether the file still begins with the stamped content; what was added behind it does not count."""
+    """Whether the file still begins with the stamped content, whatever was appended."""
     status = path.stat()
     if (status.st_size, status.st_mtime_ns) == (expected.size, expected.mtime_ns):
         return True
@@ -86,9 +86,9 @@ def sha256_of_beginning(path: Path, size: int) -> "hashlib._Hash":
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a temporary neighbour of ``path``, flush it to disk, and rename it.
+    """Call ``write`` with a temporary path in the same folder, flush the file to disk, and rename it to ``path``.
 
-    A reader sees the old file or the new one, never half of one; on any error the temporary file is removed.
+    So a reader sees the old file or the new one, never a part. The temporary file is removed on any error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -103,7 +103,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename survives a power cut."""
     if os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -114,7 +114,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically, with the line ends that it has."""
+    """Write UTF-8 text atomically; line ends stay as they are."""
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(text.encode())
@@ -123,7 +123,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """Write indented JSON atomically; NaN is refused, since JSON has none."""
+    """Write indented JSON atomically; NaN raises ValueError, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -17,7 +17,7 @@ def inputs_of(run: Run, *paths: str, stale_ok: bool = False) -> dict[str, str]:
         ArtefactError: one is missing or damaged, or the stage that wrote it is stale itself.
     """
     for name in sorted({stage_of(path) for path in paths}):
-        moved = [] if stale_ok else run.stage(name).moved()
+        moved = [] if stale_ok else run.stage(name).changed_inputs()
         if moved:
             raise ArtefactError(
                 f"{name} is stale: {', '.join(moved)} changed since.",

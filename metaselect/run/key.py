@@ -1,4 +1,4 @@
-"""What a stage's result follows from, and how two such keys differ."""
+"""The key of a stage: everything that its result depends on, and how two keys differ."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from metaselect.records import Json
 
 EXTERNAL = "external:"
-"""Prefix of an input that lies outside the run and must not change; its value is a fingerprint."""
+"""Prefix of an input outside the run, such as the data set; it must not change. Its value is a fingerprint."""
 GIVEN = "given:"
-"""Prefix of a file outside the run that may come later: the stage is then recomputed; it must not change."""
+"""Prefix of an optional file outside the run: given later, the stage is recomputed; once given, it must not change."""
 
 
 @dataclass(frozen=True)
 class StageKey:
-    """What a stage's result follows from; two equal keys give the same bytes on the same machine.
+    """Everything that a stage's result depends on; equal keys give equal bytes on the same machine.
 
     Attributes:
-        options: resolved options that bear on the result.
+        options: the options that change the result, with every default resolved.
         inputs: path below the run (or ``external:name``) -> sha256.
         device: a device type of PyTorch, such as "cuda"; empty where it makes no difference.
-        auto: names of options that were left to a rule; what it comes to may change with the inputs.
+        auto: names of the options that a rule decided; their values may change with the inputs.
     """
 
     options: Mapping[str, Json]
@@ -30,7 +30,13 @@ class StageKey:
 
 
 def differences(old: StageKey, new: StageKey, *, ignore: Collection[str] = ()) -> list[str]:
-    """What differs in options, device and outside data, one phrase each: "epochs: 10 -> 20"."""
+    """The differences in options, device and outside data, one phrase each: "epochs: 10 -> 20".
+
+    Args:
+        old: the recorded key.
+        new: the key of this command.
+        ignore: names of options that may differ.
+    """
     names = sorted((set(old.options) | set(new.options)) - set(ignore))
     changed = [
         phrase for name in names for phrase in _changes(name, old.options.get(name), new.options.get(name))
@@ -38,23 +44,23 @@ def differences(old: StageKey, new: StageKey, *, ignore: Collection[str] = ()) -
     if old.device != new.device:
         changed.append(f"device: {old.device} -> {new.device}")
     for name in sorted(set(old.inputs) | set(new.inputs)):
-        came = name.startswith(GIVEN) and name not in old.inputs
-        if name.startswith((EXTERNAL, GIVEN)) and not came and old.inputs.get(name) != new.inputs.get(name):
-            gone = name.startswith(GIVEN) and name not in new.inputs
-            changed.append(f"{name.partition(':')[2]} {'was given before' if gone else 'is other data'}")
+        added = name.startswith(GIVEN) and name not in old.inputs  # makes the stage stale, and is no conflict
+        if name.startswith((EXTERNAL, GIVEN)) and not added and old.inputs.get(name) != new.inputs.get(name):
+            removed = name.startswith(GIVEN) and name not in new.inputs
+            changed.append(f"{name.partition(':')[2]} {'was given before' if removed else 'is other data'}")
     return changed
 
 
 def _changes(name: str, old: Json, new: Json) -> list[str]:
-    """One phrase for a value that differs; of two mappings, one for each of their values that does."""
+    """A phrase for a value that differs; for two mappings, one for each differing value in them."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
         return [phrase for key in keys for phrase in _changes(f"{name} {key}", old.get(key), new.get(key))]
     return [] if old == new else [f"{name}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
-def moved_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Inputs within the run whose content is not what it was, and files that were given only now or only then."""
+def differing_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Inputs within the run whose hash differs, and optional files that were given since."""
     within = {name for name in {*old, *new} if not name.startswith((EXTERNAL, GIVEN))}
     moved = sorted(name for name in within if old.get(name) != new.get(name))
     return moved + sorted(
@@ -62,7 +68,7 @@ def moved_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     )
 
 
-def plain(key: StageKey) -> dict[str, Json]:
+def key_as_json(key: StageKey) -> dict[str, Json]:
     """The key as JSON values, for ``stage.json``."""
     return {
         "options": dict(key.options),

@@ -10,7 +10,7 @@ from metaselect.records import Json
 from metaselect.run.artefacts import LAYOUT_VERSION, RECORD, UNFINISHED_KEY
 from metaselect.run.environment import environment
 from metaselect.run.files import Stamp, stamp, write_json
-from metaselect.run.key import StageKey, plain
+from metaselect.run.key import StageKey, key_as_json
 from metaselect.run.memo import FileMemo
 
 
@@ -44,7 +44,7 @@ def write_record(
         folder / RECORD,
         {
             "layout_version": LAYOUT_VERSION,
-            **plain(key),
+            **key_as_json(key),
             "outputs": outputs,
             "details": {**details, **environment()},
         },

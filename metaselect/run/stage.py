@@ -1,8 +1,8 @@
-"""One stage's folder: is it current, was it damaged, what made it, and how it comes into being.
+"""One stage of a run: whether its folder is up to date or damaged, which command made it, and how it is written.
 
-A stage works in ``RUN/.work/<stage>`` and is moved to ``RUN/<stage>`` in one rename when it is complete, so a
-finished folder is never half written and old results stay until new ones are whole. The work folder of a
-killed command stays too; the same command finds its key there and goes on.
+A stage is written in ``RUN/.work/<stage>`` and moved to ``RUN/<stage>`` in one rename when it is complete. So a
+finished folder is never half written, and old results stay until the new ones are complete. The work folder of an
+interrupted command stays too: the same command finds its key there and resumes.
 """
 
 import json
@@ -30,13 +30,19 @@ from metaselect.run.artefacts import (
 )
 from metaselect.run.environment import recorded_command, repeatable
 from metaselect.run.files import Stamp, matches, sync_folder, write_json
-from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, moved_inputs, plain
+from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, differing_inputs, key_as_json
 from metaselect.run.record import StageRecord, raw_record, read_record, write_record
 
 
 @dataclass
 class Work:
-    """An unfinished stage: write everything below ``folder``; ``details`` go to ``stage.json``."""
+    """A stage that is being written.
+
+    Attributes:
+        folder: where its files go.
+        resumed: whether an interrupted command with the same key has left files there.
+        details: facts for ``stage.json`` that the result does not depend on.
+    """
 
     folder: Path
     resumed: bool
@@ -44,12 +50,12 @@ class Work:
 
 
 def run_flag(root: Path) -> str:
-    """``--run`` as a command in a message gives it, fit to be pasted into a shell."""
+    """The flag ``--run`` for commands in messages, quoted for a shell."""
     return f"--run {shlex.quote(str(root))}"
 
 
 class Stage:
-    """A stage of a run, done or not.
+    """A stage of a run, finished or not.
 
     Args:
         root: of the run.
@@ -69,15 +75,17 @@ class Stage:
 
     @property
     def redo(self) -> str:
-        """How to make this stage anew, as a hint."""
-        if self.kind == ANNOTATE.kind:  # it only grows; its next import completes what a crash left half done
+        """The remedy for a damaged stage, as the hint of an error."""
+        if (
+            self.kind == ANNOTATE.kind
+        ):  # never recomputed; the next import completes what a crash left half done
             return f"Import the last answers again: metaselect {ANNOTATE.command} {run_flag(self.root)}"
         is_round = self.kind == SELECT.kind
         closed = " (a round that was exported or answered: restore it from a copy)" if is_round else ""
         return f"Recompute it: {self.command('--force')}{closed}"
 
     def command(self, *flags: str) -> str:
-        """The command that makes this stage here: with its own options where they are on record."""
+        """The command line that makes this stage, with the recorded options where there is a record."""
         command = f"metaselect {folder_of(self.name).command}"
         for path in (self.folder / RECORD, self.work_folder / UNFINISHED_KEY):
             try:
@@ -86,14 +94,14 @@ class Stage:
                     command = recorded
                     break
             except (OSError, ValueError, LookupError, TypeError, AttributeError):
-                continue  # not there, or damaged: only the kind is known
+                continue  # no record, or a damaged one: the command without options
         return " ".join([command, *flags, run_flag(self.root)])
 
     def record(self) -> StageRecord | None:
-        """What ``stage.json`` says; None when the stage was never finished.
+        """The contents of ``stage.json``; None if the stage was never finished.
 
         Raises:
-            ArtefactError: ``stage.json`` cannot be understood.
+            ArtefactError: ``stage.json`` is damaged.
         """
         path = self.folder / RECORD
         if not path.is_file():
@@ -120,7 +128,10 @@ class Stage:
         return record
 
     def check(self, *, thorough: bool = False) -> None:
-        """Make sure that every output still is what was written.
+        """Check that every output still has the bytes that were written.
+
+        Args:
+            thorough: hash every file; else only those whose size or time differs from the record.
 
         Raises:
             ArtefactError: an output is missing or its bytes changed.
@@ -129,7 +140,11 @@ class Stage:
             self._check_output(name, expected, thorough=thorough)
 
     def verified(self, relative: str) -> str:
-        """The sha256 of one of this stage's outputs, after making sure that it is undamaged."""
+        """The recorded sha256 of an output (a path below the run), which is checked first.
+
+        Raises:
+            ArtefactError: the stage is not finished, or the file is missing, damaged or not an output.
+        """
         outputs = self.require().outputs
         name = relative.removeprefix(f"{self.name}/")
         if name not in outputs:
@@ -137,13 +152,15 @@ class Stage:
         self._check_output(name, outputs[name], thorough=False)
         return outputs[name].sha256
 
-    def moved(self) -> list[str]:
-        """Inputs within the run that are no longer what this stage, if it is done, was made from."""
+    def changed_inputs(self) -> list[str]:
+        """Inputs within the run that differ from those that this stage was made from; none if it is unfinished."""
         record = self.record()
         if record is None:
             return []
-        then = {p: digest for p, digest in record.key.inputs.items() if not p.startswith((EXTERNAL, GIVEN))}
-        return moved_inputs(then, {path: _hash_now(self.root, path) for path in then})
+        recorded = {
+            p: digest for p, digest in record.key.inputs.items() if not p.startswith((EXTERNAL, GIVEN))
+        }
+        return differing_inputs(recorded, {path: _hash_now(self.root, path) for path in recorded})
 
     def _check_output(self, name: str, expected: Stamp, *, thorough: bool) -> None:
         path = self.folder / name
@@ -155,37 +172,42 @@ class Stage:
             )
 
     def is_current(self, key: StageKey, report: Reporter, *, force: bool) -> bool:
-        """Whether the stage was already done with this key.
+        """Whether the stage was finished with this key already.
 
-        Inputs that MetaSelect's own commands moved forward make it False, with a note. ``force`` makes it
-        False too.
+        False, with a note, where inputs within the run changed since; and always with ``force``.
 
         Raises:
             ArtefactError: an option or the device changed, outside data changed, or an output is damaged.
         """
-        self._settle_interrupted_swap()
+        self._complete_interrupted_replacement()
         record = None if force else self.record()
         if record is None:
             return False
         self.check()
-        moved = moved_inputs(record.key.inputs, key.inputs)
-        followed = set(record.key.auto) & set(key.auto) if moved else set()
-        changes = differences(record.key, key, ignore=followed)
-        if changes:
+        changed = differing_inputs(record.key.inputs, key.inputs)
+        # With other inputs a rule may decide otherwise, which is no change of what the user asked for.
+        automatic = set(record.key.auto) & set(key.auto) if changed else set()
+        conflicts = differences(record.key, key, ignore=automatic)
+        if conflicts:
             elsewhere = "--name or --run" if self.kind in (REWEIGHT.kind, EVALUATE.kind) else "--run"
             raise ArtefactError(
-                f"{self.name} was run with other settings: {'; '.join(changes)}.",
+                f"{self.name} was run with other settings: {'; '.join(conflicts)}.",
                 f"Add --force to recompute it, or use another {elsewhere}. On record: {self.command()}",
             )
-        if moved:
-            report.note(f"Recomputing {self.name}: {', '.join(moved)} changed since.")
+        if changed:
+            report.note(f"Recomputing {self.name}: {', '.join(changed)} changed since.")
             return False
         report.note(f"{self.name} is up to date.")
         return True
 
     @contextmanager
     def working(self, key: StageKey, report: Reporter) -> Iterator[Work]:
-        """A folder to work in; when the block ends well, it becomes the stage's folder in one rename."""
+        """A context with a folder to write to, which becomes the stage's folder when the block ends without an error.
+
+        Args:
+            key: what the result depends on; files of an interrupted command are kept if its key is the same.
+            report: takes the notes.
+        """
         folder = self.work_folder
         resumed = self._same_key(key)
         if folder.exists() and not resumed:
@@ -194,7 +216,9 @@ class Stage:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not resumed:
-            write_json(folder / UNFINISHED_KEY, {**plain(key), "details": {"command": recorded_command()}})
+            write_json(
+                folder / UNFINISHED_KEY, {**key_as_json(key), "details": {"command": recorded_command()}}
+            )
         work = Work(folder, resumed)
         started = time.monotonic()
         yield work
@@ -202,23 +226,25 @@ class Stage:
             leftover.unlink()
         work.details["seconds"] = round(time.monotonic() - started, 3)
         write_record(folder, key, work.details)
-        self._swap()
+        self._replace_folder()
 
     def _same_key(self, key: StageKey) -> bool:
         path = self.work_folder / UNFINISHED_KEY
         if not path.is_file():
             return False
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            unfinished = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError:
             return False
-        wanted: dict[str, Any] = json.loads(json.dumps(plain(key)))
-        return all(found.get(name) == value for name, value in wanted.items())
+        # Through JSON, so that tuples compare equal to the lists that were read.
+        wanted: dict[str, Any] = json.loads(json.dumps(key_as_json(key)))
+        return all(unfinished.get(name) == value for name, value in wanted.items())
 
-    def _swap(self) -> None:
+    def _replace_folder(self) -> None:
+        """Move the work folder to the stage's place, by renames that survive a crash between any two of them."""
         retired = self.work_folder.with_name(f"{self.work_folder.name}.old")
         (self.work_folder / UNFINISHED_KEY).unlink(missing_ok=True)
-        shutil.rmtree(retired, ignore_errors=True)  # of a process that died behind the second rename
+        shutil.rmtree(retired, ignore_errors=True)  # left by a crash after the second rename
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self.folder.exists():
             self.folder.rename(retired)
@@ -226,17 +252,17 @@ class Stage:
         sync_folder(self.folder.parent)
         shutil.rmtree(retired, ignore_errors=True)
 
-    def _settle_interrupted_swap(self) -> None:
-        """Finish what a process that died in ``_swap`` had begun: its work is complete."""
+    def _complete_interrupted_replacement(self) -> None:
+        """Repeat ``_replace_folder`` if a crash came before its last rename: the work folder has a record then."""
         if (self.work_folder / RECORD).is_file():
-            self._swap()
+            self._replace_folder()
 
 
 def dry_run_outcome(stage: Stage, key: StageKey, needs: dict[str, Json]) -> Outcome:
-    """What a stage would do, for --dry-run; nothing was written.
+    """The outcome of --dry-run: what the stage would do; nothing was written.
 
     Args:
-        stage: that would run.
+        stage: the stage that would run.
         key: its resolved options and inputs.
         needs: sizes, in MiB.
     """
@@ -246,7 +272,7 @@ def dry_run_outcome(stage: Stage, key: StageKey, needs: dict[str, Json]) -> Outc
 
 
 def _hash_now(root: Path, path: str) -> str:
-    """The recorded hash of an input, or a word where its stage is gone or makes no such file any more."""
+    """The recorded hash of an input; "gone" if its stage is not there or no longer makes the file."""
     stage = Stage(root, stage_of(path))
     record = stage.record()
     made = record is not None and path.removeprefix(f"{stage.name}/") in record.outputs

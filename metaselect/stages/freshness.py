@@ -85,7 +85,7 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
         closed = load(entry.closed)(name, view) if entry.closed else ""
         if closed:
             return State(name, DONE, closed)
-        moved = stage.moved()
+        moved = stage.changed_inputs()
         if entry.unread:
             moved += load(entry.unread)(run, record.key.inputs, view)
     except ArtefactError as error:

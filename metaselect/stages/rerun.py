@@ -41,9 +41,9 @@ def rerun(run: Run, report: Reporter) -> Outcome:
                 name != FIRST_ROUND or META_SET.path() in record.key.inputs
             )
             taken = later or not entry.rerun
-            if stage.moved() and not taken:
+            if stage.changed_inputs() and not taken:
                 raise ConditionUnmet(
-                    f"{name} is stale: {', '.join(stage.moved())} changed since.",
+                    f"{name} is stale: {', '.join(stage.changed_inputs())} changed since.",
                     f"First run: {stage.command()}",
                 )
             if later:
