@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,7 @@ def parser_of(
     return parser
 
 
-def over_seeds(description: str, work: str, run_seed: Callable[[int, Path], list[dict]]) -> None:
+def over_seeds(description: str, work: str, run_seed: Callable[[int, Path], list[dict[str, Any]]]) -> None:
     """The command line of a benchmark on the digits: every arm on every seed, then the table."""
     given = parser_of(description, work, [0, 1, 2, 3, 4]).parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def make_digits(data: Path, seed: int) -> None:
     subprocess.run([sys.executable, MAKE, "--seed", str(seed), "-o", data], check=True)
 
 
-def metaselect(*words: object) -> tuple[dict, float]:
+def metaselect(*words: object) -> tuple[dict[str, Any], float]:
     """The JSON result of a command and its wall seconds; a dead training (exit 1) is a result too."""
     started = time.monotonic()
     command = [sys.executable, "-m", "metaselect", *map(str, words), "--json"]
@@ -107,7 +108,7 @@ def write_some(data: Path, out: Path, count: int, draw: np.random.Generator) -> 
     return out
 
 
-def row(arm: str, seed: int, found: dict, seconds: float) -> dict:
+def row(arm: str, seed: int, found: dict[str, Any], seconds: float) -> dict[str, Any]:
     """One result, printed as soon as it is known."""
     result = {
         "arm": arm,
@@ -120,7 +121,7 @@ def row(arm: str, seed: int, found: dict, seconds: float) -> dict:
     return result
 
 
-def table(rows: list[dict], paper: dict[str, str], *, error: bool = False) -> str:
+def table(rows: list[dict[str, Any]], paper: dict[str, str], *, error: bool = False) -> str:
     """A Markdown table: every seed, mean and spread (sample standard deviation), beside the paper's figures.
 
     With ``error``, 100 less the accuracy.

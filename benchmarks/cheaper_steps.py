@@ -8,6 +8,7 @@ costs is in meta_step.py.
 """
 
 from pathlib import Path
+from typing import Any
 
 from arms import buy, make_digits, metaselect, over_seeds, row
 
@@ -23,7 +24,7 @@ KNOBS: dict[str, tuple[str, ...]] = {
 }
 
 
-def run_seed(seed: int, work: Path) -> list[dict]:
+def run_seed(seed: int, work: Path) -> list[dict[str, Any]]:
     """Every arm on one draw of the noise."""
     data, run = work / f"data-{seed}", work / f"run-{seed}"
     make_digits(data, seed)

@@ -21,6 +21,7 @@ Papers: Ren, Zeng, Yang, Urtasun 2018 (arXiv:1803.09050), Table 2 (background; 1
 
 import argparse
 import json
+from typing import Any
 
 import numpy as np
 from arms import buy_named, metaselect, parser_of, read_truth, row, some_of_each, table, write_some
@@ -46,7 +47,7 @@ PAPER = {
 }
 
 
-def run_noise(kind: str, seed: int, given: argparse.Namespace) -> list[dict]:
+def run_noise(kind: str, seed: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm on one draw of one noise."""
     draw = np.random.default_rng(seed)
     train, test = given.train, given.test

@@ -82,7 +82,7 @@ def score_aucs(run: Path, truth: dict[str, str], seed: int) -> dict[str, float |
     return {name: clean_label_auc(score[learnt], clean[learnt]) for name, score in named.items()}
 
 
-def run_seed(seed: int, given: argparse.Namespace) -> list[dict]:
+def run_seed(seed: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Every method on one draw of the images."""
     some = write_some(given.train, given.work / f"some-{seed}.parquet", SAMPLES, np.random.default_rng(seed))
     noisy, run = given.work / f"data-{seed}", given.work / f"run-{seed}"
@@ -102,7 +102,7 @@ def run_seed(seed: int, given: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def auc_table(rows: list[dict]) -> str:
+def auc_table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table of AUCs; the accuracy and seconds beside cleanlab's are the warm-up's."""
     columns = ("scores", "AUC (each seed)", "mean", "spread", "test accuracy %, mean", "s a run, at most")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]

@@ -8,6 +8,7 @@ The sham is the same pipeline with the bought labels replaced by the given ones:
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from arms import buy, make_digits, metaselect, over_seeds, row
 
@@ -19,7 +20,7 @@ ARMS = (
 )
 
 
-def run_seed(seed: int, work: Path) -> list[dict]:
+def run_seed(seed: int, work: Path) -> list[dict[str, Any]]:
     """Every arm on one draw of the noise."""
     data = work / f"data-{seed}"
     make_digits(data, seed)

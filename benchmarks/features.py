@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from arms import metaselect
@@ -29,10 +30,11 @@ from metaselect.data.store import load_pool
 from metaselect.features.extract import gradient_features, last_layer_factors
 from metaselect.models.build import build_model
 from metaselect.random import generator
+from metaselect.run.artefacts import CHECKPOINT
 from metaselect.run.layout import Run
 from metaselect.selection.gbc import GBC
 from metaselect.training.batches import Batches
-from metaselect.training.saved_models import checkpoint_file, load_weights, warmup_model
+from metaselect.training.saved_models import load_weights, warmup_model
 
 SAMPLES = {"lenet": 10_000, "resnet32": 4000}
 DRAWS, LOOPED = 10, 100
@@ -67,7 +69,7 @@ def measure(folder: str, *, looped: bool) -> dict[str, list[float] | float]:
     run = Run.at(Path(folder))
     pool, described = load_pool(run), warmup_model(run)
     model = build_model(described.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
-    load_weights(model, run.path(f"warmup/{checkpoint_file(described.checkpoints[-1])}"))
+    load_weights(model, run.path(CHECKPOINT.path(epoch=described.checkpoints[-1])))
     batches = Batches(
         pool.inputs, pool.labels, pool.preprocess, device=torch.device("cpu"), channels=described.channels
     )
@@ -88,7 +90,7 @@ def measure(folder: str, *, looped: bool) -> dict[str, list[float] | float]:
     return {**found, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def measured(folder: Path, *, looped: bool) -> dict:
+def measured(folder: Path, *, looped: bool) -> dict[str, Any]:
     """The measurement in a process of its own."""
     command = [sys.executable, __file__, "--one", str(folder), *(["--loop"] if looped else [])]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

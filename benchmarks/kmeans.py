@@ -96,7 +96,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.one:
         torch.set_num_threads(1)
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threadpool_limits(1):
             found = KINDS[given.one[0]](int(given.one[1]))

@@ -68,12 +68,12 @@ def plain(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> None:
     optimiser.step()
 
 
-def ours(method: Any, *pairs: Any, jvp_solver: Any = None):
+def ours(method: Any, *pairs: Any, jvp_solver: Any = None) -> Any:
     """MetaSelect's step: the same calls as in its training loop; ``pairs`` are words of --option."""
     jvp_solver = jvp_solver or JvpSolver()
-    runs = []
+    runs: list[Any] = []
 
-    def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any):
+    def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> Any:
         ids, device = torch.arange(len(batch.labels)), batch.labels.device
         if not runs:
             known = Labels(batch.labels.cpu(), 10, ids, ids[:0])
@@ -89,7 +89,7 @@ def ours(method: Any, *pairs: Any, jvp_solver: Any = None):
     return step
 
 
-def second_order(model: Any, optimiser: Any, batch: Any, meta_batch: Any):
+def second_order(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> Any:
     """Ren et al. 2018, Algorithm 1, as published: differentiate through the virtual step."""
     params = dict(model.named_parameters())
     with frozen_statistics(model):
@@ -122,11 +122,11 @@ class Arm:
             for count in (batch, meta_count)
         )
 
-    def run(self):
+    def run(self) -> Any:
         """Take one step; returns its weights."""
         return self.step(self.model, self.optimiser, self.batch, self.meta)
 
-    def seconds(self):
+    def seconds(self) -> Any:
         """CPU seconds (wall seconds on a GPU) of one step."""
         if self.batch.inputs.is_cuda:
             torch.cuda.synchronize()
@@ -138,7 +138,7 @@ class Arm:
         self.run()
         return time.process_time() - started
 
-    def peak_mib(self):
+    def peak_mib(self) -> Any:
         """Peak of allocated bytes during one step, above what was there before."""
         if self.batch.inputs.is_cuda:
             torch.cuda.reset_peak_memory_stats()

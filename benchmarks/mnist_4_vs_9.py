@@ -16,6 +16,7 @@ import argparse
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +61,7 @@ def train(
     return seconds
 
 
-def run_seed(seed: int, given: argparse.Namespace) -> list[dict]:
+def run_seed(seed: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm on one split."""
     draw = np.random.default_rng(seed)
     test = write_two(given.test, given.work / f"test-{seed}.parquet", TEST // 2, TEST // 2, draw)

@@ -14,6 +14,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from arms import buy, metaselect, parser_of, row, table
 
@@ -54,7 +55,7 @@ class Bench:
         base = self.work / f"run-{seed}"
         return seed, metaselect("warmup", noisy / "train.parquet", "--run", base, "--seed", seed)[1]
 
-    def arm(self, selector: str, seed: int, warmup_seconds: float) -> list[dict]:
+    def arm(self, selector: str, seed: int, warmup_seconds: float) -> list[dict[str, Any]]:
         """Select, buy, re-weight and evaluate."""
         truth = self.work / f"data-{seed}/truth.csv"
         run = self.work / f"run-{seed}-{selector}"

@@ -37,9 +37,9 @@ def installed_peers() -> list[str]:
     return found
 
 
-def peer_steps(names: list[str]) -> dict[str, Callable]:
+def peer_steps(names: list[str]) -> dict[str, Callable[..., Any]]:
     """Arm -> a step with a state of its own, for these libraries."""
-    steps: dict[str, Callable] = {}
+    steps: dict[str, Callable[..., Any]] = {}
     if "higher" in names:
         steps |= {"higher, l2rw": higher_l2rw, "higher, mw-net": higher_mw_net()}
     if "betty" in names:
@@ -47,13 +47,13 @@ def peer_steps(names: list[str]) -> dict[str, Callable]:
     return steps
 
 
-def weight_net(device: Any):
+def weight_net(device: Any) -> Any:
     """Meta-Weight-Net's net and optimiser, with the constants of ours."""
     net = nn.Sequential(nn.Linear(1, 100), nn.ReLU(), nn.Linear(100, 1), nn.Sigmoid()).to(device)
     return net, torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
 
 
-def weighted_step(model: Any, optimiser: Any, batch: Any, weights: Any):
+def weighted_step(model: Any, optimiser: Any, batch: Any, weights: Any) -> Any:
     """The step that follows when the weights are known, by a forward pass of its own."""
     loss = (weights * F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")).sum()
     optimiser.zero_grad()
@@ -62,7 +62,7 @@ def weighted_step(model: Any, optimiser: Any, batch: Any, weights: Any):
     return weights
 
 
-def higher_l2rw(model: Any, optimiser: Any, batch: Any, meta_batch: Any):
+def higher_l2rw(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> Any:
     """Learning to reweight by ``innerloop_ctx``; the virtual step has the optimiser's momentum, unlike the paper's."""
     import higher
 
@@ -75,13 +75,13 @@ def higher_l2rw(model: Any, optimiser: Any, batch: Any, meta_batch: Any):
     return weighted_step(model, optimiser, batch, weights)
 
 
-def higher_mw_net():
+def higher_mw_net() -> Any:
     """Meta-Weight-Net by ``innerloop_ctx``."""
     import higher
 
-    nets: list = []
+    nets: list[Any] = []
 
-    def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any):
+    def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> Any:
         if not nets:
             nets.extend(weight_net(batch.labels.device))
         net, net_optimiser = nets
@@ -103,24 +103,24 @@ def higher_mw_net():
     return step
 
 
-def betty_mw_net(*, roll_back: bool = False):
+def betty_mw_net(*, roll_back: bool = False) -> Any:
     """Meta-Weight-Net as two of Betty's problems, each with one batch."""
     from betty.configs import Config, EngineConfig
     from betty.engine import Engine
     from betty.problems import ImplicitProblem
 
     class Outer(ImplicitProblem):
-        def training_step(self, batch: Any):
+        def training_step(self, batch: Any) -> Any:
             inputs, labels = batch
             return F.cross_entropy(self.inner(inputs), labels)
 
     class Inner(ImplicitProblem):
-        def training_step(self, batch: Any):
+        def training_step(self, batch: Any) -> Any:
             inputs, labels = batch
             losses = F.cross_entropy(self.forward(inputs), labels, reduction="none")
             return (self.outer(losses.detach()[:, None])[:, 0] * losses).mean()
 
-    engines: list = []
+    engines: list[Any] = []
 
     def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> None:
         if not engines:

@@ -42,7 +42,7 @@ def make_run(root: Path, n: int) -> Run:
         "source": [""] * n,
     }
     pq.write_table(pa.table(columns), run.path(artefacts.SAMPLES.path()))
-    write_json(run.path(artefacts.CLASSES.path()), CLASSES)
+    write_json(run.path(artefacts.CLASSES.path()), list(CLASSES))
     run.write_info("features", "0" * 64)
     write_record(run.path("data"), StageKey({}, {}), {})
     run.path("select/round-1").mkdir(parents=True)

@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent / "demo-run"
@@ -43,7 +44,7 @@ def answer_with_given_labels(form: Path) -> None:
         writer.writerows({**row, "clean_label": row["given_label"]} for row in rows)
 
 
-def real_arm(run: Path) -> dict:
+def real_arm(run: Path) -> dict[str, Any]:
     """Buy true labels; train the control and direct."""
     metaselect("annotate", "simulate", TRUTH, "--run", run)
     for method in ("uniform", "direct"):
@@ -51,7 +52,7 @@ def real_arm(run: Path) -> dict:
     return json.loads(metaselect("evaluate", TEST, "--run", run, "--truth", TRUTH, "--json"))
 
 
-def sham_arm(run: Path) -> dict:
+def sham_arm(run: Path) -> dict[str, Any]:
     """Buy nothing new: the given labels come back as answers."""
     form = ROOT / "sham.csv"
     metaselect("annotate", "export", "--run", run, "--show-given", "--no-images", "-o", form)

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +28,7 @@ SELECTED = ("sample_id", "rank", "cluster", "cluster_size", "cluster_mass", "sim
 
 def make_run(
     root: Path,
-    ids: Sequence[str] = tuple(f"s{number}" for number in range(10)),
+    ids: Sequence[str] = tuple(map("s{}".format, range(10))),
     classes: Sequence[str] = CLASSES,
 ) -> Run:
     """A run of features whose given labels go through the classes in turn."""
@@ -44,7 +45,7 @@ def make_run(
     }
     pq.write_table(pa.table(table), folder / "samples.parquet")
     write_json(folder / "classes.json", list(classes))
-    preprocess = {"task": "features", "size": [], "mode": "", "mean": [0.0], "std": [1.0]}
+    preprocess: dict[str, Json] = {"task": "features", "size": [], "mode": "", "mean": [0.0], "std": [1.0]}
     write_json(folder / "preprocess.json", preprocess)
     run.write_info("features", "0" * 64)
     write_record(folder, StageKey({}, {}), {})
@@ -138,11 +139,11 @@ def answers(run: Run, text: str, name: str = "answers.csv") -> str:
     return str(path)
 
 
-def result(run: Run, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, object]:
+def result(run: Run, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, Any]:
     """The JSON object that a sub-command prints."""
     capsys.readouterr()
     assert call(run, *words, "--json") == code
-    printed: dict[str, object] = json.loads(capsys.readouterr().out)
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert printed["schema_version"] == 1
     assert printed["ok"] is (code == 0)
     return printed

@@ -224,11 +224,11 @@ def json_of(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def listed(path: Path, policy: str = "stop", **options: object) -> Listing:
+def listed(path: Path, policy: str = "stop", **options: Any) -> Listing:
     return list_samples(open_source(path, ReadOptions(**options)), BadSamples(policy))
 
 
-def refused(path: Path, **options: object) -> str:
+def refused(path: Path, **options: Any) -> str:
     """The message with which listing and reading the data is refused."""
 
     def read_all() -> None:
@@ -243,7 +243,7 @@ def refused(path: Path, **options: object) -> str:
     return str(caught.value)
 
 
-def made(data: Path, root: Path, ears: Listener | None = None, **options: object) -> Run:
+def made(data: Path, root: Path, ears: Listener | None = None, **options: Any) -> Run:
     run = Run(root)
     ingest(data, run, IngestOptions(**options), ears or Listener())
     return run

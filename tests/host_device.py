@@ -41,13 +41,13 @@ traffic = Traffic()
 
 
 class HostedTensor(torch.Tensor):
-    """A tensor on the device; ``values`` is the CPU tensor behind it."""
+    """A tensor on the device; ``stored`` is the CPU tensor behind it."""
 
-    values: torch.Tensor
+    stored: torch.Tensor
 
     @staticmethod
     def __new__(cls, values: torch.Tensor) -> "HostedTensor":
-        made: HostedTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: HostedTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             values.size(),
             strides=values.stride(),
@@ -55,11 +55,11 @@ class HostedTensor(torch.Tensor):
             dtype=values.dtype,
             device=torch.device(NAME, 0),
         )
-        made.values = values
+        made.stored = values
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch calls it so
         cls,
         operator: Any,
         types: Sequence[type],
@@ -68,12 +68,12 @@ class HostedTensor(torch.Tensor):
     ) -> Any:
         return execute(operator, *args, **(kwargs or {}))
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
-        return f"{NAME}:{self.values}"
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"{NAME}:{self.stored}"
 
     def tolist(self) -> Any:
         traffic.to_host += 1
-        return self.values.tolist()
+        return self.stored.tolist()
 
     def numpy(self, *, force: bool = False) -> NoReturn:
         raise TypeError(f"A tensor on the device {NAME} cannot be a numpy array: call .cpu() first.")
@@ -136,7 +136,7 @@ def waits(name: str, args: Sequence[Any]) -> bool:
 def on_host(leaf: Any) -> Any:
     """The CPU's tensor or device in place of the device's own."""
     if isinstance(leaf, HostedTensor):
-        return leaf.values
+        return leaf.stored
     return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
 
 

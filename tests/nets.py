@@ -42,7 +42,7 @@ class Transformer(nn.Module):
         self.layers = nn.Sequential(
             *(
                 nn.TransformerEncoderLayer(16, 2, 32, dropout, batch_first=True, norm_first=first)
-                for first in (0, 1)
+                for first in (False, True)
             )
         )
         self.classifier = nn.Linear(16, CLASSES)

@@ -35,7 +35,7 @@ def give(run: Run, text: str, *words: str) -> int:
 def killed_import(run: Run, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """An import that dies where it would call this function of ``metaselect.annotation``."""
 
-    def die(*_: object, **__: object) -> None:
+    def die(*_: object, **__: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -101,7 +101,10 @@ def test_a_torn_last_line_is_ignored_then_cut_off(run: Run) -> None:
 
 
 def edit(old: bytes, new: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(path.read_bytes().replace(old, new)) and None
+    def damage(path: Path) -> None:
+        path.write_bytes(path.read_bytes().replace(old, new))
+
+    return damage
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annotation_run import (
@@ -25,7 +26,7 @@ IDS = [f"s{number:04d}" for number in range(3000)]
 TRUE = {sample_id: CLASSES[at % 3] for at, sample_id in enumerate(IDS)}
 
 
-def given(**options: object) -> list[tuple[str, str, str, str]]:
+def given(**options: Any) -> list[tuple[str, str, str, str]]:
     """(true, label, annotator, status) of the simulated answers."""
     chosen = SimulateOptions(**options)
     found = simulated_answers(TRUE, error_rates(CLASSES, chosen), CLASSES, "b", chosen)

@@ -181,7 +181,7 @@ def test_an_undo_that_was_cut_short_is_completed(
     give(run, CAT_DOG)
     give(run, OWLS)
 
-    def die(*_: object, **__: object) -> None:
+    def die(*_: object, **__: Any) -> None:
         raise Killed
 
     def tear(path: Path, votes: list[Vote], end: int) -> None:
@@ -212,7 +212,7 @@ def test_an_import_that_died_before_its_votes_leaves_nothing_to_undo(
 ) -> None:
     give(run, CAT_DOG, "first.csv")
 
-    def die(*_: object, **__: object) -> None:
+    def die(*_: object, **__: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:

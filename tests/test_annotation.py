@@ -67,7 +67,7 @@ def filled_in(text: str, answers: dict[str, str], line_end: str = "\n") -> str:
 @quick
 @given(ids=many_names, classes=many_names, seed=st.randoms(use_true_random=False))
 @example(ids=["=x", "'=x", "''=x"], classes=["-", "'-", "''-"], seed=Random(0))
-def test_export_then_answer_then_import_is_the_identity(ids: Any, classes: Any, seed: int) -> None:
+def test_export_then_answer_then_import_is_the_identity(ids: Any, classes: Any, seed: Random) -> None:
     chosen = {sample_id: seed.choice(classes) for sample_id in ids}
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run", ids, classes)
@@ -86,7 +86,7 @@ def test_export_then_answer_then_import_is_the_identity(ids: Any, classes: Any, 
 
 @settings(quick, max_examples=8)
 @given(seed=st.randoms(use_true_random=False))
-def test_the_order_of_rows_changes_no_byte_but_the_time(seed: int) -> None:
+def test_the_order_of_rows_changes_no_byte_but_the_time(seed: Random) -> None:
     lines = [
         f"s{number},{seed.choice(['cat', 'dog'])},{who}" for number in range(5) for who in ("anna", "ben")
     ]
@@ -208,7 +208,7 @@ def run(tmp_path: Path) -> Run:
     return made
 
 
-def give(run: Run, lines: Sequence[str], **options: object) -> dict[str, object]:
+def give(run: Run, lines: Sequence[str], **options: Any) -> dict[str, object]:
     table = run.root.parent / "given.csv"
     table.write_text("\n".join(["sample_id,clean_label,annotator,status", *lines]))
     return dict(annotate.import_file(run, str(table), ImportOptions(**options), Listener()).result)

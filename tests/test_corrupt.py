@@ -41,7 +41,7 @@ def generator(seed: int = 0) -> np.random.Generator:
 # The stage
 
 
-def run(data: Path, out: Path, **options: object) -> Outcome:
+def run(data: Path, out: Path, **options: Any) -> Outcome:
     return corrupt(data, out, CorruptOptions(**options), Listener())
 
 

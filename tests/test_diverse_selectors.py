@@ -196,7 +196,9 @@ def test_badge_does_not_depend_on_the_unit_of_the_representation() -> None:
 class LargestTensor(TorchDispatchMode):
     """Remembers the most numbers that any operation answered with."""
 
-    numbers = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         answer = func(*args, **(kwargs or {}))

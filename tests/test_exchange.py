@@ -58,7 +58,7 @@ def drawn() -> Iterator[None]:
 @example(
     ids=["Case", "case", "../a", "a/b", "007"], classes=['<img src="x">', "ü\n&", "  x", "x"], seed=Random(1)
 )
-def test_what_people_answer_is_what_the_votes_say(way: str, ids: Any, classes: Any, seed: int) -> None:
+def test_what_people_answer_is_what_the_votes_say(way: str, ids: Any, classes: Any, seed: Random) -> None:
     form, main, answer = PEOPLE[way]
     said = {each: seed.choice([*classes, *STATUSES]) for each in ids if seed.random() < 0.8}
     said[ids[0]] = classes[0]
@@ -93,7 +93,7 @@ def run(tmp_path: Path) -> Run:
     return image_run(tmp_path / "run")
 
 
-def exported(run: Run, form: str, *, chosen: int = 1, **options: object) -> Path:
+def exported(run: Run, form: str, *, chosen: int = 1, **options: Any) -> Path:
     """The main file of a form."""
     made = annotate.export(run, ExportOptions(format=form, round=chosen, **options), Listener())
     assert made.path is not None

@@ -65,7 +65,7 @@ def test_repeats_come_back_to_the_sample_that_they_stand_for(
         CHOSEN, "cat"
     ) | dict.fromkeys(again, "dög")
     assert meta_set(run) == dict.fromkeys(CHOSEN, "cat")
-    (skill,) = result(run, capsys, "status")["agreement"]["annotators"].values()  # type: ignore[index]
+    (skill,) = result(run, capsys, "status")["agreement"]["annotators"].values()
     assert (skill["repeated"], skill["repeated_same"]) == (3, 0)
     assert result(run, capsys, "import", path)["new_votes"] == 0
     run.stage("annotate").check(thorough=True)

@@ -105,7 +105,7 @@ def annotated(*annotations: dict[str, object], **data: str) -> bytes:
     return json.dumps([{"id": 1, "data": {"sample_id": "a", **data}, "annotations": annotations}]).encode()
 
 
-def chose(*labels: str, who: object = 1, control: str = "clean_label", **more: object) -> dict[str, object]:
+def chose(*labels: str, who: object = 1, control: str = "clean_label", **more: Any) -> dict[str, object]:
     choice = {"from_name": control, "type": "choices", "value": {"choices": labels}}
     return {"completed_by": who, "result": [choice], **more}
 

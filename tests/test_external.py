@@ -62,7 +62,8 @@ def test_ids_and_labels_alone_make_a_run(tmp_path: Path) -> None:
     pool = load_pool(Run(run))
     assert list(pool.sample_ids) == [name for name, _ in ROWS]
     assert [pool.classes[label] for label in pool.labels] == [label for _, label in ROWS]
-    assert (pool.inputs.shape, pool.inputs.dtype) == ((12, 0), np.float32)
+    assert pool.inputs.shape == (12, 0)
+    assert pool.inputs.dtype == np.float32
     assert data_inputs(Run(run)) == (
         "data/samples.parquet",
         "data/classes.json",

@@ -46,9 +46,10 @@ def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(
     data = write_struct(tmp_path / "d.parquet", samples, ids=ids, group=5)
     whole = made(data, tmp_path / "whole", on_bad_sample=policy)
     monkeypatch.setattr(blocks, "BLOCK", 4)
-    real, calls = blocks.prepare, []
+    real = blocks.prepare
+    calls: list[Any] = []
 
-    def killed(content: Any, target: Any):
+    def killed(content: Any, target: Any) -> Any:
         if len(calls) == fatal:
             raise KeyboardInterrupt
         calls.append(content)
@@ -60,7 +61,7 @@ def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(
     assert not Run(tmp_path / "r").exists
     again = []
 
-    def counted(content: Any, target: Any):
+    def counted(content: Any, target: Any) -> Any:
         again.append(content)
         return real(content, target)
 

@@ -75,7 +75,8 @@ def moments(run: Path, stage: str, count: int) -> Iterator[Callable[[], bool]]:
     draw = np.random.default_rng(zlib.crc32(stage.encode()))
     for _ in range(count):
         epoch = epochs_done(run, stage) + int(draw.integers(1, 8))
-        delay, seen = float(draw.uniform(0, 0.05)), []
+        delay = float(draw.uniform(0, 0.05))
+        seen: list[float] = []
 
         def ready(epoch: int = epoch, delay: float = delay, seen: list[float] = seen) -> bool:
             if not seen and epochs_done(run, stage) >= epoch:
@@ -239,7 +240,7 @@ def test_the_same_command_goes_on_once_there_is_room(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Path:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 megabytes."""
     place = tmp_path / "disk"
     place.mkdir()

@@ -177,7 +177,8 @@ def test_kmeans_equals_lloyd_written_out(weighted: bool, signed: bool) -> None:
     rows = FactoredRows(left, right)
     unit, omega = dense_twin(left, right)
 
-    new, history = unit[farthest_first(rows, 4, 7)], []
+    new = unit[farthest_first(rows, 4, 7)]
+    history: list[float] = []
     while len(history) < 2 or history[-1] > history[-2] * (1 + TOLERANCE):
         centroids = new
         assignment, new, objective = numpy_pass(unit, omega, centroids, weighted=weighted)

@@ -1,6 +1,7 @@
 """What makes a meta step cheaper or another: kept v, fewer parameters, parts of a step, other optimisers and nets."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -183,9 +184,14 @@ def test_a_scope_without_a_trained_parameter_is_refused() -> None:
 
 
 def test_v_is_taken_anew_every_three_steps_and_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    meta_gradient, steps = MetaGradient(3, "all"), []
-    taken = Forward.meta_grad
-    monkeypatch.setattr(Forward, "meta_grad", lambda *given: steps.append(number) or taken(*given))
+    meta_gradient, taken = MetaGradient(3, "all"), Forward.meta_grad
+    steps: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        steps.append(number)
+        return taken(*given)
+
+    monkeypatch.setattr(Forward, "meta_grad", counted)
     scene = make_scene("lenet", "plain")
     for number in range(12):
         if number == 7:

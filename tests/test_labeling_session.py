@@ -1,7 +1,7 @@
 """Who is shown what: every open sample once, every answer on disk, nobody's answer lost or overwritten."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,7 +50,7 @@ def session_of(run: Run, number: int | None = None, clock: Clock | None = None) 
     return RecordedSession(run, find_round(run, number), CLASSES, clock=clock or Clock())
 
 
-def shown(state: dict[str, object]) -> str | None:
+def shown(state: Mapping[str, object]) -> str | None:
     item = state["item"]
     return str(item["id"]) if isinstance(item, dict) else None
 
@@ -173,7 +173,7 @@ def test_what_was_taken_back_is_open_for_all_commands(
     session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
     session.undo("a", "anna")
     found = result(run, capsys, "status")
-    assert found["rounds"][0]["missing"] == 4  # type: ignore[index]
+    assert found["rounds"][0]["missing"] == 4
     assert found["annotators"] == {}
     text = "sample_id,clean_label,status\ns3,,withdrawn\n"
     assert "no status" in error(run, capsys, "import", answers(run, text), code=3)
@@ -304,7 +304,7 @@ def test_whatever_people_do_the_votes_say_what_they_said_last(
 
 
 @pytest.fixture
-def weights(run: Run) -> Iterator[Path]:
+def weights(run: Run) -> Path:
     """What a model says after re-weighting; "uniform", which came later, says something else."""
     for turn, (name, label) in enumerate((("direct", "owl"), ("uniform", "cat"))):
         folder = add_weights(run, [(each, label, 0.5) for each in BATCH], name).parent

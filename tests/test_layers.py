@@ -110,7 +110,8 @@ def own_imports(module: str, *, in_functions: bool = True, for_types: bool = Tru
 
 def loaded_with(module: str) -> set[str]:
     """Every module that importing this one imports, by following what stands at module level."""
-    reached, ahead = set(), [module]
+    reached: set[str] = set()
+    ahead = [module]
     while ahead:
         here = ahead.pop()
         parents = {here.rsplit(".", count)[0] for count in range(1, here.count(".") + 1)}

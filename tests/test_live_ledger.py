@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 from annotation_run import CLASSES, add_round, answers, call, make_run, meta_set, votes_of
@@ -86,7 +87,9 @@ STEPS = st.lists(
 
 @settings(max_examples=120, deadline=None)
 @given(STEPS)
-def test_the_ledger_in_memory_equals_a_full_read(tmp_path_factory, steps) -> None:
+def test_the_ledger_in_memory_equals_a_full_read(
+    tmp_path_factory: pytest.TempPathFactory, steps: Any
+) -> None:
     run = make_run(tmp_path_factory.mktemp("live") / "run")
     add_round(run, 1, BATCH)
     session = LabelingSession(run, find_round(run, 1), CLASSES)
@@ -132,7 +135,9 @@ def test_the_ledger_in_memory_equals_a_full_read(tmp_path_factory, steps) -> Non
     session.close()
 
 
-def test_only_the_tail_is_read_when_another_command_appended(run: Run, monkeypatch) -> None:
+def test_only_the_tail_is_read_when_another_command_appended(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_votes(run, open_ledger(run), [vote("s0", "cat"), vote("s1", "dog")], FILE)
     live = LiveLedger(run)
     assert live.refresh(for_writing=False).is_all
@@ -171,7 +176,9 @@ def test_votes_that_are_no_continuation_are_refused(
         live.refresh(for_writing=for_writing)
 
 
-def test_a_rewritten_vote_file_with_a_record_is_read_whole(run: Run, capsys) -> None:
+def test_a_rewritten_vote_file_with_a_record_is_read_whole(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As after `select --discard-round` or a restored copy: longer than before, and another beginning."""
     add_votes(run, open_ledger(run), [vote("s0", "cat")], FILE)
     live = LiveLedger(run)
@@ -190,7 +197,7 @@ VERDICTS = st.one_of(st.none(), st.builds(Verdict, STATUS, st.just("cat"), st.ju
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(SAMPLES, VERDICTS, max_size=8), st.lists(st.tuples(SAMPLES, VERDICTS), max_size=30))
-def test_rows_in_blocks_are_the_text_of_the_meta_set(start, changes) -> None:
+def test_rows_in_blocks_are_the_text_of_the_meta_set(start: Any, changes: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meta_set_rows, "BLOCK", 2)
         verdicts = {each: verdict for each, verdict in start.items() if verdict is not None}

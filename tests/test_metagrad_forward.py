@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ class FunctionalDropoutNet(DropoutNet):
 
     def __init__(self) -> None:
         super().__init__()
-        self.drop = nn.Identity()
+        self.drop: nn.Module = nn.Identity()
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -123,7 +123,8 @@ class Scene(NamedTuple):
     def copy(self) -> "Scene":
         """Its twin, which shares no tensor with it (batches excepted)."""
         model = copy.deepcopy(self.model)
-        optimiser = type(self.optimiser)(model.parameters(), lr=LR)
+        kind: Any = type(self.optimiser)
+        optimiser = kind(model.parameters(), lr=LR)
         optimiser.load_state_dict(copy.deepcopy(self.optimiser.state_dict()))
         return Scene(model, optimiser, self.batch, self.meta_batch)
 
@@ -251,7 +252,7 @@ def some_weights(count: int, total: float = 1.0) -> torch.Tensor:
     return torch.linspace(0.2, 0.8, count, dtype=torch.float64) * total / count
 
 
-def begun(method: str, count: int) -> MethodRun:
+def begun(method: str, count: int) -> Any:
     """A run in float64 whose weights are far from their bounds."""
     if method == "direct":
         return DirectRun(some_weights(count, count), 0.3 / LR, MetaGradient(1, "all"))
@@ -425,7 +426,7 @@ def test_no_second_order_graph_is_ever_built(method: str, monkeypatch: pytest.Mo
     calls = []
 
     def first_order_only(original: Callable[..., object]) -> Callable[..., object]:
-        def watched(*positional: object, create_graph: bool = False, **named: object) -> object:
+        def watched(*positional: object, create_graph: bool = False, **named: Any) -> object:
             assert not create_graph
             calls.append(original)
             return original(*positional, **named)

@@ -158,20 +158,23 @@ def test_channels_that_a_model_takes() -> None:
 @pytest.fixture
 def factories(monkeypatch: pytest.MonkeyPatch) -> None:
     """A module ``their_models`` with factories that keep the contract, or do not."""
-    module = types.ModuleType("their_models")
 
     def good(shape: tuple[int, ...], classes: int) -> nn.Module:
         assert isinstance(shape, tuple)
         return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), classes))
 
-    module.good = good
-    module.no_model = lambda shape, classes: "a model"
-    module.no_linear = lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Identity())
-    module.other_classes = lambda shape, classes: good(shape, classes + 1)
-    module.not_last = lambda shape, classes: nn.Sequential(
-        good(shape, 4), nn.Linear(4, classes), nn.Unflatten(1, (1, -1))
+    def not_last(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(good(shape, 4), nn.Linear(4, classes), nn.Unflatten(1, (1, -1)))
+
+    module = types.ModuleType("their_models")
+    vars(module).update(
+        good=good,
+        no_model=lambda shape, classes: "a model",
+        no_linear=lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Identity()),
+        other_classes=lambda shape, classes: good(shape, classes + 1),
+        not_last=not_last,
+        other_inputs=lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(5, classes)),
     )
-    module.other_inputs = lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(5, classes))
     monkeypatch.setitem(sys.modules, "their_models", module)
 
 

@@ -112,7 +112,7 @@ def test_what_is_no_file_of_features_is_refused(tmp_path: Path) -> None:
 def test_columns_that_are_missing_or_of_no_use_are_named(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
 
-    def message(**columns: object) -> str:
+    def message(**columns: Any) -> str:
         pq.write_table(pa.table(columns), path)
         return refused(path)
 

@@ -1,6 +1,7 @@
 """Gradients of sampled layers against one backward pass a sample, and the draw against its expectation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ class Unusual(nn.Module):
 
 def plain(shape: tuple[int, ...], **options: int) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        convolution = nn.Conv2d(shape[0], 6, **options)  # type: ignore[arg-type]
+        convolution = nn.Conv2d(shape[0], 6, **options)
         return nn.Sequential(
             convolution, nn.ReLU(True), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5)
         )
@@ -158,7 +159,7 @@ def test_the_backward_pass_stops_at_the_earliest_sampled_layer() -> None:
     needed: dict[str, bool] = {}
     for name, layer in model.named_modules():
         layer.register_forward_hook(
-            lambda _, __, output, name=name: needed.update({name: output.requires_grad})  # type: ignore[misc]
+            lambda _, __, output, name=name: needed.update({name: output.requires_grad})
         )
     side = make_projection(model.get_submodule("features.7"), 50, torch.Generator())
     SampledGradients(model, [DrawnLayer("features.7", 1, 1.0)], [side], "label-free")(batch)
@@ -371,7 +372,8 @@ def test_features_of_a_pool(
     torch.testing.assert_close(found.norms[:, None] * found.directions.float(), whole, rtol=2e-3, atol=1e-4)
     assert found.directions.dtype == torch.float16
     assert details["width"] == found.directions.shape[1] <= 100
-    assert sum(each["draws"] for each in details["sampled_layers"]) == 4
+    layers: Any = details["sampled_layers"]
+    assert sum(each["draws"] for each in layers) == 4
     assert reporter.tracked == [("gradients", 0, 24)]
     monkeypatch.setattr(features, "BACKWARD_PIXELS", 1)
     again, _ = gradient_features(model, tiny_batches, method, torch.Generator(), reporter, "gradients")

@@ -263,7 +263,7 @@ class Contrary:
 def test_l2rw_gives_a_contrary_batch_no_weight() -> None:
     ((forward, meta_batch, ids),) = forwards(1)
     run = begun("l2rw", 1)
-    weights = run.step(Contrary(forward), meta_batch, ids, 0.1).weights  # type: ignore[arg-type]
+    weights = run.step(Contrary(forward), meta_batch, ids, 0.1).weights
     assert torch.equal(weights, torch.zeros(6))
     assert torch.equal(run.pool_weights(predictions_of(torch.zeros(20))), torch.zeros(20))
 
@@ -274,7 +274,7 @@ def test_a_batch_of_zero_weights_leaves_the_step_to_momentum_and_decay(
 ) -> None:
     class Unmoved(L2RWRun):
         def step(self, forward: Any, *rest: Any) -> Any:
-            return super().step(Contrary(forward), *rest)  # type: ignore[arg-type]
+            return super().step(Contrary(forward), *rest)
 
     resolved = plan(momentum=momentum, weight_decay=decay)
     model = build_model("convnet", (1, 8, 8), 3, seed=0)

@@ -62,7 +62,7 @@ def test_the_options_of_a_row_are_those_on_record(entry: StageEntry, finished_on
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of a program that has one stage more."""
-    monkeypatch.setitem(FOLDERS, REPORT.kind, REPORT)  # type: ignore[misc]
+    monkeypatch.setitem(FOLDERS, REPORT.kind, REPORT)
     row = StageEntry(
         REPORT, "metaselect.options:EvaluateOptions", "metaselect.stages.report:report", "Report."
     )

@@ -190,7 +190,7 @@ class Forward:
             or self._kept_gradient[0] is not weights
             or len(self.stepped_params) < len(self.params)
         ):
-            (share * (weights * self.losses).sum()).backward()  # type: ignore[no-untyped-call]
+            (share * (weights * self.losses).sum()).backward()
             return
         for name, value in self._kept_gradient[1].items():
             parameter = self.params[name]

@@ -22,7 +22,7 @@ def _load_forward_rules() -> None:
     """Create a first dual number, on which torch registers its forward rules with a warning about its own API."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore")
-        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
 
 
 _load_forward_rules()
@@ -52,12 +52,9 @@ def through_graph(passes: LossPasses, v: Params) -> torch.Tensor:
 def dual_numbers(passes: LossPasses, v: Params) -> torch.Tensor:
     """(B,) J v by a second forward pass in dual numbers, at theta + epsilon v."""
     with torch.no_grad(), forward_ad.dual_level():
-        duals = {
-            name: forward_ad.make_dual(p.detach(), v[name])  # type: ignore[no-untyped-call]
-            for name, p in passes.params.items()
-        }
+        duals = {name: forward_ad.make_dual(p.detach(), v[name]) for name, p in passes.params.items()}
         losses = passes.losses_at(duals)
-        tangent: torch.Tensor | None = forward_ad.unpack_dual(losses).tangent  # type: ignore[no-untyped-call]
+        tangent: torch.Tensor | None = forward_ad.unpack_dual(losses).tangent
         # No tangent: the losses depend on no parameter.
         return torch.zeros_like(losses) if tangent is None else tangent
 

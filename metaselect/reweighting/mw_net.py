@@ -118,7 +118,7 @@ class MetaWeightNetRun(MethodRun):
         s = self.meta_gradient.of(forward, meta_batch, at, keep_gradient=self.hyper.lagged)
         self.optimiser.zero_grad()
         # A linear surrogate whose gradient in Phi is the meta gradient.
-        (-forward.virtual_rate * (s.detach() * virtual).sum()).backward()  # type: ignore[no-untyped-call]
+        (-forward.virtual_rate * (s.detach() * virtual).sum()).backward()
         self.optimiser.step()
         if self.hyper.lagged:
             return StepWeights(at)

@@ -189,7 +189,7 @@ def train_task_model(
                 logits, ranks = task(images.inputs(ids))
                 losses = F.cross_entropy(logits, labels[ids.to(device)], reduction="none")
                 optimiser.zero_grad()
-                (losses.mean() + ranking_loss(ranks, losses)).backward()  # type: ignore[no-untyped-call]
+                (losses.mean() + ranking_loss(ranks, losses)).backward()
                 optimiser.step()
                 true_order, predicted_order = (
                     pair_differences(losses.detach()),
@@ -253,13 +253,13 @@ def train_vae_and_discriminator(
         for part in (slice(count), slice(count, None)):
             total = total + vae_loss(inputs[part], encoding.at(part), options.beta)
         vae_optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         vae_optimiser.step()
         with torch.no_grad():
             mu, _ = vae.encode(inputs)
         loss = discriminator_loss(discriminator(mu, ranks), count)
         discriminator_optimiser.zero_grad()  # removes also the gradients of the VAE's step
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         discriminator_optimiser.step()
         if step % PROGRESS_EVERY == 0:
             progress(f"VAE and discriminator, iteration {step} of {options.iterations}")

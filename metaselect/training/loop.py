@@ -215,7 +215,7 @@ def backward(forward: Forward, step: StepWeights, share: float = 1.0) -> torch.T
     else:  # the gradient of a virtual step with these very weights may be there already
         forward.backward(step.weights, share)
         return (step.weights * forward.losses.detach()).sum()
-    (share * loss).backward()  # type: ignore[no-untyped-call]
+    (share * loss).backward()
     return loss.detach()
 
 
