@@ -7,16 +7,17 @@ import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from command_line import command, environment, metaselect
+from command_line import command, environment, run_process
 
 import metaselect as package
-from metaselect.cli.main import app
+from metaselect.cli.main import USAGE_BASE, app
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS
 from metaselect.run.artefacts import ARTEFACTS
 
@@ -38,22 +39,34 @@ COMMANDS = commands(typer.main.get_command(app))
 LEAVES = {words: made for words, made in COMMANDS.items() if not hasattr(made, "commands")}
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_command_has_help(words: tuple[str, ...]) -> None:
-    assert len(COMMANDS[words].help.split()) >= 4
-    for parameter in COMMANDS[words].params:
-        assert parameter.name in ("help", "install_completion", "show_completion") or parameter.help
+def test_every_command_and_option_has_help() -> None:
+    generated = ("help", "install_completion", "show_completion")
+    faults = [" ".join(words) for words, made in COMMANDS.items() if len(made.help.split()) < 4]
+    faults += [
+        f"{' '.join(words)}: {parameter.name}"
+        for words, made in COMMANDS.items()
+        for parameter in made.params
+        if parameter.name not in generated and not parameter.help
+    ]
+    assert faults == []
 
 
-@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
-def test_the_examples_of_help_are_command_lines_that_parse(words: tuple[str, ...]) -> None:
-    lines = [line.strip() for line in LEAVES[words].help.splitlines()]
-    examples = [line for line in lines if line.startswith("metaselect ")]
-    assert examples
-    for line in examples:
-        given = shlex.split(line.partition(" < ")[0])[1:]
-        assert tuple(given[: len(words)]) == words
-        LEAVES[words].make_context(" ".join(words), given[len(words) :])
+def test_the_examples_of_help_are_command_lines_that_parse() -> None:
+    faults = []
+    for words, made in LEAVES.items():
+        lines = [line.strip() for line in made.help.splitlines()]
+        examples = [line for line in lines if line.startswith("metaselect ")]
+        if not examples:
+            faults.append((words, "no example"))
+        for line in examples:
+            given = shlex.split(line.partition(" < ")[0])[1:]
+            try:
+                made.make_context(" ".join(words), given[len(words) :])
+            except USAGE_BASE as error:
+                faults.append((words, f"{line}: {error}"))
+            if tuple(given[: len(words)]) != words:
+                faults.append((words, line))
+    assert faults == []
 
 
 def modules() -> list[str]:
@@ -63,9 +76,8 @@ def modules() -> list[str]:
     return sorted(names - {"metaselect.__main__"})
 
 
-@pytest.mark.parametrize("name", modules())
-def test_every_module_imports_and_says_what_it_is_for(name: str) -> None:
-    assert import_module(name).__doc__
+def test_every_module_imports_and_says_what_it_is_for() -> None:
+    assert [name for name in modules() if not import_module(name).__doc__] == []
 
 
 @pytest.mark.parametrize("page", ROWS)
@@ -91,31 +103,42 @@ def test_every_package_has_a_line_in_contributing() -> None:
     assert sorted(rows) == sorted(packages)
 
 
-def imported(words: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
-    """Which of these modules a command line imports, in a process of its own."""
-    program = (
-        "import json, sys; from metaselect.cli.main import main; code = main(sys.argv[1:]);"
-        f"found = [name for name in {names} if name in sys.modules];"
-        "print(json.dumps([code, found]), file=sys.stderr)"
-    )
+IMPORTED = """
+import json, sys
+from metaselect.cli.main import main
+
+names, command_lines = map(json.loads, sys.argv[1:])
+faults = [["the command line", name] for name in names if name in sys.modules]
+for words in command_lines:
+    before = set(sys.modules)
+    code = main(words)
+    faults += [[words, code]] if code else []
+    faults += [[words, name] for name in names if name in sys.modules and name not in before]
+print(json.dumps(faults), file=sys.stderr)
+"""
+
+
+def imported(names: Sequence[str], command_lines: Sequence[Sequence[str]]) -> list[object]:
+    """Which of these modules the command lines import, in one process of their own; and which of them fail."""
+    words = [json.dumps(names), json.dumps(command_lines)]
     ended = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, env=environment(), check=True
+        [sys.executable, "-c", IMPORTED, *words],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
     )
-    code, found = json.loads(ended.stderr.splitlines()[-1])
-    assert code == 0, ended.stderr
-    return list(found)
+    return list(json.loads(ended.stderr.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
-    assert imported((*words, "--help"), HEAVY) == []
+def test_help_imports_nothing_heavy() -> None:
+    assert imported(HEAVY, [[*words, "--help"] for words in COMMANDS]) == []
 
 
-def test_status_and_import_never_import_torch(finished: Path, tmp_path: Path) -> None:
-    form = finished / "export/round-1/labels.csv"
-    where = ("--run", str(finished))
-    for words in (("status",), ("verify",), ("annotate", "import", str(form)), ("annotate", "status")):
-        assert imported((*words, *where), ("torch", "torchvision", "sklearn")) == []
+def test_status_and_import_never_import_torch(finished: Path) -> None:
+    form, where = finished / "export/round-1/labels.csv", ["--run", str(finished)]
+    words = (["status"], ["verify"], ["annotate", "import", str(form)], ["annotate", "status"])
+    assert imported(("torch", "torchvision", "sklearn"), [[*each, *where] for each in words]) == []
 
 
 @pytest.mark.slow
@@ -131,4 +154,4 @@ def test_help_comes_within_half_a_second() -> None:
 
 
 def test_the_version_is_the_packages() -> None:
-    assert metaselect("--version").out == f"metaselect {package.__version__}\n"
+    assert run_process("--version").out == f"metaselect {package.__version__}\n"
