@@ -1,9 +1,9 @@
 """Every error that a user can cause, each with its exit code.
 
     MetaSelectError
-      ConditionUnmet      1   it ran, but a condition does not hold (something stale, a dead training)
+      ConditionUnmet      1   it ran, but a condition does not hold (a stale stage, a training that failed)
       UsageError          2   the command line itself is wrong
-      DataError           3   the data set, or a file that came back, is bad or missing
+      DataError           3   the data set, or a file of answers, is bad or missing
       ArtefactError       4   a file of the run is missing, stale or damaged
         LockedError       4   another command is working in the run
       ResourceError       5   out of memory or disk
@@ -14,7 +14,7 @@ the remedy, if possible as a command.
 
 
 class MetaSelectError(Exception):
-    """Base of all errors that are the user's to mend.
+    """Base of all errors that the user can correct.
 
     Attributes:
         exit_code: what the process returns.

@@ -1,8 +1,8 @@
-"""One frozen dataclass per command: what its flags mean, what ``stage.json`` records, what keys freshness.
+"""One frozen dataclass per command, with its options: ``stage.json`` records them, and they are in the stage's key.
 
-None is `auto`: the stage replaces it by a value that its data decides, and records that value. Fields marked
-``not_in_key`` are no part of the key: they never change a result, or they name a file or device whose content
-is an input of the key instead.
+None means `auto`: the stage chooses a value from its data and records it. Fields marked ``not_in_key`` are not in
+the key, because they never change a result, or because they name a file or device that is in the key by its content
+or kind.
 """
 
 from dataclasses import dataclass, field, fields
@@ -15,22 +15,22 @@ from metaselect.records import Json
 
 
 def not_in_key(default: Any) -> Any:
-    """A field that does not bear on the result."""
+    """A field that is not in the stage's key."""
     return field(default=default, metadata={"bears": False})
 
 
 def key_options(options: Any) -> dict[str, Json]:
-    """The result-bearing fields of an options dataclass, as JSON values."""
-    found: dict[str, Json] = {}
+    """The fields of an options dataclass that are in the stage's key, as JSON values."""
+    values: dict[str, Json] = {}
     for spec in fields(options):
         if spec.metadata.get("bears", True):
             value = getattr(options, spec.name)
-            found[spec.name] = list(value) if isinstance(value, tuple) else value
-    return found
+            values[spec.name] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def require_range(name: str, value: float | None, low: float, high: float = float("inf")) -> None:
-    """Refuse a value outside [low, high]; None passes.
+    """Check that a value is finite and in [low, high]; None is allowed.
 
     Raises:
         UsageError: naming the flag, the value and the limits.
@@ -246,8 +246,8 @@ class ExportOptions:
         output: a file, "-" for stdout, or None for the place below ``RUN/export``.
         round: None is the latest one.
         format: a name of ``annotation.formats``.
-        show_given: tell people the given label too.
-        with_predictions: tell people what a model says, where the format has a place for it.
+        show_given: show annotators the given label too.
+        with_predictions: show annotators a model's prediction, where the format has a place for it.
         images: write the images beside the form.
         all: answered samples too.
         conflicts: only the tied samples, as a batch of their own.

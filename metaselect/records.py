@@ -10,7 +10,7 @@ Symbols, the same in every docstring:
 
 *pool*: the training set. *given label*: as the data came. *clean label*: from a person. *meta set*: samples
 with a bought label. *round*: one purchase. *vote*: one person's answer. *selector*: chooses samples.
-*re-weighter*: a training method.
+*re-weighter*: a training method. *run*: the directory of one experiment. *stage*: one of its steps.
 """
 
 from collections.abc import Callable, Mapping

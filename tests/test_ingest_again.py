@@ -70,7 +70,7 @@ def test_a_killed_ingest_goes_on_and_ends_in_the_same_bytes(
     run = made(data, tmp_path / "r", ears, on_bad_sample=policy)
     done = fatal // 4 * 4
     assert len(again) == 14 - done
-    assert any("Going on at sample" in note for note in ears.notes) == (done > 0)
+    assert any("Resuming at sample" in note for note in ears.notes) == (done > 0)
     if done:
         assert ("Ingesting", done, 14) in ears.tracked
     assert stage_bytes(run.path("data")) == stage_bytes(whole.path("data"))

@@ -154,7 +154,7 @@ def test_a_killed_ingest_goes_on_where_it_stopped(tmp_path: Path) -> None:
     killed = interrupt(("ingest", data), run, (run / ".work/data/resume.json").is_file)
     assert killed.code == -signal.SIGKILL
     assert not (run / "data").exists()
-    assert f"of {n}." in metaselect("ingest", data, run=run).err.partition("Going on at sample ")[2]
+    assert f"of {n}." in metaselect("ingest", data, run=run).err.partition("Resuming at sample ")[2]
     metaselect("ingest", data, run=undisturbed)
     assert results(run) == results(undisturbed)
 

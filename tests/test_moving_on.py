@@ -25,7 +25,7 @@ def test_more_labels_recompute_what_was_left_to_a_rule(finished: Path, tmp_path:
     outside_labels(finished, 5, tmp_path / "more.csv")
     metaselect("annotate", "import", tmp_path / "more.csv", "--outside-round", run=finished)
     stale = metaselect(*EVALUATE, run=finished)
-    assert "reweight/direct is judged as it is, but stale" in stale.err
+    assert "reweight/direct is evaluated as it is, but stale" in stale.err
     done = metaselect(*REWEIGHT, "--json", run=finished)
     assert "Recomputing reweight/direct: annotate/meta_set.csv changed since." in done.err
     assert done.json["bought"] == 25

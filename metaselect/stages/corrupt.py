@@ -1,4 +1,4 @@
-"""`corrupt`: a copy of a data set with wrong labels or a long tail, and the truth beside it."""
+"""`corrupt`: a copy of a data set with wrong labels or a long tail, and a file with its true labels."""
 
 import filecmp
 import shutil
@@ -25,8 +25,8 @@ STREAMS = {"imbalance": 1, "map": 2, "noise": 3}  # one random stream for each p
 def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) -> Outcome:
     """Write OUT/train.parquet and OUT/truth.csv.
 
-    The long tail is cut first; then exactly round(rate x eligible) labels change, drawn from the original
-    ones.
+    Samples are removed for the long tail first; then exactly round(rate x eligible) labels change, as a function of
+    the original labels.
 
     Raises:
         UsageError: options that do not fit together, or OUT holds something else.
@@ -51,7 +51,7 @@ def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) ->
         chosen, clean, given = change_labels(listing, order, options)
         note: dict[str, Json] = {"command": "corrupt", **key_options(options)}
         if options.mapping not in (None, "random"):
-            note["mapping"] = "file"  # where it lies is nothing that the data depends on
+            note["mapping"] = "file"  # its path would make the bytes depend on the place
         write_dataset(
             work / "train.parquet", listing, spool, positions=chosen.tolist(), labels=given, note=note
         )
@@ -65,7 +65,7 @@ def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) ->
 
 
 def check_options(options: CorruptOptions) -> None:
-    """Refuse options that do not fit together.
+    """Check that the options fit together.
 
     Raises:
         UsageError: naming them.
@@ -89,7 +89,7 @@ def check_options(options: CorruptOptions) -> None:
 def change_labels(
     listing: Listing, order: np.ndarray, options: CorruptOptions
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is kept and how it is labelled.
+    """The kept samples with their clean and their given labels.
 
     Args:
         listing: the data.
@@ -111,10 +111,11 @@ def change_labels(
 
 
 Noise = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""(clean labels, generator) -> given labels, both (n,) int64."""
 
 
 def _noise(listing: Listing, order: np.ndarray, options: CorruptOptions) -> Noise:
-    """(labels, generator) -> changed labels."""
+    """The function that changes the labels, as the options say."""
     classes, rate, count = listing.classes, options.rate, len(listing.classes)
     match options.noise:
         case "uniform":
@@ -134,8 +135,8 @@ def _noise(listing: Listing, order: np.ndarray, options: CorruptOptions) -> Nois
             pairs = _pairs(classes, options)
             return lambda labels, generator: corruption.asymmetric(labels, pairs, rate, generator)
         case "human":
-            people = _people(listing, order, options)
-            return lambda labels, generator: people
+            human = _human_labels(listing, order, options)
+            return lambda labels, generator: human
     return lambda labels, generator: labels.copy()
 
 
@@ -186,8 +187,8 @@ def _class_number(name: str, classes: tuple[str, ...], place: str) -> int:
     return classes.index(name)
 
 
-def _people(listing: Listing, order: np.ndarray, options: CorruptOptions) -> np.ndarray:
-    """(n,) int64: the labels that people gave, by sample_id."""
+def _human_labels(listing: Listing, order: np.ndarray, options: CorruptOptions) -> np.ndarray:
+    """(n,) int64: the labels of the file --labels, in the order of ``order``."""
     path, column = Path(str(options.labels)), options.labels_column or "label"
     header, rows = read_csv(path)
     key = next((name for name in ("sample_id", "id") if name in header), None)
@@ -206,7 +207,7 @@ def _people(listing: Listing, order: np.ndarray, options: CorruptOptions) -> np.
             "Its ids must be those of the data.",
         )
     places = {name: place for place, name in enumerate(listing.classes)}
-    # Positions are understood only where no value is a name: the classes "1".."10" are names.
+    # Values are class numbers only if none is a class name: "1" is a name where the classes are "1" to "10".
     if not any(given[sample_id] in places for sample_id in ids):
         places = {str(place): place for place in range(len(listing.classes))}
     for line, row in enumerate(rows, start=2):
@@ -220,7 +221,7 @@ def _people(listing: Listing, order: np.ndarray, options: CorruptOptions) -> np.
 
 
 def _move(work: Path, out: Path, report: Reporter, *, force: bool) -> None:
-    """Put the files in place, train.parquet last: where it stands, the truth beside it is whole."""
+    """Move the files to OUT, train.parquet last, so that where it exists the truth file is complete."""
     train, truth = out / "train.parquet", out / "truth.csv"
     if train.exists() and not force:
         same = truth.exists() and all(

@@ -1,4 +1,7 @@
-"""evaluate: what the labels were worth, for the warm-up model and every re-weighted one."""
+"""evaluate: the accuracy of the warm-up model and of every re-weighted one on a labelled test set.
+
+With a truth file it also measures how well the weights separate wrong labels from right ones.
+"""
 
 import re
 import shutil
@@ -61,13 +64,13 @@ TEST_INPUT = f"{EXTERNAL}TEST"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to judge.
+    """A model to evaluate.
 
     Attributes:
         name: "warmup" or the name of a re-weighting.
-        weights: of the model, below the run.
-        description: its ``model.json``, below the run.
-        table: its ``weights.parquet``, below the run; empty for the warm-up.
+        weights: path of the model's parameters below the run.
+        description: path of its ``model.json`` below the run.
+        table: path of its ``weights.parquet`` below the run; empty for the warm-up.
     """
 
     name: str
@@ -77,12 +80,12 @@ class Candidate:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Everything that is read."""
+        """The paths of all its files."""
         return tuple(path for path in (self.weights, self.description, self.table) if path)
 
 
 def evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) -> Outcome:
-    """Judge every model of the run on a test set, and with a truth file the weights.
+    """Evaluate every model of the run on a test set, and the weights if there is a truth file.
 
     Raises:
         DataError: the test set or the truth file is bad.
@@ -95,13 +98,13 @@ def evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) -
 def candidates(run: Run) -> list[Candidate]:
     """The warm-up's last epoch and every finished re-weighting."""
     last = warmup_model(run).checkpoints[-1]
-    found = [Candidate(WARMUP.kind, CHECKPOINT.path(epoch=last), WARMUP_MODEL.path())]
+    models = [Candidate(WARMUP.kind, CHECKPOINT.path(epoch=last), WARMUP_MODEL.path())]
     for stage in run.stage_names(REWEIGHT.kind):
         name = stage.partition("/")[2]
-        found.append(
+        models.append(
             Candidate(name, *(file.path(name=name) for file in (ROBUST_MODEL, ROBUST_MODEL_INFO, WEIGHTS)))
         )
-    return found
+    return models
 
 
 def test_name(test: Path) -> str:
@@ -115,18 +118,15 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     if not test.exists():
         raise DataError(f"{test} does not exist.", "Name a test set of any form that ingest takes.")
     pool = load_pool(run)
-    judged = candidates(run)
-    every = rounds(run)
-    ledger = read_ledger(run) if has_control(every) else None
-    files = [*data_inputs(run), *(path for candidate in judged for path in candidate.files)]
-    files += estimate_inputs(every, ledger)
+    models = candidates(run)
+    all_rounds = rounds(run)
+    ledger = read_ledger(run) if has_control(all_rounds) else None
+    files = [*data_inputs(run), *(path for candidate in models for path in candidate.files)]
+    files += estimate_inputs(all_rounds, ledger)
     stage = run.stage(EVALUATE.name(test=name))
-    for stale in (REWEIGHT.name(name=each.name) for each in judged if each.table):
-        state = state_of(run, stale, AnnotationView(every, ledger))
-        if state.state in (STALE, DAMAGED):
-            again = run.stage(stale).command()
-            report.warn(f"{stale} is judged as it is, but {state.state}: {state.why}. Run: {again}")
-    inputs_of(run, *judged[0].files)  # without a warm-up of this data there is nothing to compare with
+    _warn_of_stale(run, models, AnnotationView(all_rounds, ledger), report)
+    # The warm-up is what all others are compared with, so that it must not be stale; they may be, with a warning.
+    inputs_of(run, *models[0].files)
     inputs = {
         **inputs_of(run, *files, stale_ok=True),
         TEST_INPUT: _signature(test, pool, stage, options, report),
@@ -139,20 +139,28 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     key = StageKey(key_options(options), inputs, device.type)
     if not stage.is_current(key, report, force=options.force):
         with stage.working(key, report) as work:
-            noise = noise_estimate(run, every, ledger, begun=True)
-            _judge(test, run, pool, options, judged, noise, device, work, report)
+            noise = noise_estimate(run, all_rounds, ledger, begun=True)
+            _evaluate_models(test, run, pool, options, models, noise, device, work, report)
     metrics = read_json(run.path(METRICS.path(test=name)), stage.redo)
     return Outcome({"run": str(run.root), "test": name, **metrics})
 
 
+def _warn_of_stale(run: Run, models: list[Candidate], view: AnnotationView, report: Reporter) -> None:
+    for name in (REWEIGHT.name(name=model.name) for model in models if model.table):
+        state = state_of(run, name, view)
+        if state.state in (STALE, DAMAGED):
+            again = run.stage(name).command()
+            report.warn(f"{name} is evaluated as it is, but {state.state}: {state.why}. Run: {again}")
+
+
 def _signature(test: Path, pool: Dataset, stage: Stage, options: EvaluateOptions, report: Reporter) -> str:
-    """The test set's signature; the recorded one where only names or times differ from what was judged."""
+    """The test set's signature; the recorded one if only names or times differ from the set that was evaluated."""
     signature = dataset_signature(test, options)
     record = None if options.force else stage.record()
     recorded = signature if record is None else record.key.inputs.get(TEST_INPUT, signature)
     if record is None or recorded == signature:
         return signature
-    report.note(f"{test} is not the file that was judged, or was touched; comparing the contents.")
+    report.note(f"{test} is not the file that was evaluated, or its time changed; comparing the contents.")
     with TemporaryDirectory() as scratch:
         samples, hashes = read_test_set(test, options, pool, Path(scratch), report)
     return recorded if _content(samples, hashes) == record.details.get("test_content") else signature
@@ -164,19 +172,19 @@ def _content(samples: Dataset, hashes: list[str]) -> str:
     return fingerprint(samples.classes, zip(samples.sample_ids, names, hashes, strict=True))
 
 
-def _judge(
+def _evaluate_models(
     test: Path,
     run: Run,
     pool: Dataset,
     options: EvaluateOptions,
-    judged: list[Candidate],
+    models: list[Candidate],
     noise: NoiseEstimate | None,
     device: torch.device,
     work: Work,
     report: Reporter,
 ) -> None:
     scratch = work.folder / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a killed command
+    shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted command
     samples, hashes = read_test_set(test, options, pool, scratch, report)
     work.details["test_content"] = _content(samples, hashes)
     _warn_of_pool_images(run, hashes, report)
@@ -187,15 +195,15 @@ def _judge(
     metrics: dict[str, Json] = {"test_samples": len(samples), "classes": list(pool.classes)}
     reweighted: dict[str, Json] = {}
     truth = None if options.truth is None else _true_labels(options.truth, pool)
-    for candidate in judged:
+    for candidate in models:
         predicted = _predict(run, candidate, samples, device)
         columns[f"predicted_{candidate.name}"] = _names(pool, predicted)
-        found = _scores(samples.labels, predicted, pool)
+        scores = _scores(samples.labels, predicted, pool)
         if candidate.table:
-            found |= _judge_weights(run, candidate, pool, truth, options.k)
-            reweighted[candidate.name] = found
+            scores |= _weight_scores(run, candidate, pool, truth, options.k)
+            reweighted[candidate.name] = scores
         else:
-            metrics["warmup"] = found
+            metrics["warmup"] = scores
     metrics["reweight"] = reweighted
     if truth is not None:
         metrics["noise"] = {"measured_rate": float((truth != pool.labels).mean()), "samples": len(pool)}
@@ -211,7 +219,7 @@ def _judge(
 
 
 def _predict(run: Run, candidate: Candidate, samples: Dataset, device: torch.device) -> np.ndarray:
-    """(n,) int64 classes that a model gives to the test set."""
+    """(n,) int64: the classes that a model predicts for the test set."""
     described = read_json(run.path(candidate.description), "Run the stage again with --force.")
     shape = samples.inputs.shape[1:]
     model = build_model(described["architecture"], shape, len(samples.classes), seed=0)
@@ -223,24 +231,24 @@ def _predict(run: Run, candidate: Candidate, samples: Dataset, device: torch.dev
         device=device,
         channels=described["input_channels"],
     )
-    view = predict(model.to(device), batches, torch.arange(len(samples)))
-    return view.predicted.cpu().numpy()
+    predictions = predict(model.to(device), batches, torch.arange(len(samples)))
+    return predictions.predicted.cpu().numpy()
 
 
 def _scores(labels: np.ndarray, predicted: np.ndarray, pool: Dataset) -> dict[str, Json]:
-    found = classification(labels, predicted, len(pool.classes))
+    result = classification(labels, predicted, len(pool.classes))
     return {
-        "test_accuracy": found.accuracy,
-        "macro_f1": found.macro_f1,
-        "per_class_accuracy": dict(zip(pool.classes, found.per_class_accuracy, strict=True)),
-        "confusion": [list(row) for row in found.confusion],
+        "test_accuracy": result.accuracy,
+        "macro_f1": result.macro_f1,
+        "per_class_accuracy": dict(zip(pool.classes, result.per_class_accuracy, strict=True)),
+        "confusion": [list(row) for row in result.confusion],
     }
 
 
-def _judge_weights(
+def _weight_scores(
     run: Run, candidate: Candidate, pool: Dataset, truth: np.ndarray | None, k: int | None
 ) -> dict[str, Json]:
-    """How well the weights tell wrong labels from right ones; bought and unusable samples are left out."""
+    """How well the weights separate wrong labels from right ones; bought and unusable samples are left out."""
     if truth is None:
         return {"weight_auc": None}
     table = read_parquet(run, WEIGHTS, ["weight", "weight_kind", "bought"], name=candidate.name)
@@ -251,7 +259,7 @@ def _judge_weights(
     return {
         "weight_auc": clean_label_auc(weights, clean),
         "lowest_k": count,
-        # Weights that are all alike point at nobody.
+        # Equal weights name no sample as the one with the lowest weight.
         "precision_of_lowest_k": precision_of_lowest(weights, clean, count) if np.ptp(weights) else None,
     }
 

@@ -1,4 +1,4 @@
-"""`ingest`: DATA becomes the ``data/`` stage of a run, in the same bytes whatever its form and order."""
+"""`ingest`: DATA becomes the stage ``data/`` of a run, with the same bytes for any form and order of the data."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -29,10 +29,10 @@ DATA_INPUT = f"{EXTERNAL}DATA"
 
 
 def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter) -> Outcome:
-    """Bring DATA into the run, or find that it is there already.
+    """Read DATA into the run, unless it holds the same data already.
 
     Args:
-        data: of any form; None is enough where the run already holds data.
+        data: a data set of any form; None if the run holds data already.
         run: the run directory.
         options: how to read it.
         report: notes and progress.
@@ -59,7 +59,7 @@ def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter
 
 
 def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) -> None:
-    """Make sure that the run holds this data, as the run itself read it.
+    """Check that the run holds this data, read with the run's own options.
 
     Args:
         data: of any form.
@@ -84,7 +84,7 @@ def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) ->
 
 
 def _key(options: IngestOptions, signature: str) -> StageKey:
-    # The seed chooses among samples only where there is a limit.
+    # Without a limit the seed has no effect, so it must not make two runs differ.
     seeded = options if options.limit is not None else replace(options, seed=0)
     return StageKey(key_options(seeded), {DATA_INPUT: signature})
 
@@ -95,7 +95,7 @@ def _recorded_options(record: StageRecord) -> IngestOptions:
 
 
 def _check_options(run: Run, record: StageRecord, options: IngestOptions) -> None:
-    wanted = StageKey(_key(options, "").options, record.key.inputs)  # so that only options can differ
+    wanted = StageKey(_key(options, "").options, record.key.inputs)  # equal inputs: only options can differ
     changes = differences(record.key, wanted)
     if changes:
         raise ArtefactError(
@@ -105,27 +105,27 @@ def _check_options(run: Run, record: StageRecord, options: IngestOptions) -> Non
 
 
 def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOptions, report: Reporter) -> None:
-    """Compare DATA with the run's: names, sizes and times first, contents only if those differ."""
+    """Compare DATA with the data of the run: by names, sizes and times, and by contents only if those differ."""
     run.stage(DATA.name()).check()
-    _publish(run)
+    _write_run_info(run)
     signature = dataset_signature(data, options)
     if signature == record.key.inputs.get(DATA_INPUT):
         return
-    report.note(f"{data} is not the file that was ingested, or was touched; comparing the contents.")
+    report.note(f"{data} is not the file that was ingested, or its time changed; comparing the contents.")
     bad = BadSamples(options.on_bad_sample)
     listing = list_samples(open_source(data, options), bad).limited(options.limit, options.seed)
     order, content_hashes = hash_contents(listing, bad, report)
-    found, held = _fingerprint(listing, order, content_hashes), record.details["fingerprint"]
-    if found != held:
+    given, recorded = _fingerprint(listing, order, content_hashes), record.details["fingerprint"]
+    if given != recorded:
         raise ArtefactError(
-            f"{run.root} holds other data (fingerprint {held[:12]}) than {data} ({found[:12]}).",
+            f"{run.root} holds other data (fingerprint {recorded[:12]}) than {data} ({given[:12]}).",
             "Use another --run, or replace the data: metaselect ingest --force.",
         )
-    _remember(run, data, signature)
+    _record_place(run, data, signature)
 
 
-def _remember(run: Run, data: Path, signature: str) -> None:
-    """Note where the same data lies now, so that next time a glance is enough; nothing hashes this file."""
+def _record_place(run: Run, data: Path, signature: str) -> None:
+    """Record the new place of the same data, so that its contents need not be compared next time."""
     path = run.path(f"{DATA.name()}/{RECORD}")
     raw = read_json(path, run.stage(DATA.name()).redo)
     raw["inputs"][DATA_INPUT] = signature
@@ -151,19 +151,19 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
     with run.stage(DATA.name()).working(key, report) as work:
         _build(run, listing, work, options, bad, report)
         work.details["root"] = str(data.resolve())
-    _publish(run)
+    _write_run_info(run)
 
 
 def _build(
     run: Run, listing: Listing, work: Work, options: IngestOptions, bad: BadSamples, report: Reporter
 ) -> None:
-    """Write every file of the stage below ``work.folder``."""
+    """Write all files of the stage below ``work.folder``; resumes from the journal of an interrupted command."""
     journal = Journal.read(work.folder, int(listing.keep.sum())) if work.resumed else None
     if journal is None:
         journal = Journal(choose_target(listing, options.image_size, report))
     else:
         done = int(listing.keep[: journal.done].sum())
-        report.note(f"Going on at sample {done + 1} of {int(listing.keep.sum())}.")
+        report.note(f"Resuming at sample {done + 1} of {int(listing.keep.sum())}.")
         restore_bad(listing, journal, bad)
     target = journal.target
     moments: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
@@ -178,13 +178,13 @@ def _build(
     Preprocess(target.task, target.size, target.mode, *moments).write(work.folder / PREPROCESS.within())
     repeated = duplicates([listing.sample_ids[position] for position in order], content_hashes)
     _write_lists(run, work, bad.found, repeated, report)
-    _warn_of_empty(listing, order, report)
+    _warn_of_empty_classes(listing, order, report)
     work.details["task"] = target.task
     work.details["fingerprint"] = _fingerprint(listing, order, content_hashes)
 
 
-def _publish(run: Run) -> None:
-    """Write ``run.json`` from the record that came with the data; a command that died before it left an old one."""
+def _write_run_info(run: Run) -> None:
+    """Write ``run.json`` from the record of the data; an interrupted command may have left an older one."""
     details = run.stage(DATA.name()).require().details
     run.write_info(details["task"], details["fingerprint"])
 
@@ -204,7 +204,7 @@ def write_samples(path: Path, listing: Listing, order: Sequence[int], content_ha
 def _write_lists(
     run: Run, work: Work, bad: Sequence[BadSample], repeated: Sequence[tuple[str, str]], report: Reporter
 ) -> None:
-    """Write ``skipped.csv`` and ``duplicates.csv`` where there is something to list."""
+    """Write ``skipped.csv`` and ``duplicates.csv``, each only if it has rows."""
     work.details["skipped"], work.details["duplicates"] = len(bad), len(repeated)
     if bad:
         rows = [(entry.source, entry.row or "", entry.sample_id, entry.reason) for entry in bad]
@@ -217,7 +217,7 @@ def _write_lists(
         )
 
 
-def _warn_of_empty(listing: Listing, order: Sequence[int], report: Reporter) -> None:
+def _warn_of_empty_classes(listing: Listing, order: Sequence[int], report: Reporter) -> None:
     counts = np.bincount(listing.labels[list(order)], minlength=len(listing.classes))
     empty = [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]
     if empty:
@@ -233,7 +233,7 @@ def _fingerprint(listing: Listing, order: Sequence[int], content_hashes: Sequenc
 
 
 def _result(run: Run) -> dict[str, Json]:
-    """What ``--json`` prints, from the finished files."""
+    """What ``--json`` prints, read from the finished stage."""
     info = run.info()
     details = run.stage(DATA.name()).require().details
     preprocess = Preprocess.read(run.path(PREPROCESS.path()))

@@ -1,4 +1,4 @@
-"""verify --rerun: every stage again, from its own inputs, in a copy; the bytes must be the same."""
+"""verify --rerun: run every stage again in a copy, from its recorded inputs, and compare the bytes."""
 
 import os
 import shlex
@@ -22,8 +22,8 @@ FIRST_ROUND = SELECT.name(number=1)
 def rerun(run: Run, report: Reporter) -> Outcome:
     """Run the recorded command of each finished stage in a temporary copy, and compare every artefact.
 
-    ``data/`` (its source is not in the run), ``annotate/`` (it is what people answered) and rounds after the first
-    (what they saw of the answers is not on record) are taken as they are.
+    Copied without a check: ``data/`` (its source is not in the run), ``annotate/`` (people's answers) and rounds that
+    were selected after answers (the answers of that time are not on record).
 
     Raises:
         ConditionUnmet: a stage fails, or gives other bytes, naming the files.
@@ -36,39 +36,39 @@ def rerun(run: Run, report: Reporter) -> Outcome:
         for entry, name in ((row, name) for row in STAGES for name in row.finished(run)):
             stage = run.stage(name)
             record = stage.require()
-            # Rounds after answers were in cannot be judged by the answers of today.
+            # A later round depends on the answers of its time, which today's votes need not be.
             later = stage.kind == SELECT.kind and (
                 name != FIRST_ROUND or META_SET.path() in record.key.inputs
             )
-            taken = later or not entry.rerun
-            if stage.changed_inputs() and not taken:
+            copied = later or not entry.rerun
+            if stage.changed_inputs() and not copied:
                 raise ConditionUnmet(
                     f"{name} is stale: {', '.join(stage.changed_inputs())} changed since.",
                     f"First run: {stage.command()}",
                 )
             if later:
-                report.note(f"{name} was chosen beside labels that were there before; it is taken as it is.")
-            elif not taken:
+                report.note(f"{name} was selected after labels were bought; it is copied as it is.")
+            elif not copied:
                 report.note(f"Running {name} again.")
-                _again(stage, copy)
+                _run_again(stage, copy)
                 compared.append(name)
-            # Each stage is judged from the run's own inputs, not from what the copy came to.
+            # So that the next stage starts from the run's own files, and each difference is reported at its stage.
             shutil.rmtree(copy.path(name), ignore_errors=True)
             shutil.copytree(stage.folder, copy.path(name))
     return Outcome({"run": str(run.root), "recomputed": compared})
 
 
-def _again(stage: Stage, copy: Run) -> None:
+def _run_again(stage: Stage, copy: Run) -> None:
     record = stage.require()
     words = shlex.split(stage.command())[1:-2]  # less the program's name and --run RUN
     words_of_kind = folder_of(stage.name).command.split()
     if len(words_of_kind) == 1 and len(words) > 1 and not words[1].startswith("-"):
         del words[1]  # the DATA of warmup, which the run holds
     command = [sys.executable, "-m", "metaselect", *words, "--run", str(copy.root.resolve())]
-    # The promise of equal bytes is for an equal number of threads.
+    # Sums in another number of threads are rounded otherwise.
     environment = os.environ | {"OMP_NUM_THREADS": str(record.details["threads"])}
     folder = Path(record.details["working_folder"])  # relative paths start there
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         capture_output=True,
         text=True,
@@ -78,7 +78,7 @@ def _again(stage: Stage, copy: Run) -> None:
     )
     made = copy.path(stage.name)
     if not (made / RECORD).is_file():
-        raise ConditionUnmet(f"{stage.name} could not be run again: {done.stderr.strip()[-500:]}")
+        raise ConditionUnmet(f"{stage.name} could not be run again: {process.stderr.strip()[-500:]}")
     differing = [
         name
         for name, expected in record.outputs.items()

@@ -1,4 +1,4 @@
-"""status and verify: what is done, what is stale and why, and what comes next. No torch."""
+"""status and verify: the state of every stage, why it is stale or damaged, and the next command. No torch."""
 
 from typing import NamedTuple
 
@@ -35,19 +35,19 @@ from metaselect.stages.table import STAGES, entry_of
 
 
 class OpenWork(NamedTuple):
-    """Samples that people still have to do something about: ``missing`` have no answer, ``tied`` no consensus."""
+    """Numbers of selected samples without an answer (``missing``) and of samples without a consensus (``tied``)."""
 
     missing: int
     tied: int
 
     def __str__(self) -> str:
         counts = ((self.missing, "without an answer"), (self.tied, "tied"))
-        found = [f"{count} {what}" for count, what in counts if count]
-        return f"samples: {', '.join(found)}" if found else ""
+        parts = [f"{count} {what}" for count, what in counts if count]
+        return f"samples: {', '.join(parts)}" if parts else ""
 
 
 def status(run: Run, report: Reporter) -> Outcome:
-    """Every stage's state and the next command; unmet when something is stale or damaged."""
+    """The state of every stage and the next command; unmet if a stage is stale or damaged."""
     del report
     run.info()
     view = AnnotationView.read(run)
@@ -74,10 +74,10 @@ def status(run: Run, report: Reporter) -> Outcome:
 
 
 def verify(run: Run, report: Reporter) -> Outcome:
-    """Hash every artefact; the first damage is an error only after all were looked at.
+    """Hash every artefact of the run and compare it with the record.
 
     Raises:
-        ArtefactError: naming every file whose bytes changed.
+        ArtefactError: naming the first damaged file of each stage.
     """
     run.info()
     damaged: list[str] = []
@@ -136,8 +136,8 @@ def next_command(run: Run, states: list[State], open_work: OpenWork, view: Annot
     by_name = {state.stage: state for state in states}
     for state in states:
         entry = entry_of(state.stage)
-        beyond_help = entry.by_people or (entry.trains and run.ids_alone)
-        if state.state in (STALE, INTERRUPTED, DAMAGED) and not beyond_help:
+        not_by_command = entry.by_people or (entry.trains and run.ids_alone)
+        if state.state in (STALE, INTERRUPTED, DAMAGED) and not not_by_command:
             return run.stage(state.stage).command(*(["--force"] if state.state == DAMAGED else []))
     if by_name[ANNOTATE.name()].state == DAMAGED:
         return ""  # no command brings answers back; the stage's own line says what is damaged
