@@ -17,7 +17,7 @@ import typer
 from command_line import command, environment, run_process
 
 import metaselect as package
-from metaselect.cli.main import USAGE_BASE, app
+from metaselect.cli.main import CLICK_USAGE_ERROR, app
 from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS
 from metaselect.run.artefacts import ARTEFACTS
 
@@ -62,7 +62,7 @@ def test_the_examples_of_help_are_command_lines_that_parse() -> None:
             given = shlex.split(line.partition(" < ")[0])[1:]
             try:
                 made.make_context(" ".join(words), given[len(words) :])
-            except USAGE_BASE as error:
+            except CLICK_USAGE_ERROR as error:
                 faults.append((words, f"{line}: {error}"))
             if tuple(given[: len(words)]) != words:
                 faults.append((words, line))
