@@ -28,9 +28,12 @@ from command_line import (
     metaselect,
     tree,
 )
+from data_makers import Listener
 from safetensors import safe_open
 
 from metaselect.registry import REWEIGHTERS
+from metaselect.run.key import StageKey
+from metaselect.run.stage import Stage
 
 LONG_WARMUP = ("warmup", "--epochs", 30, "--checkpoints", 15, "--batch-size", 16)
 LONG_REWEIGHT = ("reweight", "--epochs", 60, "--lr", 0.02, "--method")
@@ -304,3 +307,20 @@ def test_a_reader_that_goes_away_is_no_error(finished: Path, words: tuple[str, .
         ["bash", "-c", shown], capture_output=True, text=True, env=environment(), check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", [".model.json.tmp", ".tmpHWv3xh", "checkpoints/.tmpHWv3xh"])
+def test_temporary_files_of_a_killed_process_are_no_outputs(
+    tmp_path: Path, name: str, reporter: Listener
+) -> None:
+    """Also those that safetensors writes under names of its own."""
+    stage, key = Stage(tmp_path, "warmup"), StageKey({}, {})
+    with pytest.raises(KeyError), stage.working(key, reporter) as work:
+        (work.folder / "checkpoints").mkdir()
+        (work.folder / name).write_bytes(b"half")
+        raise KeyError
+    with stage.working(key, reporter) as work:
+        assert work.resumed
+        (work.folder / "checkpoints/epoch-0001.safetensors").write_bytes(b"whole")
+    assert list(stage.require().outputs) == ["checkpoints/epoch-0001.safetensors"]
+    assert not (tmp_path / "warmup" / name).exists()

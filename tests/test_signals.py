@@ -89,6 +89,8 @@ def test_a_command_puts_the_handlers_back(warm: Path) -> None:
     ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
 )
 def test_a_signal_unwinds_what_works(number: signal.Signals, kind: type[BaseException]) -> None:
+    # Where the tests run in the background of a shell, SIGINT is ignored, and would stay so.
+    outside = signal.signal(number, signal.default_int_handler)
     before = signal.getsignal(number)
     closed: list[bool] = []
 
@@ -99,7 +101,10 @@ def test_a_signal_unwinds_what_works(number: signal.Signals, kind: type[BaseExce
         finally:
             closed.append(True)
 
-    with pytest.raises(kind), unwinding():
-        work()
-    assert closed
-    assert signal.getsignal(number) is before
+    try:
+        with pytest.raises(kind), unwinding():
+            work()
+        assert closed
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, outside)

@@ -222,7 +222,8 @@ class Stage:
         work = Work(folder, resumed)
         started = time.monotonic()
         yield work
-        for leftover in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+        # Of a process that was killed while it wrote: our temporary files, and those of safetensors (.tmpAbC123).
+        for leftover in [path for path in folder.rglob(".*") if path.is_file()]:
             leftover.unlink()
         work.details["seconds"] = round(time.monotonic() - started, 3)
         write_record(folder, key, work.details)
