@@ -315,10 +315,15 @@ def test_temporary_files_of_a_killed_process_are_no_outputs(
 ) -> None:
     """Also those that safetensors writes under names of its own."""
     stage, key = Stage(tmp_path, "warmup"), StageKey({}, {})
-    with pytest.raises(KeyError), stage.working(key, reporter) as work:
-        (work.folder / "checkpoints").mkdir()
-        (work.folder / name).write_bytes(b"half")
-        raise KeyError
+
+    def killed() -> None:
+        with stage.working(key, reporter) as work:
+            (work.folder / "checkpoints").mkdir()
+            (work.folder / name).write_bytes(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        killed()
     with stage.working(key, reporter) as work:
         assert work.resumed
         (work.folder / "checkpoints/epoch-0001.safetensors").write_bytes(b"whole")
