@@ -14,7 +14,7 @@ from metaselect.reweighting.fsr.dictionary import balanced_batch, best_of_each_c
 from metaselect.reweighting.fsr.last_layer import (
     Features,
     Layer,
-    Look,
+    LookAhead,
     VirtualStep,
     buffers_of,
     layer_of,
@@ -22,7 +22,7 @@ from metaselect.reweighting.fsr.last_layer import (
     relu_weights,
     shifted_weights,
 )
-from metaselect.reweighting.fsr.pushers import PUSHERS, History, View
+from metaselect.reweighting.fsr.pushers import PUSHERS, History, Visit
 from metaselect.reweighting.soft_targets import (
     mixed,
     mixing_factors,
@@ -161,7 +161,7 @@ def test_relabelling_by_hand() -> None:
 LOGITS = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]])
 LABELS = torch.tensor([0, 2])
 PROBS = LOGITS.softmax(1)
-VISIT = View(LOGITS, LABELS, torch.tensor([1.0, 4.0]), torch.tensor([0.5, 5.0]))
+VISIT = Visit(LOGITS, LABELS, torch.tensor([1.0, 4.0]), torch.tensor([0.5, 5.0]))
 BY_HAND = {
     "meta-margin": torch.tensor([0.5, -1.0]),
     "negative-loss": torch.stack([PROBS[0, 0].log(), PROBS[1, 2].log()]),
@@ -173,9 +173,9 @@ IDS = torch.tensor([3, 1])
 @pytest.mark.parametrize("pusher", BY_HAND)
 def test_momentum_pushers_by_hand(pusher: str) -> None:
     history = History(5, pusher, 0.9, CPU)
-    history.visit(IDS, VISIT)
+    history.update(IDS, VISIT)
     torch.testing.assert_close(history.scores[IDS], 0.1 * BY_HAND[pusher])
-    history.visit(IDS, VISIT)
+    history.update(IDS, VISIT)
     torch.testing.assert_close(history.scores[IDS], 0.19 * BY_HAND[pusher])
     assert history.scores[[0, 2, 4]].tolist() == [0, 0, 0]
     assert history.visits.tolist() == [0, 2, 0, 2, 0]
@@ -183,11 +183,11 @@ def test_momentum_pushers_by_hand(pusher: str) -> None:
 
 def test_area_under_the_margin_is_a_running_mean() -> None:
     history = History(5, "area-under-margin", 0.9, CPU)
-    history.visit(IDS, VISIT)
+    history.update(IDS, VISIT)
     assert history.scores[IDS].tolist() == [1.0, -3.0]
-    history.visit(IDS, VISIT._replace(logits=LOGITS * 4))
+    history.update(IDS, VISIT._replace(logits=LOGITS * 4))
     assert history.scores[IDS].tolist() == [2.5, -7.5]
-    history.visit(IDS, VISIT._replace(logits=LOGITS * 4))
+    history.update(IDS, VISIT._replace(logits=LOGITS * 4))
     torch.testing.assert_close(history.scores[IDS], torch.tensor([3.0, -9.0]))
 
 
@@ -198,7 +198,7 @@ def test_forgetting_counts_falls_from_right_to_wrong() -> None:
     for visit in range(7):
         right = torch.tensor([row[visit] == "1" for row in rights])
         logits = torch.where(right[:, None], torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-        history.visit(torch.arange(4), View(logits, torch.zeros(4, dtype=torch.int64), *torch.zeros(2, 4)))
+        history.update(torch.arange(4), Visit(logits, torch.zeros(4, dtype=torch.int64), *torch.zeros(2, 4)))
     assert history.scores.tolist() == [0, -2, 0, -math.inf]
 
 
@@ -207,7 +207,7 @@ def test_every_pusher_is_tested_by_hand() -> None:
 
 
 def test_a_step_that_lowers_a_loss_gives_a_positive_margin() -> None:
-    look: Look = look_ahead(linear(True), BATCH, META_BATCH, VirtualStep(0.01), None)
+    look: LookAhead = look_ahead(linear(True), BATCH, META_BATCH, VirtualStep(0.01), None)
     assert float(look.loss.mean()) > float(look.loss_ahead.mean())
 
 

@@ -19,7 +19,7 @@ from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import MethodRun, below
 from metaselect.reweighting.fsr.pushers import PUSHERS
-from metaselect.stages.reweight.alive import on_bought
+from metaselect.stages.reweight.alive import score_on_bought
 from metaselect.stages.reweight.reweight import ReweightRow
 from metaselect.training import checkpoint
 from metaselect.training.batches import Batches
@@ -148,7 +148,9 @@ class Case:
                 report=Listener(),
                 what="reweight",
             ):
-                rows.append(ReweightRow(*log, *on_bought(final_model(trainee), self.batches, self.bought)))
+                rows.append(
+                    ReweightRow(*log, *score_on_bought(final_model(trainee), self.batches, self.bought))
+                )
                 save_state(trainee, rows, path)
         return everything(trainee, self.batches, rows)
 

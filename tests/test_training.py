@@ -23,7 +23,7 @@ from metaselect.models.build import build_model
 from metaselect.random import derive_seed, generator
 from metaselect.reweighting.base import MethodRun, StepWeights, equal_weights
 from metaselect.reweighting.uniform import UniformRun
-from metaselect.stages.reweight.alive import OnBought, StartView, failure_reason, score_start
+from metaselect.stages.reweight.alive import BoughtScore, StartScore, failure_reason, score_start
 from metaselect.training.batches import Batches, random_crop_flip
 from metaselect.training.checkpoint import load_state
 from metaselect.training.loop import EpochLog, TrainingConfig, TrainState, start_training, train
@@ -262,7 +262,7 @@ def test_divergence_names_the_epoch_and_the_remedy(tiny_batches: Batches) -> Non
 
 
 VARIED, CONSTANT = torch.tensor([0, 1, 0]), torch.tensor([1, 1, 1])
-GOOD, BETTER, UNKNOWN = OnBought(0.3, 0.9), OnBought(0.2, 0.95), OnBought(math.nan, math.nan)
+GOOD, BETTER, UNKNOWN = BoughtScore(0.3, 0.9), BoughtScore(0.2, 0.95), BoughtScore(math.nan, math.nan)
 
 
 @pytest.mark.parametrize(
@@ -275,9 +275,9 @@ GOOD, BETTER, UNKNOWN = OnBought(0.3, 0.9), OnBought(0.2, 0.95), OnBought(math.n
     ],
 )
 def test_cause_of_death(
-    zero_batches: float, before: OnBought, after: OnBought, predicted: torch.Tensor, words: list[str]
+    zero_batches: float, before: BoughtScore, after: BoughtScore, predicted: torch.Tensor, words: list[str]
 ) -> None:
-    sentence = failure_reason(zero_batches, StartView(before, False), after, predicted)
+    sentence = failure_reason(zero_batches, StartScore(before, False), after, predicted)
     assert sentence.startswith("The run is dead")
     assert all(part in sentence for part in [*words, "--lr"])
 
@@ -288,14 +288,14 @@ def test_cause_of_death(
         (GOOD, GOOD, False),
         (GOOD, BETTER, False),
         (UNKNOWN, UNKNOWN, False),
-        (OnBought(0.2, 0.9), GOOD, True),  # one class to everything, but so did its start
-        (OnBought(0.4, 0.95), GOOD, False),  # fewer right, but a lower loss
-        (OnBought(0.2, 0.9), GOOD, False),  # a higher loss, but as many right
+        (BoughtScore(0.2, 0.9), GOOD, True),  # one class to everything, but so did its start
+        (BoughtScore(0.4, 0.95), GOOD, False),  # fewer right, but a lower loss
+        (BoughtScore(0.2, 0.9), GOOD, False),  # a higher loss, but as many right
     ],
 )
-def test_alive(before: OnBought, after: OnBought, constant: bool) -> None:
+def test_alive(before: BoughtScore, after: BoughtScore, constant: bool) -> None:
     predicted = CONSTANT if constant else VARIED
-    assert failure_reason(0.19, StartView(before, constant), after, predicted) == ""
+    assert failure_reason(0.19, StartScore(before, constant), after, predicted) == ""
 
 
 def test_a_start_is_judged_by_its_bought_samples_and_by_the_classes_that_it_gives(

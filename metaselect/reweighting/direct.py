@@ -1,4 +1,4 @@
-"""Direct meta re-weighting: one persistent weight per training sample, moved by the meta gradient.
+"""Direct meta re-weighting: one weight per training sample for the whole training, moved by the meta gradient.
 
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Eq. 2-4. Weights start uniform in [0, 1) and are clipped
 to [0, 1] as in the authors' experiments; the virtual step is the real optimiser's, state included.
@@ -17,7 +17,7 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
 from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights
-from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
+from metaselect.reweighting.meta_gradient import MetaGradient, require_meta_options
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Direct(Method):
 
     Attributes:
         step: change of a weight per visit and unit of s_i, at the largest rate; above 0.
-        every: the meta gradient is taken anew in every so many steps.
+        every: the meta gradient is computed once in so many steps.
         scope: "all", or the parameters that take the virtual step: "top" or "last".
     """
 
@@ -42,7 +42,7 @@ class Direct(Method):
             raise UsageError(
                 f"--option step={self.step:g} must be above 0 and finite.", "The default is 1.0."
             )
-        require_knobs(self.every, self.scope)
+        require_meta_options(self.every, self.scope)
 
     def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
         """All bought samples, at most a batch."""
@@ -50,6 +50,7 @@ class Direct(Method):
 
     def begin(self, start: Start) -> "DirectRun":
         """W drawn from U[0, 1)."""
+        # Drawn on the CPU, so that every device starts from the same weights.
         weights = torch.rand(start.n, generator=start.generator).to(start.device)
         return DirectRun(weights, self.step / start.lr, MetaGradient(self.every, self.scope))
 
@@ -74,7 +75,7 @@ class DirectRun(MethodRun):
         return StepWeights(new / len(new))  # Eq. 4
 
     def epoch_end(self, epoch: int) -> None:
-        """The next epoch begins with a new meta gradient."""
+        """The next epoch begins with a new v."""
         self.meta_gradient.epoch_end()
 
     def pool_weights(self, predictions: Predictions) -> torch.Tensor:

@@ -95,7 +95,7 @@ class EarlyLearningRun(MethodRun):
 
     def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
         """The targets of the batch move, then the loss is taken with the new ones."""
-        old = self.targets[ids]
+        old = self.targets[ids]  # (B, K)
         new = moved_targets(old, clamped_probs(forward.logits), self.method.beta)
         targets = torch.where(self.is_bought[ids, None], old, new.to(old.dtype))  # (B, K)
         self.targets[ids] = targets

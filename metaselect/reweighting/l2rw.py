@@ -1,4 +1,4 @@
-"""Learning to reweight: weights made anew for every batch from one meta gradient.
+"""Learning to reweight: new weights for every batch, from one meta gradient.
 
 Source: Ren, Zeng, Yang, Urtasun 2018 (arXiv:1803.09050), Algorithm 1 and Eq. 4-9.
 Differs: nothing in the arithmetic. The virtual step is plain gradient descent, whatever the real optimiser; at
@@ -15,7 +15,7 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
 from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights
-from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
+from metaselect.reweighting.meta_gradient import MetaGradient, require_meta_options
 from metaselect.reweighting.recent_weights import AVERAGED_EPOCHS, RecentWeights
 
 
@@ -24,7 +24,7 @@ class L2RW(Method):
     """Hyper-parameters; the paper's has none, since the rate cancels in the normalisation.
 
     Attributes:
-        every: v is taken anew in every so many steps.
+        every: v is computed once in so many steps.
         scope: "all", or the parameters that v is of: "top" or "last".
     """
 
@@ -35,14 +35,14 @@ class L2RW(Method):
     weight_kind: ClassVar[str] = "mean of last visits"
 
     def __post_init__(self) -> None:
-        require_knobs(self.every, self.scope)
+        require_meta_options(self.every, self.scope)
 
     def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
         """All bought samples, at most a batch."""
         return min(given or batch_size, bought)
 
     def begin(self, start: Start) -> "L2RWRun":
-        """Nothing seen yet."""
+        """A run with no recorded weights."""
         used = torch.zeros(AVERAGED_EPOCHS, start.n, device=start.device)
         return L2RWRun(used, MetaGradient(self.every, self.scope))
 
@@ -53,25 +53,27 @@ def rectify_and_normalise(u: torch.Tensor) -> torch.Tensor:
     Args:
         u: (B,), minus the meta gradient, in any positive unit.
     """
-    rectified = u.clamp(min=0)
+    rectified = u.clamp(min=0)  # Eq. 8
     total = rectified.sum()
+    # Eq. 9, with delta(total) as a select, which needs no read of the device.
     return rectified / torch.where(total == 0, torch.ones_like(total), total)
 
 
 class L2RWRun(MethodRun):
-    """The weights used in the last epochs; ``used`` (3, n) starts at 0."""
+    """Records the weights of the last epochs; ``used`` (3, n) starts at 0."""
 
     def __init__(self, used: torch.Tensor, meta_gradient: MetaGradient) -> None:
         self.recent, self.meta_gradient = RecentWeights(used), meta_gradient
 
     def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
         """Algorithm 1, lines 4-10."""
+        # s is minus the meta gradient over the rate, and Eq. 9 has no unit.
         weights = rectify_and_normalise(self.meta_gradient.of(forward, meta_batch))
-        self.recent.note(ids, weights)
+        self.recent.record(ids, weights)
         return StepWeights(weights)
 
     def epoch_end(self, epoch: int) -> None:
-        """The next epoch writes the next row."""
+        """The next epoch has its own row of weights, and begins with a new v."""
         self.recent.epoch_end(epoch)
         self.meta_gradient.epoch_end()
 

@@ -1,7 +1,8 @@
-"""The meta gradient of batch after batch, with the two knobs that make it cheaper and coarser.
+"""The meta gradient of each batch, with two options that make it cheaper: ``every`` and ``scope``.
 
-Differs from the papers where the knobs are turned: v may be some steps old, and the virtual step, v and s may be those
-of the top layers alone. Both are exact for what they say; README has what they cost in quality.
+Differs from the papers where these are not at their defaults: v may be some steps old, and the virtual step, v and s
+may be those of the top layers alone. Each is exact for the step that it describes; what they cost in quality is
+measured in docs/reweighting.md.
 """
 
 import torch
@@ -14,22 +15,22 @@ from metaselect.models.parameters import Params, parameters_in
 SCOPES = ("all", "top", "last")
 
 
-def require_knobs(every: int, scope: str) -> None:
-    """Refuse what ``MetaGradient`` cannot do.
+def require_meta_options(every: int, scope: str) -> None:
+    """Check the two options of ``MetaGradient``.
 
     Raises:
         UsageError: ``every`` below 1, or an unknown scope.
     """
     if every < 1:
         raise UsageError(
-            f"--option every={every} must be at least 1.", "The default is 1: v anew in every step."
+            f"--option every={every} must be at least 1.", "The default is 1: v is computed in every step."
         )
     if scope not in SCOPES:
         raise UsageError(f"--option scope={scope} is not known.", f"One of {', '.join(SCOPES)}.")
 
 
 class MetaGradient:
-    """s of each batch; v is taken anew in the first step of an epoch and every K steps from there.
+    """The meta gradient s of each batch; v is computed in the first step of an epoch and in every K-th from there.
 
     Args:
         every: K, at least 1.
@@ -38,7 +39,7 @@ class MetaGradient:
 
     def __init__(self, every: int, scope: str) -> None:
         self.every, self.scope = every, scope
-        self.age, self.v = 0, Params()
+        self.age, self.v = 0, Params()  # steps since v was computed; 0: compute it
         self.names: frozenset[str] = frozenset()
 
     def of(
@@ -53,9 +54,9 @@ class MetaGradient:
 
         Args:
             forward: the pass of the batch.
-            meta_batch: bought samples, looked at where v is taken anew.
-            weights: (B,) of the virtual step, without a graph; None: v is taken at theta itself.
-            keep_gradient: the real step will have these weights too.
+            meta_batch: samples with clean labels, used where v is computed.
+            weights: (B,) of the virtual step, without a graph; None: v is the gradient at theta itself.
+            keep_gradient: the real step has these weights too.
 
         Raises:
             UsageError: no parameter of the scope is trained.
@@ -72,9 +73,12 @@ class MetaGradient:
             ahead = None if weights is None else forward.virtual_step(weights, keep_gradient=keep_gradient)
             self.v = forward.meta_grad(meta_batch, ahead)
         self.age = (self.age + 1) % self.every
-        v, self.v = self.v, self.v if self.age else Params()  # what nobody needs again is not held
+        v, self.v = (
+            self.v,
+            self.v if self.age else Params(),
+        )  # v is as large as the model: release it after its last use
         return forward.jvp(v)
 
     def epoch_end(self) -> None:
-        """The next v is taken anew, so that an epoch does not depend on what a killed process knew."""
+        """Compute v in the next step, so that no epoch depends on a v that is not in the saved state."""
         self.age = 0

@@ -22,7 +22,7 @@ from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
 from metaselect.random import seeded_globals
 from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights, below, require_option
-from metaselect.reweighting.meta_gradient import MetaGradient, require_knobs
+from metaselect.reweighting.meta_gradient import MetaGradient, require_meta_options
 
 NET_OPTIMISERS = ("adam", "sgd")
 
@@ -39,7 +39,7 @@ class MetaWeightNet(Method):
         normalised: the weights of a batch sum to 1 (else: to the sum of the net's outputs over B).
         detached: the virtual step takes the net's outputs for constants.
         lagged: the real step is the virtual one; the weights are the net's before its step.
-        every: the meta gradient is taken anew in every so many steps.
+        every: the meta gradient is computed once in so many steps.
         scope: "all", or the parameters that take the virtual step: "top" or "last".
     """
 
@@ -79,10 +79,10 @@ class MetaWeightNet(Method):
             )
         if self.lagged and not self.detached:
             raise UsageError(
-                "--option lagged=true takes the real step for the virtual one, which knows no detached=false.",
+                "--option lagged=true takes the real step for the virtual one, which detached=false rules out.",
                 "Leave out one of the two; --profile long-tail sets detached=false.",
             )
-        require_knobs(self.every, self.scope)
+        require_meta_options(self.every, self.scope)
 
     def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
         """All bought samples, at most a batch."""
@@ -90,6 +90,7 @@ class MetaWeightNet(Method):
 
     def begin(self, start: Start) -> "MetaWeightNetRun":
         """A freshly drawn weight net and its optimiser."""
+        # torch.nn draws initial values from the global generators alone.
         seed = int(torch.randint(2**62, (), generator=start.generator))
         with seeded_globals(seed):
             net = nn.Sequential(nn.Linear(1, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1), nn.Sigmoid())
@@ -112,7 +113,7 @@ class MetaWeightNetRun(MethodRun):
 
     def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
         """One step on Phi along dF_m/dPhi = -c sum_i s_i dw_i/dPhi, then weights from the new Phi."""
-        losses = forward.losses.detach()
+        losses = forward.losses.detach()  # (B,)
         virtual = self._virtual_weights(losses)
         at = virtual.detach()
         s = self.meta_gradient.of(forward, meta_batch, at, keep_gradient=self.hyper.lagged)
@@ -137,12 +138,13 @@ class MetaWeightNetRun(MethodRun):
         """(B,) factors of the samples' gradients in the virtual one: w, or d/df_i of sum_j w_j(f) f_j."""
         if self.hyper.detached:
             return self._weights(losses)
+        # Without detaching, f_i also moves through its own weight: V(f_i) + f_i V'(f_i).
         losses.requires_grad_()
         weighted = (self._weights(losses) * losses).sum()
         return torch.autograd.grad(weighted, losses, create_graph=True)[0]
 
     def epoch_end(self, epoch: int) -> None:
-        """The next epoch begins with a new meta gradient."""
+        """The next epoch begins with a new v."""
         self.meta_gradient.epoch_end()
 
     def pool_weights(self, predictions: Predictions) -> torch.Tensor:

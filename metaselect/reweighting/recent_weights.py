@@ -1,4 +1,4 @@
-"""What is reported for weights that are made anew at each visit: the mean of the last epochs, as they were used."""
+"""The mean weight of each sample over the last epochs, for methods that compute new weights for every batch."""
 
 import torch
 
@@ -14,17 +14,19 @@ class RecentWeights:
         self.used = used
         self.epoch = 0
 
-    def note(self, ids: torch.Tensor, weights: torch.Tensor) -> None:
-        """A batch was weighted: (B,) int64 ids on the device, (B,) weights."""
+    def record(self, ids: torch.Tensor, weights: torch.Tensor) -> None:
+        """Record a step: (B,) int64 ids on the device, (B,) weights."""
+        # B w_i is 1 where all weigh alike, whatever the batch size.
         row = (weights * len(weights)).clamp(max=1).to(self.used.dtype)
         self.used[self.epoch % AVERAGED_EPOCHS, ids] = row
 
     def epoch_end(self, epoch: int) -> None:
-        """The next epoch writes the next row."""
+        """Later steps are recorded in the row of the next epoch."""
         self.epoch = epoch
 
     def mean(self) -> torch.Tensor:
         """(n,) in [0, 1]; 0 for samples that were never visited."""
+        # Of a run with fewer epochs, only the rows that were written.
         return self.used[: max(min(self.epoch, AVERAGED_EPOCHS), 1)].mean(0)
 
     def state_dict(self) -> State:

@@ -23,6 +23,7 @@ def mixing_factors(count: int, generator: torch.Generator) -> torch.Tensor:
 
     The authors' stand-in for Beta(1/2, 1/2): max(u^2 / 2, 1 - u^2 / 2) with u uniform, mean 5/6.
     """
+    # Folded to at least 1/2, so that a mixture keeps the index of its larger part.
     half = torch.rand(count, generator=generator).square() / 2
     return torch.maximum(half, 1 - half)
 
@@ -35,6 +36,7 @@ def mixed(values: torch.Tensor, factors: torch.Tensor, partners: torch.Tensor) -
 
 def unit_scale(logits: torch.Tensor) -> torch.Tensor:
     """The tensor divided by the root mean square of *all* its entries, so that temperatures mean something."""
+    # 1e-8 is the authors' constant: before the first visit all entries are 0.
     return logits / (logits.square().mean() + 1e-8).sqrt()
 
 

@@ -100,7 +100,7 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     if not stage.is_current(key, report, force=options.force):
         if options.dry_run:
             model = build_model(resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=0)
-            copies = len(checkpoint_epochs(resolved.plan.epochs, options.checkpoints)) + RESUME_COPIES
+            copies = len(checkpoint_epochs(resolved.config.epochs, options.checkpoints)) + RESUME_COPIES
             return dry_run_outcome(stage, key, training_needs(model, pool, copies))
         with stage.working(key, report) as work:
             _train(pool, resolved, options, train_ids, held_out, device, work, report)
@@ -130,42 +130,43 @@ def _train(
     work: Work,
     report: Reporter,
 ) -> None:
-    plan, shape = resolved.plan, pool.inputs.shape[1:]
-    model = build_model(resolved.model, shape, len(pool.classes), seed=plan.seed)
+    config, shape = resolved.config, pool.inputs.shape[1:]
+    model = build_model(resolved.model, shape, len(pool.classes), seed=config.seed)
     if options.weights is not None:
         load_weights(model, options.weights)
     channels = input_channels(resolved.model, shape)
     batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=device, channels=channels)
-    trainee = start_training(model.to(device), plan, UniformRun())
-    history = [WarmupRow(**row) for row in load_state(trainee, work.folder / RESUME)]
+    state = start_training(model.to(device), config, UniformRun())
+    history = [WarmupRow(**row) for row in load_state(state, work.folder / RESUME)]
     if history:
-        report.note(f"Going on with epoch {trainee.epoch + 1} of {plan.epochs}.")
-    keep = checkpoint_epochs(plan.epochs, options.checkpoints)
-    nobody = torch.empty(0, dtype=torch.int64)
+        report.note(f"Going on with epoch {state.epoch + 1} of {config.epochs}.")
+    keep = checkpoint_epochs(config.epochs, options.checkpoints)
     epochs = train(
-        trainee,
+        state,
         batches,
-        plan,
+        config,
         ids=train_ids,
-        bought=nobody,
+        bought=torch.empty(0, dtype=torch.int64),
         meta_batch_size=0,
         report=report,
         what="warmup",
     )
     for log in epochs:
-        history.append(_row(log, trainee, batches, held_out))
+        history.append(_row(log, state, batches, held_out))
         if log.epoch in keep:
-            save_model(trainee.model, work.folder / CHECKPOINT.within(epoch=log.epoch))
-        save_state(trainee, history, work.folder / RESUME)
+            # Before the state: a restart between the two writes this file once more.
+            save_model(state.model, work.folder / CHECKPOINT.within(epoch=log.epoch))
+        save_state(state, history, work.folder / RESUME)
     _finish(work, pool, resolved, history, keep)
 
 
-def _row(log: EpochLog, trainee: TrainState, batches: Batches, held_out: torch.Tensor) -> WarmupRow:
-    seen = predict(trainee.model, batches, held_out)
-    return WarmupRow(log.epoch, log.lr, log.loss, log.accuracy, seen.mean_loss, seen.accuracy)
+def _row(log: EpochLog, state: TrainState, batches: Batches, held_out: torch.Tensor) -> WarmupRow:
+    predictions = predict(state.model, batches, held_out)
+    return WarmupRow(log.epoch, log.lr, log.loss, log.accuracy, predictions.mean_loss, predictions.accuracy)
 
 
 def _finish(work: Work, pool: Dataset, resolved: Resolved, history: list[WarmupRow], keep: list[int]) -> None:
+    # The checkpoint with the lowest held-out loss, the earliest of equal ones.
     start = min((row for row in history if row.epoch in keep), key=lambda row: row.held_out_loss)
     write_rows(work.folder / WARMUP_HISTORY.within(), WARMUP_HISTORY, history)
     checkpoints: list[Json] = list(keep)
@@ -177,7 +178,7 @@ def _finish(work: Work, pool: Dataset, resolved: Resolved, history: list[WarmupR
     (work.folder / RESUME).unlink(missing_ok=True)
     work.details["result"] = {
         "model": resolved.model,
-        "epochs": resolved.plan.epochs,
+        "epochs": resolved.config.epochs,
         "checkpoints": checkpoints,
         "start_epoch": start.epoch,
         "accuracy_on_given_labels": history[-1].accuracy,

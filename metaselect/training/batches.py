@@ -1,4 +1,4 @@
-"""Samples as a model takes them: gathered by index, normalised, augmented, on the device."""
+"""Batches of a pool or test set: gathered by index, normalised, augmented, on the device."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ DEVICE_SHARE = 0.5  # of the free GPU memory that the pool's raw samples may tak
 
 
 class Batches:
-    """Random access to a pool or test set.
+    """A pool or test set with random access.
 
     The raw samples stay uint8 (or float32 features), on the device when they take at most half of its free
     memory, else memory-mapped on the host and fetched one batch ahead.
@@ -25,7 +25,7 @@ class Batches:
         inputs: uint8 (n, C, H, W) or float32 (n, d).
         labels: (n,) int64.
         preprocess: mean and std.
-        device: where batches are wanted.
+        device: of the batches.
         channels: channels that the model takes; grey images are repeated.
     """
 

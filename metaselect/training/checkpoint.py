@@ -1,4 +1,4 @@
-"""Models and unfinished trainings on disk: safetensors, replaced whole, never pickled."""
+"""The state of an unfinished training on disk: a safetensors file, replaced whole, never pickled."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from metaselect.training.loop import TrainState
 
 
 def save_state(state: TrainState, history: Sequence[Any], path: Path) -> None:
-    """Write everything a resumed run needs, atomically; ``history`` holds NamedTuples of numbers. No pickle."""
+    """Write everything that a resumed training needs, in one atomic step; ``history`` holds NamedTuples of numbers."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     for name, parameter in state.model.named_parameters():
         for kind, value in state.optimiser.state.get(parameter, {}).items():
-            if value is not None:  # momentum of a parameter that no step has moved
+            if value is not None:  # SGD has no momentum for a parameter before its first step
                 tensors[f"optimiser.{kind}.{name}"] = value
     tensors.update({f"method.{name}": value for name, value in state.method.state_dict().items()})
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -28,7 +28,7 @@ def save_state(state: TrainState, history: Sequence[Any], path: Path) -> None:
 
 
 def load_state(state: TrainState, path: Path) -> list[dict[str, Any]]:
-    """Put a saved state into a fresh one; returns the rows of its history, none where there is no state."""
+    """Restore a saved state into one at its start; returns the rows of its history, empty if nothing was saved."""
     if not path.is_file():
         return []
     try:
@@ -36,13 +36,13 @@ def load_state(state: TrainState, path: Path) -> list[dict[str, Any]]:
             metadata: Mapping[str, str] = file.metadata()
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError:
-        return []  # it is replaced whole, so this is foreign; starting again loses only time
+        return []  # not written here, since that is never half a file; starting again loses only time
     state.model.load_state_dict(below(tensors, "model."))
     parameters = dict(state.model.named_parameters())
     for place, value in below(tensors, "optimiser.").items():
         kind, _, name = place.partition(".")
         parameter = parameters[name]
-        # Adam counts its steps on the CPU wherever it works.
+        # Adam keeps its count of steps, a number without dimensions, on the CPU.
         state.optimiser.state[parameter][kind] = value.to(parameter.device) if value.dim() else value
     state.method.load_state_dict(below(tensors, "method."))
     state.epoch = int(metadata["epoch"])

@@ -1,4 +1,4 @@
-"""From the training options as given to the numbers that a run uses: every `auto` rule stands here."""
+"""The rules of `auto`: from the training options as given to the numbers that a training uses."""
 
 import math
 from dataclasses import dataclass
@@ -14,30 +14,28 @@ from metaselect.records import Json
 from metaselect.training.loop import TrainingConfig
 
 MIB = 2**20
-WARMUP_STEPS = 1600  # enough to learn the classes, too few to learn the noise by heart
+WARMUP_STEPS = 1600  # enough to learn the classes, too few to memorise wrong labels
 WARMUP_EPOCHS = (4, 20)
-PLANNED = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp")
+CONFIG_OPTIONS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp")
 LARGE_POOL, LARGE_BATCH = 10_000, 128
-REWEIGHT_STEPS = 2500  # below this it is the number of steps, not the method, that fails
+REWEIGHT_STEPS = 2500  # on small pools, runs with fewer steps failed with every method
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A model's name and its plan, with no `auto` left."""
+    """A model's name and the configuration of its training, with no `auto` left."""
 
     model: str
-    plan: TrainingConfig
+    config: TrainingConfig
 
     def auto(self, options: TrainingOptions) -> tuple[str, ...]:
         """Names of the options that were left to a rule."""
-        return tuple(name for name in (*PLANNED, "model") if getattr(options, name) is None)
+        return tuple(name for name in (*CONFIG_OPTIONS, "model") if getattr(options, name) is None)
 
     def as_options(self, options: TrainingOptions) -> dict[str, Json]:
-        """The result-bearing options of the stage, `auto` replaced by what it came to."""
-        found = key_options(options)
-        for name in PLANNED:
-            found[name] = getattr(self.plan, name)
-        return {**found, "model": self.model}
+        """The options of the stage that its result depends on, with `auto` resolved."""
+        resolved = {name: getattr(self.config, name) for name in CONFIG_OPTIONS}
+        return {**key_options(options), **resolved, "model": self.model}
 
 
 def training_needs(model: nn.Module, pool: Dataset, copies: int) -> dict[str, Json]:
@@ -61,7 +59,7 @@ def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: 
         device: where.
 
     Raises:
-        UsageError: more batches make a step than there are samples.
+        UsageError: --accumulate is more than the number of samples.
     """
     model = options.model or auto_model(pool.inputs.shape[1:])
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 64)
@@ -75,17 +73,17 @@ def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: 
 def resolve_reweight(
     options: ReweightOptions, pool: Dataset, trained: int, model: str, device: torch.device
 ) -> Resolved:
-    """Re-weighting: plain SGD at 0.05 (momentum has killed l2rw), at least about 2,500 steps.
+    """Re-weighting: plain SGD at 0.05 (with momentum, l2rw diverged), at least about 2,500 steps.
 
     Args:
         options: as given.
         pool: the data.
         trained: samples that are trained on.
-        model: what `auto` means here: the warm-up's.
+        model: the value of `auto`, which is the model of the warm-up.
         device: where.
 
     Raises:
-        UsageError: more batches make a step than there are samples.
+        UsageError: --accumulate is more than the number of samples.
     """
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 32)
     epochs = math.ceil(REWEIGHT_STEPS * batch_size * options.accumulate / trained)
@@ -106,29 +104,30 @@ def _resolved(
     epochs: int,
     momentum: float,
 ) -> Resolved:
-    """The plan: what was given, else these defaults and those that both stages share."""
+    """What was given, else these defaults and those that both stages share."""
     if options.accumulate > trained:
         raise UsageError(
             f"--accumulate {options.accumulate} is more than the {trained} samples that are trained on.",
             "Each of the batches needs a sample.",
         )
     shape = pool.inputs.shape[1:]
+    # Crops and flips help photographs; they change what a digit or a letter is.
     colour = len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= 32
     sgd = options.optimiser == "sgd"
-    plan = TrainingConfig(
+    config = TrainingConfig(
         epochs=options.epochs or epochs,
         batch_size=batch_size,
         accumulate=options.accumulate,
         optimiser=options.optimiser,
         lr=_given(options.lr, 0.05 if sgd else 0.001),
-        momentum=_given(options.momentum, momentum if sgd else 0.0),
+        momentum=_given(options.momentum, momentum if sgd else 0.0),  # Adam has its own
         weight_decay=_given(options.weight_decay, 5e-4),
         schedule=options.schedule,
         augment=colour if options.augment is None else options.augment,
         amp=device.type == "cuda" if options.amp is None else options.amp,
         seed=options.seed,
     )
-    return Resolved(model, plan)
+    return Resolved(model, config)
 
 
 def _given(value: float | None, default: float) -> float:

@@ -168,12 +168,13 @@ class _EpochLoop:
         meta_draw = generator(seed, "meta", epoch)
         augment = generator(seed, "augment", epoch, device=batches.device) if config.augment else None
         steps, share = config.batches_in(len(order)), 1 / config.accumulate
+        # Of losses, hits and weights over samples, and of batches without weight: on the device, read once an epoch.
         sums = torch.zeros(4, dtype=_widest(batches.device), device=batches.device)
         model.train()
         # Equal parts rather than a small last batch, whose statistics BatchNorm could not use.
         stream = batches.stream(order.tensor_split(steps), augment)
         for number, (ids, batch) in enumerate(stream, (epoch - 1) * steps):
-            place = number % config.accumulate
+            place = number % config.accumulate  # in the group of batches that make one step
             lr = config.lr_at(number - place, config.epochs * steps)
             optimiser.param_groups[0]["lr"] = lr
             if place == 0:
@@ -197,6 +198,7 @@ class _EpochLoop:
             if place == config.accumulate - 1:
                 optimiser.step()
                 method.after_step(forward.params)
+            # A step may be taken on more rows than the batch; its own samples come first.
             hits = (forward.logits[: len(ids)].detach().argmax(1) == batch.labels).sum()
             zero = (step.weights == 0).all()
             sums += torch.stack([loss * len(ids), hits, step.weights.sum() * len(ids), zero])

@@ -28,5 +28,6 @@ def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim
     if settings.name == "sgd":
         mu = settings.momentum
         return torch.optim.SGD(parameters, lr, momentum=mu, weight_decay=decay, nesterov=mu > 0)
+    # Their betas and epsilon are torch's defaults, which are the paper's.
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return kinds[settings.name](parameters, lr, weight_decay=decay)

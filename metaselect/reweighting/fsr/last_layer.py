@@ -30,13 +30,13 @@ class Layer(NamedTuple):
 
 
 class Features(NamedTuple):
-    """A batch as the layer sees it: its inputs (B, d), and targets (B, K) whose rows sum to 1."""
+    """The layer's inputs for a batch (B, d), and targets (B, K) whose rows sum to 1."""
 
     hidden: torch.Tensor
     targets: torch.Tensor
 
 
-class Look(NamedTuple):
+class LookAhead(NamedTuple):
     """A training batch before its real step.
 
     Attributes:
@@ -75,7 +75,7 @@ class VirtualStep(NamedTuple):
 
 def look_ahead(
     layer: Layer, batch: Features, meta: Features, step: VirtualStep, buffers: Layer | None
-) -> Look:
+) -> LookAhead:
     """The virtual step with weights 1/B, and what more weight for each sample would do to the meta loss.
 
     Args:
@@ -85,12 +85,12 @@ def look_ahead(
         step: the virtual step's constants.
         buffers: of the real optimiser; None before its first step.
     """
-    logits = logits_of(layer, batch.hidden)
-    errors = logits.softmax(1) - batch.targets
+    logits = logits_of(layer, batch.hidden)  # (B, K)
+    errors = logits.softmax(1) - batch.targets  # e_i
     ahead = layer_ahead(layer, mean_gradient(batch.hidden, errors), step, buffers)
-    meta_errors = logits_of(ahead, meta.hidden).softmax(1) - meta.targets
+    meta_errors = logits_of(ahead, meta.hidden).softmax(1) - meta.targets  # e_j, (m, K)
     along = mean_gradient(meta.hidden, meta_errors)
-    return Look(
+    return LookAhead(
         logits,
         soft_cross_entropy(logits, batch.targets),
         soft_cross_entropy(logits_of(ahead, batch.hidden), batch.targets),
@@ -141,7 +141,8 @@ def meta_gradient(
         rate: of the virtual step.
         has_bias: the layer has a bias.
     """
-    products = ((errors @ meta.weight) * hidden).sum(1)
+    # Summed over j first: (K, d) and (K,) instead of a product for each of the B m pairs.
+    products = ((errors @ meta.weight) * hidden).sum(1)  # (B,)
     if has_bias:
         assert meta.bias is not None
         products = products + errors @ meta.bias

@@ -33,7 +33,7 @@ from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWei
 from metaselect.reweighting.fsr.dictionary import balanced_batch, best_of_each_class, slots
 from metaselect.reweighting.fsr.last_layer import (
     Features,
-    Look,
+    LookAhead,
     VirtualStep,
     buffers_of,
     layer_of,
@@ -41,7 +41,7 @@ from metaselect.reweighting.fsr.last_layer import (
     relu_weights,
     shifted_weights,
 )
-from metaselect.reweighting.fsr.pushers import PUSHERS, History, View
+from metaselect.reweighting.fsr.pushers import PUSHERS, History, Visit
 from metaselect.reweighting.recent_weights import AVERAGED_EPOCHS, RecentWeights
 from metaselect.reweighting.soft_targets import (
     mixed,
@@ -151,7 +151,7 @@ class FSR(Method):
         return given or self.meta_ratio * batch_size
 
     def begin(self, start: Start) -> "FSRRun":
-        """A dictionary drawn at random, and nothing seen yet."""
+        """A dictionary drawn at random, and empty tables."""
         return FSRRun(self, start)
 
 
@@ -171,6 +171,7 @@ class FSRRun(MethodRun):
         self.dictionary = self._filled(torch.rand(start.n, generator=start.generator), trained)
         self.history = History(start.n, hyper.pusher, hyper.momentum, start.device)
         self.recent = RecentWeights(torch.zeros(AVERAGED_EPOCHS, start.n, device=start.device))
+        # (n, K), or nothing where the model's own labels are not used
         self.kept = torch.zeros(start.n if hyper.pseudo else 0, classes, device=start.device)
         self.average: Params = {}
 
@@ -189,30 +190,31 @@ class FSRRun(MethodRun):
         if self.hyper.ema and not self.average:
             self.average = {name: value.detach().clone() for name, value in forward.params.items()}
         own = smoothed(forward.batch.labels, self.labels.classes, self.hyper.smoothing)
-        look = self._look(forward, meta_batch, own)
+        look = self._look_ahead(forward, meta_batch, own)
         weights = torch.full_like(look.g, 1 / len(ids))
         if self.weighing:
             weights = WEIGHTS[self.hyper.weights](look.g, self.hyper.weight_step)
-        inputs, soft = self._mixed(forward, own)
+        inputs, soft = self._mixed(forward, own)  # soft: (B, K)
         targets = weights[:, None] * soft
         if self.weighing and self.hyper.pseudo:
             second = self.hyper.pseudo / len(ids) * pseudo_labels(self.kept[ids], self.hyper.temperature)
             if self.hyper.mixup and self.hyper.relabel == "paper":
+                # 2 B rows: the mixed samples with their labels, the plain ones with the model's own
                 inputs = torch.cat([inputs, forward.batch.inputs])
                 targets = torch.cat([targets, second])
             else:
                 targets = targets + second
         forward.replace_inputs(inputs)
-        self._take_note(forward, look, soft, ids)
-        self.recent.note(ids, weights)
+        self._update_tables(forward, look, soft, ids)
+        self.recent.record(ids, weights)
         return StepWeights(weights, targets)
 
     @property
     def weighing(self) -> bool:
-        """The deferral is over."""
+        """Whether the epochs of equal weights are over."""
         return self.epoch >= self.deferred
 
-    def _look(self, forward: Forward, meta_batch: Batch, own: torch.Tensor) -> Look:
+    def _look_ahead(self, forward: Forward, meta_batch: Batch, own: torch.Tensor) -> LookAhead:
         hidden, meta_hidden = forward.joint_hidden(meta_batch)
         linear, hyper = last_linear(forward.model), self.hyper
         decay = forward.optimiser.param_groups[0]["weight_decay"]
@@ -234,28 +236,30 @@ class FSRRun(MethodRun):
         partners = torch.randperm(len(own), generator=draw).to(own.device)
         return mixed(inputs, factors, partners), mixed(own, factors, partners)
 
-    def _take_note(self, forward: Forward, look: Look, soft: torch.Tensor, ids: torch.Tensor) -> None:
-        """Scores, and Eq. 7; ``soft`` (B, K) are the labels of the mixed samples."""
+    def _update_tables(
+        self, forward: Forward, look: LookAhead, soft: torch.Tensor, ids: torch.Tensor
+    ) -> None:
+        """Update the scores, and the kept logits by Eq. 7; ``soft`` (B, K) are the labels of the mixed samples."""
         logits = forward.logits[: len(ids)].detach()
         loss = soft_cross_entropy(logits, soft) if self.hyper.margin == "released" else look.loss
-        self.history.visit(ids, View(look.logits, forward.batch.labels, loss, look.loss_ahead))
+        self.history.update(ids, Visit(look.logits, forward.batch.labels, loss, look.loss_ahead))
         if self.hyper.pseudo:
             seen = logits if self.hyper.relabel == "released" else look.logits
             self.kept[ids] = renewed(self.kept[ids], seen, self.hyper.pseudo_momentum).to(self.kept.dtype)
 
     def after_step(self, params: Params) -> None:
-        """The average moves; at first in larger steps, as in the authors' code."""
+        """Move the average, at first in larger steps, as in the authors' code."""
         share = min(self.hyper.ema, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, value in self.average.items():
             value.lerp_(params[name].detach(), 1 - share)
 
     def averaged(self) -> Params | None:
-        """The average, where there is one."""
+        """The average, if there is one."""
         return self.average or None
 
     def epoch_end(self, epoch: int) -> None:
-        """The dictionary is filled anew; who was never visited cannot enter it."""
+        """Fill the dictionary anew, with samples that were visited at least once."""
         self.epoch = epoch
         self.recent.epoch_end(epoch)
         visited = self.history.visits.cpu()[self.labels.trained] > 0
@@ -266,7 +270,7 @@ class FSRRun(MethodRun):
         return self.recent.mean()
 
     def state_dict(self) -> State:
-        """All that changes."""
+        """The dictionary, the scores, the kept logits, recent weights and the average."""
         return {
             "dictionary": self.dictionary,
             "kept": self.kept,
@@ -277,7 +281,7 @@ class FSRRun(MethodRun):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """All that changes; the epoch is the recent weights'."""
+        """The same; the epoch is that of the recent weights."""
         device = self.kept.device
         self.dictionary, self.kept = state["dictionary"].cpu(), state["kept"].to(device)
         self.updates = int(state["updates"])

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from metaselect.reweighting.base import State
 
 
-class View(NamedTuple):
-    """How a batch looked before its real step.
+class Visit(NamedTuple):
+    """The outputs for a batch before its real step.
 
     Attributes:
         logits: (B, K) at theta.
@@ -35,30 +35,30 @@ class View(NamedTuple):
         return self.logits.argmax(1) == self.labels
 
 
-def meta_margin(view: View) -> torch.Tensor:
+def meta_margin(visit: Visit) -> torch.Tensor:
     """Eq. 5: (B,) how far the virtual step lowers each loss."""
-    return view.loss - view.loss_ahead
+    return visit.loss - visit.loss_ahead
 
 
-def negative_loss(view: View) -> torch.Tensor:
-    """(B,) well recognised samples first."""
-    return F.cross_entropy(view.logits, view.labels, reduction="none").neg()
+def negative_loss(visit: Visit) -> torch.Tensor:
+    """(B,) minus the loss at theta."""
+    return F.cross_entropy(visit.logits, visit.labels, reduction="none").neg()
 
 
-def max_margin(view: View) -> torch.Tensor:
-    """(B,) the highest probability less the second: the surest samples first, whatever their label."""
-    first, second = view.logits.softmax(1).topk(2, dim=1).values.unbind(1)
+def max_margin(visit: Visit) -> torch.Tensor:
+    """(B,) the highest probability less the second, whatever the label."""
+    first, second = visit.logits.softmax(1).topk(2, dim=1).values.unbind(1)
     return first - second
 
 
-def label_margin(view: View) -> torch.Tensor:
+def label_margin(visit: Visit) -> torch.Tensor:
     """(B,) the label's logit less the highest of the others."""
-    own = view.logits.gather(1, view.labels[:, None])[:, 0]
-    others = view.logits.scatter(1, view.labels[:, None], -torch.inf)
+    own = visit.logits.gather(1, visit.labels[:, None])[:, 0]
+    others = visit.logits.scatter(1, visit.labels[:, None], -torch.inf)  # (B, K)
     return own - others.amax(1)
 
 
-SCORES: dict[str, Callable[[View], torch.Tensor]] = {
+SCORES: dict[str, Callable[[Visit], torch.Tensor]] = {
     "meta-margin": meta_margin,
     "negative-loss": negative_loss,
     "max-margin": max_margin,
@@ -100,18 +100,19 @@ class History:
         self.visits = torch.zeros(n, dtype=torch.int64, device=device)
         self.was_right = torch.zeros(n, dtype=torch.bool, device=device)
 
-    def visit(self, ids: torch.Tensor, view: View) -> None:
-        """Take note of a batch; ``ids`` (B,) int64 on the device, each once."""
+    def update(self, ids: torch.Tensor, visit: Visit) -> None:
+        """Add a visit of a batch; ``ids`` (B,) int64 on the device, each once."""
         old, visits = self.scores[ids], self.visits[ids]
         if self.pusher == FORGETTING:
-            new = forgotten(old, self.was_right[ids], view.right, visits == 0)
+            new = forgotten(old, self.was_right[ids], visit.right, visits == 0)
         elif self.pusher == "area-under-margin":
-            new = old + (label_margin(view) - old) / (visits + 1)
+            new = old + (label_margin(visit) - old) / (visits + 1)  # the mean over all visits
         else:
-            new = self.momentum * old + (1 - self.momentum) * SCORES[self.pusher](view)
+            # Algorithm 1: the moving average of the scores
+            new = self.momentum * old + (1 - self.momentum) * SCORES[self.pusher](visit)
         self.scores[ids] = new.to(self.scores.dtype)
         self.visits[ids] = visits + 1
-        self.was_right[ids] = view.right
+        self.was_right[ids] = visit.right
 
     def state_dict(self) -> State:
         """All three tables."""

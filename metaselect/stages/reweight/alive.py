@@ -1,4 +1,4 @@
-"""Whether a re-weighting may be trusted, without a clean label beyond the bought ones."""
+"""The check of a finished re-weighting, which uses no clean label but the bought ones."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,13 @@ from torch import nn
 from metaselect.training.batches import Batches
 from metaselect.training.predict import predict
 
-DEAD_ZERO_SHARE = 0.2  # of batches with all-zero weights
-CONSTANT_SAMPLE = 2000  # samples that tell whether a model gives one class to everything
+DEAD_ZERO_SHARE = 0.2  # of the batches; in these no sample had any weight
+CONSTANT_SAMPLE = 2000  # samples on which a model is tested for predicting one class for everything
 REMEDY = "Try a smaller --lr, or the defaults of --momentum (0), --init (warmup) and --option."
 
 
-class OnBought(NamedTuple):
-    """A model's view of the bought samples, in eval mode.
+class BoughtScore(NamedTuple):
+    """How well a model predicts the bought samples, in eval mode.
 
     Attributes:
         loss: mean cross-entropy with the clean labels; NaN where nothing was bought.
@@ -25,36 +25,43 @@ class OnBought(NamedTuple):
     accuracy: float
 
 
-class StartView(NamedTuple):
-    """How the model that a run started from did; ``constant``: it gives one class to everything."""
+class StartScore(NamedTuple):
+    """The score of the model that a run starts from.
 
-    on_bought: OnBought
+    Attributes:
+        on_bought: on the bought samples.
+        constant: the model predicts one class for everything.
+    """
+
+    on_bought: BoughtScore
     constant: bool
 
 
-def on_bought(model: nn.Module, batches: Batches, bought: torch.Tensor) -> OnBought:
-    """Judge a model on the bought samples ((m,) int64 on the CPU)."""
+def score_on_bought(model: nn.Module, batches: Batches, bought: torch.Tensor) -> BoughtScore:
+    """The score of a model on the bought samples ((m,) int64 on the CPU)."""
     if not len(bought):
-        return OnBought(float("nan"), float("nan"))
-    seen = predict(model, batches, bought)
-    return OnBought(seen.mean_loss, seen.accuracy)
+        return BoughtScore(float("nan"), float("nan"))
+    predictions = predict(model, batches, bought)
+    return BoughtScore(predictions.mean_loss, predictions.accuracy)
 
 
-def score_start(model: nn.Module, batches: Batches, bought: torch.Tensor) -> StartView:
-    """Look at a model before it is trained."""
-    some = torch.arange(0, len(batches), max(len(batches) // CONSTANT_SAMPLE, 1))
-    predicted = predict(model, batches, some).predicted
-    return StartView(on_bought(model, batches, bought), len(torch.unique(predicted)) == 1)
+def score_start(model: nn.Module, batches: Batches, bought: torch.Tensor) -> StartScore:
+    """The score of a model before it is trained."""
+    sample = torch.arange(0, len(batches), max(len(batches) // CONSTANT_SAMPLE, 1))  # evenly spread
+    predicted = predict(model, batches, sample).predicted
+    return StartScore(score_on_bought(model, batches, bought), len(torch.unique(predicted)) == 1)
 
 
-def failure_reason(zero_batches: float, before: StartView, after: OnBought, predicted: torch.Tensor) -> str:
-    """Why a meta re-weighting must not be trusted, as a sentence; empty when it is alive.
+def failure_reason(
+    zero_batches: float, before: StartScore, after: BoughtScore, predicted: torch.Tensor
+) -> str:
+    """Why the result of a re-weighting must not be used, as a sentence; empty if it may be.
 
     Args:
         zero_batches: share of batches in which every weight was 0.
-        before: the model that it started from; a run that ends no worse is not dead.
-        after: the final model.
-        predicted: (n,) classes that the final model gives to the pool.
+        before: of the model that it started from; a run with no higher loss on the bought samples is not dead.
+        after: of the final model.
+        predicted: (n,) int64, classes that the final model predicts for the pool.
     """
     if zero_batches >= DEAD_ZERO_SHARE:
         return f"The run is dead: in {zero_batches:.0%} of the batches every weight was 0. {REMEDY}"

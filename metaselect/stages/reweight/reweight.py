@@ -33,7 +33,13 @@ from metaselect.run.key import StageKey
 from metaselect.run.layout import Run, checked_folder_name
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_parquet, write_rows
-from metaselect.stages.reweight.alive import OnBought, StartView, failure_reason, on_bought, score_start
+from metaselect.stages.reweight.alive import (
+    BoughtScore,
+    StartScore,
+    failure_reason,
+    score_on_bought,
+    score_start,
+)
 from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.warmup import RESUME_COPIES
 from metaselect.training.batches import Batches
@@ -65,7 +71,12 @@ class ReweightRow(NamedTuple):
 
 
 class ReweightSetup(NamedTuple):
-    """What a run of ``reweight`` works with, resolved."""
+    """The inputs of a re-weighting, with every `auto` option resolved.
+
+    Attributes:
+        meta_batch_size: 0: the method has no meta batch.
+        start: the warm-up whose model is trained on; None: a model from scratch.
+    """
 
     pool: Dataset
     meta_set: MetaSet
@@ -81,7 +92,7 @@ def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     """Train with one method; the folder is ``reweight/<name>``.
 
     Raises:
-        ArtefactError: no warm-up to start from, no bought labels for a method that learns from them, or a run
+        ArtefactError: no warm-up to start from, no bought labels for a method that needs them, or a run
             of ids and labels alone.
         UsageError: options that do not fit together.
     """
@@ -92,25 +103,25 @@ def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
 def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     require_contents(run)
     name = checked_folder_name(options.method if options.name is None else options.name)
-    setting = _resolve(run, options, report)
+    setup = _resolve(run, options, report)
     key = StageKey(
         {
-            **setting.resolved.as_options(options),
-            "option": settings(setting.method),
-            "meta_batch_size": setting.meta_batch_size,
+            **setup.resolved.as_options(options),
+            "option": settings(setup.method),
+            "meta_batch_size": setup.meta_batch_size,
         },
-        _inputs(run, setting),
-        setting.device.type,
-        (*setting.resolved.auto(options), *([] if options.meta_batch_size else ["meta_batch_size"])),
+        _inputs(run, setup),
+        setup.device.type,
+        (*setup.resolved.auto(options), *([] if options.meta_batch_size else ["meta_batch_size"])),
     )
     stage = run.stage(REWEIGHT.name(name=name))
     if not stage.is_current(key, report, force=options.force):
         if options.dry_run:
             return dry_run_outcome(
-                stage, key, training_needs(_start_model(setting), setting.pool, 1 + RESUME_COPIES)
+                stage, key, training_needs(_start_model(setup), setup.pool, 1 + RESUME_COPIES)
             )
         with stage.working(key, report) as work:
-            _train(setting, name, work, report)
+            _train(setup, name, work, report)
     result = stage.require().details["result"]
     return Outcome({"run": str(run.root), "name": name, **result}, unmet=result["dead"] or "")
 
@@ -118,7 +129,7 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
 def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> ReweightSetup:
     method: Method = configured_method(REWEIGHTERS, options, report)
     pool = load_pool(run)
-    meta_set = load_meta_set(run, pool)
+    meta_set = load_meta_set(run, pool)  # empty where nothing was bought
     if method.needs_bought and not len(meta_set.bought):
         raise ArtefactError(
             f"{options.method} learns from bought labels, and {run.root} has none.",
@@ -131,7 +142,7 @@ def _resolve(run: Run, options: ReweightOptions, report: Reporter) -> ReweightSe
     if trained < 1:
         raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
     resolved = resolve_reweight(options, pool, trained, model, device)
-    size = method.meta_batch_size(options.meta_batch_size, resolved.plan.batch_size, len(meta_set.bought))
+    size = method.meta_batch_size(options.meta_batch_size, resolved.config.batch_size, len(meta_set.bought))
     if 0 < size < (options.meta_batch_size or 0):
         report.note(
             f"There are {size} bought samples, so a step takes {size}, not {options.meta_batch_size}."
@@ -161,12 +172,12 @@ def _any_model(run: Run, pool: Dataset) -> str:
     return auto_model(pool.inputs.shape[1:])
 
 
-def _inputs(run: Run, setting: ReweightSetup) -> dict[str, str]:
+def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
     files = list(data_inputs(run))
     if run.path(META_SET.path()).is_file():
         files.append(META_SET.path())
-    if setting.start is not None:
-        files += [WARMUP_MODEL.path(), CHECKPOINT.path(epoch=setting.start.start_epoch)]
+    if setup.start is not None:
+        files += [WARMUP_MODEL.path(), CHECKPOINT.path(epoch=setup.start.start_epoch)]
     return inputs_of(run, *files)
 
 
@@ -179,75 +190,76 @@ def _train_ids(pool: Dataset, meta_set: MetaSet, method: Method) -> torch.Tensor
     return torch.from_numpy(mask.nonzero()[0])
 
 
-def _train(setting: ReweightSetup, name: str, work: Work, report: Reporter) -> None:
-    pool, plan = setting.pool, setting.resolved.plan
-    bought = torch.from_numpy(setting.meta_set.bought)
-    ids = _train_ids(pool, setting.meta_set, setting.method)
-    labels = pool.labels.copy()
-    labels[setting.meta_set.bought] = setting.meta_set.labels
+def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> None:
+    pool, config = setup.pool, setup.resolved.config
+    bought = torch.from_numpy(setup.meta_set.bought)
+    ids = _train_ids(pool, setup.meta_set, setup.method)
+    labels = pool.labels.copy()  # with bought labels in place
+    labels[setup.meta_set.bought] = setup.meta_set.labels
     shape = pool.inputs.shape[1:]
-    model = _start_model(setting).to(setting.device)
-    channels = input_channels(setting.resolved.model, shape)
-    batches = Batches(pool.inputs, labels, pool.preprocess, device=setting.device, channels=channels)
+    model = _start_model(setup).to(setup.device)
+    channels = input_channels(setup.resolved.model, shape)
+    batches = Batches(pool.inputs, labels, pool.preprocess, device=setup.device, channels=channels)
+    # After a restart too: the model is not yet the one that was saved.
     before = score_start(model, batches, bought)
-    known = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
-    draw = generator(plan.seed, "reweight", "method")
-    method = setting.method.begin(Start(known, plan.epochs, plan.lr, draw, setting.device))
-    trainee = start_training(model, plan, method)
-    history = [ReweightRow(**row) for row in load_state(trainee, work.folder / RESUME)]
+    pool_labels = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
+    draw = generator(config.seed, "reweight", "method")
+    method = setup.method.begin(Start(pool_labels, config.epochs, config.lr, draw, setup.device))
+    state = start_training(model, config, method)
+    history = [ReweightRow(**row) for row in load_state(state, work.folder / RESUME)]
     if history:
-        report.note(f"Going on with epoch {trainee.epoch + 1} of {plan.epochs}.")
+        report.note(f"Going on with epoch {state.epoch + 1} of {config.epochs}.")
     epochs = train(
-        trainee,
+        state,
         batches,
-        plan,
+        config,
         ids=ids,
         bought=bought,
-        meta_batch_size=setting.meta_batch_size,
+        meta_batch_size=setup.meta_batch_size,
         report=report,
         what=f"reweight {name}",
     )
     for log in epochs:
-        seen = on_bought(final_model(trainee), batches, bought)
-        history.append(ReweightRow(*log, *seen))
-        save_state(trainee, history, work.folder / RESUME)
-    _finish(setting, trainee, batches, history, before, work)
+        history.append(ReweightRow(*log, *score_on_bought(final_model(state), batches, bought)))
+        save_state(state, history, work.folder / RESUME)
+    _finish(setup, state, batches, history, before, work)
 
 
-def _start_model(setting: ReweightSetup) -> nn.Module:
-    pool, plan = setting.pool, setting.resolved.plan
-    model = build_model(setting.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=plan.seed)
-    if setting.start is not None:
-        load_weights(model, setting.run.path(CHECKPOINT.path(epoch=setting.start.start_epoch)))
+def _start_model(setup: ReweightSetup) -> nn.Module:
+    pool, config = setup.pool, setup.resolved.config
+    model = build_model(setup.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=config.seed)
+    if setup.start is not None:
+        load_weights(model, setup.run.path(CHECKPOINT.path(epoch=setup.start.start_epoch)))
     return model
 
 
 def _finish(
-    setting: ReweightSetup,
-    trainee: TrainState,
+    setup: ReweightSetup,
+    state: TrainState,
     batches: Batches,
     history: list[ReweightRow],
-    before: StartView,
+    before: StartScore,
     work: Work,
 ) -> None:
-    pool, plan = setting.pool, setting.resolved.plan
-    model = final_model(trainee)
-    view = predict(model, batches.relabelled(pool.labels), torch.arange(len(pool)))
-    weights = trainee.method.pool_weights(view).float().cpu().numpy().clip(0, 1)
+    pool, config = setup.pool, setup.resolved.config
+    model = final_model(state)
+    # Weights are of the given labels, so bought ones are taken out again.
+    predictions = predict(model, batches.relabelled(pool.labels), torch.arange(len(pool)))
+    weights = state.method.pool_weights(predictions).float().cpu().numpy().clip(0, 1)
     write_rows(work.folder / REWEIGHT_HISTORY.within(), REWEIGHT_HISTORY, history)
     save_model(model, work.folder / ROBUST_MODEL.within())
-    write_json(work.folder / ROBUST_MODEL_INFO.within(), model_description(setting.resolved.model, pool))
-    table = weights_table(pool, setting.meta_set, weights, setting.method.weight_kind, view)
+    write_json(work.folder / ROBUST_MODEL_INFO.within(), model_description(setup.resolved.model, pool))
+    table = weights_table(pool, setup.meta_set, weights, setup.method.weight_kind, predictions)
     write_parquet(work.folder / WEIGHTS.within(), WEIGHTS, table)
     (work.folder / RESUME).unlink(missing_ok=True)
     zero_batches = sum(row.zero_batches for row in history) / len(history)
-    after = OnBought(history[-1].bought_loss, history[-1].bought_accuracy)
-    dead = failure_reason(zero_batches, before, after, view.predicted) if setting.method.judged else ""
+    after = BoughtScore(history[-1].bought_loss, history[-1].bought_accuracy)
+    dead = failure_reason(zero_batches, before, after, predictions.predicted) if setup.method.judged else ""
     result: dict[str, Json] = {
-        "model": setting.resolved.model,
-        "epochs": plan.epochs,
-        "bought": len(setting.meta_set.bought),
-        "bought_accuracy": after.accuracy if len(setting.meta_set.bought) else None,
+        "model": setup.resolved.model,
+        "epochs": config.epochs,
+        "bought": len(setup.meta_set.bought),
+        "bought_accuracy": after.accuracy if len(setup.meta_set.bought) else None,
         "zero_batches": zero_batches,
         "dead": dead,
     }
