@@ -1,6 +1,6 @@
 """Which answer counts where a sample has several, and what ``meta_set.csv`` says.
 
-- Two different answers of one annotator in one file: neither is taken (``matching.reconcile.contradicts``).
+- Two different answers of one annotator in one file: neither is taken (``contradicts``).
 - A later answer of the same annotator: it replaces the earlier one (``latest_votes``).
 - Answers of several annotators: one method combines them (``aggregate_votes``). ``majority``: the answer with the most
   votes; two with as many are a tie, and a tie has no label (``majority_vote``). ``dawid-skene``: the most probable
@@ -25,24 +25,29 @@ from metaselect.run.tables import format_rows
 
 TIED = "tied"
 BOUGHT = (DONE, BAD_SAMPLE, TIED)
-"""What was paid for and answered; `skip` and `unsure` samples stay in the noisy pool."""
+"""Statuses of samples that count as bought; `skip` and `unsure` samples stay in the noisy pool."""
 MAJORITY, DAWID_SKENE = "majority", "dawid-skene"
 METHODS = (MAJORITY, DAWID_SKENE)
 TIE_TOLERANCE = 1e-9  # probabilities that differ by less are a tie
 
 
 class Verdict(NamedTuple):
-    """What the votes for one sample come to.
+    """The consensus of the votes for one sample.
 
     Attributes:
         status: "done", "bad_sample", "tied" (two answers with as many votes, or as likely), "unsure" or "skip".
         clean_label: the class name where the status is done, else empty.
-        round: the latest round in which anybody voted; 0 for votes outside of all rounds.
+        round: the latest round of its votes; 0 for votes outside of all rounds.
     """
 
     status: str
     clean_label: str
     round: int
+
+
+def contradicts(earlier: Vote | None, later: Vote) -> bool:
+    """Whether an annotator answers a sample twice and differently; in one file, neither of the two is then taken."""
+    return earlier is not None and earlier.answer != later.answer
 
 
 def latest_votes(votes: Iterable[Vote]) -> dict[tuple[str, str], Vote]:
@@ -60,14 +65,14 @@ def read_consensus_method(path: Path) -> str:
     if not path.is_file():
         return MAJORITY
     remedy = "Choose again: delete it, then metaselect annotate consensus --method METHOD."
-    found = read_json(path, remedy)
-    if not isinstance(found, dict) or found.get("method") not in METHODS:
+    choice = read_json(path, remedy)
+    if not isinstance(choice, dict) or choice.get("method") not in METHODS:
         raise ArtefactError(f"{path} is damaged: it names none of {', '.join(METHODS)}.", remedy)
-    return str(found["method"])
+    return str(choice["method"])
 
 
 def answer_of(vote: Vote) -> tuple[str, str] | None:
-    """What the vote says: "unusable" is one more answer beside the classes; skipping and being unsure are none."""
+    """Status and class name of an answer; "unusable" is an answer too, "skip" and "unsure" are none."""
     if vote.status == DONE:
         return _answer(DONE, vote.clean_label)
     return _answer(BAD_SAMPLE, "") if vote.status == BAD_SAMPLE else None
@@ -95,30 +100,28 @@ def most_probable_answers(votes: Sequence[Vote]) -> dict[str, list[tuple[str, st
     Args:
         votes: by sample and annotator, an order that rounding depends on.
     """
-    from metaselect.annotation.dawid_skene import (  # numpy, which a majority needs not
-        dawid_skene,
-        integer_codes,
-    )
+    # Imported here: it needs numpy, and a majority does not.
+    from metaselect.annotation.dawid_skene import dawid_skene, integer_codes
 
-    said = [vote for vote in votes if answer_of(vote)]
-    if not said:
+    answered = [vote for vote in votes if answer_of(vote)]
+    if not answered:
         return {}
-    samples, sample = integer_codes([vote.sample_id for vote in said])
-    _, person = integer_codes([vote.annotator for vote in said])
-    answers, answer = integer_codes([each for vote in said if (each := answer_of(vote))])
-    found = dawid_skene(sample, person, answer)
-    best = found >= found.max(1, keepdims=True) - TIE_TOLERANCE
+    samples, sample = integer_codes([vote.sample_id for vote in answered])  # n ids, (V,)
+    _, annotator = integer_codes([vote.annotator for vote in answered])
+    answers, answer = integer_codes([each for vote in answered if (each := answer_of(vote))])
+    probs = dawid_skene(sample, annotator, answer)  # (n, A)
+    best = probs >= probs.max(1, keepdims=True) - TIE_TOLERANCE
     rows: list[list[tuple[str, str]]] = [[] for _ in samples]
     for row, answer in zip(*best.nonzero(), strict=True):
         rows[row].append(answers[answer])
     return dict(zip(samples, rows, strict=True))
 
 
-def meta_set_text(found: Mapping[str, Verdict]) -> str:
-    """``meta_set.csv``: sorted by sample_id; an unusable sample has an empty label, a tie has no row."""
+def meta_set_text(verdicts: Mapping[str, Verdict]) -> str:
+    """The text of ``meta_set.csv``, sorted by sample_id; an unusable sample has an empty label, a tie has no row."""
     rows = (
         (sample_id, verdict.clean_label)
-        for sample_id, verdict in sorted(found.items())
+        for sample_id, verdict in sorted(verdicts.items())
         if verdict.status in (DONE, BAD_SAMPLE)
     )
     return format_rows(META_SET, rows)
@@ -126,13 +129,13 @@ def meta_set_text(found: Mapping[str, Verdict]) -> str:
 
 @lru_cache(maxsize=4096)
 def _answer(status: str, clean_label: str) -> tuple[str, str]:
-    """The same object for all votes that say the same."""
+    """One shared object for equal answers, of which a million votes have few."""
     return status, clean_label
 
 
 @lru_cache(maxsize=4096)
 def _verdict_of_one_vote(status: str, clean_label: str, number: int) -> Verdict:
-    """The verdict of one vote; nearly all samples have no more, and share these few objects."""
+    """The verdict of a single vote; most samples have one, so that the few different verdicts are shared."""
     return Verdict(status, clean_label if status == DONE else "", number)
 
 

@@ -1,4 +1,4 @@
-"""What went out to people: one row per form, and per batch its samples as they were at the first export."""
+"""The forms that were exported, one row each, and the samples of each batch as they were at its first export."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from metaselect.run.tables import read_rows, write_rows
 
 
 class Export(NamedTuple):
-    """One form that was made; the fields are the columns of ``exports.csv``.
+    """One exported form; the fields are the columns of ``exports.csv``.
 
     Attributes:
         time: when, ISO 8601, UTC.
@@ -31,7 +31,7 @@ class Export(NamedTuple):
     classes_sha256: str
 
     def equals_but_for_time(self, earlier: "Export") -> bool:
-        """Whether an earlier export says the same, whenever that was."""
+        """Whether an earlier export differs in its time at most."""
         return self[1:] == earlier[1:]
 
 
@@ -50,16 +50,16 @@ class ExportedSample(NamedTuple):
 
 
 def read_exports(path: Path) -> tuple[Export, ...]:
-    """Every form that was made, oldest first.
+    """Every exported form, oldest first.
 
     Raises:
-        ArtefactError: a row that is none.
+        ArtefactError: a row that is not an export.
     """
     return read_rows(path, EXPORTS, _parse_export, RESTORE_REMEDY)
 
 
 def write_exports(path: Path, exports: Sequence[Export]) -> None:
-    """The whole table anew."""
+    """Write the whole table."""
     write_rows(path, EXPORTS, exports)
 
 
@@ -72,7 +72,7 @@ def remove_exports(folder: Path, exports: Sequence[Export], number: int) -> None
 
 
 def batch_path(folder: Path, batch_id: str) -> Path:
-    """Where the samples of a batch are listed, below ``annotate/``."""
+    """The list of a batch's samples; ``folder`` is ``annotate/``."""
     return folder / BATCH.within(batch_id=batch_id)
 
 
@@ -84,7 +84,7 @@ def write_batch_once(folder: Path, batch_id: str, samples: Sequence[ExportedSamp
 
 
 def read_batch(folder: Path, batch_id: str) -> tuple[ExportedSample, ...]:
-    """The samples of a batch as they went out.
+    """The samples of a batch, as they were first exported.
 
     Raises:
         ArtefactError: damaged.
@@ -93,13 +93,13 @@ def read_batch(folder: Path, batch_id: str) -> tuple[ExportedSample, ...]:
 
 
 def read_exported_samples(folder: Path, exports: Sequence[Export]) -> list[ExportedSample]:
-    """Every sample that ever went out, as it did then, the earliest batch first.
+    """Every sample that was ever exported, as it was first exported, the earliest batch first.
 
     Raises:
         ArtefactError: the list of a batch is missing or damaged.
     """
     batches = dict.fromkeys(each.batch_id for each in exports)
-    return [sent for batch_id in batches for sent in read_batch(folder, batch_id)]
+    return [sample for batch_id in batches for sample in read_batch(folder, batch_id)]
 
 
 def _parse_export(

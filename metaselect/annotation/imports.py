@@ -1,4 +1,4 @@
-"""Imports by number: which votes each brought, and which were undone.
+"""Imports by number: which votes came with each, and which imports were undone.
 
 The rows of ``imports.csv`` divide ``votes.csv``: an import's votes begin at ``first_vote`` and end where the next row's
 begin. A row is written before its votes, so that every vote belongs to one; after a crash it has fewer votes than its
@@ -56,7 +56,7 @@ class Import(NamedTuple):
     undoes: int
 
     def has_source(self, source: Source) -> bool:
-        """Whether its votes are from there, and from then."""
+        """Whether its votes came from this source, at the same time."""
         return self[1:5] == source
 
 
@@ -70,18 +70,18 @@ def read_imports(path: Path) -> tuple[Import, ...]:
     """The rows; none where there is no file.
 
     Raises:
-        ArtefactError: a row that no import can be.
+        ArtefactError: a row that is not an import.
     """
     return read_rows(path, IMPORTS, _parse_import, RESTORE_REMEDY)
 
 
 def write_imports(path: Path, imports: Iterable[Import]) -> None:
-    """All rows; earlier ones are never changed."""
+    """Write all rows; earlier ones stay as they are."""
     write_rows(path, IMPORTS, ((*row[:-1], row.undoes or "") for row in imports))
 
 
 def vote_positions(imports: Sequence[Import], row: Import, total: int) -> range:
-    """Positions in ``votes.csv`` of what a row brought; ``total`` is the number of votes."""
+    """Positions in ``votes.csv`` of an import's votes; ``total`` is the number of all votes."""
     later = imports[row.number].first_vote if row.number < len(imports) else total
     return range(min(row.first_vote, total), min(later, total))
 

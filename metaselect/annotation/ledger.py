@@ -1,8 +1,8 @@
-"""The folder ``annotate/`` as a whole: votes, what follows from them, and the record that protects them.
+"""Everything in ``annotate/``: reading it, adding votes, exports and repeats, undoing imports, removing rounds.
 
-Unlike other stages this one is never made anew; it only grows. ``votes.csv`` is the truth; ``meta_set.csv``
-and ``stage.json`` follow from it. So a crash at any point is mended by the next command that writes here:
-what was recorded must still be the beginning of the vote file; what is behind it was not recorded yet.
+Unlike other stages this one is never recomputed; it only grows. ``meta_set.csv`` and ``stage.json`` follow from
+``votes.csv``, so that the next command that writes here repairs what a crash left: the recorded bytes must still be the
+beginning of the vote file, and what stands behind them was not recorded yet.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,12 +58,12 @@ from metaselect.run.tables import format_rows
 
 @dataclass(frozen=True)
 class Ledger:
-    """What ``annotate/`` holds.
+    """The content of ``annotate/``.
 
     Attributes:
         votes: oldest first.
         end: byte of ``votes.csv`` behind the last whole vote.
-        exports: every form that was made, oldest first.
+        exports: every exported form, oldest first.
         imports: by number, undos too.
         method: how votes become a consensus.
         repeats: samples that forms showed twice.
@@ -103,12 +103,12 @@ class Ledger:
 
     @property
     def exported_rounds(self) -> frozenset[int]:
-        """Rounds that went out to people."""
+        """Numbers of the rounds that were exported."""
         return frozenset(each.round for each in self.exports)
 
 
 def read_ledger(run: Run) -> Ledger:
-    """What is there; changes nothing.
+    """The content of the folder; changes nothing.
 
     Raises:
         ArtefactError: a file was changed by anything but MetaSelect.
@@ -128,7 +128,7 @@ def read_ledger(run: Run) -> Ledger:
 
 
 def open_ledger(run: Run) -> Ledger:
-    """What is there, for a command that writes: an undo that was cut short is completed first.
+    """The content of the folder, for a command that writes: an undo that a crash interrupted is completed first.
 
     Raises:
         ArtefactError: as ``read_ledger``.
@@ -138,7 +138,7 @@ def open_ledger(run: Run) -> Ledger:
 
 
 def add_votes(run: Run, ledger: Ledger, votes: Iterable[Vote], source: Source | None = None) -> Ledger:
-    """Append votes, derive the meta set and record both; without new votes only mends what a crash left."""
+    """Append votes, derive the meta set and record both; without new votes it only repairs what a crash left."""
     added = tuple(votes)
     if added and source is not None:
         ledger = _add_import(run, ledger, next_import(ledger.imports, source, len(ledger.votes)))
@@ -148,13 +148,13 @@ def add_votes(run: Run, ledger: Ledger, votes: Iterable[Vote], source: Source | 
 
 
 def undo_import(run: Run, number: int | None, time: str) -> tuple[Ledger, UndoResult]:
-    """Take an import back: what counted before it counts again; nothing is deleted.
+    """Undo an import by more votes: what counted before it counts again; nothing is deleted.
 
-    Called again after a crash, it goes on with the same import.
+    Called again after a crash, it completes the same undo.
 
     Args:
         run: locked.
-        number: of the import; None is the latest one that stands.
+        number: of the import; None is the latest one that was not undone.
         time: of the votes that this appends.
 
     Raises:
@@ -174,7 +174,7 @@ def undo_import(run: Run, number: int | None, time: str) -> tuple[Ledger, UndoRe
 
 
 def add_repeats(run: Run, ledger: Ledger, repeats: Iterable[Repeat]) -> Ledger:
-    """Remember what stands twice in a form; comes before the form."""
+    """Record the blind repeats of a form; called before the form is written."""
     new = [each for each in repeats if each not in ledger.repeats]
     if not new:
         return ledger
@@ -184,7 +184,7 @@ def add_repeats(run: Run, ledger: Ledger, repeats: Iterable[Repeat]) -> Ledger:
 
 
 def add_export(run: Run, ledger: Ledger, export: Export, samples: Sequence[ExportedSample]) -> None:
-    """Remember that people got a batch; ``samples`` is all of it, which the first export freezes."""
+    """Record an exported form; ``samples`` is its whole batch, listed at the first export."""
     folder = run.path(STAGE)
     write_batch_once(folder, export.batch_id, samples)
     if not any(export.equals_but_for_time(earlier) for earlier in ledger.exports):
@@ -194,9 +194,9 @@ def add_export(run: Run, ledger: Ledger, export: Export, samples: Sequence[Expor
 
 
 def remove_round(run: Run, number: int) -> int:
-    """Remove a round's votes and exports, for `select --discard-round`; returns how many votes went.
+    """Remove a round's votes and exports, for `select --discard-round`; returns how many votes were removed.
 
-    The caller holds the run's lock. After a crash in between, the same call goes on.
+    The caller holds the run's lock. After a crash, the same call completes the removal.
     """
     ledger = read_ledger(run)
     folder = run.path(STAGE)
@@ -224,7 +224,7 @@ def _add_import(run: Run, ledger: Ledger, row: Import) -> Ledger:
 
 
 def _append_pending_undo(run: Run, ledger: Ledger) -> Ledger:
-    """The last row of the imports is an undo: append the votes that it still lacks."""
+    """Append the votes that the undo in the last row of the imports still lacks."""
     return _append(run, ledger, votes_that_undo(ledger.votes, ledger.imports))
 
 
@@ -250,7 +250,7 @@ def write_meta_set_and_record(run: Run, ledger: Ledger) -> None:
 
 
 def _pending_undo(run: Run, ledger: Ledger) -> int:
-    """The import whose undo a crash cut short; 0 where there is none."""
+    """Number of the import whose undo a crash interrupted; 0 where there is none."""
     last = ledger.imports[-1].undoes if ledger.imports else 0
     if not last:
         return 0

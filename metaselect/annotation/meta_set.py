@@ -17,7 +17,7 @@ class MetaSet(NamedTuple):
     Attributes:
         bought: (m,) int64, sorted pool indices.
         labels: (m,) int64, their clean labels.
-        unusable: sorted pool indices that an annotator set aside.
+        unusable: sorted pool indices of samples that annotators called unusable.
     """
 
     bought: np.ndarray
@@ -47,7 +47,7 @@ def load_meta_set(run: Run, pool: Dataset) -> MetaSet:
             "Ingest the data that was annotated, or move the folder annotate away and use the run anew.",
         )
     pairs = sorted((index[row["sample_id"]], row["clean_label"]) for row in rows)
-    good = [(where, position_of[label]) for where, label in pairs if label]
-    bought = np.array([where for where, _ in good], np.int64)
-    labels = np.array([label for _, label in good], np.int64)
-    return MetaSet(bought, labels, np.array([where for where, label in pairs if not label], np.int64))
+    labelled = [(row, position_of[label]) for row, label in pairs if label]
+    bought = np.array([row for row, _ in labelled], np.int64)
+    labels = np.array([label for _, label in labelled], np.int64)
+    return MetaSet(bought, labels, np.array([row for row, label in pairs if not label], np.int64))

@@ -1,4 +1,4 @@
-"""What the run's models say of samples, read from what is on disk: no model runs here."""
+"""Predictions of the run's models, read from disk; no model runs here."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,21 +11,21 @@ from metaselect.run.artefacts import FACTORS, RECORD, REWEIGHT, SELECT, WEIGHTS,
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
 
-CONTROL_METHOD = "uniform"  # learns nothing about labels
+CONTROL_METHOD = "uniform"  # plain training, which weighs no label
 
 
 def latest_predictions(
     run: Run, number: int, sample_ids: Sequence[str], classes: Sequence[str]
 ) -> tuple[str, Mapping[str, Prediction]]:
-    """The name of the model (such as "warmup-9c2e"), and what it says of each sample.
+    """The name of the latest model, such as "warmup-9c2e", and its prediction for each sample.
 
     That is the model which was re-weighted last (the control only where there is no other) or, where there is none,
     the warm-up as the selection saw it.
 
     Args:
         run: the run.
-        number: the round that goes out.
-        sample_ids: what is wanted.
+        number: the round whose samples are exported.
+        sample_ids: of the samples.
         classes: K names.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Blind repeats: a few samples stand in a form twice, to see whether people answer the same again.
+"""Blind repeats: a form shows a few samples twice, to measure how often an annotator gives the same answer again.
 
-The second time a sample has an id of its own, made of the letters of other ids, so that nobody can tell it from a
-first one. ``annotate/repeats.csv`` knows which it stands for. Its answers are votes for that id, and count nowhere but
-in the agreement of annotators with themselves.
+The second time a sample has another id, made of characters of other ids, so that people cannot recognise it.
+``annotate/repeats.csv`` maps it to the sample. Its answers are votes for the second id, and count only in the agreement
+of annotators with themselves.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from metaselect.run.artefacts import REPEATS
 from metaselect.run.tables import read_rows, write_rows
 
 STREAM = "repeats"
-TRIES = 50  # names of the same length, before longer ones are tried
+TRIES = 50  # ids of one length before a longer one is tried
 
 
 class Repeat(NamedTuple):
-    """A row of ``repeats.csv``: under which id a sample was asked for again, in which batch."""
+    """A row of ``repeats.csv``: the second id of a sample, and the batch that shows it."""
 
     repeat_id: str
     sample_id: str
@@ -33,20 +33,20 @@ def read_repeats(path: Path) -> tuple[Repeat, ...]:
     """The rows; none where there is no file.
 
     Raises:
-        ArtefactError: a row that is none.
+        ArtefactError: a row that is not a repeat.
     """
     return read_rows(path, REPEATS, Repeat, RESTORE_REMEDY)
 
 
 def write_repeats(path: Path, repeats: Sequence[Repeat]) -> None:
-    """All rows; earlier ones are never changed."""
+    """Write all rows; earlier ones stay as they are."""
     write_rows(path, REPEATS, repeats)
 
 
 def choose_repeats(
     ids: Sequence[str], share: float, batch_id: str, pool: Collection[str], known: Sequence[Repeat]
 ) -> list[Repeat]:
-    """Which samples of a form are asked for twice: a seeded choice from its first half.
+    """The samples of a form that it shows twice: a seeded choice from its first half.
 
     Args:
         ids: of the form, in its order.
@@ -63,7 +63,7 @@ def choose_repeats(
     similar: dict[int, list[str]] = {}
     for each in sorted(pool):
         similar.setdefault(len(each), []).append(each)
-    found = []
+    repeats = []
     for sample_id in chosen:
         repeat = before.get((sample_id, batch_id))
         if repeat is None:
@@ -71,19 +71,20 @@ def choose_repeats(
             repeat_id = next(name for name in names if name.casefold() not in taken)
             taken.add(repeat_id.casefold())
             repeat = Repeat(repeat_id, sample_id, batch_id)
-        found.append(repeat)
-    return found
+        repeats.append(repeat)
+    return repeats
 
 
 def insert_repeats(
     items: Sequence[Item], repeats: Sequence[Repeat], image_of: Callable[[str, str], str]
 ) -> list[Item]:
-    """The items with the repeats among those of the second half, and ranks that do not tell.
+    """The items with the repeats inserted among those of the second half, ranked anew so that ranks show nothing.
 
     Args:
         items: of the form, in its order.
         repeats: of ``choose_repeats``.
-        image_of: gives an id's copy of an image, as a path relative to the form; called where there are images.
+        image_of: copies an image under the name of an id and returns the path relative to the form; called where there
+            are images.
     """
     if not repeats:
         return list(items)
@@ -104,12 +105,12 @@ def insert_repeats(
 
 
 def repeat_content_hash(content_hash: str, repeat_id: str) -> str:
-    """What stands for the content hash beside a repeat: the same one twice in a form would tell."""
+    """A hash in place of the content hash of a repeat: the same hash twice in a form would show the repeat."""
     return content_hash and hashlib.sha256(f"{content_hash}/{repeat_id}".encode()).hexdigest()
 
 
 def _candidate_ids(similar: Sequence[str], batch_id: str, sample_id: str) -> Iterator[str]:
-    """Ids that look like the given ones: each letter is that of one of them in this place; longer and longer."""
+    """Ids that look like the given ones: each character is one of theirs at that position; longer after ``TRIES``."""
     for attempt in count():
         letters = [
             similar[derive_seed(0, STREAM, batch_id, sample_id, attempt, place) % len(similar)][
@@ -117,5 +118,5 @@ def _candidate_ids(similar: Sequence[str], batch_id: str, sample_id: str) -> Ite
             ]
             for place in range(len(sample_id) + attempt // TRIES)
         ]
-        # What a cell may lose at its ends is no part of a name.
+        # Spreadsheets may drop space and apostrophes at the ends of a cell.
         yield "".join(letter if letter.strip() and letter != "'" else "0" for letter in letters)

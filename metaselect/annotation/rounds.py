@@ -1,4 +1,4 @@
-"""Purchases: what was selected in each round, what of it went out to people, and what came back."""
+"""Rounds: the samples that each selected, and which of them are answered."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from metaselect.run.tables import read_stage_rows
 
 
 class Selected(NamedTuple):
-    """One sample of a round, as ``selected.csv`` spells it."""
+    """One sample of a round; the cells of ``selected.csv`` as text."""
 
     sample_id: str
     rank: str
@@ -29,9 +29,9 @@ class Round:
 
     Attributes:
         number: from 1.
-        batch_id: a name that changes when the choice does.
+        batch_id: a name of the round that changes when its selection does.
         samples: by sample_id, in the order of their rank.
-        control: those of them that were drawn at random, whatever the method is; people are not told which.
+        control: those of them that were drawn at random; forms do not show which.
     """
 
     number: int
@@ -55,7 +55,7 @@ class Round:
 
     def is_answered(self, verdict: Verdict | None) -> bool:
         """Whether somebody answered a sample with this verdict since it was selected here; None: it has no vote."""
-        # A sample that was skipped in an earlier round and selected again is asked for again.
+        # A sample that was skipped in an earlier round and is selected again is shown again.
         return verdict is not None and (verdict.status in BOUGHT or verdict.round >= self.number)
 
 
@@ -85,7 +85,7 @@ def find_rounds(run: Run, number: int | None) -> list[Round]:
 
 
 def rounds_as_exported(found: Sequence[Round], ledger: Ledger) -> list[Round]:
-    """The rounds as people know them: with what forms showed twice, and with batches of tied samples."""
+    """The rounds as their forms showed them: with blind repeats, and with batches of tied samples."""
     shown = []
     for each in found:
         again = {
@@ -113,7 +113,7 @@ def find_round(run: Run, number: int | None) -> Round:
 
 
 def nothing_selected_error(run: Run) -> ArtefactError:
-    """The error of a run without a round."""
+    """The error for a run in which nothing was selected."""
     return ArtefactError(
         f"No samples have been selected in {run.root}.",
         f"First run: {run.select_command}",

@@ -1,4 +1,4 @@
-"""Answers as people give them: with errors, skipped samples, and several opinions."""
+"""Simulated annotators: answers from true labels, with errors, skipped samples and several annotators."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from metaselect.random import uniform
 from metaselect.run.files import read_csv
 
 SIMULATED = "simulated"
-CLOSE = 1e-6  # to 1, of the sum of a row of probabilities
+CLOSE = 1e-6  # largest difference to 1 of the sum of a row of probabilities
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class SimulateOptions:
 
     Attributes:
         round: None is the latest one.
-        error_rate: of answers, in [0, 1]; any other class is as likely.
+        error_rate: share of wrong answers, in [0, 1]; all wrong classes are equally likely.
         confusion: CSV file, in place of the rate.
-        annotators: who answer each sample.
-        skip_rate: of answers, in [0, 1].
+        annotators: how many answer each sample.
+        skip_rate: share of skipped answers, in [0, 1].
     """
 
     round: int | None = None
@@ -50,20 +50,20 @@ def simulated_answers(
     batch_id: str,
     options: SimulateOptions,
 ) -> list[Answer]:
-    """What the simulated annotators say; each answer has a stream of its own, so none depends on another.
+    """The answers of the simulated annotators; each has its own random stream, so that none depends on another.
 
     Args:
         labels: the true class by id, in the order in which they are answered.
         rates: of ``error_rates``.
         classes: K names.
         batch_id: of the answers.
-        options: who answers, and how often not.
+        options: number of annotators, rates, seed.
     """
     alone = options.annotators == 1
-    people = [SIMULATED] if alone else [f"{SIMULATED}-{each + 1}" for each in range(options.annotators)]
+    names = [SIMULATED] if alone else [f"{SIMULATED}-{each + 1}" for each in range(options.annotators)]
     return [
         Answer(row, sample_id, label, who, status, "", batch_id)
-        for who in people
+        for who in names
         for row, sample_id, label, status in _answers(labels, rates, classes, who, options)
     ]
 
@@ -72,7 +72,7 @@ def error_rates(classes: Sequence[str], options: SimulateOptions) -> dict[str, l
     """The probability of every answer, in the order of the classes, by true class; empty without errors.
 
     Raises:
-        DataError: the confusion file lacks a class, names a strange one, or a row is no distribution.
+        DataError: the confusion file lacks a class or has an unknown one, or a row is not a distribution.
         UsageError: an error rate with one class alone.
     """
     if options.confusion is not None:
@@ -92,34 +92,34 @@ def _answers(
     who: str,
     options: SimulateOptions,
 ) -> Iterator[tuple[int, str, str, str]]:
-    reach = {true: list(accumulate(row)) for true, row in rates.items()}
+    cumulative = {true: list(accumulate(row)) for true, row in rates.items()}
     for row, (sample_id, label) in enumerate(labels.items(), start=1):
         if (
             options.skip_rate
             and uniform(options.seed, "simulate", "skip", who, sample_id) < options.skip_rate
         ):
             yield row, sample_id, "", SKIP
-        elif label in reach:
-            draw = uniform(options.seed, "simulate", "answer", who, sample_id) * reach[label][-1]
+        elif label in cumulative:
+            draw = uniform(options.seed, "simulate", "answer", who, sample_id) * cumulative[label][-1]
             yield (
                 row,
                 sample_id,
-                next(c for c, end in zip(classes, reach[label], strict=True) if draw < end),
+                next(c for c, end in zip(classes, cumulative[label], strict=True) if draw < end),
                 DONE,
             )
         else:
-            yield row, sample_id, label, DONE  # a label that is no class is found out like anybody's
+            yield row, sample_id, label, DONE  # a label that is not a class is refused as in any import
 
 
 def _read_confusion(path: Path, classes: Sequence[str]) -> dict[str, list[float]]:
     (_, *given), rows = read_csv(path)
     if sorted(given) != sorted(classes):
-        odd = sorted(set(given) ^ set(classes)) or given
+        different = sorted(set(given) ^ set(classes)) or given
         raise DataError(
-            f"{path}: the columns after the first are not the {len(classes)} classes; see {odd[0]!r}.",
+            f"{path}: the columns after the first are not the {len(classes)} classes; see {different[0]!r}.",
             "The first line must be: true, then every class name once.",
         )
-    found: dict[str, list[float]] = {}
+    rates_of: dict[str, list[float]] = {}
     for number, row in enumerate(rows, start=2):
         true, *cells = row.values()
         try:
@@ -128,14 +128,16 @@ def _read_confusion(path: Path, classes: Sequence[str]) -> dict[str, list[float]
             raise DataError(
                 f"{path}:{number} holds something that is no number.", "Write probabilities."
             ) from None
-        if true not in classes or true in found:
-            raise DataError(f"{path}:{number}: {true!r} is {'there twice' if true in found else 'no class'}.")
+        if true not in classes or true in rates_of:
+            raise DataError(
+                f"{path}:{number}: {true!r} is {'there twice' if true in rates_of else 'no class'}."
+            )
         if not all(0 <= rate <= 1 for rate in rates.values()) or abs(sum(rates.values()) - 1) > CLOSE:
             raise DataError(
                 f"{path}:{number}: the probabilities of {true!r} are not in 0..1 with the sum 1.",
                 "Every row must add up to 1.",
             )
-        found[true] = [rates[name] for name in classes]
-    if missing := [name for name in classes if name not in found]:
+        rates_of[true] = [rates[name] for name in classes]
+    if missing := [name for name in classes if name not in rates_of]:
         raise DataError(f"{path} has no row for {missing[0]!r}.", "It needs one row per class.")
-    return found
+    return rates_of

@@ -1,4 +1,4 @@
-"""Counts of what came back, as people and programs read them."""
+"""Counts of answers and rounds, for the tables, the warnings and the JSON output of the commands."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ def import_result(
     new_votes: int,
     noise: NoiseEstimate | None,
 ) -> dict[str, Json]:
-    """What `annotate import --json` prints.
+    """The JSON output of `annotate import`.
 
     Args:
-        ledger: with the new votes in it.
-        found: what became of the file's rows.
-        chosen: the rounds that the import was about.
-        new_votes: how many of the accepted answers were not known before.
-        noise: what the control samples say by now.
+        ledger: after the import.
+        found: the reconciled rows of the file.
+        chosen: the rounds of the import.
+        new_votes: accepted answers that were not in the votes yet.
+        noise: the estimate from the control samples.
 
     Returns:
         Counts of answers (matched to conflicting, repeated, replaced, new_votes), of rows (other_batch), of ids
@@ -67,7 +67,7 @@ def import_result(
 
 
 def import_warnings(found: Reconciliation, result: Mapping[str, Json], name: str) -> Iterator[str]:
-    """One sentence for each thing about a file that somebody should look at."""
+    """A sentence for each problem of an imported file that the user should look at."""
     if found.conflicting:
         pairs = [f"{sample_id} by {annotator}" for sample_id, annotator in sorted(found.conflicting)]
         yield f"{name} answers twice and differently: {examples(pairs)}. Neither answer was taken."
@@ -105,18 +105,18 @@ def import_warnings(found: Reconciliation, result: Mapping[str, Json], name: str
 
 
 class RoundProgress(NamedTuple):
-    """How far a round is, in samples; answered to missing add up to selected.
+    """The progress of a round in samples; answered to missing add up to selected.
 
     Attributes:
         round: its number.
         selected: all of it.
         answered: with a clean label.
-        skipped: nobody wanted to answer.
-        unsure: nobody could answer.
+        skipped: with skips only.
+        unsure: with no answer, and at least one "unsure".
         unusable: bad samples.
         conflicts: as many votes for one answer as for another.
-        missing: nobody answered yet.
-        exported: whether a form was made.
+        missing: without a vote since the selection.
+        exported: whether a form was exported.
     """
 
     round: int
@@ -132,15 +132,15 @@ class RoundProgress(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """What `annotate status` shows.
+    """The output of `annotate status`.
 
     Attributes:
         rounds: the earliest first.
         bought: samples with a clean label.
-        unusable: samples that were found bad.
+        unusable: samples that annotators called unusable.
         outside_round: samples with votes that belong to no round.
         annotators: answers of each status by annotator.
-        noise: what the control samples say by now; None where there are none.
+        noise: the estimate from the control samples; None where there are none.
         method: how votes become a consensus.
         conflict_ids: tied samples, sorted.
         agreement: of annotators with each other, the consensus, and themselves.
@@ -172,7 +172,7 @@ class Progress:
 
 
 def progress(ledger: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | None) -> Progress:
-    """How far every round is, and who did how much."""
+    """The progress of every round, and the votes of each annotator."""
     annotators: dict[str, dict[str, int]] = {}
     for vote in ledger.latest.values():
         annotators.setdefault(vote.annotator, dict.fromkeys(STATUSES, 0))[vote.status] += 1
@@ -217,5 +217,5 @@ def examples(names: Sequence[str]) -> str:
 
 
 def count_with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:
-    """Samples whose verdict that is."""
+    """The number of samples with that verdict."""
     return sum(verdict.status == wanted for verdict in verdicts.values())

@@ -14,16 +14,16 @@ from metaselect.errors import UsageError
 
 
 class UndoResult(NamedTuple):
-    """What an undo did; the last three add up to the import's votes.
+    """The effect of an undo; the last three add up to the import's votes.
 
     Attributes:
         number: of the import.
         file: its name.
         format: as in ``Import``.
-        votes: that it had brought.
-        withdrawn: for which no earlier answer of the same annotator counts now.
-        restored: whose annotator's earlier answer counts again.
-        superseded: that another import's votes stand for, so that nothing changed.
+        votes: that came with it.
+        withdrawn: votes whose annotator has no answer for the sample now.
+        restored: votes whose annotator's earlier answer counts again.
+        superseded: votes that a later import had replaced already, so that nothing changed.
     """
 
     number: int
@@ -36,16 +36,16 @@ class UndoResult(NamedTuple):
 
 
 def find_import_to_undo(imports: Sequence[Import], number: int | None, total: int) -> Import:
-    """The import with that number, or the latest one that stands.
+    """The import with that number, or the latest one that was not undone.
 
     Raises:
         UsageError: there is none, it is undone already, or it is an undo itself.
     """
     if number is None:
-        found = latest_standing_import(imports, total)
-        if found is None:
+        latest = latest_standing_import(imports, total)
+        if latest is None:
             raise UsageError("There is no import to undo.")
-        return found
+        return latest
     if not 1 <= number <= len(imports):
         last = f"The latest is {len(imports)}." if imports else "Nothing was imported yet."
         raise UsageError(f"There is no import {number}.", last)
@@ -67,43 +67,43 @@ def latest_standing_import(imports: Sequence[Import], total: int) -> Import | No
 
 
 def next_undo(imports: Sequence[Import], number: int, time: str, first_vote: int) -> Import:
-    """The row that takes an import back."""
+    """The row of an undo."""
     return Import(len(imports) + 1, time, "", "", UNDO, first_vote, undoes=number)
 
 
 def votes_that_undo(votes: Sequence[Vote], imports: Sequence[Import]) -> list[Vote]:
-    """The votes that must follow so that the latest ones are those of imports that were not undone.
+    """The votes to append so that the latest ones are those of imports that were not undone.
 
-    Ordered by sample and annotator, with the time of the last row; empty when nothing is left to do.
+    Ordered by sample and annotator, with the time of the last import; empty where nothing is to be appended.
     """
     wanted = votes_not_undone(votes, imports)
-    found = []
+    added = []
     for key, vote in sorted({vote.key: vote for vote in votes}.items()):
         other = wanted.get(key)
         if other is None and vote.status != WITHDRAWN:
-            found.append(vote._replace(clean_label="", status=WITHDRAWN, note="", time=imports[-1].time))
+            added.append(vote._replace(clean_label="", status=WITHDRAWN, note="", time=imports[-1].time))
         elif other is not None and not other.equals_but_for_time(vote):
-            found.append(other._replace(time=imports[-1].time))
-    return found
+            added.append(other._replace(time=imports[-1].time))
+    return added
 
 
 def votes_not_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> dict[tuple[str, str], Vote]:
     """The latest vote of each annotator for each sample, of the imports that were not undone."""
     undone = {row.undoes for row in imports}
-    found: dict[tuple[str, str], Vote] = {}
+    latest: dict[tuple[str, str], Vote] = {}
     starts = [0, *(min(row.first_vote, len(votes)) for row in imports), len(votes)]
     for row, (start, end) in zip((None, *imports), pairwise(starts), strict=True):
         if row is None or not (row.undoes or row.number in undone):
-            found.update((vote.key, vote) for vote in votes[start:end])
-    return found
+            latest.update((vote.key, vote) for vote in votes[start:end])
+    return latest
 
 
 def without_round(
     votes: Sequence[Vote], imports: Sequence[Import], number: int
 ) -> tuple[list[Vote], list[Import]]:
-    """Votes and imports as they are without the votes of a round; no import that was undone comes back by it."""
+    """Votes and imports without the votes of a round; imports that were undone stay undone."""
     kept = [vote for vote in votes if vote.round != number]
-    left = {0: 0}
+    left = {0: 0}  # number of votes -> how many of them are kept
     for position, vote in enumerate(votes, start=1):
         left[position] = left[position - 1] + (vote.round != number)
     rows = [row._replace(first_vote=left[min(row.first_vote, len(votes))]) for row in imports]
@@ -115,12 +115,12 @@ def without_round(
 
 
 def result_of_undo(votes: Sequence[Vote], imports: Sequence[Import]) -> UndoResult:
-    """What the last row, an undo, did."""
+    """The effect of the last row, which is an undo."""
     last = imports[-1]
     row = imports[last.undoes - 1]
-    brought = len(vote_positions(imports, row, len(votes)))
+    count = len(vote_positions(imports, row, len(votes)))
     added = [votes[at].status for at in vote_positions(imports, last, len(votes))]
     withdrawn = added.count(WITHDRAWN)
     return UndoResult(
-        row.number, row.file, row.format, brought, withdrawn, len(added) - withdrawn, brought - len(added)
+        row.number, row.file, row.format, count, withdrawn, len(added) - withdrawn, count - len(added)
     )

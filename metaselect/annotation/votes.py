@@ -1,4 +1,4 @@
-"""The vote file: everything that people ever answered, one row each, only ever added to."""
+"""The vote file: every answer of every person, one row each; rows are only appended."""
 
 import csv
 import os
@@ -21,10 +21,10 @@ UNSURE = "unsure"
 BAD_SAMPLE = "bad_sample"
 STATUSES = (DONE, SKIP, UNSURE, BAD_SAMPLE)
 WITHDRAWN = "withdrawn"
-"""Of a vote that `annotate undo` writes: the annotator has no answer any more. No form may use it."""
+"""Status of a vote that takes the annotator's answer back; written by undo, never read from a form."""
 
 RESTORE_REMEDY = "Restore it from a copy, or move the folder annotate away and import the answers again."
-"""What helps when a file of the folder ``annotate`` is damaged."""
+"""Remedy where a file of the folder ``annotate`` is damaged."""
 
 
 class Vote(NamedTuple):
@@ -50,36 +50,36 @@ class Vote(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        """Of two votes with the same key the later one counts."""
+        """Sample and annotator: of two votes with the same key the later one counts."""
         return self.sample_id, self.annotator
 
     @property
     def answer(self) -> tuple[str, str]:
-        """What it says, whoever says it: status and class name."""
+        """Status and class name."""
         return self.status, self.clean_label
 
     def equals_but_for_time(self, earlier: "Vote | None") -> bool:
-        """Whether an earlier vote says the same, whenever that was."""
+        """Whether an earlier vote differs in its time at most."""
         return earlier is not None and self[:-1] == earlier[:-1]
 
 
 def utc_now() -> str:
-    """ISO 8601, UTC: the only clock whose time is an artefact's."""
+    """The time, ISO 8601, UTC, as votes and exports record it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def sorted_votes(votes: Iterable[Vote]) -> list[Vote]:
     """By sample and annotator."""
-    found = sorted(votes, key=attrgetter("annotator"))
-    found.sort(key=attrgetter("sample_id"))  # stable; comparing texts twice is faster than comparing pairs
-    return found
+    ordered = sorted(votes, key=attrgetter("annotator"))
+    ordered.sort(key=attrgetter("sample_id"))  # stable; comparing texts twice is faster than comparing pairs
+    return ordered
 
 
 def read_votes(path: Path) -> tuple[list[Vote], int]:
     """The votes, oldest first, and the byte at which the last whole one ends; a torn last line is ignored.
 
     Raises:
-        ArtefactError: a row that no vote can be made of, other than the last.
+        ArtefactError: a row other than the last is not a vote.
     """
     votes: list[Vote] = []
     end = 0
@@ -100,7 +100,7 @@ def parse_votes(rows: bytes, name: str) -> list[Vote]:
     """The votes in rows of a vote file, without its header; a torn last line is ignored.
 
     Raises:
-        ArtefactError: a row that no vote can be made of, other than the last; ``name`` is the file's.
+        ArtefactError: a row other than the last is not a vote; ``name`` is the file's.
     """
     shared: dict[str, str] = {}
     stream = BufferedReader(BytesIO(rows))  # for its peek()
@@ -174,7 +174,7 @@ def _vote(cells: Sequence[str], where: str, shared: dict[str, str]) -> Vote:
     sample_id, label, annotator, status, note, number, time = cells
     if status not in (*STATUSES, WITHDRAWN) or not number.isdecimal():
         raise _damaged(where, f"no vote has status {status!r} and round {number!r}")
-    same = shared.setdefault
+    same = shared.setdefault  # equal texts become one object
     return Vote(
         sample_id,
         same(label, label),

@@ -1,7 +1,7 @@
 """The labelling session over HTTP, for browsers on this machine alone.
 
-Who may ask: whoever knows the token in the address. Other pages in the same browser do not, and cannot learn
-it: no address is ever handed on, and a request that names another host or comes from another page is refused.
+Access needs the token in the address. Other pages in the same browser cannot learn it: no referrer is sent, and a
+request that names another host or comes from another page is refused.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from metaselect.web.labeling_session import LabelingSession
 from metaselect.web.submitted_answer import InvalidRequest, SubmittedAnswer
 
 LOOPBACK = "127.0.0.1"
-MAX_REQUEST_BYTES = 16 * 1024  # bytes of a request; an answer has some two hundred
-BUSY_TRIES = 20  # while another command works in the run; then the page is told, and asks again
+MAX_REQUEST_BYTES = 16 * 1024  # an answer has about two hundred
+BUSY_TRIES = 20  # while another command has locked the run; then the page shows the error and asks again
 BUSY_SECONDS = 0.1  # between two tries
 HEADERS = {
     "Content-Security-Policy": f"{served_policy()}; frame-ancestors 'none'",
@@ -50,7 +50,7 @@ class Server:
     Attributes:
         session: which browser is shown which sample.
         images: files by sample_id; samples without one show their id.
-        suggest: gives predictions by sample_id; called when somebody first asks for one.
+        suggest: gives predictions by sample_id; called at the first request for one.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Server:
 
 
 class RequestFilter:
-    """Lets through what our own page asks for, and puts the same headers on every response."""
+    """Passes on the requests of the server's own page, refuses others, and sets the security headers of responses."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self.app = app
@@ -162,7 +162,7 @@ class RequestFilter:
         self.origins = {f"http://{host}" for host in self.hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or hand it on without the token."""
+        """Refuse a request, or pass it on without the token in its path."""
         if scope["type"] != "http":  # no web sockets, and nothing to do at start and end
             return
         request = Request(scope)
@@ -189,22 +189,22 @@ class RequestFilter:
         await response(scope, receive, send_guarded)
 
     def _from_here(self, request: Request) -> bool:
-        """Whether no other page made the request; what changes something must say where it comes from."""
+        """Whether no other page made the request; one that changes something must have an Origin."""
         origin = request.headers.get("origin")
         if origin is None and request.method not in ("GET", "HEAD"):
             return False
         if origin is not None and origin not in self.origins:
             return False
-        # A link to the page, in a terminal within a browser for example, may be followed from anywhere.
+        # A link to the page may be followed from anywhere, from a terminal in a browser for example.
         followed = request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
         return followed or request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
 
 
 async def read_body(request: Request) -> Body:
-    """The request's JSON object, with the two texts that every request has.
+    """The request's JSON object, with session and annotator as text.
 
     Raises:
-        InvalidRequest: too long, not JSON, or without them.
+        InvalidRequest: too long, not JSON, or without session and annotator.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise InvalidRequest("Requests are JSON.")
@@ -226,7 +226,7 @@ async def read_body(request: Request) -> Body:
 
 
 def error_response(status: int, why: str) -> Response:
-    """A response that says why not; the page shows the sentence."""
+    """A response with a reason, which the page shows."""
     if status == 404:
         return PlainTextResponse(why, status)
     return JSONResponse({"error": why}, status)
@@ -236,7 +236,7 @@ def bind(port: int) -> socket.socket:
     """A socket on the loopback address; port 0 is any free one.
 
     Raises:
-        UsageError: the port is taken, or not ours to take.
+        UsageError: the port is taken, or the user may not use it.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -251,12 +251,12 @@ def bind(port: int) -> socket.socket:
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer until somebody interrupts."""
+    """Answer requests until SIGINT."""
     config = uvicorn.Config(
         app,
         log_config=None,
         log_level="critical",
-        access_log=False,  # it would hold the token
+        access_log=False,  # it would contain the token
         server_header=False,
         lifespan="off",
         ws="none",

@@ -17,7 +17,7 @@ INSIDE = "images inside the form"
 
 
 class Prediction(NamedTuple):
-    """What a model says of a sample.
+    """A model's prediction for a sample.
 
     Attributes:
         label: a class name.
@@ -29,18 +29,18 @@ class Prediction(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One sample as it goes to people.
+    """One sample as a form shows it.
 
     Attributes:
-        sample_id: the key by which the answer finds its way back.
+        sample_id: as answers name it.
         image: path of the image, relative to the form, or a data URI where the form holds it; empty without one.
-        given_label: as the data came; empty when people should not see it.
+        given_label: as in the data; empty unless the form shows it.
         rank: 1 is the first choice of the selector.
-        cluster: as in ``selected.csv``; empty where it would tell a repeat or a control sample, as is the next.
+        cluster: as in ``selected.csv``; empty, as is ``cluster_size``, where it would show repeats or control samples.
         cluster_size: as in ``selected.csv``.
         content_hash: of the sample, as in the data.
         size: (width, height) of the image in pixels; (0, 0) without one.
-        prediction: None unless it was asked for.
+        prediction: None unless the form shows it.
     """
 
     sample_id: str
@@ -56,14 +56,14 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """What goes to people in one export.
+    """The content of one export.
 
     Attributes:
-        batch_id: which purchase this is.
-        items: in the order in which people should see them.
+        batch_id: of the round.
+        items: in the order in which the form shows them.
         classes: K names, in the order of the run.
-        show_given: whether people see the given labels.
-        model: which one the items' predictions are of; empty without predictions.
+        show_given: whether the form shows the given labels.
+        model: the name of the model that predicts; empty without predictions.
     """
 
     batch_id: str
@@ -74,18 +74,18 @@ class Form:
 
 
 class Answer(NamedTuple):
-    """One answer in a file that came back; every text is as the file spells it.
+    """One answer in an imported file; every text is as the file spells it.
 
     Attributes:
-        row: where in the file, for messages; the first line, or the first sample, is 1.
+        row: line or sample of the file, from 1, for messages.
         sample_id: blank where the file does not carry it.
-        clean_label: blank where nobody chose one.
-        annotator: blank where the file does not say.
-        status: blank, or what the file says.
+        clean_label: blank where none was chosen.
+        annotator: blank where the file names none.
+        status: as in the file, or blank.
         note: free text.
-        batch_id: blank where the file does not say.
-        image: name or path of the image, as it was exported or as a tool made of it; blank where unknown.
-        content_hash: of the sample that was looked at; blank where the file does not carry it.
+        batch_id: blank where the file names none.
+        image: name or path of the image, as exported or as a tool changed it; blank where unknown.
+        content_hash: of the labelled sample; blank where the file does not carry it.
     """
 
     row: int
@@ -100,7 +100,7 @@ class Answer(NamedTuple):
 
 
 class ExchangeFormat(Protocol):
-    """One file format that people or annotation tools use."""
+    """A file format of people or annotation tools: it writes forms and reads answers."""
 
     @property
     def file_name(self) -> str:
@@ -108,38 +108,38 @@ class ExchangeFormat(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Which of GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, FILLED_IN and INSIDE it can do."""
+        """Those of GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, FILLED_IN and INSIDE that the format supports."""
 
     @property
     def instructions(self) -> str:
-        """What people do with the form before it is imported: "{folder}" is its folder, "{classes}" some names."""
+        """What to do with the form before the import; "{folder}" is its folder, "{classes}" some class names."""
 
     def write(self, form: Form) -> Mapping[str, str]:
         """The form's files: names beside the main file, which comes first, and their text.
 
         Raises:
-            DataError: the format has no way to spell a class or an id.
+            DataError: the format cannot represent a class name or an id.
         """
 
     def read(self, content: bytes, name: str) -> list[Answer]:
-        """What a file says; ``name`` is its name in messages.
+        """The answers in a file; ``name`` is its name in messages.
 
         Raises:
             DataError: not a file of this format; the message names the row.
         """
 
     def recognises(self, content: bytes) -> bool:
-        """Whether a file is of this format, and of no other one."""
+        """Whether a file is in this format; at most one format may say so."""
 
     def spellings(self, text: str) -> Iterable[str]:
         """What ids or class names a cell may stand for, the most_probable_answers first."""
 
 
 def has_answers(answers: Sequence[Answer]) -> bool:
-    """Whether any of them says anything."""
+    """Whether any of them has a label, a status or a note."""
     return any((each.clean_label + each.status + each.note).strip() for each in answers)
 
 
 def plain_spellings(text: str) -> tuple[str, str]:
-    """The spellings of a format that changes no text: as it stands, then without surrounding space."""
+    """The spellings in a format that keeps texts: as written, then without surrounding space."""
     return text, text.strip()

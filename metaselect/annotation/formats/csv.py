@@ -1,4 +1,4 @@
-"""The canonical form: one CSV row per sample, filled in with a spreadsheet or a script."""
+"""The CSV form: one row per sample, filled in with a spreadsheet or a script."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from metaselect.annotation.formats.base import FILLED_IN, GIVEN, NO_IMAGES, STDO
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that starts so
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
 ESCAPED = (*FORMULA, "'")
 ANSWER_COLUMNS = ("clean_label", "annotator", "status", "note")
 OTHER_TOOLS = ("annotation_id", "file_name")  # columns of tables of Label Studio and Hugging Face
@@ -22,7 +22,7 @@ REMEDY = "Save it as CSV UTF-8 with the columns sample_id and clean_label."
 
 
 def escape_formula(cell: str) -> str:
-    """The cell with an apostrophe before anything that a spreadsheet would run; ``unescape_formula`` undoes it."""
+    """The cell with an apostrophe before what a spreadsheet would take for a formula (CSV injection)."""
     return f"'{cell}" if cell.startswith(ESCAPED) else cell
 
 
@@ -32,11 +32,11 @@ def unescape_formula(cell: str) -> str:
 
 
 def csv_spellings(text: str) -> Iterator[str]:
-    """What a cell may stand for: without its escape_formula, then without surrounding space, then as it stands."""
+    """The texts that a cell may stand for: unescaped, the same without surrounding space, then as written."""
     yield unescape_formula(text)
     plain_spellings = text.strip()
     yield unescape_formula(plain_spellings)
-    yield text  # a script may have written the id or name as it is in the run
+    yield text  # a script may have written the id or name without escaping it
     yield plain_spellings
 
 
@@ -50,7 +50,7 @@ class CsvFormat:
     spellings = staticmethod(csv_spellings)
 
     def write(self, form: Form) -> Mapping[str, str]:
-        """The form; cells that a spreadsheet would run as a formula get an apostrophe."""
+        """The form; cells that a spreadsheet would take for a formula get an apostrophe."""
         given = ("given_label",) if form.show_given else ()
         rows = (
             (
@@ -69,10 +69,10 @@ class CsvFormat:
         return {self.file_name: format_csv((*header, *ANSWER_COLUMNS), rows)}
 
     def read(self, content: bytes, name: str) -> list[Answer]:
-        """What a file says; a byte order mark, CRLF, other columns, other orders, ; and tab are accepted.
+        """The answers in a file; a byte order mark, CRLF, other columns, any order, ; and tab are accepted.
 
         Raises:
-            DataError: not UTF-8, not CSV, or without the columns that say which sample has which label.
+            DataError: not UTF-8, not CSV, or without columns for id and label.
         """
         return read_table(content, name)
 
@@ -95,7 +95,7 @@ def read_table(content: bytes, name: str, image: str = "image") -> list[Answer]:
 
 
 def read_records(content: bytes, name: str) -> list[dict[str, str]]:
-    """The rows of a CSV file by column, empty ones left out.
+    """The rows of a CSV file by column, without empty rows.
 
     Raises:
         DataError: not UTF-8, or not CSV.
@@ -148,7 +148,7 @@ def _text(content: bytes) -> TextIO:
 
 def _open_table(text: TextIO) -> tuple[list[str], Iterator[list[str]], int]:
     """The column names in lower case, the rows behind them, and the number of the first of these."""
-    # Spreadsheets write ; or tabs in many languages, and some a line before the header that says so.
+    # In many languages spreadsheets separate by ; or tab, and some name the separator in a line before the header.
     first = text.readline()
     named = first.rstrip("\r\n") in ("sep=,", "sep=;", "sep=\t")
     delimiter = first[4] if named else next((mark for mark in ",;\t" if mark in first), ",")
@@ -161,12 +161,12 @@ def _open_table(text: TextIO) -> tuple[list[str], Iterator[list[str]], int]:
 def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:
     header, rows, start = _open_table(text)
     pick = itemgetter(*_column_positions(header, name, image))
-    same: dict[str, str] = {}  # a million rows hold few different labels and names
+    same: dict[str, str] = {}  # equal texts become one object: a million rows have few labels and names
     width = len(header)
     for row, cells in enumerate(rows, start):
         if len(cells) > width and any(cells[width:]):
             raise DataError(f"{name}:{row} has more cells than the header.", "Quote cells that hold commas.")
-        cells += [""] * (width + 1 - len(cells))  # the last one, blank, stands for columns that are not there
+        cells += [""] * (width + 1 - len(cells))  # the last one, blank, is the cell of absent columns
         sample_id, label, annotator, status, note, batch_id, picture, content = pick(cells)
         if sample_id.strip() or picture.strip() or content.strip():
             label, annotator = same.setdefault(label, label), same.setdefault(annotator, annotator)
@@ -209,7 +209,7 @@ def _column_positions(header: Sequence[str], name: str, image: str) -> tuple[int
 
 
 def _id_and_label_columns(header: Sequence[str], image: str = "image") -> tuple[str, str] | None:
-    """Which columns hold id and label, the id perhaps absent where images are named; None if none do."""
+    """The columns of id and label, the id perhaps absent where images are named; None without them."""
     for key, label in ID_AND_LABEL:
         if key in header and (label in header or "status" in header):
             return key, label

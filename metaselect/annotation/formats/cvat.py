@@ -1,7 +1,7 @@
 """CVAT for images 1.1: frames and labels out; annotations.xml, bare or in its zip, back.
 
-CVAT keeps no ids: an answer finds its way back by the exported name of its image. Frames are numbered in the order of
-their names, since CVAT matches an uploaded file by frame number in some places and by name in others.
+CVAT keeps no ids: answers are matched by the exported name of the image. Frames are numbered in the order of their
+names, since CVAT matches an uploaded file by frame number in some places and by name in others.
 """
 
 import io
@@ -21,7 +21,7 @@ from metaselect.records import Json
 from metaselect.run.files import format_csv
 
 ANNOTATIONS = "annotations.xml"
-MAX_BYTES = 1 << 30  # of the XML inside a zip, which may hide any amount in a few bytes
+MAX_BYTES = 1 << 30  # of the unpacked XML: a small zip may unpack to any size
 ZIP = b"PK\x03\x04"
 REMEDY = "Export the task from CVAT as `CVAT for images 1.1`, with or without images."
 
@@ -39,7 +39,7 @@ class CvatFormat:
     spellings = staticmethod(plain_spellings)
 
     def write(self, form: Form) -> Mapping[str, str]:
-        """The frames without tags, ``labels.json`` for a new task, and ``id_map.csv``, which nobody needs to send back.
+        """The frames without tags, ``labels.json`` for a new task, and ``id_map.csv``, which the import does not need.
 
         Raises:
             DataError: a class name holds a character that XML does not have.
@@ -80,14 +80,14 @@ class CvatFormat:
         return reader.answers
 
     def recognises(self, content: bytes) -> bool:
-        """A zip with such a file in it, or XML of which that is the root."""
+        """Any zip, or XML with the root ``annotations``."""
         if content.startswith(ZIP):
-            return True  # no other format is one
+            return True  # no other format is a zip
         return b"<annotations" in content.lstrip()[:4096]
 
 
 def _meta_element(labels: Sequence[str]) -> str:
-    """The task's labels as CVAT's own exports name them; other readers want that."""
+    """The task's labels as in CVAT's own exports, which other readers of this format require."""
     names = "".join(
         f"   <label><name>{escape(each)}</name><type>tag</type><attributes></attributes></label>\n"
         for each in labels
@@ -96,7 +96,7 @@ def _meta_element(labels: Sequence[str]) -> str:
 
 
 class _TagCollector:
-    """Collects images and their tags while the file is walked."""
+    """Collects the images and their tags while the file is parsed."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -128,7 +128,7 @@ class _TagCollector:
 
 
 def _annotations_xml(content: bytes, name: str) -> bytes:
-    """The XML itself, or out of its zip, of which nothing else is looked at."""
+    """The XML, taken from its zip where it is in one."""
     if not content.startswith(ZIP):
         return content
     try:

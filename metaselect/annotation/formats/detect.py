@@ -19,11 +19,11 @@ def detect_format(content: bytes, name: str) -> str:
     """The name of the format that a file is in.
 
     Raises:
-        DataError: it is in none of them, or could be in two.
+        DataError: no format recognises it, or several do.
     """
-    found = [each for each in FORMATS if load_format(each).recognises(content)]
-    if len(found) == 1:
-        return found[0]
+    candidates = [each for each in FORMATS if load_format(each).recognises(content)]
+    if len(candidates) == 1:
+        return candidates[0]
     if not content.strip():
         raise DataError(f"{name} is empty.", "Check that the file is the one that was filled in.")
     try:
@@ -31,13 +31,17 @@ def detect_format(content: bytes, name: str) -> str:
         if "".join(text[:64].split()).startswith(("[{", '{"')):
             json.loads(text)
     except RecursionError:
-        pass  # no form is so deep
+        pass  # valid JSON may be nested deeper than Python parses; no form is
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8 text ({error.reason}).", "Save it as CSV UTF-8.") from None
     except json.JSONDecodeError as error:
-        if error.msg != "Extra data":  # one object a line is none of ours, and whole
+        if error.msg != "Extra data":  # JSON lines: complete, but not a format of this program
             raise DataError(f"{name} is cut off or damaged JSON: {error}.", "Export it again.") from None
-    what = f"could be {' or '.join(found)}" if found else f"is in none of the formats {', '.join(FORMATS)}"
+    what = (
+        f"could be {' or '.join(candidates)}"
+        if candidates
+        else f"is in none of the formats {', '.join(FORMATS)}"
+    )
     raise DataError(
         f"{name} {what}.",
         "Name its format with --format. A CSV file is UTF-8 and has the columns sample_id and clean_label.",
@@ -45,12 +49,12 @@ def detect_format(content: bytes, name: str) -> str:
 
 
 def holds_answers(content: bytes) -> bool:
-    """Whether somebody worked in a form, whatever format it is in; True also when that cannot be told."""
+    """Whether a form of any format has answers; True also where it cannot be read, so that it is not overwritten."""
     if not content.strip():
         return False
     try:
         form = load_format(detect_format(content, ""))
-        # The browser keeps the answers of a page, so a form with everything inside has none.
+        # The browser stores the answers of a page, so that the file itself has none.
         return INSIDE not in form.capabilities and has_answers(form.read(content, ""))
     except DataError:
         return True

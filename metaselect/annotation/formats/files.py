@@ -1,4 +1,4 @@
-"""Where a form for people goes, and that nobody's work in one is ever lost."""
+"""The place of an exported form, and writing it without overwriting answers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,10 +44,10 @@ def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None)
 
 
 def write_form(path: Path, files: Mapping[str, str], *, force: bool) -> None:
-    """Write a form's files, the first one to ``path``, the others beside it, and never over somebody's work.
+    """Write a form's files, the first one to ``path``, the others beside it; never over a form with answers.
 
     Raises:
-        ArtefactError: a file is there that holds answers, or, without ``force``, any other than this form's.
+        ArtefactError: a file there has answers or, without ``force``, any other content.
     """
     (main, *_) = files
     texts = {path if name == main else path.with_name(name): text for name, text in files.items()}
@@ -57,7 +57,7 @@ def write_form(path: Path, files: Mapping[str, str], *, force: bool) -> None:
             continue
         if place == path and holds_answers(place.read_bytes()):
             raise ArtefactError(
-                f"{place} holds answers, or is none of our forms, and is never overwritten.",
+                f"{place} holds answers, or is not a form of this program, and is never overwritten.",
                 f"If it does, import it (metaselect annotate import {place}). Name another file with -o.",
             )
         if not force:

@@ -1,7 +1,7 @@
-"""Hugging Face's imagefolder: images with a metadata.csv beside them, one row each, and the order of the classes.
+"""Hugging Face's imagefolder: images, a ``metadata.csv`` with one row each, and ``classes.json``.
 
-``datasets`` leaves out an image without a row and forgets what order the classes have, without a word (seen in
-release 5.2.0). So every image has its row, and ``classes.json`` has the order.
+``datasets`` (release 5.2.0) drops images without a row, and sorts the classes, both silently. So every image has its
+row, and ``classes.json`` has the order of the classes.
 """
 
 import json
@@ -32,7 +32,7 @@ class HfFormat:
     spellings = staticmethod(csv_spellings)
 
     def write(self, form: Form) -> Mapping[str, str]:
-        """The table and the classes; cells that a spreadsheet would run as a formula get an apostrophe."""
+        """The table and the classes; cells that a spreadsheet would take for a formula get an apostrophe."""
         given = ("given_label",) if form.show_given else ()
         rows = (
             (
@@ -51,10 +51,10 @@ class HfFormat:
         return {"metadata.csv": format_csv(header, rows), "classes.json": classes}
 
     def read(self, content: bytes, name: str) -> list[Answer]:
-        """What the table says.
+        """The answers in the table.
 
         Raises:
-            DataError: as the CSV form, or a line of ``metadata.jsonl`` that is no JSON object.
+            DataError: as the CSV form, or a line of ``metadata.jsonl`` is not a JSON object.
         """
         if _is_jsonl(content):
             return [
@@ -63,7 +63,7 @@ class HfFormat:
         return read_table(content, name, image="file_name")
 
     def recognises(self, content: bytes) -> bool:
-        """By ``file_name``, which every such table must have."""
+        """By its column ``file_name``, which imagefolder requires."""
         if _is_jsonl(content):
             return b'"file_name"' in content.split(b"\n", 1)[0]
         return "file_name" in read_header(content)
@@ -75,13 +75,13 @@ def _is_jsonl(content: bytes) -> bool:
 
 def _answer(row: int, line: bytes, name: str) -> Answer:
     try:
-        found: Any = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        record: Any = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        record = None
+    if not isinstance(record, dict):
         raise DataError(f"{name}:{row} is no JSON object.", "metadata.jsonl has one object a line.")
     cells = (
-        found.get(column)
+        record.get(column)
         for column in ("sample_id", *ANSWER_COLUMNS, "batch_id", "file_name", "content_hash")
     )
     texts = ["" if cell is None else str(cell) for cell in cells]

@@ -1,4 +1,4 @@
-"""The page as an exchange format: out as one file for a browser, back as the CSV that its button downloads."""
+"""The labelling page as an exchange format: one HTML file, answered in a browser, which downloads a CSV of answers."""
 
 from collections.abc import Mapping
 
@@ -9,20 +9,20 @@ from metaselect.errors import DataError
 
 
 class HtmlFormat:
-    """One file with all that people need to answer, but for a browser."""
+    """One HTML file with images, keys and instructions; people need only a browser."""
 
     file_name = "labels.html"
     capabilities = frozenset((GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, INSIDE))
     instructions = "Open it in a browser, answer, press Download answers"
 
-    spellings = staticmethod(csv_spellings)  # as in the CSV that the page hands out
+    spellings = staticmethod(csv_spellings)  # as in the CSV that the page downloads
 
     def write(self, form: Form) -> Mapping[str, str]:
-        """The page; the given label stands in an item only where people should see it."""
+        """The page; an item has the given label only where the form shows it."""
         return {self.file_name: standalone_page(form)}
 
     def read(self, content: bytes, name: str) -> list[Answer]:
-        """What the file says that the page handed out.
+        """The answers in the file that the page downloaded.
 
         Raises:
             DataError: it is the page itself, or as the CSV form.
@@ -35,5 +35,5 @@ class HtmlFormat:
         return CsvFormat().read(content, name)
 
     def recognises(self, content: bytes) -> bool:
-        """By its document type, to say what is wrong."""
+        """By its document type, so that ``read`` can explain what to import instead."""
         return content.lstrip()[:14].lower() == b"<!doctype html"

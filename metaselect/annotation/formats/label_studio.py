@@ -1,8 +1,8 @@
 """Label Studio: tasks and the labelling configuration out; JSON, JSON_MIN or CSV back.
 
-What its exports do, seen with release 2.1.2 of its SDK: a task that was skipped is gone from JSON_MIN and CSV; one
-that nobody opened is a row without annotator and label; two choices are an object, in CSV as text; and a data key
-``id`` is lost, so the sample goes by ``sample_id``.
+Its exports, in release 2.1.2 of its SDK: JSON_MIN and CSV leave out skipped tasks; a task that nobody opened is a row
+without annotator and label; two choices are an object, in CSV as text; and a data key ``id`` is lost, so that the
+sample's key is ``sample_id``.
 """
 
 import json
@@ -31,7 +31,7 @@ LABEL = "clean_label"
 STATUS = "status"
 NOTE = "note"
 LOCAL_FILES = "/data/local-files/?d="
-UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # put before the name of an uploaded file
+UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # prefix of the name of an uploaded file
 REMEDY = "Export from Label Studio as JSON, JSON-MIN or CSV."
 
 
@@ -89,7 +89,7 @@ class LabelStudioFormat:
 
 
 class _Annotation(NamedTuple):
-    """What one annotation says; several labels contradict each other."""
+    """Labels, status and note of one annotation; several labels are a conflict."""
 
     labels: Sequence[str]
     status: str
@@ -118,7 +118,7 @@ def _task(item: Item, form: Form) -> dict[str, Json]:
 
 
 def _config(classes: Sequence[str]) -> str:
-    """The configuration; a label is not required, since a sample that nobody can judge must not get one."""
+    """The configuration; a label is not required, since some samples cannot be judged."""
     require_xml_characters(classes, "class name")
     lines = [
         "<View>",
@@ -135,7 +135,7 @@ def _config(classes: Sequence[str]) -> str:
 
 
 def _json(content: bytes) -> Any:
-    """The parsed text; None for what is no JSON."""
+    """The parsed text; None where it is not JSON."""
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):  # a decoding error is a ValueError
@@ -157,7 +157,7 @@ def _task_answers(row: int, task: Mapping[str, Any], other_controls: set[str]) -
     skipped: set[str] = set()
     for annotation in task.get("annotations") or ():
         if not isinstance(annotation, dict):
-            continue  # a bare id
+            continue  # an export without annotations has their ids here
         annotator = _annotator(annotation.get("completed_by"))
         if annotation.get("was_cancelled") or annotation.get("skipped"):
             skipped.add(annotator)
@@ -165,7 +165,7 @@ def _task_answers(row: int, task: Mapping[str, Any], other_controls: set[str]) -
             by_annotator.setdefault(annotator, []).append(
                 _parse_results(annotation.get("result") or (), other_controls)
             )
-    for annotator in skipped - by_annotator.keys():  # who skipped first and answered later has answered
+    for annotator in skipped - by_annotator.keys():  # an answer after a skip counts
         by_annotator[annotator] = [_Annotation((), SKIP, "")]
     reference = _task_reference(task["data"])
     found = [
@@ -222,7 +222,7 @@ def _task_reference(data: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _image(url: str) -> str:
-    """The name or path in a task's address of its image, without what Label Studio puts around it."""
+    """The name or path of the image in a task's URL, without what Label Studio adds to it."""
     if "/" not in url:
         return url
     try:
@@ -253,7 +253,7 @@ def _joined(cell: Any) -> str:
 
 
 def _annotator(who: Any) -> str:
-    """E-mail address or number, which all three exports have."""
+    """E-mail address or number of an annotator, which all three exports have."""
     if isinstance(who, dict):
         who = who.get("email") or who.get("id")
     return _text(who)

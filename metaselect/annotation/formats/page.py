@@ -1,4 +1,4 @@
-"""The page on which people answer, from one template: served by a program, or as one file that needs none."""
+"""The labelling page, made from one template: for a server, or as one file that works alone."""
 
 import json
 from base64 import b64encode
@@ -10,7 +10,7 @@ from importlib.resources import files
 from metaselect.annotation.formats.base import Form
 from metaselect.records import Json
 
-# Everything is in the page itself: it loads nothing from elsewhere, and nothing in it can be made to run.
+# The page loads nothing, and only the template's own script may run.
 POLICY = (
     "default-src 'none'; script-src '{script}'; style-src '{style}'; img-src {images}; connect-src {server}; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
@@ -18,18 +18,18 @@ POLICY = (
 
 
 def served_page(classes: Sequence[str], *, annotator: str, suggests: bool) -> str:
-    """The page that asks its server for samples and hands the answers to it.
+    """The page that gets samples from its server and sends the answers to it.
 
     Args:
         classes: K names, in the order of their buttons.
-        annotator: who answers; empty: the page asks.
+        annotator: name of the annotator; empty: the page asks for it.
         suggests: whether the server has predictions of a model.
     """
     return _render({"classes": list(classes), "annotator": annotator, "suggests": suggests}, served_policy())
 
 
 def standalone_page(form: Form) -> str:
-    """The page as one file: it keeps the answers in the browser and hands them out as the canonical CSV.
+    """The page as one file: it stores the answers in the browser and downloads them as a CSV form.
 
     Args:
         form: with data URIs as images; samples without one show their id. Predictions show only on demand.
@@ -44,7 +44,7 @@ def standalone_page(form: Form) -> str:
         }
         for item in form.items
     ]
-    # A browser keeps the answers of every page that it opens from disk in one place: this tells them apart.
+    # A browser has one storage for all pages that it opens from disk; this key separates their answers.
     ids = json.dumps([[form.batch_id, item.sample_id] for item in form.items])
     data: dict[str, Json] = {
         "classes": list(form.classes),
@@ -63,12 +63,12 @@ def served_policy() -> str:
 
 
 def data_uri(kind: str, raw: bytes) -> str:
-    """An image as it stands inside a page; ``kind`` is its media type."""
+    """An image as a data URI; ``kind`` is its media type."""
     return f"data:{kind};base64,{b64encode(raw).decode()}"
 
 
 def _render(data: Mapping[str, Json], policy: str) -> str:
-    # In JSON these three stand only within strings, and there HTML must not see them.
+    # In JSON these occur only within strings; escaped, HTML does not interpret them.
     text = json.dumps(data)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -85,6 +85,6 @@ def _content_security_policy(*, images: str, server: str) -> str:
 
 
 def _tag_hash(tag: str) -> str:
-    """The hash by which the policy lets the template's own script or style pass, and no other."""
+    """The hash of the template's script or style, which the policy allows."""
     content = _template().partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     return f"sha256-{b64encode(sha256(content.encode()).digest()).decode()}"

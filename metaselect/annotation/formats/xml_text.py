@@ -1,4 +1,4 @@
-"""What XML can hold, and reading it without doing what it says."""
+"""Characters that XML allows, and a parser that refuses document types."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,10 +10,10 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def require_xml_characters(texts: Iterable[str], what: str) -> None:
-    """Refuse texts that no XML file can hold.
+    """Refuse texts that XML cannot represent.
 
     Raises:
-        DataError: one has such a character.
+        DataError: a text has a character that XML does not allow.
     """
     for text in texts:
         if NOT_XML.search(text):

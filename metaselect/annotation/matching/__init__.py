@@ -1,1 +1,1 @@
-"""From a file that came back to votes: cells, samples, and a count of what became of every row."""
+"""Turns the answers of a file into votes: reads labels, finds samples, and counts what could not be matched."""

@@ -1,4 +1,4 @@
-"""Cells that name a class, and those that name none."""
+"""Reads the label and the status of an answer, and explains labels that are no class."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,12 +11,12 @@ from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.errors import DataError
 
 Spellings: TypeAlias = Callable[[str], Iterable[str]]
-"""What a cell may stand for, the most_probable_answers first; every exchange format has its own."""
+"""The texts that a cell may stand for, the most likely first; each exchange format has its own."""
 SHOWN = 5
 
 
 class LabelParser:
-    """Turns cells into statuses and class names, and collects the names that are none."""
+    """Parses statuses and class names, and collects the labels that are not classes."""
 
     def __init__(self, classes: Sequence[str], spellings: Spellings, name: str) -> None:
         self.classes = classes
@@ -43,7 +43,7 @@ class LabelParser:
         label = self._class_or_status(answer)
         blank = not answer.clean_label.strip()
         if label in (SKIP, UNSURE, BAD_SAMPLE) and label not in self.names:
-            # A slip of the column, or the one way that a tool has to say it.
+            # People put the status into the wrong column, and some tools have labels only.
             status, label, blank = status or label, "", True
         if status == DONE and blank:
             raise DataError(
@@ -54,7 +54,7 @@ class LabelParser:
         return status or ("" if blank else DONE), label
 
     def raise_if_unknown(self) -> None:
-        """Raise when there was a wrong label, with the first one's place and what each could mean."""
+        """Raise DataError where a label was not a class, with the place of the first and classes that each may mean."""
         if not self.unknown:
             return
         first = self.unknown[0]
@@ -72,7 +72,7 @@ class LabelParser:
         if cell not in self.seen:
             candidates = [*self.spellings(cell)] if cell.strip() else [""]
             known = next((each for each in candidates if each in self.names or not each), None)
-            if known is None:  # some systems take letters apart: ö is o and two dots
+            if known is None:  # some systems decompose letters: ö is o and a combining mark
                 known = next(
                     (self.composed[each] for each in map(_composed, candidates) if each in self.composed),
                     None,
@@ -85,7 +85,7 @@ class LabelParser:
         return label or ""
 
     def _remedies(self) -> Iterator[str]:
-        """What each wrong name could mean, the most frequent first; the classes, where one is like none."""
+        """For each unknown label the classes that it may mean, the most frequent first; else a list of the classes."""
         counts = Counter(answer.clean_label.strip() for answer in self.unknown)
         strange = False
         for label, rows in counts.most_common(SHOWN):

@@ -1,4 +1,4 @@
-"""Which sample an answer is about: by sample_id, then by exported name, then by content hash."""
+"""Finds the sample of an answer: by sample_id, then by the exported image's name, then by content hash."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,15 +14,15 @@ from metaselect.annotation.rounds import Round
 
 @dataclass(frozen=True)
 class ImportScope:
-    """What answers can refer to.
+    """Everything that answers can refer to.
 
     Attributes:
         rounds: those that the import is about.
         pool_ids: gives all ids; called only when a file has ids that no round has.
         classes: K names.
-        batches: every batch of the run; None: whatever a file says.
+        batches: every batch of the run; None accepts all.
         exported: the samples of all exports.
-        changed: samples that hold other content than when they went out to people.
+        changed: samples whose content differs from when they were exported.
     """
 
     rounds: Sequence[Round]
@@ -35,17 +35,17 @@ class ImportScope:
 
 @dataclass
 class Unmatched:
-    """What of a file cannot be taken, and what was found in a roundabout way.
+    """Answers of a file that cannot be taken, and those that were not found by their id.
 
     Attributes:
         unknown: ids (or, without ids, names) that are not in the pool.
         not_selected: ids of the pool that are in none of the rounds, where only those count.
         mismatched: ids whose row names the image or the content of another sample.
-        changed: ids that hold other content than when they went out.
+        changed: ids whose content differs from when they were exported.
         other_batches: batch_id -> rows that belong to it, of batches that the run does not have.
         by_name: ids that were found by the name of their image.
         by_content_hash: ids that were found by their content hash.
-        replaced_ids: what stood in place of such ids, where that was not nothing.
+        replaced_ids: unknown ids in rows that were found by name or content.
     """
 
     unknown: set[str] = field(default_factory=set)
@@ -59,7 +59,7 @@ class Unmatched:
 
 
 class AnswerMatcher:
-    """Finds the sample and round of an answer, and notes in ``unmatched`` where there is none."""
+    """Finds the sample and round of an answer; collects in ``unmatched`` the answers that have none."""
 
     def __init__(
         self, scope: ImportScope, spellings: Spellings, answers: Iterable[Answer], *, outside: bool
@@ -95,7 +95,7 @@ class AnswerMatcher:
         return sample_id, 0
 
     def likely_ids(self) -> dict[str, str]:
-        """Unknown ids that a spreadsheet may have made of one that was selected -> that one."""
+        """Unknown id -> the selected id that a spreadsheet may have changed into it."""
         damaged = SpreadsheetDamage(self.latest)
         found = {each: damaged.likely_id(each) for each in sorted(self.unmatched.unknown)}
         return {each: sample_id for each, sample_id in found.items() if sample_id is not None}
@@ -122,7 +122,7 @@ class AnswerMatcher:
     def _names_another_sample(self, answer: Answer, sample_id: str) -> bool:
         """Whether the row's image or content is known to be another sample's.
 
-        A name counts only in rows of our forms: elsewhere it may be the source's, which can look like any id.
+        A name counts only in rows of exported forms: elsewhere it may be a source's name, which can look like any id.
         """
         named = self._sample_of_image(answer.image) if answer.image and answer.batch_id.strip() else None
         if named is not None and named != sample_id:
@@ -131,9 +131,9 @@ class AnswerMatcher:
         return bool(answer.content_hash) and held is not None and held != answer.content_hash
 
     def _sample_of_image(self, image: str) -> str | None:
-        """The sample that was exported under that name, whatever folder and extension it has by now.
+        """The sample that was exported under that name, in any folder and with any extension.
 
-        Two files of the same name in different folders cannot both be it.
+        None where the file has that name in several folders.
         """
         for spelling in self.spellings(image):
             stem = _stem(spelling)
@@ -155,7 +155,7 @@ class AnswerMatcher:
 
     @cached_property
     def _paths_by_name(self) -> Counter[str]:
-        """Under how many paths of the file each name stands."""
+        """The number of paths in the file that end with each name."""
         images = {answer.image for answer in self.answers}
         paths = {next(iter(self.spellings(image))).strip() for image in images if image}
         return Counter(_stem(path) for path in paths)
@@ -168,7 +168,7 @@ def _stem(path: str) -> str:
 
 
 def _unambiguous(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """What stands for one value only, and that value."""
+    """The keys that have a single value, and that value."""
     found: dict[str, str] = {}
     twice = set()
     for key, value in pairs:

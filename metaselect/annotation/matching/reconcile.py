@@ -1,9 +1,10 @@
-"""Matching what came back with what went out, so that no answer is lost or misread in silence."""
+"""Turns the answers of a file into votes, and counts every answer that is not taken."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from metaselect.annotation.consensus import contradicts
 from metaselect.annotation.formats.base import Answer
 from metaselect.annotation.matching.labels import LabelParser, Spellings
 from metaselect.annotation.matching.matcher import AnswerMatcher, ImportScope, Unmatched
@@ -16,12 +17,12 @@ EXAMPLES = 3
 
 @dataclass
 class Reconciliation:
-    """What became of a file's rows.
+    """The rows of a file by what was done with them.
 
     Attributes:
         accepted: one vote per sample and annotator, ordered by both.
-        unmatched: what could not be taken, and why.
-        likely: unknown id -> the selected id that a spreadsheet may have made it of; never taken.
+        unmatched: answers that could not be taken, by reason.
+        likely: unknown id -> the selected id that a spreadsheet may have changed into it; a hint only.
         conflicting: (sample_id, annotator) with two different answers in the file; neither is accepted.
         blank: rows without an answer yet.
     """
@@ -33,7 +34,7 @@ class Reconciliation:
     blank: int = 0
 
     def counts(self) -> dict[str, int]:
-        """The reconciliation as people read it; answers, or ids where there was no answer to take."""
+        """The counts of the reconciliation table; of answers, or of ids where no answer was taken."""
         accepted = Counter(vote.status for vote in self.accepted)
         return {
             "matched": accepted[DONE],
@@ -61,10 +62,10 @@ def reconcile(
     """Sort a file's answers into accepted, conflicting and not usable.
 
     Args:
-        answers: in the order of the file, which bears on nothing but which of two equal answers' notes stays.
-        scope: rounds, pool, classes and what went out.
+        answers: in the order of the file; the order decides only which note of two equal answers is kept.
+        scope: rounds, pool, classes and exported samples.
         spellings: of the format that the answers were read with.
-        options: which samples count, and who answered where the file does not say.
+        options: whether samples outside of the rounds count, and the annotator where the file names none.
         name: the file's name in messages.
         time: when the answers came, for the votes made of them.
 
@@ -75,7 +76,7 @@ def reconcile(
     matcher = AnswerMatcher(scope, spellings, answers, outside=options.outside_round)
     result = Reconciliation(unmatched=matcher.unmatched)
     parser = LabelParser(scope.classes, spellings, name)
-    found: dict[tuple[str, str], Vote] = {}
+    votes: dict[tuple[str, str], Vote] = {}
     matched_any = False
     for answer in answers:
         sample_id, number = matcher.match(answer)
@@ -90,15 +91,15 @@ def reconcile(
             sample_id, label, answer.annotator or options.annotator, status, answer.note, number, time
         )
         key = vote.key
-        earlier = found.get(key)
-        if earlier is not None and (earlier.clean_label, earlier.status) != (label, status):
+        earlier = votes.get(key)
+        if contradicts(earlier, vote):
             result.conflicting.add(key)
-        found[key] = vote
+        votes[key] = vote
     result.likely = matcher.likely_ids() if matcher.unmatched.unknown else {}
     if not matched_any:
         raise _nothing_matched_error(result, name)
     parser.raise_if_unknown()
-    result.accepted = sorted_votes(vote for key, vote in found.items() if key not in result.conflicting)
+    result.accepted = sorted_votes(vote for key, vote in votes.items() if key not in result.conflicting)
     return result
 
 
@@ -118,7 +119,7 @@ def _nothing_matched_error(result: Reconciliation, name: str) -> DataError:
     if unmatched.mismatched or unmatched.changed:
         return DataError(
             f"{name}: every row names the image or content of another sample, or content that changed since.",
-            "Were columns sorted apart, or was other data ingested since?",
+            "Was one column sorted without the others, or was other data ingested since?",
         )
     if not unmatched.unknown:
         return DataError(f"{name} has no rows.", "It must have one row per labelled sample.")

@@ -1,4 +1,4 @@
-"""What spreadsheets do to ids: 007 becomes 7, 1e5 becomes 1.00E+05, 3-4 becomes a date."""
+"""Recognises ids that a spreadsheet changed: 007 to 7, 1e5 to 1.00E+05, 3-4 to a date."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ Reading = tuple[object, ...]
 
 
 class SpreadsheetDamage:
-    """Finds the id that a spreadsheet may have made a cell of."""
+    """Finds the id that a spreadsheet may have changed into a cell's text."""
 
     def __init__(self, ids: Iterable[str]) -> None:
         self.ids_by_reading: dict[Reading, set[str]] = {}
@@ -25,7 +25,7 @@ class SpreadsheetDamage:
                 self.ids_by_reading.setdefault(reading, set()).add(each)
 
     def likely_id(self, cell: str) -> str | None:
-        """The one id of which the cell may be what is left; None where there is none, or several."""
+        """The id that may have been changed into this text; None where there is none, or several."""
         text = cell.strip()
         shown = ((SHORT_DIGITS,) if SHORT.fullmatch(text) else ()) + (
             (SHOWN_DIGITS,) if "e" in text.lower() else ()

@@ -1,4 +1,4 @@
-"""How far people agree: with each other, with the consensus, and with themselves.
+"""Agreement of annotators with each other, with the consensus, and with their own earlier answers.
 
 Source: Krippendorff 2011, "Computing Krippendorff's alpha-reliability", Annenberg School for Communication: section C,
 nominal data, any number of observers, missing data.
@@ -19,11 +19,11 @@ UNUSABLE = f"({BAD_SAMPLE})"
 
 @dataclass
 class AnnotatorSkill:
-    """How one annotator answers.
+    """The answers of one annotator, compared with the consensus and with their own repeats.
 
     Attributes:
-        confusion: consensus -> answer -> samples, of those that others answered too and that have a consensus.
-        repeated: samples that were answered twice, unnoticed.
+        confusion: consensus -> answer -> number of samples, of those with several annotators and a consensus.
+        repeated: samples that were answered again as a blind repeat.
         repeated_same: those of them that got the same answer.
     """
 
@@ -38,12 +38,12 @@ class AnnotatorSkill:
 
     @property
     def same(self) -> int:
-        """Those on its diagonal."""
+        """Samples on its diagonal: answered as the consensus."""
         return sum(row[consensus] for consensus, row in self.confusion.items())
 
     @property
     def worst(self) -> str:
-        """The most frequent confusion, as people read it; empty without one."""
+        """The most frequent confusion as text: "cat as dog (3)"; empty without one."""
         wrong = [
             (-times, consensus, answer)
             for consensus, row in self.confusion.items()
@@ -58,12 +58,12 @@ class AnnotatorSkill:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far all agree.
+    """Agreement of all annotators.
 
     Attributes:
-        alpha: Krippendorff's; 1 is full agreement, 0 that of chance; None while no two answers can differ.
-        samples: answered by two or more; alpha is theirs.
-        annotators: by name, in its order.
+        alpha: Krippendorff's alpha, at most 1; 0 is agreement by chance; None while all answers are the same.
+        samples: with answers of two annotators or more, which alpha is computed from.
+        annotators: by name, sorted.
     """
 
     alpha: float | None
@@ -92,19 +92,19 @@ def agreement(
     verdicts: Mapping[str, Verdict],
     repeats: Iterable[tuple[Vote, str]] = (),
 ) -> Agreement:
-    """How far the votes that count agree; skipping and being unsure are no answers.
+    """The agreement of the votes that count; "skip" and "unsure" are not answers.
 
     Args:
-        latest: those votes.
-        verdicts: what they come to.
-        repeats: votes for blind repeats, each with the sample that it is about.
+        latest: the votes that count, by sample and annotator.
+        verdicts: their consensus by sample.
+        repeats: votes for blind repeats, each with its sample's id.
     """
     skills = {name: AnnotatorSkill() for name in sorted({vote.annotator for vote in latest.values()})}
     units = []
-    said = sorted(
+    answered = sorted(
         (vote.sample_id, vote.annotator, answer) for vote in latest.values() if (answer := answer_of(vote))
     )
-    for sample_id, group in groupby(said, key=lambda each: each[0]):
+    for sample_id, group in groupby(answered, key=lambda each: each[0]):
         answers = [(annotator, _name(*answer)) for _, annotator, answer in group]
         if len(answers) < 2:
             continue
@@ -129,7 +129,7 @@ def alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
         units: the answers to each; those with fewer than two do not count.
 
     Returns:
-        At most 1; None where every answer is the same, so that nothing says whether people could have differed.
+        At most 1; None where all answers are the same, so that the expected disagreement is 0.
     """
     totals: Counter[Hashable] = Counter()
     observed = []

@@ -1,8 +1,8 @@
-"""The control arm: which part of the given labels is wrong, from samples that were drawn at random.
+"""The rate of wrong given labels, estimated from the control samples, which are drawn at random.
 
 Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference", Journal of the American
 Statistical Association 22 (158), 209-212: the score interval.
-Differs: the draw is without replacement, for which the interval is a little too wide, never too narrow.
+Differs: the draw is without replacement, for which the interval is slightly conservative.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class NoiseEstimate(NamedTuple):
         drawn: control samples.
         answered: those whose consensus is a label; nothing else enters the rate.
         wrong: those of them whose consensus is not the given label.
-        unusable: that people found bad.
+        unusable: that annotators called unusable.
         unanswered: without an answer, or with as many votes for one answer as for another.
         rate: wrong / answered, in [0, 1]; None, as are the limits, while nothing is answered.
         low: lower limit of the 95 % interval.
@@ -44,7 +44,7 @@ class NoiseEstimate(NamedTuple):
     high: float | None
 
     def sentence(self) -> str:
-        """What people read."""
+        """The estimate as a sentence."""
         if self.rate is None or self.low is None or self.high is None:
             return (
                 "Noise rate of the given labels: not known yet, no clean label for any of "
@@ -75,7 +75,7 @@ def noise_estimate(
         run: whose data holds the given labels.
         rounds: every round of the run.
         ledger: its votes; may be None where ``has_control`` is False.
-        begun: leave out rounds of which no control sample has come back, as ``estimate_inputs`` does.
+        begun: leave out rounds of which no control sample is answered, as ``estimate_inputs`` does.
 
     Raises:
         ArtefactError: the samples are damaged.

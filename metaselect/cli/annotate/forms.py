@@ -1,4 +1,4 @@
-"""`metaselect annotate`: labels go out to people and come back."""
+"""`metaselect annotate export` and `import`: forms for people, and their answers."""
 
 import sys
 from enum import StrEnum

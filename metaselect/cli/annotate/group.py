@@ -35,7 +35,7 @@ group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Lab
 
 
 def print_counts(console: Console, result: Mapping[str, Json]) -> None:
-    """What became of a file's rows, as a table."""
+    """Print the reconciliation table of an import."""
     rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
     console.table(("reconciliation", "count"), rows)
     print_noise_estimate(console, result["noise_estimate"])

@@ -1,4 +1,4 @@
-"""`metaselect annotate serve`: labels are given on a local page."""
+"""`metaselect annotate serve`: label on a local page."""
 
 import sys
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from metaselect.run.layout import Run
 
 
 def register(app: typer.Typer) -> None:
-    """Add `annotate serve` to the group that `annotate` made."""
+    """Add `annotate serve` to the group of `annotate`."""
     del app
     group.command("serve")(serve)
 

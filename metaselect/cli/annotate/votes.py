@@ -1,4 +1,4 @@
-"""The sub-commands of `metaselect annotate` that neither write a form nor read one."""
+"""`metaselect annotate simulate`, `status`, `consensus` and `undo`."""
 
 from enum import StrEnum
 from pathlib import Path

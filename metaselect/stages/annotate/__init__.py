@@ -1,1 +1,1 @@
-"""The stages behind `metaselect annotate`."""
+"""The stages of the commands of `metaselect annotate`; none imports torch."""

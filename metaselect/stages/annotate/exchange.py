@@ -1,4 +1,4 @@
-"""The `annotate` stage: labels go out to people and come back. Never imports torch."""
+"""`annotate export` and `annotate import`: write a form of a round, and turn the answers in a file into votes."""
 
 import gc
 import hashlib
@@ -57,11 +57,11 @@ STREAM = "-"
 
 @dataclass(frozen=True)
 class Export:
-    """What `annotate export` made.
+    """The result of `annotate export`.
 
     Attributes:
-        path: the form; None when it goes to stdout or there is nothing to ask.
-        text: what the form holds.
+        path: of the form; None where it goes to stdout or no sample is left to label.
+        text: of the form's main file.
         batch_id: of the round.
         round: its number.
         samples: rows of the form.
@@ -87,13 +87,13 @@ class Export:
 
 
 def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
-    """Write a form for people with the samples of a round that nobody has answered yet.
+    """Write a form with the samples of a round that nobody has answered yet.
 
     Raises:
-        ArtefactError: nothing selected; the form exists and holds answers, or others than now without
-            ``force``; predictions are wanted and there are none.
+        ArtefactError: nothing is selected; the form exists and has answers or, without ``force``, other content;
+            predictions are wanted and there are none.
         DataError: the format cannot spell a class.
-        UsageError: no such round, a place within the run's own folders, or something that the format cannot do.
+        UsageError: no such round, a place within the run's own folders, or something that the format does not support.
     """
     form = load_format(options.format)
     require_offered(run, form, options)
@@ -145,7 +145,7 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
 
 
 def import_file(run: Run, source: str, options: ImportOptions, report: Reporter) -> Outcome:
-    """Take the answers of a file (or of stdin, "-") into the votes.
+    """Import the answers of a file, or of stdin for "-".
 
     Raises:
         DataError: the file is missing, not readable, has no known id, or a label or status that does not
@@ -160,7 +160,7 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
         form = load_format(wanted)
         answers = form.read(content, name)
         origin = source_of(content, name, wanted)
-        del content  # the answers say all of it
+        del content  # frees memory: the answers hold all of it
         with run.lock():
             return import_answers(
                 run, open_ledger(run), answers, form.spellings, options, report, name, origin
@@ -175,9 +175,9 @@ def import_answers(
     options: ImportOptions,
     report: Reporter,
     name: str,
-    origin: Source,
+    source: Source,
 ) -> Outcome:
-    """Make votes of answers, and say what became of them; the caller holds the run's lock."""
+    """Turn answers into votes and report what was done with each; the caller holds the run's lock."""
     require_same_pool(run, ledger)
     chosen = find_rounds(run, options.round)
     if not chosen and not options.outside_round:
@@ -194,7 +194,7 @@ def import_answers(
     all_rounds = chosen if options.round is None else rounds(run)
     every = asked if options.round is None else rounds_as_exported(all_rounds, ledger)
     batches = {each.batch_id for each in every}
-    known = ImportScope(
+    scope = ImportScope(
         asked,
         pool_ids,
         classes,
@@ -202,21 +202,21 @@ def import_answers(
         sent,
         samples_with_changed_content(run, sent, ledger.sample_of_repeat),
     )
-    found = reconcile(answers, known, spellings, options, name=name, time=origin.time)
+    reconciled = reconcile(answers, scope, spellings, options, name=name, time=source.time)
     before = ledger.latest_with_repeats
-    new = [vote for vote in found.accepted if not vote.equals_but_for_time(before.get(vote.key))]
+    new = [vote for vote in reconciled.accepted if not vote.equals_but_for_time(before.get(vote.key))]
     replaced = [vote for vote in new if vote.key in before and vote.answer != before[vote.key].answer]
     again = ledger.sample_of_repeat
-    repeated = [vote for vote in found.accepted if vote.sample_id in again]
-    found.accepted = [vote for vote in found.accepted if vote.sample_id not in again]
-    ledger = add_votes(run, ledger, new, origin)
+    repeated = [vote for vote in reconciled.accepted if vote.sample_id in again]
+    reconciled.accepted = [vote for vote in reconciled.accepted if vote.sample_id not in again]
+    ledger = add_votes(run, ledger, new, source)
     result = import_result(
-        ledger, found, chosen, new_votes=len(new), noise=noise_estimate(run, all_rounds, ledger)
+        ledger, reconciled, chosen, new_votes=len(new), noise=noise_estimate(run, all_rounds, ledger)
     )
     result["repeated"] = len(repeated)
     result["replaced"] = len(replaced)
     result["classes_changed"] = [*batches_with_other_classes(run, ledger, answers)]
-    for sentence in import_warnings(found, result, name):
+    for sentence in import_warnings(reconciled, result, name):
         report.warn(sentence)
     unnamed = any(not answer.annotator for answer in answers) and options.annotator == ImportOptions.annotator
     if unnamed and any(vote.annotator == options.annotator for vote in replaced):
@@ -242,7 +242,7 @@ def _note_next_command(run: Run, result: Mapping[str, Json], report: Reporter) -
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """A million votes are millions of tuples without a cycle: looking for one takes a third of the time."""
+    """Switch the cycle collector off: votes are tuples without cycles, and it would take a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -267,21 +267,21 @@ def read_source(source: str) -> bytes:
 
 
 def source_of(content: bytes, name: str, form: str) -> Source:
-    """Where answers come from, now."""
+    """The source of answers that are imported now."""
     return Source(utc_now(), Path(name).name, hashlib.sha256(content).hexdigest(), form)
 
 
 def require_same_pool(run: Run, ledger: Ledger) -> None:
-    """Refuse to go on when other data was ingested and earlier votes no longer fit it."""
+    """Refuse to go on where other data was ingested and earlier votes are not for it."""
     record = run.stage(STAGE).record()
     if record is None or inputs_of(run, *POOL_INPUTS).items() <= record.key.inputs.items():
         return
     pool, _, classes = load_ids(run)
-    strangers = {vote.sample_id for vote in ledger.votes} - set(pool) - ledger.sample_of_repeat.keys()
+    unknown = {vote.sample_id for vote in ledger.votes} - set(pool) - ledger.sample_of_repeat.keys()
     names = {vote.clean_label for vote in ledger.votes} - {"", *classes}
-    if strangers or names:
+    if unknown or names:
         raise ArtefactError(
-            f"{run.path(VOTES.path())} belongs to other data: {examples(sorted(strangers | names))} "
+            f"{run.path(VOTES.path())} belongs to other data: {examples(sorted(unknown | names))} "
             "is not in the pool or no class any more.",
             "Use another --run for the new data, or move the folder annotate away.",
         )

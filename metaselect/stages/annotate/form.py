@@ -1,4 +1,4 @@
-"""What `annotate export` puts into a form, what it remembers of it, and what changed since."""
+"""The content of an exported form, and the checks of what changed since an earlier export."""
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -35,10 +35,10 @@ from metaselect.run.tables import require_parquet
 
 
 def require_offered(run: Run, form: ExchangeFormat, options: ExportOptions) -> None:
-    """Refuse what a format has no place for.
+    """Refuse options that a format does not support.
 
     Raises:
-        UsageError: given labels, predictions, or no images, where it cannot do with them.
+        UsageError: it has no place for given labels or predictions, or needs images.
     """
     has_images = run.info()["task"] == IMAGES
     if NO_IMAGES not in form.capabilities and not (has_images and options.images):
@@ -55,9 +55,9 @@ def require_offered(run: Run, form: ExchangeFormat, options: ExportOptions) -> N
 
 
 def samples_to_export(run: Run, chosen: Round) -> dict[str, ExportedSample]:
-    """Every sample of the round as it goes out, by sample_id, in the order of rank.
+    """Every sample of the round as it is exported, by sample_id, in the order of rank.
 
-    All of the round decides about the names, so that a form with fewer samples names none of them otherwise.
+    Image names depend on the whole round, so that a form with fewer samples uses the same names.
     """
     from metaselect.data.originals import file_stems  # needs Pillow, which other commands do without
 
@@ -67,7 +67,7 @@ def samples_to_export(run: Run, chosen: Round) -> dict[str, ExportedSample]:
 
 
 def exported_repeats(repeats: Sequence[Repeat], sent: Sequence[ExportedSample]) -> list[ExportedSample]:
-    """The blind repeats of samples that went out, as they stand in forms."""
+    """The blind repeats of exported samples, as forms show them."""
     if not repeats:
         return []
     from metaselect.data.originals import file_stem
@@ -98,7 +98,7 @@ def copy_image_for_repeat(folder: Path, image: str, repeat_id: str) -> str:
 def samples_with_changed_content(
     run: Run, sent: Sequence[ExportedSample], sample_of_repeat: Mapping[str, str] | None = None
 ) -> frozenset[str]:
-    """Samples, and repeats of them, that no longer hold what they held when they first went out."""
+    """Samples, and repeats of them, whose content differs from when they were first exported."""
     first = {each.sample_id: each.content_hash for each in reversed(sent)}
     now = _column(run, "content_hash", first) if first else {}
     changed = {each for each, digest in first.items() if now.get(each, digest) != digest}
@@ -107,10 +107,10 @@ def samples_with_changed_content(
 
 
 def require_same_content(run: Run, ledger: Ledger, chosen: Round, sent: Mapping[str, ExportedSample]) -> None:
-    """Refuse to send a sample again that holds something else by now: answers could mean either.
+    """Refuse to export a sample again whose content changed: its answers could be about either content.
 
     Raises:
-        ArtefactError: one of ``sent`` does.
+        ArtefactError: the content of one of ``sent`` changed.
     """
     changed = sorted(
         samples_with_changed_content(run, read_exported_samples(run.path(STAGE), ledger.exports))
@@ -124,7 +124,7 @@ def require_same_content(run: Run, ledger: Ledger, chosen: Round, sent: Mapping[
 
 
 def batches_with_other_classes(run: Run, ledger: Ledger, answers: Sequence[Answer]) -> list[str]:
-    """Batches of a file that went out when the run had other classes; all exported ones where it names none."""
+    """Batches of a file that were exported with other classes; of all batches where the file names none."""
     now = run.stage(DATA.name()).verified(CLASSES.path())
     named = {answer.batch_id.strip() for answer in answers} - {""}
     last = {each.batch_id: each.classes_sha256 for each in ledger.exports}
@@ -141,7 +141,7 @@ def make_form(
     options: ExportOptions,
     report: Reporter,
 ) -> Form:
-    """The form with these samples of the round; writes their images beside ``path``, or has them inside.
+    """The form with these samples of the round; writes their images beside ``path``, or puts them into the form.
 
     Raises:
         ArtefactError: predictions are wanted and there are none, or the data is damaged.
@@ -161,7 +161,7 @@ def make_form(
         images = _small_images(run, ids)
     elif options.images:
         images, sizes = _write_images(run, ids, sent, path, report)
-    # A cluster that comes twice tells a blind repeat, one that is missing marks a control sample.
+    # A cluster that occurs twice would show a blind repeat, an empty one a control sample.
     blind = bool(options.repeats or chosen.control)
     shown = {
         each: row._replace(cluster="", cluster_size="") if blind else row
@@ -180,7 +180,7 @@ def make_form(
 
 
 def recorded_path(run: Run, path: Path | None, options: ExportOptions) -> str:
-    """The form's place in ``exports.csv``: below the run, or as the command named it."""
+    """The form's path as ``exports.csv`` records it: below the run, or as given to the command."""
     if options.output is not None:
         return Path(options.output).as_posix()
     return path.relative_to(run.root).as_posix() if path is not None else ""
@@ -219,7 +219,7 @@ def _column(run: Run, name: str, ids: Collection[str]) -> dict[str, str]:
     run.stage(DATA.name()).verified(SAMPLES.path())
     wanted = frozenset(ids)
     found: dict[str, str] = {}
-    # Row by row: pyarrow's own filters import pandas, which takes longer than all of the export.
+    # Filtered here: pyarrow's own filters import pandas, which takes longer than the whole export.
     with pq.ParquetFile(require_parquet(run, SAMPLES)) as file:
         for batch in file.iter_batches(columns=["sample_id", name]):
             columns = batch.to_pydict()

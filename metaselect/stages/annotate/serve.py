@@ -1,4 +1,4 @@
-"""The page that `annotate serve` opens on a round: its images, its votes, and how it ends. Never imports torch."""
+"""`annotate serve`: serves the labelling page of a round until it is interrupted."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -33,16 +33,16 @@ def serve(
 ) -> None:
     """Show a round's samples on a local page and write every answer to the votes, until it is interrupted.
 
-    The run is locked while it starts and while an answer is written, never between.
+    The run is locked while it starts and while an answer is written and recorded, not in between.
 
     Args:
         run: with a round.
-        report: hears how it ended.
+        report: for the numbers of samples at start and end.
         ready: called once with the address (``url``), ``round``, ``batch_id``, ``samples`` and how many of
-            them are ``missing``, as soon as browsers may come.
+            them are ``missing``, as soon as requests are answered.
         round_number: None is the latest one.
         port: on the loopback address; 0 is any free one.
-        annotator: who answers; empty: the page asks.
+        annotator: name of the annotator; empty: the page asks for it.
 
     Raises:
         UsageError: Starlette or uvicorn is not installed, no such round, or the port is taken.
@@ -77,7 +77,7 @@ def serve(
     token = secrets.token_urlsafe(32)
     port = listener.getsockname()[1]
     missing = session.missing()
-    listener.listen()  # a browser that comes at once waits until it is answered
+    listener.listen()  # requests that come before the server runs wait
     ready(
         {
             "url": f"http://{server.LOOPBACK}:{port}/{token}/",
@@ -93,7 +93,7 @@ def serve(
     try:
         server.serve(made.app(token, port), listener)
     except KeyboardInterrupt:
-        pass  # how it is meant to end
+        pass  # Ctrl-C is how users end it
     finally:
         session.close()
         missing = session.missing()
@@ -101,7 +101,7 @@ def serve(
 
 
 def _labels(run: Run, session: LabelingSession) -> dict[str, str]:
-    """What the latest model says, by sample_id."""
+    """The predictions of the latest model, by sample_id."""
     _, found = latest_predictions(run, session.chosen.number, session.ids, session.classes)
     return {each: prediction.label for each, prediction in found.items()}
 

@@ -1,4 +1,4 @@
-"""`annotate simulate`: votes from a truth file, as people would give them. Never imports torch."""
+"""`annotate simulate`: answers a round from a truth file."""
 
 from metaselect.annotation.formats.csv import read_truth
 from metaselect.annotation.ledger import add_votes, open_ledger
@@ -56,6 +56,6 @@ def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -
         rates = error_rates(classes, options)
         answers = simulated_answers(true | again, rates, classes, chosen.batch_id, options)
         wanted = ImportOptions(round=chosen.number)
-        # Truth files are written by programs, so that ids and names stand in them as they are.
+        # Truth files are written by programs, which do not escape ids or names.
         origin = source_of(content, truth, SIMULATE)
         return import_answers(run, ledger, answers, lambda text: (text,), wanted, report, truth, origin)

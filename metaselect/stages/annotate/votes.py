@@ -1,4 +1,4 @@
-"""What is done with the votes themselves: `annotate status`, `undo` and `consensus`. Never imports torch."""
+"""`annotate status`, `undo` and `consensus`: report votes, undo imports, and choose the consensus method."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from metaselect.stages.annotate.exchange import no_garbage_collection
 
 
 def status(run: Run) -> Progress:
-    """How far each round is; changes nothing.
+    """The progress of each round; changes nothing.
 
     Raises:
         ArtefactError: no run, or the votes were changed by hand.
@@ -31,7 +31,7 @@ def status(run: Run) -> Progress:
 
 
 def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
-    """Take an import back; without a number the latest one that stands.
+    """Undo an import; without a number the latest one that was not undone.
 
     Raises:
         UsageError: there is no such import, or it is undone already.
@@ -46,7 +46,7 @@ def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
 
 
 def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
-    """Choose how votes become the meta set, or, without a method, only say what is chosen and who would differ.
+    """Choose the consensus method, or, without one, report the current method.
 
     Raises:
         ArtefactError: no run, or the votes were changed by hand.
