@@ -4,8 +4,9 @@ python docs/make_commands.py
 """
 
 import inspect
+import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import typer
 from typer.models import ArgumentInfo
 
 from metaselect.cli.main import COMMAND_ORDER, app
+from metaselect.options import key_options
+from metaselect.registry import load
+from metaselect.stages.table import STAGES, StageEntry
 
 PAGE = Path(__file__).with_name("commands.md")
 METAVARS = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
@@ -26,11 +30,49 @@ This page is made from the commands by `python docs/make_commands.py`. `metasele
 `metaselect --install-completion` lets the shell complete commands and options.
 """
 
+STAGES_HEAD = """\
+## Stages
+
+A stage is a command that fills a folder of the run. Its result depends on the files that it reads, on the options in
+the last column, and on the content of files that other options name. [Rules](rules.md#when-a-stage-is-up-to-date) says
+what happens when one of them changes. `status` shows the stages in this order.
+
+| folder | command | what it does | reads | options that its result depends on |
+|---|---|---|---|---|"""
+
 
 def page() -> str:
     """The whole page."""
     sections = [_section(words, command) for words, command in commands(app)]
-    return "\n".join([INTRODUCTION, *sections])
+    return "\n".join([INTRODUCTION, _stages(), *sections])
+
+
+def _stages() -> str:
+    """The table of stages."""
+    rows = [
+        f"| `{entry.folder.template}` | `{entry.folder.command}` | {entry.summary} "
+        f"| {_listed(_shortened(read.template) for read in entry.inputs)} "
+        f"| {_listed(_flags(entry))} |"
+        for entry in STAGES
+    ]
+    return "\n".join([STAGES_HEAD, *rows, ""])
+
+
+def _flags(entry: StageEntry) -> list[str]:
+    """The options of a stage that are part of its key, as they are written; of annotate, which has no key, none."""
+    if entry.by_people:
+        return []
+    names = key_options(load(entry.options)())
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def _shortened(template: str) -> str:
+    """The path of an artefact; what a stage reads is told apart well enough by a star for each name."""
+    return re.sub("<[^>]+>", "*", template)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(names))
 
 
 def commands(group: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from data_makers import Listener
 
-from metaselect import registry
+from metaselect import options, registry
 from metaselect.annotation.formats.detect import detect_format
-from metaselect.errors import UsageError
+from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import ExportOptions, ImportOptions, ReweightOptions, SelectOptions
+from metaselect.run import artefacts
+from metaselect.run.artefacts import FOLDERS
 from metaselect.run.layout import Run
+from metaselect.run.schema import Folder
+from metaselect.stages import status, table
 from metaselect.stages.annotate.exchange import export, import_file
 from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.select.select import select
@@ -32,11 +37,16 @@ def registered(table: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Module
     module = path.partition(":")[0]
     file = f"{module.replace('.', '/')}.py"
     (code,) = re.findall(rf"`{file}`.*?\n```python\n(.*?)```", PAGE, re.DOTALL)
-    made = ModuleType(module)
-    monkeypatch.setitem(sys.modules, module, made)
-    exec(compile(code, file, "exec"), made.__dict__)
     monkeypatch.setitem(TABLES[table], name, path)
-    return name, made
+    return name, executed(code, module, monkeypatch)
+
+
+def executed(code: str, name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module of this code, importable under this name until the test ends."""
+    made = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, made)
+    exec(compile(code, name, "exec"), made.__dict__)
+    return made
 
 
 def test_a_reweighting_method(bought: Path, reporter: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +56,8 @@ def test_a_reweighting_method(bought: Path, reporter: Listener, monkeypatch: pyt
     assert torch.equal(module.trimmed_weights(losses, 0.0), torch.full((5,), 0.2))
     with pytest.raises(UsageError, match="share=1 must be"):
         registry.configure(registry.REWEIGHTERS[name], ["share=1"])
-    options = ReweightOptions(method=name, epochs=2, option=("share=0.4",))
-    result: Any = reweight(Run(bought), options, reporter).result
+    settings = ReweightOptions(method=name, epochs=2, option=("share=0.4",))
+    result: Any = reweight(Run(bought), settings, reporter).result
     assert (result["name"], result["epochs"], result["zero_batches"]) == (name, 2, 0)
     assert (bought / f"reweight/{name}/weights.parquet").is_file()
 
@@ -75,3 +85,38 @@ def test_an_exchange_format(
     assert detect_format(made.path.read_bytes(), "form") == name
     result: Any = import_file(run, str(made.path), ImportOptions(), reporter).result
     assert (result["matched"], result["missing"]) == (3, 1)
+
+
+def test_a_stage(finished: Path, reporter: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = PAGE[PAGE.index("## A stage") :]
+    rows, fields, stage, entry, cli = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    # What the page puts into existing files is put into their modules.
+    for target, code in ((artefacts, rows), (options, fields)):
+        names = dict(vars(target))
+        exec(compile(code, target.__name__, "exec"), names)
+        for name in names.keys() - vars(target).keys():
+            monkeypatch.setitem(vars(target), name, names[name])
+    folder: Folder = vars(artefacts)["LABELS"]
+    monkeypatch.setitem(FOLDERS, folder.kind, folder)
+    monkeypatch.setattr(artefacts, "ARTEFACTS", (*artefacts.ARTEFACTS, vars(artefacts)["LABEL_COUNTS"]))
+    row = eval(entry, {**vars(artefacts), "StageEntry": table.StageEntry})
+    for module in (table, status):
+        monkeypatch.setattr(module, "STAGES", (*table.STAGES, row))
+    executed(stage, "metaselect.stages.labels", monkeypatch)
+    app = typer.Typer()
+    executed(cli, "metaselect.cli.labels", monkeypatch).register(app)
+    command = typer.main.get_command(app)
+
+    def call(*words: str) -> None:
+        command.main([*words, "--run", str(finished)], standalone_mode=False)
+
+    call()
+    counts = (finished / "labels/counts.csv").read_text().splitlines()
+    assert counts[0] == "class,samples"
+    assert sum(int(line.split(",")[1]) for line in counts[1:]) == 200
+    shown: Any = status.status(Run(finished), reporter).result["stages"]
+    assert {each["stage"]: each["state"] for each in shown}["labels"] == "done"
+    with pytest.raises(ArtefactError, match="at_least: 0 -> 30"):
+        call("--at-least", "30")
+    call("--at-least", "30", "--force")
+    assert len((finished / "labels/counts.csv").read_text().splitlines()) < len(counts)
