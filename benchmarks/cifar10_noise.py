@@ -3,8 +3,8 @@
     python benchmarks/cifar10_noise.py --train train.parquet --test test.parquet --seeds 0
     python benchmarks/cifar10_noise.py --train train.parquet --test test.parquet --seeds 0 1 2 3 4 --full   # on a GPU
 
-The small setting (5,000 images, 100 bought, 2,500 test images, a warm-up of 6 epochs and 6 more) runs on a CPU and is
-there for the order of the arms. The full one is the papers': all 50,000 images from scratch. One command line for all
+The small setting (5,000 images, 100 bought, 2,500 test images, a warm-up of 6 epochs and 6 more) runs on a CPU and
+shows the order of the arms. The full one is the papers': all 50,000 images from scratch. One command line for all
 arms of a noise, with M the method:
 
     background: metaselect reweight --run RUN --method M --init scratch --model resnet32 --batch-size 100 --epochs 160 \
@@ -24,7 +24,16 @@ import json
 from typing import Any
 
 import numpy as np
-from arms import buy_named, metaselect, parser_of, read_truth, row, some_of_each, table, write_some
+from common import (
+    balanced_subset,
+    import_labels,
+    make_parser,
+    metaselect,
+    read_truth,
+    row,
+    table,
+    write_subset,
+)
 
 METHODS = ("uniform", "l2rw", "mw-net", "fsr")
 BACKGROUNDS = ("airplane", "automobile", "cat", "dog", "horse")  # of the paper's five splits
@@ -47,41 +56,51 @@ PAPER = {
 }
 
 
-def run_noise(kind: str, seed: int, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every arm on one draw of one noise."""
-    draw = np.random.default_rng(seed)
-    train, test = given.train, given.test
-    if not given.full:
-        train = write_some(train, given.work / f"some-{seed}.parquet", SMALL, draw)
-        test = write_some(test, given.work / "test.parquet", SMALL_TEST, np.random.default_rng(0))
-    noisy, run = given.work / f"data-{kind}-{seed}", given.work / f"run-{kind}-{seed}"
+def run_noise(kind: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The results of every arm on one draw of one noise."""
+    rng = np.random.default_rng(seed)
+    train, test = arguments.train, arguments.test
+    if not arguments.full:
+        train = write_subset(train, arguments.work / f"some-{seed}.parquet", SMALL, rng)
+        test = write_subset(test, arguments.work / "test.parquet", SMALL_TEST, np.random.default_rng(0))
+    noisy, run = arguments.work / f"data-{kind}-{seed}", arguments.work / f"run-{kind}-{seed}"
     target = ("--background", BACKGROUNDS[seed % len(BACKGROUNDS)]) if kind == "background" else ()
     metaselect("corrupt", train, "-o", noisy, "--noise", kind, "--rate", 0.4, *target, "--seed", seed)
-    options = FULL_WARMUP if given.full else SMALL_WARMUP
+    options = FULL_WARMUP if arguments.full else SMALL_WARMUP
     warmup_seconds = metaselect("warmup", noisy / "train.parquet", "--run", run, *options, "--seed", seed)[1]
     truth = noisy / "truth.csv"
-    buy_named(run, some_of_each(read_truth(truth), FULL_BOUGHT[kind] if given.full else SMALL_BOUGHT, draw))
-    options = FULL_REWEIGHT[kind] if given.full else SMALL_REWEIGHT
+    import_labels(
+        run, balanced_subset(read_truth(truth), FULL_BOUGHT[kind] if arguments.full else SMALL_BOUGHT, rng)
+    )
+    options = FULL_REWEIGHT[kind] if arguments.full else SMALL_REWEIGHT
     seconds = {
         method: metaselect("reweight", "--run", run, "--method", method, *options, "--seed", seed)[1]
-        for method in given.methods
+        for method in arguments.methods
     }
-    found = metaselect("evaluate", test, "--run", run, "--truth", truth)[0]
+    evaluation = metaselect("evaluate", test, "--run", run, "--truth", truth)[0]
     return [
-        row(f"{kind}: warmup", seed, found["warmup"], warmup_seconds),
-        *(row(f"{kind}: {each}", seed, found["reweight"][each], seconds[each]) for each in given.methods),
+        row(f"{kind}: warmup", seed, evaluation["warmup"], warmup_seconds),
+        *(
+            row(f"{kind}: {each}", seed, evaluation["reweight"][each], seconds[each])
+            for each in arguments.methods
+        ),
     ]
 
 
 def main() -> None:
-    parser = parser_of(__doc__, "cifar10-noise", [0], data=True)
+    parser = make_parser(__doc__, "cifar10-noise", [0], data=True)
     parser.add_argument("--noise", nargs="+", default=list(FULL_BOUGHT), choices=list(FULL_BOUGHT))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="re-weighters")
     parser.add_argument("--full", action="store_true", help="the papers' setting, for a GPU")
-    given = parser.parse_args()
-    rows = [each for seed in given.seeds for kind in given.noise for each in run_noise(kind, seed, given)]
-    rows.sort(key=lambda each: given.noise.index(each["arm"].split(":")[0]))
-    (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    arguments = parser.parse_args()
+    rows = [
+        each
+        for seed in arguments.seeds
+        for kind in arguments.noise
+        for each in run_noise(kind, seed, arguments)
+    ]
+    rows.sort(key=lambda each: arguments.noise.index(each["arm"].split(":")[0]))
+    (arguments.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     print(table(rows, PAPER))
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10N, 10,000 images with people's worst labels: do the weights find the wrong ones, beside cleanlab's scores?
+"""CIFAR-10N, 10,000 images with people's worst labels: ranking the wrong labels by weights and by cleanlab.
 
     pip install -e '.[bench]'
     python benchmarks/cifar10n_weights.py --train train.parquet --test test.parquet --labels human_labels.csv
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from arms import buy, metaselect, parser_of, read_truth, row, write_some
+from common import buy_labels, make_parser, metaselect, read_truth, row, write_subset
 
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.metrics import clean_label_auc
@@ -46,11 +46,11 @@ def fsr_scores(run: Path, seed: int) -> np.ndarray:
     """(n,) the pusher's scores at the end of `reweight --method fsr`, which is run again."""
     kept, finish = [], stage._finish
 
-    def keeping(setting: Any, trainee: Any, *rest: Any) -> None:
+    def finish_and_keep(setting: Any, trainee: Any, *rest: Any) -> None:
         kept.append(trainee.method.history.scores.cpu().numpy())
         finish(setting, trainee, *rest)
 
-    stage._finish = keeping
+    stage._finish = finish_and_keep
     try:
         options = ReweightOptions(method="fsr", name="fsr-again", seed=seed)
         stage.reweight(Run.at(run), options, Console(ProgressMode.plain, as_json=True))
@@ -62,42 +62,47 @@ def fsr_scores(run: Path, seed: int) -> np.ndarray:
 def score_aucs(run: Path, truth: dict[str, str], seed: int) -> dict[str, float | None]:
     """AUC of fsr's scores and of cleanlab's, these of the probabilities at the starting checkpoint."""
     epoch = json.loads((run / "warmup/model.json").read_text())["start_epoch"]
-    found = pq.read_table(run / f"select/round-1/gradients-epoch-{epoch:04d}.parquet")
+    factors = pq.read_table(run / f"select/round-1/gradients-epoch-{epoch:04d}.parquet")
     weights = pq.read_table(run / f"reweight/{METHODS[0]}/weights.parquet")
-    if found["sample_id"] != weights["sample_id"]:
+    if factors["sample_id"] != weights["sample_id"]:
         raise SystemExit("The probabilities and the weights are not of the same samples in the same order.")
-    probs = np.array(found["probs"].to_pylist())
+    probs = np.array(factors["probs"].to_pylist())
     probs /= probs.sum(1, keepdims=True)  # cleanlab wants rows that sum to 1 in float64
     classes = json.loads((run / "data/classes.json").read_text())
-    given = weights["given_label"].to_pylist()
+    given_labels = weights["given_label"].to_pylist()
     clean = np.array(
-        [truth[each] == label for each, label in zip(weights["sample_id"].to_pylist(), given, strict=True)]
+        [
+            truth[each] == label
+            for each, label in zip(weights["sample_id"].to_pylist(), given_labels, strict=True)
+        ]
     )
-    learnt = ~weights["bought"].to_numpy()
-    labels = np.array([classes.index(label) for label in given])
+    not_bought = ~weights["bought"].to_numpy()
+    labels = np.array([classes.index(label) for label in given_labels])
     scores = {method: get_label_quality_scores(labels, probs, method=method) for method in SCORES}
-    named = {"fsr, scores": fsr_scores(run, seed)} | {
+    all_scores = {"fsr, scores": fsr_scores(run, seed)} | {
         f"cleanlab, {name}": score for name, score in scores.items()
     }
-    return {name: clean_label_auc(score[learnt], clean[learnt]) for name, score in named.items()}
+    return {name: clean_label_auc(score[not_bought], clean[not_bought]) for name, score in all_scores.items()}
 
 
-def run_seed(seed: int, given: argparse.Namespace) -> list[dict[str, Any]]:
+def run_seed(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every method on one draw of the images."""
-    some = write_some(given.train, given.work / f"some-{seed}.parquet", SAMPLES, np.random.default_rng(seed))
-    noisy, run = given.work / f"data-{seed}", given.work / f"run-{seed}"
-    labels = ("--labels", given.labels, "--labels-column", "worst")
-    metaselect("corrupt", some, "-o", noisy, "--noise", "human", *labels, "--seed", seed)
-    warm = ("--model", given.model, "--seed", seed)
+    subset = write_subset(
+        arguments.train, arguments.work / f"some-{seed}.parquet", SAMPLES, np.random.default_rng(seed)
+    )
+    noisy, run = arguments.work / f"data-{seed}", arguments.work / f"run-{seed}"
+    labels = ("--labels", arguments.labels, "--labels-column", "worst")
+    metaselect("corrupt", subset, "-o", noisy, "--noise", "human", *labels, "--seed", seed)
+    warm = ("--model", arguments.model, "--seed", seed)
     seconds = {"warmup": metaselect("warmup", noisy / "train.parquet", "--run", run, *warm)[1]}
     metaselect("select", "--run", run, "--budget", BUDGET, "--seed", seed)
-    buy(run, noisy / "truth.csv")
+    buy_labels(run, noisy / "truth.csv")
     for method in METHODS:
         seconds[method] = metaselect("reweight", "--run", run, "--method", method, "--seed", seed)[1]
-    found = metaselect("evaluate", given.test, "--run", run, "--truth", noisy / "truth.csv")[0]
-    rows = [row(each, seed, found["reweight"][each], seconds[each]) for each in METHODS]
+    evaluation = metaselect("evaluate", arguments.test, "--run", run, "--truth", noisy / "truth.csv")[0]
+    rows = [row(each, seed, evaluation["reweight"][each], seconds[each]) for each in METHODS]
     for name, auc in score_aucs(run, read_truth(noisy / "truth.csv"), seed).items():
-        judged = {"test_accuracy": found["warmup"]["test_accuracy"], "weight_auc": auc}
+        judged = {"test_accuracy": evaluation["warmup"]["test_accuracy"], "weight_auc": auc}
         rows.append(row(name, seed, judged, seconds["fsr" if name.startswith("fsr") else "warmup"]))
     return rows
 
@@ -107,27 +112,27 @@ def auc_table(rows: list[dict[str, Any]]) -> str:
     columns = ("scores", "AUC (each seed)", "mean", "spread", "test accuracy %, mean", "s a run, at most")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for arm in dict.fromkeys(each["arm"] for each in rows):
-        mine = [each for each in rows if each["arm"] == arm]
-        aucs = [each["auc"] for each in mine]
+        arm_rows = [each for each in rows if each["arm"] == arm]
+        aucs = [each["auc"] for each in arm_rows]
         cells = (
             arm,
             ", ".join(f"{auc:.3f}" for auc in aucs),
             f"{mean(aucs):.3f}",
             f"{stdev(aucs):.3f}" if len(aucs) > 1 else "-",
-            f"{100 * mean(each['accuracy'] for each in mine):.1f}",
-            f"{max(each['seconds'] for each in mine):.0f}",
+            f"{100 * mean(each['accuracy'] for each in arm_rows):.1f}",
+            f"{max(each['seconds'] for each in arm_rows):.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = parser_of(__doc__, "cifar10n-weights", [0, 1], data=True)
+    parser = make_parser(__doc__, "cifar10n-weights", [0, 1], data=True)
     parser.add_argument("--labels", type=Path, required=True, help="CSV with id and worst")
     parser.add_argument("--model", default="lenet")
-    given = parser.parse_args()
-    rows = [each for seed in given.seeds for each in run_seed(seed, given)]
-    (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    arguments = parser.parse_args()
+    rows = [each for seed in arguments.seeds for each in run_seed(seed, arguments)]
+    (arguments.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     print(auc_table(rows))
 
 

@@ -3,14 +3,14 @@
     python benchmarks/digits_adversarial.py --seeds 0 1 2 3 4
 
 Each seed draws another split and another set of wrong labels (``sample_data/make.py --seed``), and seeds every stage.
-The sham is the same pipeline with the bought labels replaced by the given ones: what the labels themselves are worth.
+The sham is the same pipeline with the bought labels replaced by the given ones: it shows what the labels contribute.
 """
 
 import shutil
 from pathlib import Path
 from typing import Any
 
-from arms import buy, make_digits, metaselect, over_seeds, row
+from common import buy_labels, make_digits, metaselect, row, run_over_seeds
 
 ARMS = (
     ("rbc", False, "direct"),
@@ -21,7 +21,7 @@ ARMS = (
 
 
 def run_seed(seed: int, work: Path) -> list[dict[str, Any]]:
-    """Every arm on one draw of the noise."""
+    """The results of every arm on one draw of the noise."""
     data = work / f"data-{seed}"
     make_digits(data, seed)
     base = work / f"run-{seed}"
@@ -32,19 +32,21 @@ def run_seed(seed: int, work: Path) -> list[dict[str, Any]]:
         shutil.copytree(base, run)
         seconds = warmup_seconds
         seconds += metaselect("select", "--run", run, "--budget", 20, "--method", selector, "--seed", seed)[1]
-        buy(run, data / "truth.csv", sham=sham)
+        buy_labels(run, data / "truth.csv", sham=sham)
         if selector == "rbc" and not sham:
             uniform_seconds = metaselect("reweight", "--run", run, "--method", "uniform", "--seed", seed)[1]
         seconds += metaselect("reweight", "--run", run, "--method", method, "--seed", seed)[1]
         test = (data / "test.parquet", "--run", run, "--truth", data / "truth.csv")
-        found = metaselect("evaluate", *test)[0]
+        evaluation = metaselect("evaluate", *test)[0]
         if selector == "rbc" and not sham:
-            rows.append(row("warmup", seed, found["warmup"], warmup_seconds))
-            rows.append(row("uniform", seed, found["reweight"]["uniform"], warmup_seconds + uniform_seconds))
+            rows.append(row("warmup", seed, evaluation["warmup"], warmup_seconds))
+            rows.append(
+                row("uniform", seed, evaluation["reweight"]["uniform"], warmup_seconds + uniform_seconds)
+            )
         name = f"{selector} + {method}{', sham' if sham else ''}"
-        rows.append(row(name, seed, found["reweight"][method], seconds))
+        rows.append(row(name, seed, evaluation["reweight"][method], seconds))
     return rows
 
 
 if __name__ == "__main__":
-    over_seeds(__doc__, "digits-adversarial", run_seed)
+    run_over_seeds(__doc__, "digits-adversarial", run_seed)

@@ -1,4 +1,4 @@
-"""What GBC's features cost beside RBC's: LeNet on MNIST and ResNet-32 on CIFAR-10, one thread, CPU seconds.
+"""The cost of GBC's features relative to RBC's: LeNet on MNIST and ResNet-32 on CIFAR-10, one thread, CPU seconds.
 
     python benchmarks/features.py --mnist mnist/train.parquet --cifar10 cifar10/train.parquet
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arms import metaselect
+from common import metaselect
 from torch import nn
 
 from metaselect.cli.console import Console, ProgressMode
@@ -42,10 +42,10 @@ QUIET = Console(ProgressMode.none)
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, object]:
-    """CPU time of this thread, and what the work gave."""
+    """CPU seconds of the work, and its result."""
     before = time.process_time()
-    found = work()
-    return time.process_time() - before, found
+    result = work()
+    return time.process_time() - before, result
 
 
 def one_by_one(model: nn.Module, batches: Batches, layers: list[str]) -> None:
@@ -63,36 +63,36 @@ def one_by_one(model: nn.Module, batches: Batches, layers: list[str]) -> None:
         rows.append(torch.cat([part.flatten() for part in parts]))
 
 
-def measure(folder: str, *, looped: bool) -> dict[str, list[float] | float]:
-    """Ratios to the RBC pass, one for each draw of layers; and peak memory."""
+def measure(folder: str, *, with_loop: bool) -> dict[str, list[float] | float]:
+    """Ratios of time to the RBC pass, one for each draw of layers, and peak memory in MiB."""
     torch.set_num_threads(1)
     run = Run.at(Path(folder))
-    pool, described = load_pool(run), warmup_model(run)
-    model = build_model(described.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
-    load_weights(model, run.path(CHECKPOINT.path(epoch=described.checkpoints[-1])))
+    pool, description = load_pool(run), warmup_model(run)
+    model = build_model(description.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
+    load_weights(model, run.path(CHECKPOINT.path(epoch=description.checkpoints[-1])))
     batches = Batches(
-        pool.inputs, pool.labels, pool.preprocess, device=torch.device("cpu"), channels=described.channels
+        pool.inputs, pool.labels, pool.preprocess, device=torch.device("cpu"), channels=description.channels
     )
-    found: dict[str, list[float]] = {"rbc": [], "gbc": [], "loop": []}
+    timings: dict[str, list[float]] = {"rbc": [], "gbc": [], "loop": []}
     last_layer_factors(model, batches, QUIET, "")  # the first passes choose and build kernels
     gradient_features(model, batches, GBC(), generator(DRAWS, "gradients"), QUIET, "")
-    for seed in range(DRAWS if looped else 2):
+    for seed in range(DRAWS if with_loop else 2):
         rbc = seconds(lambda: last_layer_factors(model, batches, QUIET, ""))[0]
         stream = generator(seed, "gradients")
         gbc, result = seconds(lambda s=stream: gradient_features(model, batches, GBC(), s, QUIET, ""))
         rbc = (rbc + seconds(lambda: last_layer_factors(model, batches, QUIET, ""))[0]) / 2
-        found["rbc"].append(rbc)
-        found["gbc"].append(gbc / rbc)
-        if looped:
+        timings["rbc"].append(rbc)
+        timings["gbc"].append(gbc / rbc)
+        if with_loop:
             layers = [each["layer"] for each in result[1]["sampled_layers"]]
             loop = seconds(lambda names=layers: one_by_one(model, batches, names))[0]
-            found["loop"].append(loop * len(batches) / LOOPED / rbc)
-    return {**found, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+            timings["loop"].append(loop * len(batches) / LOOPED / rbc)
+    return {**timings, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def measured(folder: Path, *, looped: bool) -> dict[str, Any]:
+def measured(folder: Path, *, with_loop: bool) -> dict[str, Any]:
     """The measurement in a process of its own."""
-    command = [sys.executable, __file__, "--one", str(folder), *(["--loop"] if looped else [])]
+    command = [sys.executable, __file__, "--one", str(folder), *(["--loop"] if with_loop else [])]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -105,26 +105,26 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("features-bench"), help="folder for runs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--loop", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(measure(given.one, looped=given.loop)))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one, with_loop=arguments.loop)))
         return
     columns = ("model", "RBC, s", "GBC / RBC", "each draw", "one by one / RBC", "peak, MiB")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for name, train in (("lenet", given.mnist), ("resnet32", given.cifar10)):
+    for name, train in (("lenet", arguments.mnist), ("resnet32", arguments.cifar10)):
         if train is None:
             continue
-        run = given.work / name
+        run = arguments.work / name
         metaselect("ingest", train, "--run", run, "--limit", SAMPLES[name])
         metaselect("warmup", "--run", run, "--model", name, "--epochs", 5, "--checkpoints", 1)
-        found, memory = measured(run, looped=True), measured(run, looped=False)
-        ratios = found["gbc"]
+        timings, memory = measured(run, with_loop=True), measured(run, with_loop=False)
+        ratios = timings["gbc"]
         cells = (
             f"{name}, n = {SAMPLES[name]:,}",
-            f"{statistics.mean(found['rbc']):.2f}",
+            f"{statistics.mean(timings['rbc']):.2f}",
             f"{statistics.mean(ratios):.2f}",
             ", ".join(f"{ratio:.2f}" for ratio in ratios),
-            f"{statistics.mean(found['loop']):.1f}",
+            f"{statistics.mean(timings['loop']):.1f}",
             f"{memory['mib']:.0f}",
         )
         print(f"| {' | '.join(cells)} |", flush=True)

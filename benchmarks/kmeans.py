@@ -1,6 +1,6 @@
 """The weighted K-means against n: seconds an iteration, memory, and the objective, beside scikit-learn's.
 
-    python benchmarks/kmeans.py
+    python benchiteration_ends/kmeans.py
 
 Shuffled random features of 3 checkpoints (K = 10 softmax outputs in loose classes, d = 64 behind a ReLU), 50 clusters,
 one thread, CPU seconds. Each measurement is a process of its own, so that its peak resident memory is its own, and
@@ -28,55 +28,55 @@ CHECKPOINTS, CLASSES, WIDTH, CLUSTERS, ITERATIONS = 3, 10, 64, 50, 20
 
 def features(n: int) -> FactoredRows:
     """Rows of n samples in random order."""
-    draw = torch.Generator().manual_seed(0)
-    classes = torch.randint(CLASSES, (n,), generator=draw)
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(CLASSES, (n,), generator=generator)
     left, right = [], []
     for _ in range(CHECKPOINTS):
-        logits = torch.randn(n, CLASSES, generator=draw)
+        logits = torch.randn(n, CLASSES, generator=generator)
         logits[torch.arange(n), classes] += 3
-        centres = torch.randn(CLASSES, WIDTH, generator=draw)
+        centres = torch.randn(CLASSES, WIDTH, generator=generator)
         left.append(logits.softmax(1))
-        right.append((centres[classes] + torch.randn(n, WIDTH, generator=draw)).relu())
+        right.append((centres[classes] + torch.randn(n, WIDTH, generator=generator)).relu())
     return FactoredRows(left, right)
 
 
 def ours(n: int) -> dict[str, float]:
-    """Streamed, exact, never materialised."""
+    """Our K-means, on factored rows."""
     rows = features(n)
-    marks: list[float] = []
-    found = kmeans(
+    iteration_ends: list[float] = []
+    clustering = kmeans(
         rows,
         CLUSTERS,
         weighted=True,
         first=0,
         iterations=ITERATIONS,
-        progress=lambda _: marks.append(time.process_time()),
+        progress=lambda _: iteration_ends.append(time.process_time()),
     )
-    steps = [after - before for before, after in itertools.pairwise(marks[1:])]
-    return {"iteration": statistics.median(steps), "mco": found.objective[-1]}
+    steps = [after - before for before, after in itertools.pairwise(iteration_ends[1:])]
+    return {"iteration": statistics.median(steps), "mco": clustering.objective[-1]}
 
 
 def scikit_learn(n: int) -> dict[str, float]:
-    """scikit-learn on the dense rows."""
+    """scikit-learn's K-means, on dense rows."""
     from sklearn.cluster import KMeans
 
     rows = features(n)
     start = rows.dense(farthest_first(rows, CLUSTERS, 0)).numpy()
     unit, omega = rows.dense(torch.arange(n)).numpy(), rows.norms.numpy()
-    began = time.process_time()
-    found = KMeans(CLUSTERS, init=start, n_init=1, max_iter=ITERATIONS).fit(unit, sample_weight=omega)
-    seconds = time.process_time() - began
+    started = time.process_time()
+    fitted = KMeans(CLUSTERS, init=start, n_init=1, max_iter=ITERATIONS).fit(unit, sample_weight=omega)
+    seconds = time.process_time() - started
     # The features have no negative entry, so every sign is +, and a cluster's part is ||sum||^2 / mass.
     member = (
-        torch.nn.functional.one_hot(torch.from_numpy(found.labels_).long(), CLUSTERS).float()
+        torch.nn.functional.one_hot(torch.from_numpy(fitted.labels_).long(), CLUSTERS).float()
         * rows.norms[:, None]
     )
     sums, mass = member.T @ torch.from_numpy(unit), member.sum(0)
-    attained = (sums.square().sum(1) / mass.clamp(min=1e-30)).sum() / rows.norms.sum()
-    return {"iteration": seconds / found.n_iter_, "mco": float(attained)}
+    objective = (sums.square().sum(1) / mass.clamp(min=1e-30)).sum() / rows.norms.sum()
+    return {"iteration": seconds / fitted.n_iter_, "mco": float(objective)}
 
 
-KINDS = {"ours": ours, "scikit-learn": scikit_learn}
+IMPLEMENTATIONS = {"ours": ours, "scikit-learn": scikit_learn}
 
 
 def measured(kind: str, n: int) -> dict[str, float]:
@@ -93,23 +93,26 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 20_000, 40_000, 80_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", nargs=2, metavar=("KIND", "N"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
+    arguments = parser.parse_args()
+    if arguments.one:
         torch.set_num_threads(1)
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threadpool_limits(1):
-            found = KINDS[given.one[0]](int(given.one[1]))
+            found = IMPLEMENTATIONS[arguments.one[0]](int(arguments.one[1]))
         print(json.dumps(found | {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
     results = [
-        (kind, n, measured(kind, n)) for _ in range(given.rounds) for n in given.sizes for kind in KINDS
+        (kind, n, measured(kind, n))
+        for _ in range(arguments.rounds)
+        for n in arguments.sizes
+        for kind in IMPLEMENTATIONS
     ]
     columns = ("n", "ours, s an iteration", "us a sample", "MCO", "MiB", "scikit-learn, s", "MCO", "MiB")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for n in given.sizes:
+    for n in arguments.sizes:
         cells = [f"{n:,}"]
-        for kind in KINDS:
+        for kind in IMPLEMENTATIONS:
             mine = [found for name, size, found in results if (name, size) == (kind, n)]
             iteration = statistics.median(found["iteration"] for found in mine)
             cells.append(f"{iteration:.3f}")

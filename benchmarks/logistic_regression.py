@@ -1,4 +1,4 @@
-"""What the weights do for a learner that knows nothing of MetaSelect: scikit-learn's LogisticRegression.
+"""The learnt weights in another learner, scikit-learn's LogisticRegression, against none.
 
 make demo && python benchmarks/logistic_regression.py
 """

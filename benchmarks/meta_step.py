@@ -1,12 +1,12 @@
-"""One training step of each meta method against a plain one and against second order, side by side in one run.
+"""The cost of one training step of each meta method, relative to a plain step and beside second order.
 
     python benchmarks/meta_step.py --model resnet32 --rounds 5
 
 Models: resnet32 (batch 100), lenet (100), wrn-16-4 (20); random pixels, since timing does not depend on them. Meta
 batches as large as the batch and a quarter of it (fsr also: twice), float32, one thread. "Two passes" is
 l2rw whose product runs a forward pass of its own with dual numbers; "higher" and "betty" are other libraries, where
-they are installed, and ``peers.py`` says what they compute. Time is CPU time of the process (on a GPU: wall time around
-a synchronised step); methods alternate within each round, the order reversed every other round, and a ratio is to the
+they are installed (``other_libraries.py``). Time is CPU time of the process (on a GPU: wall time around a synchronised
+step); methods alternate within each round, the order reversed every other round, and a ratio is to the
 plain step of the same round. Memory is the peak of the allocator's events during one step, with parameters and momentum
 already there. Before anything is timed, the weights of l2rw are compared with those of the second-order step.
 """
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from peers import installed_peers, peer_steps, weighted_step
+from other_libraries import installed_libraries, library_steps, weighted_step
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -38,7 +38,7 @@ from metaselect.training.loop import backward, set_memory_format
 
 
 class Subject(NamedTuple):
-    """A model, its inputs, and the largest ratios of time that are asked of it with both sizes of the meta batch."""
+    """A model, its inputs, and the largest acceptable ratios of time for both sizes of the meta batch."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ MEMORY = {"l2rw": 1.35, "direct": 2.1, "mw-net": 2.1}
 
 
 def plain(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> None:
-    """What every training loop does."""
+    """One step of plain training."""
     losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
     loss = losses.mean()
     optimiser.zero_grad()
@@ -105,7 +105,7 @@ def second_order(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> Any
 
 
 class Arm:
-    """A method with a model of its own, so that all arms train alike through the rounds."""
+    """A method with its own model, optimiser and batches."""
 
     def __init__(self, name: str, step: Any, subject: Any, batch: Any, meta_count: Any, device: Any) -> None:
         self.name, self.step = name, step
@@ -123,7 +123,7 @@ class Arm:
         )
 
     def run(self) -> Any:
-        """Take one step; returns its weights."""
+        """Take one step; returns its sample weights."""
         return self.step(self.model, self.optimiser, self.batch, self.meta)
 
     def seconds(self) -> Any:
@@ -138,8 +138,8 @@ class Arm:
         self.run()
         return time.process_time() - started
 
-    def peak_mib(self) -> Any:
-        """Peak of allocated bytes during one step, above what was there before."""
+    def peak_mib(self) -> float:
+        """Peak of allocated memory during one step, in MiB above the memory before it."""
         if self.batch.inputs.is_cuda:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
@@ -163,12 +163,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="instead of the model's own")
     parser.add_argument("--rounds", type=int, default=5, help="at least 5")
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    subject, peers = SUBJECTS[given.model], installed_peers()
-    batch = given.batch or subject.batch
-    arms = [Arm("plain", plain, subject, batch, batch, given.device)]
-    most = {"plain": ("-", "-")}
+    subject, libraries = SUBJECTS[arguments.model], installed_libraries()
+    batch = arguments.batch or subject.batch
+    arms = [Arm("plain", plain, subject, batch, batch, arguments.device)]
+    limits = {"plain": ("-", "-")}
     for place, count in enumerate((batch, batch // 4)):
         steps = {
             "l2rw": ours("l2rw"),
@@ -180,37 +180,37 @@ def main() -> None:
             "mw-net": ours("mw-net"),
             "mw-net, lagged": ours("mw-net", "lagged=true"),
             "fsr": ours("fsr"),
-            **peer_steps(peers),
+            **library_steps(libraries),
         }
         new = {
-            name: Arm(f"{name}, m = {count}", step, subject, batch, count, given.device)
+            name: Arm(f"{name}, m = {count}", step, subject, batch, count, arguments.device)
             for name, step in steps.items()
         }
         for name, arm in new.items():
-            most[arm.name] = (subject.at_most.get(name, ("-", "-"))[place], MEMORY.get(name, "-"))
+            limits[arm.name] = (subject.at_most.get(name, ("-", "-"))[place], MEMORY.get(name, "-"))
         agree(new["second order"], [new[name] for name in ("l2rw", "higher, l2rw") if name in new])
         arms += new.values()
-    twice = Arm(f"fsr, m = {2 * batch}", ours("fsr"), subject, batch, 2 * batch, given.device)
-    most[twice.name] = (TWICE if subject.at_most is DEEP else "-", "-")
+    twice = Arm(f"fsr, m = {2 * batch}", ours("fsr"), subject, batch, 2 * batch, arguments.device)
+    limits[twice.name] = (TWICE if subject.at_most is DEEP else "-", "-")
     arms.append(twice)
     for arm in arms:
         arm.run()  # momentum buffers and the allocator's caches are there from now on, and products are checked
     peaks = {arm.name: arm.peak_mib() for arm in arms}
     seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    for number in range(given.rounds):
+    for number in range(arguments.rounds):
         for arm in arms if number % 2 == 0 else reversed(arms):
             seconds[arm.name].append(arm.seconds())
-    print(f"| step ({given.model}, batch {batch}) ", end="")
+    print(f"| step ({arguments.model}, batch {batch}) ", end="")
     print("| ms, median | ratio, median | ratio, range | at most | MiB | ratio | at most |")
     print("|---" * 8 + "|")
     for arm in arms:
         ratios = [mine / base for mine, base in zip(seconds[arm.name], seconds["plain"], strict=True)]
         print(
             f"| {arm.name} | {1000 * statistics.median(seconds[arm.name]):.0f} | {statistics.median(ratios):.2f} "
-            f"| {min(ratios):.2f} to {max(ratios):.2f} | {most[arm.name][0]} | {peaks[arm.name]:.0f} "
-            f"| {peaks[arm.name] / peaks['plain']:.2f} | {most[arm.name][1]} |"
+            f"| {min(ratios):.2f} to {max(ratios):.2f} | {limits[arm.name][0]} | {peaks[arm.name]:.0f} "
+            f"| {peaks[arm.name] / peaks['plain']:.2f} | {limits[arm.name][1]} |"
         )
-    print(json.dumps({"torch": torch.__version__, "device": given.device, "rounds": given.rounds}))
+    print(json.dumps({"torch": torch.__version__, "device": arguments.device, "rounds": arguments.rounds}))
 
 
 def agree(reference: Arm, others: list[Arm]) -> None:

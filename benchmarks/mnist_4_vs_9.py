@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from arms import buy_named, metaselect, parser_of, row, some_of_each, table
+from common import balanced_subset, import_labels, make_parser, metaselect, row, table
 
 MINORITY, MAJORITY = 4, 9
 TRAIN, TEST, CLEAN = 5000, 500, 5  # the last a class
@@ -32,12 +32,12 @@ RATES = {"paper": ("--lr", 0.001, "--momentum", 0.9), "shipped": ()}
 PAPER = {"uniform, paper": "near 50", "l2rw, paper": "about 2 points above balanced"}
 
 
-def write_two(data: Path, out: Path, minority: int, majority: int, draw: np.random.Generator) -> Path:
-    """A Parquet file with as many fours and nines, drawn at random; their labels as strings, so that K is 2."""
+def write_two_classes(data: Path, out: Path, minority: int, majority: int, rng: np.random.Generator) -> Path:
+    """A Parquet file with this many fours and nines, drawn at random; labels are strings, so that K is 2."""
     everything = pq.read_table(data)
     labels = everything["label"].to_numpy()
     wanted = ((MINORITY, minority), (MAJORITY, majority))
-    chosen = np.concatenate([draw.permutation(np.flatnonzero(labels == c))[:count] for c, count in wanted])
+    chosen = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:count] for c, count in wanted])
     some = everything.take(pa.array(chosen))
     columns = {"sample_id": some["id"], "image": some["image"], "label": some["label"].cast(pa.string())}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -46,13 +46,13 @@ def write_two(data: Path, out: Path, minority: int, majority: int, draw: np.rand
 
 
 def train(
-    data: Path, run: Path, seed: int, methods: list[str], rates: list[str], draw: np.random.Generator
+    data: Path, run: Path, seed: int, *, methods: list[str], rates: list[str], rng: np.random.Generator
 ) -> dict[str, float]:
-    """Train every method at every rate in a new run; the seconds of each, by its name in the run."""
+    """Train every method at every rate in a new run; returns the seconds of each, by its name in the run."""
     metaselect("warmup", data, "--run", run, *WARMUP, "--seed", seed)
-    given = pq.read_table(data, columns=["sample_id", "label"])
-    labels = dict(zip(given["sample_id"].to_pylist(), given["label"].to_pylist(), strict=True))
-    buy_named(run, some_of_each(labels, CLEAN, draw))
+    pool = pq.read_table(data, columns=["sample_id", "label"])
+    labels = dict(zip(pool["sample_id"].to_pylist(), pool["label"].to_pylist(), strict=True))
+    import_labels(run, balanced_subset(labels, CLEAN, rng))
     seconds = {}
     for rate, method in product(rates, methods):
         name = f"{method}-{rate}"
@@ -61,33 +61,37 @@ def train(
     return seconds
 
 
-def run_seed(seed: int, given: argparse.Namespace) -> list[dict[str, Any]]:
+def run_seed(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every arm on one split."""
-    draw = np.random.default_rng(seed)
-    test = write_two(given.test, given.work / f"test-{seed}.parquet", TEST // 2, TEST // 2, draw)
+    rng = np.random.default_rng(seed)
+    test = write_two_classes(
+        arguments.test, arguments.work / f"test-{seed}.parquet", TEST // 2, TEST // 2, rng
+    )
     rows = []
     for name, share in SHARES.items():
         majority = round(share * TRAIN)
-        data = write_two(given.train, given.work / f"{name}-{seed}.parquet", TRAIN - majority, majority, draw)
-        run = given.work / f"run-{name}-{seed}"
-        methods = ["uniform"] if name == "balanced" else given.methods
-        seconds = train(data, run, seed, methods, given.rates, draw)
-        found = metaselect("evaluate", test, "--run", run)[0]["reweight"]
+        data = write_two_classes(
+            arguments.train, arguments.work / f"{name}-{seed}.parquet", TRAIN - majority, majority, rng
+        )
+        run = arguments.work / f"run-{name}-{seed}"
+        methods = ["uniform"] if name == "balanced" else arguments.methods
+        seconds = train(data, run, seed, methods=methods, rates=arguments.rates, rng=rng)
+        evaluation = metaselect("evaluate", test, "--run", run)[0]["reweight"]
         for each in seconds:
             method, rate = each.rsplit("-", 1)
             arm = f"{'balanced' if name == 'balanced' else method}, {rate}"
-            rows.append(row(arm, seed, found[each], seconds[each]))
+            rows.append(row(arm, seed, evaluation[each], seconds[each]))
     return rows
 
 
 def main() -> None:
-    parser = parser_of(__doc__, "mnist-4-vs-9", [0, 1, 2, 3, 4], data=True)
+    parser = make_parser(__doc__, "mnist-4-vs-9", [0, 1, 2, 3, 4], data=True)
     parser.add_argument("--methods", nargs="+", default=["uniform", "l2rw"], help="re-weighters")
     parser.add_argument("--rates", nargs="+", default=list(RATES), choices=list(RATES))
-    given = parser.parse_args()
-    rows = [each for seed in given.seeds for each in run_seed(seed, given)]
-    rows.sort(key=lambda each: given.rates.index(each["arm"].rsplit(", ", 1)[1]))
-    (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    arguments = parser.parse_args()
+    rows = [each for seed in arguments.seeds for each in run_seed(seed, arguments)]
+    rows.sort(key=lambda each: arguments.rates.index(each["arm"].rsplit(", ", 1)[1]))
+    (arguments.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     print(table(rows, PAPER, error=True))
 
 

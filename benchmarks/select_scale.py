@@ -3,7 +3,7 @@
     python benchmarks/select_scale.py --train cifar10/train.parquet --samples 50000 12500
 
 ResNet-32, 5 checkpoints of a 5-epoch warm-up (in bfloat16, to save time), budget 200, through the command line.
-Resident memory is that of the `select` process; what grows with n are the factors: 5 (K + d) floats a sample.
+Resident memory is that of the `select` process; only the factors grow with n: 5 (K + d) floats per sample.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from arms import metaselect
+from common import metaselect
 
 
 def measure(train: Path, samples: int, work: Path) -> tuple[str, ...]:
@@ -39,12 +39,12 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--samples", type=int, nargs="+", default=[50_000, 12_500])
     parser.add_argument("--work", type=Path, default=Path("select-scale"), help="folder for runs")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
     columns = ("n", "features, s", "clustering, s", "iterations", "non-empty clusters", "peak resident, MiB")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for samples in given.samples:
-        print(f"| {' | '.join(measure(given.train, samples, given.work))} |", flush=True)
+    for samples in arguments.samples:
+        print(f"| {' | '.join(measure(arguments.train, samples, arguments.work))} |", flush=True)
 
 
 if __name__ == "__main__":

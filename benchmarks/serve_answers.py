@@ -69,12 +69,12 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
     parser.add_argument("--answers", type=int, default=200)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     print(
         "| votes | answers | ms an answer, median | 95 % | most | recorded after ms, median | full read ms |\n"
         "|---|---|---|---|---|---|---|"
     )
-    for votes in given.sizes:
+    for votes in arguments.sizes:
         with tempfile.TemporaryDirectory() as folder:
             run = annotated_run(Path(folder) / "run", votes)
             began = time.perf_counter()
@@ -82,8 +82,8 @@ def main() -> None:
             full = (time.perf_counter() - began) * 1000
             session = LabelingSession(run, find_round(run, 2), CLASSES)
             session.next("browser")  # reads all votes, once
-            for start, pace, wait in ((0, "one by one", True), (given.answers, "in a row", False)):
-                answers, records = timed(session, range(start, start + given.answers), wait=wait)
+            for start, pace, wait in ((0, "one by one", True), (arguments.answers, "in a row", False)):
+                answers, records = timed(session, range(start, start + arguments.answers), wait=wait)
                 answers.sort()
                 recorded = f"{statistics.median(records):.0f}" if records else "-"
                 print(

@@ -3,11 +3,11 @@
     python benchmarks/throughput.py --train cifar10/train.parquet --rounds 3
 
 ResNet-32, batches of 100, crops and flips, 100 bought labels (as they were given, since timing does not depend on
-them), meta batches of 100 and of 25, one thread. The command says with `--progress json` how many samples it has
-trained on; its CPU time (from /proc, so Linux only) is read as each line arrives, and a speed is between the first line
+them), meta batches of 100 and of 25, one thread. `--progress json` prints how many samples were trained on;
+the CPU time (from /proc, so Linux only) is read as each line arrives, and a speed is between the first line
 and the last before the end: without the start, the first step and the end of the epoch. Methods alternate within each
 round, the order reversed every other round, and a ratio is to `--method uniform`, which is plain training by the same
-loop, in the same round. The bare steps are timed in the same rounds. Wanted: within 10 % of their ratios.
+loop, in the same round. The bare steps are timed in the same rounds. Goal: within 10 % of their ratios.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from arms import buy, metaselect
+from common import buy_labels, metaselect
 from meta_step import OPTIONS, SUBJECTS, Arm, ours, plain
 
 MODEL, BATCH = "resnet32", 100
 
 
 class Trained(NamedTuple):
-    """A method by its real command, and its bare step."""
+    """A method by its command, and its bare step."""
 
     name: str
     method: str
@@ -36,28 +36,28 @@ class Trained(NamedTuple):
 
 
 def prepared(train: Path, samples: int, run: Path) -> Path:
-    """A run with a warm-up of one epoch and 100 bought labels, as it was left if it is there."""
+    """A run with a warm-up of one epoch and 100 bought labels; an existing one is reused."""
     if (run / "annotate" / "meta_set.csv").is_file():
         return run
     metaselect("ingest", train, "--run", run, "--limit", samples + BATCH)
     metaselect("warmup", "--run", run, "--model", MODEL, "--epochs", 1, "--batch-size", BATCH)
     metaselect("select", "--run", run, "--budget", BATCH, "--method", "random")
-    buy(run, run, sham=True)
+    buy_labels(run, run, sham=True)
     return run
 
 
 def trained() -> list[Trained]:
     """Uniform first, then every method with both meta batches."""
-    found = [Trained("uniform", "uniform", 0, Arm("plain", plain, SUBJECTS[MODEL], BATCH, BATCH, "cpu"))]
+    methods = [Trained("uniform", "uniform", 0, Arm("plain", plain, SUBJECTS[MODEL], BATCH, BATCH, "cpu"))]
     for size in (BATCH, BATCH // 4):
         for method in ("l2rw", "direct", "mw-net", "fsr"):
             bare = Arm(method, ours(method), SUBJECTS[MODEL], BATCH, size, "cpu")
-            found.append(Trained(f"{method}, m = {size}", method, size, bare))
-    return found
+            methods.append(Trained(f"{method}, m = {size}", method, size, bare))
+    return methods
 
 
 def seconds_an_image(run: Path, arm: Trained) -> float:
-    """CPU seconds of the real command for each image that it trains on."""
+    """CPU seconds of the command per image that it trains on."""
     words = ["reweight", "--run", run, "--method", arm.method, "--epochs", 1, "--batch-size", BATCH]
     words += ["--force", "--progress", "json", "--json"]
     if arm.meta_batch:
@@ -65,18 +65,20 @@ def seconds_an_image(run: Path, arm: Trained) -> float:
     for option in OPTIONS.get(arm.method, []):
         words += ["--option", option]
     command = [sys.executable, "-m", "metaselect", *map(str, words)]
-    seen: list[tuple[int, float]] = []
+    progress_points: list[tuple[int, float]] = []
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr or ():
             if not line.startswith("{"):
                 continue
-            told = json.loads(line)
-            if told["done"] < told["total"]:
-                seen.append((told["done"], cpu_seconds(process.pid)))
-    # 1: the training is dead, as one of an epoch may be
-    if process.returncode not in (0, 1) or len(seen) < 2:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode} after {len(seen)} lines")
-    (first, started), (last, ended) = seen[0], seen[-1]
+            state = json.loads(line)
+            if state["done"] < state["total"]:
+                progress_points.append((state["done"], cpu_seconds(process.pid)))
+    # exit code 1: the training failed, which is possible after one epoch
+    if process.returncode not in (0, 1) or len(progress_points) < 2:
+        raise SystemExit(
+            f"{' '.join(command)} ended with {process.returncode} after {len(progress_points)} lines"
+        )
+    (first, started), (last, ended) = progress_points[0], progress_points[-1]
     return (ended - started) / (last - first)
 
 
@@ -94,16 +96,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000, help="beside the bought ones")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("throughput"), help="folder for the run")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the subprocesses
     torch.set_num_threads(1)
-    run = prepared(given.train, given.samples, given.work / "run")
+    run = prepared(arguments.train, arguments.samples, arguments.work / "run")
     arms = trained()
     for arm in arms:
         arm.bare.run()
     real: dict[str, list[float]] = {arm.name: [] for arm in arms}
     bare: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    for number in range(given.rounds):
+    for number in range(arguments.rounds):
         for arm in arms if number % 2 == 0 else reversed(arms):
             real[arm.name].append(seconds_an_image(run, arm))
             bare[arm.name].append(arm.bare.seconds() / BATCH)
@@ -121,7 +123,7 @@ def main() -> None:
 
 
 def ratios_of(seconds: dict[str, list[float]], name: str) -> list[float]:
-    """To uniform, round by round."""
+    """Ratios of a method's seconds to those of uniform, round by round."""
     return [mine / base for mine, base in zip(seconds[name], seconds["uniform"], strict=True)]
 
 

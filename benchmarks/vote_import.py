@@ -3,9 +3,9 @@
     python benchmarks/vote_import.py
 
 Votes of three annotators, each right in 9 of 10, for a third as many samples in one round, 10 classes, shuffled; the
-run is made anew for each measurement, and each command is a process of its own. The file again shows what an import
-without news costs, an undo what it takes to withdraw everything. CPU seconds (user and system), one thread, all of
-Python included; the clock's seconds are beside them.
+run is made again for each measurement, and each command is a process of its own. "again" imports the same file once
+more, "undo" withdraws all votes. CPU seconds (user and system), one thread, including the start of Python; wall
+seconds are beside them.
 """
 
 import argparse
@@ -54,30 +54,32 @@ def make_run(root: Path, n: int) -> Run:
 
 def write_votes(path: Path, votes: int) -> None:
     """A file with that many votes, by all annotators, in random order."""
-    draw = random.Random(0)
+    rng = random.Random(0)
     rows = []
     for number in range(votes):
-        sample, who = divmod(number, len(PEOPLE))
-        label = CLASSES[sample % 10 if draw.random() < 0.9 else draw.randrange(10)]
-        rows.append((f"s{sample:07d}", label, PEOPLE[who]))
-    draw.shuffle(rows)
+        sample, annotator = divmod(number, len(PEOPLE))
+        label = CLASSES[sample % 10 if rng.random() < 0.9 else rng.randrange(10)]
+        rows.append((f"s{sample:07d}", label, PEOPLE[annotator]))
+    rng.shuffle(rows)
     write_csv(path, ("sample_id", "clean_label", "annotator"), rows)
 
 
 def measured(*words: str) -> tuple[float, float, float]:
-    """CPU seconds, seconds of the clock, and MiB at the peak of one command."""
-    began = time.monotonic()
+    """CPU seconds, wall seconds and peak MiB of one command."""
+    started = time.monotonic()
     child = subprocess.Popen([sys.executable, "-m", "metaselect", "annotate", *words], stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)  # it was waited for behind its back
+    child.returncode = os.waitstatus_to_exitcode(
+        status
+    )  # os.wait4 collected the process, so Popen does not know its code
     if child.returncode:
         raise SystemExit(f"{words} ended with {child.returncode}")
-    return used.ru_utime + used.ru_stime, time.monotonic() - began, used.ru_maxrss / 1024
+    return used.ru_utime + used.ru_stime, time.monotonic() - started, used.ru_maxrss / 1024
 
 
 def measure(votes: int, method: str) -> dict[str, tuple[float, float, float]]:
-    """What each command takes."""
+    """The measurements of each command, by its name."""
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run", -(-votes // len(PEOPLE)))
         table = Path(folder) / "votes.csv"
@@ -97,9 +99,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[250_000, 500_000, 1_000_000])
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     print("| votes | consensus | command | CPU s | clock s | MiB |\n|---|---|---|---|---|---|")
-    for votes in given.sizes:
+    for votes in arguments.sizes:
         for method in ("majority", "dawid-skene"):
             for name, (cpu, clock, mib) in measure(votes, method).items():
                 print(f"| {votes:,} | {method} | {name} | {cpu:.1f} | {clock:.1f} | {mib:.0f} |", flush=True)

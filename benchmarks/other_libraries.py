@@ -1,12 +1,12 @@
-"""The meta step as two libraries for differentiable optimisation take it, each in its documentation's form.
+"""The meta step by two libraries for differentiable optimisation, each used as its documentation shows.
 
 ``higher`` records the virtual step of the real optimiser on a copy of the model and differentiates through it: second
 order, exact. Betty's default ("darts") takes central differences instead: two more passes over the training batch, each
-with a gradient for the weight net, at theta +- 0.01 v / |v|. They leave out the optimiser's rate and state, and take in
-what the weights owe to the losses there, which Meta-Weight-Net holds fixed. As it comes, the step is taken first, with
-the old net's weights; v and the differences belong to the theta that follows, and BatchNorm's running statistics move
-in all four passes. With ``roll_back`` theta and the statistics are put back after that, and the step is taken again
-with the new net's weights; v and the differences are the same.
+with a gradient for the weight net, at theta +- 0.01 v / |v|. They leave out the optimiser's rate and state, and include
+the dependence of the weights on the losses there, which Meta-Weight-Net holds fixed. By default the step is taken
+first, with the old net's weights; v and the differences are taken at the theta that follows, and BatchNorm's running
+statistics change in all four passes. With ``roll_back`` theta and the statistics are restored after that, and the step
+is taken again with the new net's weights; v and the differences are the same.
 
 ``higher`` is in the extra ``bench``. Betty is not: 0.2.1 declares Python below 3.11, and pip since 24.1 does not read
 what 0.1 declares. It works with
@@ -26,19 +26,19 @@ from torch.nn import functional as F
 from metaselect.reweighting.l2rw import rectify_and_normalise
 
 
-def installed_peers() -> list[str]:
-    """Names of the libraries that can be measured; says which cannot."""
-    found = []
+def installed_libraries() -> list[str]:
+    """Names of the libraries that are installed; prints the others."""
+    installed = []
     for name in ("higher", "betty"):
         if find_spec(name):
-            found.append(name)
+            installed.append(name)
         else:
             print(f"{name} is left out: it is not installed")
-    return found
+    return installed
 
 
-def peer_steps(names: list[str]) -> dict[str, Callable[..., Any]]:
-    """Arm -> a step with a state of its own, for these libraries."""
+def library_steps(names: list[str]) -> dict[str, Callable[..., Any]]:
+    """A training step for each arm of the named libraries, by the arm's name."""
     steps: dict[str, Callable[..., Any]] = {}
     if "higher" in names:
         steps |= {"higher, l2rw": higher_l2rw, "higher, mw-net": higher_mw_net()}
@@ -54,7 +54,7 @@ def weight_net(device: Any) -> Any:
 
 
 def weighted_step(model: Any, optimiser: Any, batch: Any, weights: Any) -> Any:
-    """The step that follows when the weights are known, by a forward pass of its own."""
+    """The real step with known weights, by a separate forward pass."""
     loss = (weights * F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")).sum()
     optimiser.zero_grad()
     loss.backward()

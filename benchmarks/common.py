@@ -1,4 +1,4 @@
-"""What the accuracy benchmarks share: the command line as a subprocess, and the table of results."""
+"""Shared by the accuracy benchmarks: commands as subprocesses, buying labels, and the table of results."""
 
 import argparse
 import csv
@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 MAKE = Path(__file__).parent.parent / "sample_data" / "make.py"
 
 
-def parser_of(
+def make_parser(
     description: str, work: str, seeds: list[int], *, data: bool = False
 ) -> argparse.ArgumentParser:
-    """The options that the accuracy benchmarks share; with ``data``, of a training and a test file too."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core; read by the subprocesses
+    """A parser with the options that the accuracy benchmarks share; with ``data``, also a training and a test file."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread in each subprocess
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,32 +35,34 @@ def parser_of(
     return parser
 
 
-def over_seeds(description: str, work: str, run_seed: Callable[[int, Path], list[dict[str, Any]]]) -> None:
-    """The command line of a benchmark on the digits: every arm on every seed, then the table."""
-    given = parser_of(description, work, [0, 1, 2, 3, 4]).parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    rows = [each for seed in given.seeds for each in run_seed(seed, given.work)]
-    (given.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+def run_over_seeds(
+    description: str, work: str, run_seed: Callable[[int, Path], list[dict[str, Any]]]
+) -> None:
+    """Run a benchmark on the digits: every arm on every seed, then print the table."""
+    arguments = make_parser(description, work, [0, 1, 2, 3, 4]).parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    rows = [each for seed in arguments.seeds for each in run_seed(seed, arguments.work)]
+    (arguments.work / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     print(table(rows, {}))
 
 
 def make_digits(data: Path, seed: int) -> None:
-    """The demo's digits with another split and other wrong labels."""
+    """Write the demo's digits with another split and other wrong labels."""
     subprocess.run([sys.executable, MAKE, "--seed", str(seed), "-o", data], check=True)
 
 
-def metaselect(*words: object) -> tuple[dict[str, Any], float]:
-    """The JSON result of a command and its wall seconds; a dead training (exit 1) is a result too."""
+def metaselect(*arguments: object) -> tuple[dict[str, Any], float]:
+    """Run a command; returns its JSON result and its wall seconds. A failed training (exit 1) is a result too."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "metaselect", *map(str, words), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
-    return json.loads(done.stdout), time.monotonic() - started
+    command = [sys.executable, "-m", "metaselect", *map(str, arguments), "--json"]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if process.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return json.loads(process.stdout), time.monotonic() - started
 
 
-def buy(run: Path, truth: Path, *, sham: bool = False) -> None:
-    """Answer the round's form from the truth file, or, for the sham, with the labels as given."""
+def buy_labels(run: Path, truth: Path, *, sham: bool = False) -> None:
+    """Answer the round's form from the truth file, or, for the sham, with the given labels."""
     if not sham:
         metaselect("annotate", "simulate", truth, "--run", run)
         return
@@ -75,8 +77,8 @@ def buy(run: Path, truth: Path, *, sham: bool = False) -> None:
     metaselect("annotate", "import", form, "--run", run)
 
 
-def buy_named(run: Path, labels: Mapping[str, str]) -> None:
-    """Buy the labels of samples that no selector chose, clean label by sample_id."""
+def import_labels(run: Path, labels: Mapping[str, str]) -> None:
+    """Import clean labels, by sample_id, of samples that no selector chose."""
     form = run.parent / f"{run.name}-bought.csv"
     with form.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
@@ -86,35 +88,35 @@ def buy_named(run: Path, labels: Mapping[str, str]) -> None:
 
 
 def read_truth(path: Path) -> dict[str, str]:
-    """The clean label by sample_id."""
+    """The clean labels of a truth file, by sample_id."""
     with path.open(newline="", encoding="utf-8") as stream:
         return {each["sample_id"]: each["clean_label"] for each in csv.DictReader(stream)}
 
 
-def some_of_each(truth: Mapping[str, str], each: int, draw: np.random.Generator) -> dict[str, str]:
-    """As many samples of every class, drawn at random: clean label by sample_id."""
+def balanced_subset(truth: Mapping[str, str], each: int, rng: np.random.Generator) -> dict[str, str]:
+    """The same number of samples of every class, drawn at random: clean labels by sample_id."""
     members: dict[str, list[str]] = {}
     for sample_id, label in sorted(truth.items()):
         members.setdefault(label, []).append(sample_id)
-    chosen = {label: draw.choice(ids, each, replace=False).tolist() for label, ids in sorted(members.items())}
+    chosen = {label: rng.choice(ids, each, replace=False).tolist() for label, ids in sorted(members.items())}
     return {sample_id: label for label, ids in chosen.items() for sample_id in ids}
 
 
-def write_some(data: Path, out: Path, count: int, draw: np.random.Generator) -> Path:
-    """A Parquet file with ``count`` of the samples of another, drawn at random."""
+def write_subset(data: Path, out: Path, count: int, rng: np.random.Generator) -> Path:
+    """A Parquet file with ``count`` samples of another one, drawn at random."""
     everything = pq.read_table(data)
     out.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(everything.take(pa.array(draw.permutation(len(everything))[:count])), out)
+    pq.write_table(everything.take(pa.array(rng.permutation(len(everything))[:count])), out)
     return out
 
 
-def row(arm: str, seed: int, found: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """One result, printed as soon as it is known."""
+def row(arm: str, seed: int, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """One row of the results, also printed at once."""
     result = {
         "arm": arm,
         "seed": seed,
-        "accuracy": found["test_accuracy"],
-        "auc": found.get("weight_auc"),
+        "accuracy": metrics["test_accuracy"],
+        "auc": metrics.get("weight_auc"),
         "seconds": round(seconds, 1),
     }
     print(json.dumps(result), flush=True)
@@ -122,28 +124,28 @@ def row(arm: str, seed: int, found: dict[str, Any], seconds: float) -> dict[str,
 
 
 def table(rows: list[dict[str, Any]], paper: dict[str, str], *, error: bool = False) -> str:
-    """A Markdown table: every seed, mean and spread (sample standard deviation), beside the paper's figures.
+    """A Markdown table: every seed, mean and sample standard deviation, beside the paper's figures.
 
-    With ``error``, 100 less the accuracy.
+    With ``error``, the error rate instead of the accuracy.
     """
     classes = any("classes_without" in each for each in rows)
-    what = "error" if error else "accuracy"
-    columns = ("arm", f"{what} % (each seed)", "mean", "spread", "weight AUC", "s a run, at most", "paper")
+    metric = "error" if error else "accuracy"
+    columns = ("arm", f"{metric} % (each seed)", "mean", "spread", "weight AUC", "s a run, at most", "paper")
     columns = (*columns[:5], "classes not bought", *columns[5:]) if classes else columns
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for arm in dict.fromkeys(each["arm"] for each in rows):
-        mine = [each for each in rows if each["arm"] == arm]
-        values = [100 * abs(error - each["accuracy"]) for each in mine]
+        arm_rows = [each for each in rows if each["arm"] == arm]
+        values = [100 * abs(error - each["accuracy"]) for each in arm_rows]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        aucs = [each["auc"] for each in mine if each["auc"] is not None]
+        aucs = [each["auc"] for each in arm_rows if each["auc"] is not None]
         cells = (
             arm,
             ", ".join(f"{value:.1f}" for value in values),
             f"{statistics.mean(values):.1f}",
             f"{spread:.1f}",
             f"{statistics.mean(aucs):.3f}" if aucs else "-",
-            *([", ".join(str(each.get("classes_without", "-")) for each in mine)] if classes else []),
-            f"{max(each['seconds'] for each in mine):.0f}",
+            *([", ".join(str(each.get("classes_without", "-")) for each in arm_rows)] if classes else []),
+            f"{max(each['seconds'] for each in arm_rows):.0f}",
             paper.get(arm, "-"),
         )
         lines.append(f"| {' | '.join(cells)} |")
