@@ -3,7 +3,6 @@
 project = "MetaSelect"
 author = "MetaSelect contributors"
 extensions = ["myst_parser"]
-exclude_patterns = ["_build"]
 nitpicky = True
 smartquotes = False  # it would make dashes of the -- before an option
 
@@ -14,9 +13,7 @@ html_theme = "furo"
 html_title = "MetaSelect"
 html_show_sphinx = False
 html_show_copyright = False
-# The pages are read from a disk without a network, so nothing in them may come from another host.
-html_theme_options = {"footer_icons": []}
 html_copy_source = False
 html_show_sourcelink = False
-# A summary of each search result would be fetched, which a browser refuses to pages on a disk.
+# The pages are read from a disk: a summary of each search result would be fetched, which a browser refuses there.
 html_show_search_summary = False
