@@ -98,7 +98,7 @@ def read_exported_samples(folder: Path, exports: Sequence[Export]) -> list[Expor
     Raises:
         ArtefactError: the list of a batch is missing or damaged.
     """
-    batches = dict.fromkeys(each.batch_id for each in exports)
+    batches = dict.fromkeys(each.batch_id for each in exports)  # without repetition, in order
     return [sample for batch_id in batches for sample in read_batch(folder, batch_id)]
 
 

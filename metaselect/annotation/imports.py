@@ -62,7 +62,7 @@ class Import(NamedTuple):
 
 def next_import(imports: Sequence[Import], source: Source, first_vote: int) -> Import:
     """The row of a new import."""
-    name = os.fsencode(source.file).decode("utf-8", "replace")
+    name = os.fsencode(source.file).decode("utf-8", "replace")  # a file name need not be UTF-8
     return Import(len(imports) + 1, source.time, name, source.sha256, source.format, first_vote, undoes=0)
 
 
@@ -83,6 +83,7 @@ def write_imports(path: Path, imports: Iterable[Import]) -> None:
 def vote_positions(imports: Sequence[Import], row: Import, total: int) -> range:
     """Positions in ``votes.csv`` of an import's votes; ``total`` is the number of all votes."""
     later = imports[row.number].first_vote if row.number < len(imports) else total
+    # min: after a crash, or with a torn file, there may be fewer votes than the rows say.
     return range(min(row.first_vote, total), min(later, total))
 
 

@@ -141,6 +141,7 @@ def add_votes(run: Run, ledger: Ledger, votes: Iterable[Vote], source: Source | 
     """Append votes, derive the meta set and record both; without new votes it only repairs what a crash left."""
     added = tuple(votes)
     if added and source is not None:
+        # The row comes first: after a crash here the import has no votes, and no vote lacks an import.
         ledger = _add_import(run, ledger, next_import(ledger.imports, source, len(ledger.votes)))
     ledger = _append(run, ledger, added)
     write_meta_set_and_record(run, ledger)
@@ -163,7 +164,7 @@ def undo_import(run: Run, number: int | None, time: str) -> tuple[Ledger, UndoRe
     """
     ledger = read_ledger(run)
     pending = _pending_undo(run, ledger)
-    if pending:
+    if pending:  # of an earlier call, which a crash interrupted
         ledger = _append_pending_undo(run, ledger)
     if not pending or number not in (None, pending):
         row = find_import_to_undo(ledger.imports, number, len(ledger.votes))
@@ -208,7 +209,7 @@ def remove_round(run: Run, number: int) -> int:
         (folder / name).unlink(missing_ok=True)
     (folder / IMPORTS).unlink(missing_ok=True)  # its positions must never stand beside other votes
     remove_exports(folder, ledger.exports, number)
-    if kept:
+    if kept:  # votes of other rounds, or of none
         write_text(folder / VOTES, format_rows(artefacts.VOTES, kept))
         write_imports(folder / IMPORTS, imports)
         write_meta_set_and_record(run, read_ledger(run))
@@ -233,7 +234,7 @@ def _append(run: Run, ledger: Ledger, votes: Iterable[Vote]) -> Ledger:
     if not added:
         return ledger
     path = run.path(f"{STAGE}/{VOTES}")
-    append_votes(path, added, ledger.end)
+    append_votes(path, added, ledger.end)  # flushed to disk
     return replace(ledger, votes=(*ledger.votes, *added), end=path.stat().st_size)
 
 

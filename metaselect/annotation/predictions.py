@@ -81,7 +81,7 @@ def _finished_at(run: Run, name: str) -> int:
 
 def _probabilities_path(run: Run, number: int) -> str | None:
     """The last checkpoint's probabilities that the round, or an earlier one, was chosen from."""
-    for each in range(number, 0, -1):
+    for each in range(number, 0, -1):  # a round may be chosen by a method that keeps no probabilities
         folder = run.path(SELECT.name(number=each))
         for path in sorted(folder.glob(FACTORS.within(epoch="*")), reverse=True):
             if "probs" in pq.read_schema(path).names:

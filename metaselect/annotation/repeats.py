@@ -55,12 +55,14 @@ def choose_repeats(
         pool: all ids, none of which a repeat may have.
         known: earlier repeats; a sample keeps its second id within a batch.
     """
+    # A repeat is shown in the second half, so that other samples stand between it and the first showing.
     half = list(ids[: len(ids) // 2])
     chosen = sorted(half, key=lambda each: derive_seed(0, STREAM, batch_id, each))
-    chosen = chosen[: max(round(share * len(ids)), 1)]
+    chosen = chosen[: max(round(share * len(ids)), 1)]  # nested: a larger share adds samples
     before = {(each.sample_id, each.batch_id): each for each in known}
+    # In one case: exported images are named by id, and file systems may ignore case.
     taken = {each.casefold() for each in (*pool, *(each.repeat_id for each in known))}
-    similar: dict[int, list[str]] = {}
+    similar: dict[int, list[str]] = {}  # length -> ids
     for each in sorted(pool):
         similar.setdefault(len(each), []).append(each)
     repeats = []

@@ -50,6 +50,7 @@ class Round:
             for each, row in self.samples.items()
             if each in verdicts and verdicts[each].status == TIED
         }
+        # Another set of ties is another batch, so that its answers are matched with the right form.
         digest = hashlib.sha256("\n".join(tied).encode()).hexdigest()
         return replace(self, batch_id=f"{self.batch_id}-{digest[:4]}", samples=tied)
 

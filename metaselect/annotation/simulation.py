@@ -81,7 +81,7 @@ def error_rates(classes: Sequence[str], options: SimulateOptions) -> dict[str, l
         return {}
     if len(classes) < 2:
         raise UsageError("--error-rate needs two classes at least.", "Leave it out.")
-    wrong = options.error_rate / (len(classes) - 1)
+    wrong = options.error_rate / (len(classes) - 1)  # of each wrong class
     return {true: [1 - options.error_rate if name == true else wrong for name in classes] for true in classes}
 
 
@@ -100,6 +100,7 @@ def _answers(
         ):
             yield row, sample_id, "", SKIP
         elif label in cumulative:
+            # Scaled by the last sum, which rounding may leave a little below 1.
             draw = uniform(options.seed, "simulate", "answer", who, sample_id) * cumulative[label][-1]
             yield (
                 row,

@@ -176,7 +176,7 @@ def progress(ledger: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | Non
     annotators: dict[str, dict[str, int]] = {}
     for vote in ledger.latest.values():
         annotators.setdefault(vote.annotator, dict.fromkeys(STATUSES, 0))[vote.status] += 1
-    again = [
+    again = [  # votes for blind repeats
         (vote, ledger.sample_of_repeat[vote.sample_id])
         for vote in ledger.latest_with_repeats.values()
         if vote.sample_id in ledger.sample_of_repeat
@@ -195,7 +195,7 @@ def progress(ledger: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | Non
 
 
 def _round_progress(each: Round, ledger: Ledger) -> RoundProgress:
-    missing = set(each.unanswered_ids(ledger.verdicts))
+    missing = set(each.unanswered_ids(ledger.verdicts))  # a skip counts as answered until the next round
     found = [ledger.verdicts[sample_id].status for sample_id in each.samples if sample_id not in missing]
     return RoundProgress(
         round=each.number,

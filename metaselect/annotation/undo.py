@@ -80,7 +80,9 @@ def votes_that_undo(votes: Sequence[Vote], imports: Sequence[Import]) -> list[Vo
     added = []
     for key, vote in sorted({vote.key: vote for vote in votes}.items()):
         other = wanted.get(key)
-        if other is None and vote.status != WITHDRAWN:
+        if (
+            other is None and vote.status != WITHDRAWN
+        ):  # no import that stands has an answer of this annotator
             added.append(vote._replace(clean_label="", status=WITHDRAWN, note="", time=imports[-1].time))
         elif other is not None and not other.equals_but_for_time(vote):
             added.append(other._replace(time=imports[-1].time))
@@ -92,6 +94,7 @@ def votes_not_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> dict[t
     undone = {row.undoes for row in imports}
     latest: dict[tuple[str, str], Vote] = {}
     starts = [0, *(min(row.first_vote, len(votes)) for row in imports), len(votes)]
+    # None: votes before the first row belong to no import.
     for row, (start, end) in zip((None, *imports), pairwise(starts), strict=True):
         if row is None or not (row.undoes or row.number in undone):
             latest.update((vote.key, vote) for vote in votes[start:end])
@@ -108,6 +111,7 @@ def without_round(
         left[position] = left[position - 1] + (vote.round != number)
     rows = [row._replace(first_vote=left[min(row.first_vote, len(votes))]) for row in imports]
     undone = [row for row in rows if row.undoes]
+    # An undone vote may have been hidden by a vote of the removed round only: it must be undone once more.
     again = votes_that_undo(kept, rows) if undone else []
     if again:
         rows.append(next_undo(rows, undone[-1].undoes, undone[-1].time, len(kept)))

@@ -119,7 +119,7 @@ def append_votes(path: Path, votes: Iterable[Vote], end: int) -> bytes:
     written = text.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as stream:
-        stream.truncate(end)
+        stream.truncate(end)  # nothing but a torn line can stand behind it
         stream.write(written)
         stream.flush()
         os.fsync(stream.fileno())

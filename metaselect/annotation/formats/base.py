@@ -132,7 +132,7 @@ class ExchangeFormat(Protocol):
         """Whether a file is in this format; at most one format may say so."""
 
     def spellings(self, text: str) -> Iterable[str]:
-        """What ids or class names a cell may stand for, the most_probable_answers first."""
+        """What ids or class names a cell may stand for, the most likely first."""
 
 
 def has_answers(answers: Sequence[Answer]) -> bool:

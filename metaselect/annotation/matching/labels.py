@@ -21,6 +21,7 @@ class LabelParser:
     def __init__(self, classes: Sequence[str], spellings: Spellings, name: str) -> None:
         self.classes = classes
         self.names = frozenset(classes)
+        # Two classes that differ in the composition of letters alone are told apart by exact spelling only.
         forms = Counter(map(_composed, classes))
         self.composed = {_composed(each): each for each in classes if forms[_composed(each)] == 1}
         self.spellings = spellings
@@ -77,6 +78,7 @@ class LabelParser:
                     (self.composed[each] for each in map(_composed, candidates) if each in self.composed),
                     None,
                 )
+            # A class of that name comes first: "skip" may be a class.
             word = cell.strip().lower()
             self.seen[cell] = word if known is None and word in (SKIP, UNSURE, BAD_SAMPLE) else known
         label = self.seen[cell]

@@ -71,6 +71,7 @@ class AnswerMatcher:
 
     def match(self, answer: Answer) -> tuple[str | None, int]:
         """The sample's id and its round, 0 outside of all; None when the answer cannot be taken."""
+        # The order of the checks decides what is reported of an answer with several problems.
         batch_id = answer.batch_id.strip()
         if batch_id and self.scope.batches is not None and batch_id not in self.scope.batches:
             self.unmatched.other_batches[batch_id] += 1
@@ -86,6 +87,7 @@ class AnswerMatcher:
             self.unmatched.changed.add(sample_id)
             return None, 0
         if sample_id in self.latest:
+            # A sample selected in several rounds: the round of the form, or the latest where the form names none.
             batch = self.rounds.get(batch_id)
             inside = batch is not None and sample_id in batch.samples
             return sample_id, batch.number if batch and inside else self.latest[sample_id]
@@ -102,6 +104,8 @@ class AnswerMatcher:
 
     def _sample_id(self, answer: Answer) -> str | None:
         if answer.sample_id.strip():
+            # All spellings are tried among the selected samples before any is tried in the pool: the file is about
+            # the former, and reading the pool's ids takes time.
             for spelling in self.spellings(answer.sample_id):
                 if spelling in self.latest:
                     return spelling
@@ -109,15 +113,15 @@ class AnswerMatcher:
             for spelling in self.spellings(answer.sample_id):
                 if spelling in pool:
                     return spelling
-        found = self._sample_of_image(answer.image) if answer.image else None
-        if found is not None:
-            self.unmatched.by_name.add(found)
+        matched = self._sample_of_image(answer.image) if answer.image else None
+        if matched is not None:
+            self.unmatched.by_name.add(matched)
         elif answer.content_hash in self._ids_by_hash:
-            found = self._ids_by_hash[answer.content_hash]
-            self.unmatched.by_content_hash.add(found)
-        if found is not None and answer.sample_id.strip():
+            matched = self._ids_by_hash[answer.content_hash]
+            self.unmatched.by_content_hash.add(matched)
+        if matched is not None and answer.sample_id.strip():
             self.unmatched.replaced_ids.add(answer.sample_id.strip())
-        return found
+        return matched
 
     def _names_another_sample(self, answer: Answer, sample_id: str) -> bool:
         """Whether the row's image or content is known to be another sample's.
@@ -127,7 +131,7 @@ class AnswerMatcher:
         named = self._sample_of_image(answer.image) if answer.image and answer.batch_id.strip() else None
         if named is not None and named != sample_id:
             return True
-        held = self._hash_by_id.get(sample_id)
+        held = self._hash_by_id.get(sample_id)  # None: the sample was never exported
         return bool(answer.content_hash) and held is not None and held != answer.content_hash
 
     def _sample_of_image(self, image: str) -> str | None:
@@ -164,14 +168,14 @@ class AnswerMatcher:
 def _stem(path: str) -> str:
     """The file's name without folder and extension, in one case."""
     name = path.strip().replace("\\", "/").rpartition("/")[2]
-    return (name.rpartition(".")[0] or name).casefold()
+    return (name.rpartition(".")[0] or name).casefold()  # tools change extensions, file systems the case
 
 
 def _unambiguous(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The keys that have a single value, and that value."""
-    found: dict[str, str] = {}
-    twice = set()
+    first: dict[str, str] = {}
+    ambiguous = set()
     for key, value in pairs:
-        if found.setdefault(key, value) != value:
-            twice.add(key)
-    return {key: value for key, value in found.items() if key and key not in twice}
+        if first.setdefault(key, value) != value:
+            ambiguous.add(key)
+    return {key: value for key, value in first.items() if key and key not in ambiguous}

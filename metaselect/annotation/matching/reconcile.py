@@ -80,7 +80,7 @@ def reconcile(
     matched_any = False
     for answer in answers:
         sample_id, number = matcher.match(answer)
-        if sample_id is None:
+        if sample_id is None:  # counted in matcher.unmatched
             continue
         matched_any = True
         status, label = parser.parse(answer)
@@ -94,11 +94,11 @@ def reconcile(
         earlier = votes.get(key)
         if contradicts(earlier, vote):
             result.conflicting.add(key)
-        votes[key] = vote
+        votes[key] = vote  # of equal answers the last one's note is kept
     result.likely = matcher.likely_ids() if matcher.unmatched.unknown else {}
     if not matched_any:
         raise _nothing_matched_error(result, name)
-    parser.raise_if_unknown()
+    parser.raise_if_unknown()  # after all rows, so that the message counts every unknown label
     result.accepted = sorted_votes(vote for key, vote in votes.items() if key not in result.conflicting)
     return result
 

@@ -137,8 +137,9 @@ def alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
         counts = Counter(unit)
         if len(unit) > 1:
             totals.update(counts)
-            observed.append(_unequal_pairs(counts) / (len(unit) - 1))
+            observed.append(_unequal_pairs(counts) / (len(unit) - 1))  # each unit weighs by its answers
     expected = _unequal_pairs(totals)
+    # alpha = 1 - D_o / D_e, where D_o = sum(observed) / N and D_e = expected / (N (N - 1)).
     return 1 - (totals.total() - 1) * fsum(observed) / expected if expected else None
 
 

@@ -100,7 +100,9 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
     with run.lock():
         ledger = open_ledger(run)
         chosen = find_round(run, options.round)
-        whole = samples_to_export(run, chosen)
+        whole = samples_to_export(
+            run, chosen
+        )  # before the round is reduced to its ties: names depend on all of it
         path = form_path(run, chosen, form, options.output)
         if options.conflicts:
             chosen = chosen.conflicts(ledger.verdicts)
@@ -125,6 +127,7 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
         if options.repeats:
             pool = load_ids(run)[0]
             again = choose_repeats(ids, options.repeats, chosen.batch_id, pool, ledger.repeats)
+            # Recorded before the form exists: an answer for an unrecorded repeat could not be matched.
             ledger = add_repeats(run, ledger, again)
             image_of = partial(copy_image_for_repeat, path.parent if path else Path())
             made = replace(made, items=insert_repeats(made.items, again, image_of))
@@ -184,10 +187,11 @@ def import_answers(
         raise nothing_selected_error(run)
     classes = read_json(run.path(CLASSES.path()), "Ingest the data again with --force.")
 
-    @cache
+    @cache  # read only where a file has ids that no round has
     def pool_ids() -> frozenset[str]:
         return frozenset(load_ids(run)[0])
 
+    # Answers may be for samples, for their blind repeats, and for batches of tied samples.
     first = read_exported_samples(run.path(STAGE), ledger.exports)
     sent = first + exported_repeats(ledger.repeats, first)
     asked = rounds_as_exported(chosen, ledger)
@@ -204,6 +208,7 @@ def import_answers(
     )
     reconciled = reconcile(answers, scope, spellings, options, name=name, time=source.time)
     before = ledger.latest_with_repeats
+    # Importing a file again changes nothing: only answers that differ from the latest become votes.
     new = [vote for vote in reconciled.accepted if not vote.equals_but_for_time(before.get(vote.key))]
     replaced = [vote for vote in new if vote.key in before and vote.answer != before[vote.key].answer]
     again = ledger.sample_of_repeat
