@@ -22,6 +22,7 @@ LOCK = ".lock"
 """Held by the command that writes to the run, below the run."""
 
 
+# In the order in which a run comes into being.
 DATA = Folder("data", "ingest DATA")
 WARMUP = Folder("warmup", "warmup")
 SELECT = Folder("select/round-<number>", "select")
@@ -33,6 +34,7 @@ FORMS = Folder("export/round-<number>", "annotate export")
 DISCARDED = Folder("discarded/round-<number>", "select --discard-round")
 """Rounds that were put aside, with their answers."""
 
+# Every stage has the hashes of the ids and labels among its inputs; those that use contents, of the arrays too.
 _EVERY_STAGE = ("warmup", "select", "annotate", "reweight", "evaluate")
 _TRAINING = ("warmup", "select", "reweight", "evaluate")
 _BAD_SAMPLES = csv_columns("source", "row", "sample_id", "reason")
@@ -86,6 +88,7 @@ WARMUP_MODEL = Artefact(
     "warmup",
     ("select", "reweight", "evaluate"),
 )
+# Both have one place: a selector looks at one kind of features. GBC's cannot be made from the factors.
 FACTORS = Artefact(
     SELECT,
     "gradients-epoch-<epoch>.parquet",

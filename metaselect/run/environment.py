@@ -1,4 +1,4 @@
-"""What ``stage.json`` says about the process that made a stage."""
+"""Facts about this process for ``stage.json``: command, memory, threads, versions. No result depends on them."""
 
 import os
 import platform
@@ -11,8 +11,8 @@ from typing import Any
 from metaselect import __version__
 from metaselect.records import Json
 
-PASSING_FLAGS = {"--debug": 0, "--json": 0, "--force": 0, "--progress": 1, "--run": 1}
-"""Flags that hold for one call, or one place, only, and how many words follow each."""
+TRANSIENT_FLAGS = {"--debug": 0, "--json": 0, "--force": 0, "--progress": 1, "--run": 1}
+"""Flags that a repeated command leaves out, and how many words follow each."""
 
 
 def recorded_command() -> str:
@@ -21,27 +21,27 @@ def recorded_command() -> str:
 
 
 def repeatable(command: str) -> str:
-    """A recorded command without its passing flags.
+    """A recorded command without its transient flags, to be run again.
 
     Raises:
-        ValueError: it is no command line.
+        ValueError: it cannot be split into words.
     """
     kept, words = [], iter(shlex.split(command))
     for word in words:
-        flag, equals, _ = word.partition("=")
-        if flag not in PASSING_FLAGS:
+        flag, equals, _ = word.partition("=")  # --run=RUN has no word after it
+        if flag not in TRANSIENT_FLAGS:
             kept.append(word)
         elif not equals:
-            for _ in range(PASSING_FLAGS[flag]):
+            for _ in range(TRANSIENT_FLAGS[flag]):
                 next(words, None)
     return shlex.join(kept)
 
 
 def environment() -> dict[str, Json]:
-    """Command, memory, threads and versions of this process; nothing follows from them."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Command, working folder, memory, threads and versions of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
     memory: dict[str, Json] = {"process_mib": round(peak / (1024 if sys.platform == "linux" else 1024**2), 1)}
-    torch: Any = sys.modules.get("torch")  # never imported here: it costs a second
+    torch: Any = sys.modules.get("torch")  # never imported here: that takes a second
     if torch is not None and torch.cuda.is_available():
         memory["cuda_mib"] = round(torch.cuda.max_memory_allocated() / 1024**2, 1)
     return {
@@ -54,10 +54,10 @@ def environment() -> dict[str, Json]:
 
 
 def _library_versions() -> dict[str, Json]:
-    found: dict[str, Json] = {}
+    versions: dict[str, Json] = {}
     for name in ("torch", "torchvision", "numpy", "pyarrow", "pillow"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions

@@ -1,4 +1,4 @@
-"""A run directory: what it is of, its stages, and the lock that keeps two commands from writing to it."""
+"""The run directory: its ``run.json``, its stages, and the lock that lets one command write at a time."""
 
 import json
 import re
@@ -12,12 +12,12 @@ from filelock import FileLock, Timeout
 
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
-from metaselect.run.artefacts import DATA, LAYOUT_VERSION, LOCK, RECORD, RUN_INFO
+from metaselect.run.artefacts import DATA, LAYOUT_VERSION, LOCK, RECORD, RUN_INFO, WARMUP
 from metaselect.run.files import write_json
 from metaselect.run.memo import FileMemo
 from metaselect.run.stage import Stage, run_flag
 
-IDS_ALONE = "external"  # the task of a run without images and features: those come from outside
+IDS_ALONE = "external"  # the task of a run of ids and labels alone: features come from --features
 
 
 def _parse_info(path: Path) -> Any:
@@ -29,13 +29,17 @@ _read_info = FileMemo(_parse_info)
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory."""
+    """A run directory; nothing needs to exist there yet.
+
+    Attributes:
+        root: its path.
+    """
 
     root: Path
 
     @classmethod
     def at(cls, root: Path | None) -> "Run":
-        """The run at ``root``; whether anything is there yet is the stages' question.
+        """The run at ``root``, which may be empty or missing.
 
         Raises:
             UsageError: ``root`` is None, a file, or nothing that could be a folder.
@@ -52,31 +56,31 @@ class Run:
 
     @property
     def flag(self) -> str:
-        """``--run`` as a command in a message gives it, fit to be pasted into a shell."""
+        """The flag ``--run`` for commands in messages, quoted for a shell."""
         return run_flag(self.root)
 
     def path(self, relative: str) -> Path:
-        """The absolute place of a path below the run."""
+        """The path of a file, given its path below the run."""
         return self.root / relative
 
     def stage(self, name: str) -> Stage:
-        """A stage's folder: "data", "warmup", "select/round-1", "annotate", "reweight/<name>", ..."""
+        """The stage of that name: "data", "warmup", "select/round-1", "annotate", "reweight/<name>", ..."""
         return Stage(self.root, name)
 
     @property
     def ids_alone(self) -> bool:
-        """Whether it holds ids and labels alone, so that nothing can be trained in it."""
+        """Whether the run holds ids and labels alone, so that no model can be trained in it."""
         return bool(self.info()["task"] == IDS_ALONE)
 
     @property
     def select_command(self) -> str:
-        """The command that chooses the first samples here, as a message gives it."""
+        """The command that selects the first samples, for messages."""
         features = "--features FILE " if self.ids_alone else ""
         return f"metaselect select --budget 50 {features}{self.flag}"
 
     @property
     def exists(self) -> bool:
-        """Whether data was ever ingested here."""
+        """Whether data was ingested."""
         return self.path(f"{DATA.name()}/{RECORD}").is_file()
 
     def info(self) -> dict[str, Any]:
@@ -108,7 +112,12 @@ class Run:
         return info
 
     def write_info(self, task: str, fingerprint: str) -> None:
-        """Write ``run.json``, unless it says so already."""
+        """Write ``run.json``, unless it has these contents already.
+
+        Args:
+            task: "images", "features" or "external" (ids and labels alone).
+            fingerprint: of the data.
+        """
         path = self.path(RUN_INFO.path())
         info: dict[str, Json] = {
             "layout_version": LAYOUT_VERSION,
@@ -123,7 +132,7 @@ class Run:
             write_json(path, info)
 
     def stage_names(self, kind: str) -> list[str]:
-        """Names of the finished stages of a kind ("select", "reweight", "evaluate"), in natural order."""
+        """Names of the finished stages of a kind ("select", "reweight", "evaluate"): round-2 comes before round-10."""
         folder = self.path(kind)
         if not folder.is_dir():
             return []
@@ -132,15 +141,15 @@ class Run:
 
     @contextmanager
     def lock(self, *, new: bool = False) -> Iterator[None]:
-        """Keep every other writing command out of this run.
+        """A context in which no other command can write to this run.
 
         Args:
-            new: make the folder where there is none; else a mistyped --run leaves nothing behind.
+            new: create the folder if it is missing. Else it must be a run, so that a mistyped --run creates nothing.
 
         Raises:
             LockedError: another command holds it.
             ArtefactError: there is no run.
-            UsageError: there can be no folder at that place.
+            UsageError: the folder cannot be created.
         """
         if not new:
             self.info()
@@ -163,12 +172,13 @@ class Run:
 
 
 def checked_folder_name(name: str) -> str:
-    """The name, if it is fit for a folder.
+    """The name, if it can name a folder on every system.
 
     Raises:
         UsageError: anything but letters, digits, ``.``, ``_`` and ``-``, or a leading dot.
     """
-    taken = name == "warmup" or name.endswith(".old")  # the warm-up's own name, and what a rename leaves
+    # The warm-up has this name among the models of an evaluation; a retired folder ends with .old for a moment.
+    taken = name == WARMUP.name() or name.endswith(".old")
     if taken or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
         raise UsageError(
             f"--name {name!r} is not fit for a folder.", "Use letters, digits, '.', '_' and '-'."

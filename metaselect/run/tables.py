@@ -93,7 +93,7 @@ def write_parquet(
     Raises:
         ValueError: other columns, or another type.
     """
-    import pyarrow as pa
+    import pyarrow as pa  # here and below: `status` of a small run and every --help do without it
     import pyarrow.parquet as pq
 
     table = pa.table(dict(columns))
@@ -202,7 +202,7 @@ def _difference(schema: "pa.Schema", wanted: Sequence[Any], *, exact: bool) -> s
     """What is wrong with a Parquet table's columns, as a part of a sentence; empty where nothing is."""
     types = {name: _type_of(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
     for column in wanted:
-        if PLACEHOLDER.search(column.name):  # one column or more
+        if PLACEHOLDER.search(column.name):  # predicted_<model>: one column or more
             prefix = PLACEHOLDER.split(column.name)[0]
             matching = [name for name in types if name.startswith(prefix)]
         else:
@@ -210,7 +210,7 @@ def _difference(schema: "pa.Schema", wanted: Sequence[Any], *, exact: bool) -> s
         if not matching:
             return f"it has no column {column.name}; it has {', '.join(types) or 'none'}"
         for name in matching:
-            if types.pop(name) != column.type:
+            if types.pop(name) != column.type:  # what stays in ``types`` is not in the table
                 kind = _type_of(schema.field(name).type)
                 return f"its column {name} is {kind}, and must be {column.type}"
     return f"the column {', '.join(types)} is not one of the table's" if exact and types else ""
