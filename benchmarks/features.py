@@ -75,11 +75,13 @@ def measure(folder: str, *, with_loop: bool) -> dict[str, list[float] | float]:
     )
     timings: dict[str, list[float]] = {"rbc": [], "gbc": [], "loop": []}
     last_layer_factors(model, batches, QUIET, "")  # the first passes choose and build kernels
-    gradient_features(model, batches, GBC(), generator(DRAWS, "gradients"), QUIET, "")
+    gradient_features(model, batches, GBC(), generator(DRAWS, "gradients"), report=QUIET, what="")
     for seed in range(DRAWS if with_loop else 2):
         rbc = seconds(lambda: last_layer_factors(model, batches, QUIET, ""))[0]
         stream = generator(seed, "gradients")
-        gbc, result = seconds(lambda s=stream: gradient_features(model, batches, GBC(), s, QUIET, ""))
+        gbc, result = seconds(
+            lambda s=stream: gradient_features(model, batches, GBC(), s, report=QUIET, what="")
+        )
         rbc = (rbc + seconds(lambda: last_layer_factors(model, batches, QUIET, ""))[0]) / 2
         timings["rbc"].append(rbc)
         timings["gbc"].append(gbc / rbc)

@@ -367,7 +367,9 @@ def test_features_of_a_pool(
         return found
 
     monkeypatch.setattr(SampledGradients, "__call__", call)
-    found, details = gradient_features(model, tiny_batches, method, torch.Generator(), reporter, "gradients")
+    found, details = gradient_features(
+        model, tiny_batches, method, torch.Generator(), report=reporter, what="gradients"
+    )
     whole = torch.cat(rows)
     torch.testing.assert_close(found.norms[:, None] * found.directions.float(), whole, rtol=2e-3, atol=1e-4)
     assert found.directions.dtype == torch.float16
@@ -376,7 +378,9 @@ def test_features_of_a_pool(
     assert sum(each["draws"] for each in layers) == 4
     assert reporter.tracked == [("gradients", 0, 24)]
     monkeypatch.setattr(features, "BACKWARD_PIXELS", 1)
-    again, _ = gradient_features(model, tiny_batches, method, torch.Generator(), reporter, "gradients")
+    again, _ = gradient_features(
+        model, tiny_batches, method, torch.Generator(), report=reporter, what="gradients"
+    )
     torch.testing.assert_close(again.norms, found.norms)
     torch.testing.assert_close(again.directions, found.directions, rtol=0, atol=1e-3)
 
@@ -391,12 +395,14 @@ def test_a_model_without_such_layers_is_refused(tiny_batches: Batches, reporter:
             return x.flatten(1) @ self.scale
 
     with pytest.raises(UsageError, match="no linear or convolutional layer"):
-        gradient_features(Bare(), tiny_batches, GBC(), torch.Generator(), reporter, "gradients")
+        gradient_features(Bare(), tiny_batches, GBC(), torch.Generator(), report=reporter, what="gradients")
 
 
 def test_files_keep_gradients_and_recipe(tiny_batches: Batches, reporter: Listener, tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = build_model("convnet", (1, 8, 8), 3, seed=2)
-    found, details = gradient_features(model, tiny_batches, GBC(), torch.Generator(), reporter, "gradients")
+    found, details = gradient_features(
+        model, tiny_batches, GBC(), torch.Generator(), report=reporter, what="gradients"
+    )
     path = tmp_path / "gradients.parquet"
     write_gradients(path, [str(j) for j in range(24)], found, {"seed": 3, "found": details})
     back = read_gradients(path)

@@ -29,7 +29,7 @@ def require_external_support(method: Selector, name: str) -> None:
 
 
 def load_external_features(
-    path: Path, pool: Dataset, method: Selector, name: str, device: torch.device, report: Reporter
+    path: Path, pool: Dataset, method: Selector, name: str, *, device: torch.device, report: Reporter
 ) -> PoolFeatures:
     """The features of ``--features``, as those of one checkpoint.
 

@@ -77,6 +77,7 @@ def gradient_features(
     batches: Batches,
     method: GradientSettings,
     generator: torch.Generator,
+    *,
     report: Reporter,
     what: str,
 ) -> tuple[Gradients, dict[str, Json]]:

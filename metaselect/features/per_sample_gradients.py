@@ -123,7 +123,7 @@ def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) ->
     }
     if not params:
         return {}
-    sums: dict[tuple[str, str], torch.Tensor] = {}
+    sums: dict[tuple[str, str], torch.Tensor] = {}  # of the gradients of weights and biases, over all batches
     count = 0
     with _frozen(model, list(params.values())):
         for batch in chain((first,), batches):
@@ -152,7 +152,7 @@ def draw_layers(energies: Mapping[str, float], draws: int, generator: torch.Gene
     weights = torch.tensor(list(energies.values()), dtype=torch.float64)
     if not weights.sum() > 0:
         weights = torch.ones_like(weights)
-    p = weights / weights.sum()
+    p = weights / weights.sum()  # Eq. 13
     drawn = torch.multinomial(p, draws, replacement=True, generator=generator)
     counts = torch.bincount(drawn, minlength=len(p))
     return [
@@ -191,7 +191,9 @@ class SampledGradients:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """(B, r) rows that concatenate, for each layer, P_out G P_in^T flattened and times the layer's scale."""
-        calls: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        calls: list[
+            tuple[int, torch.Tensor, torch.Tensor]
+        ] = []  # (layer, input, output), in order of the pass
         with _frozen(self.model, []), self._recorded(calls):
             logits = full_precision(self.model(batch.inputs))
             output_gradients = torch.autograd.grad(

@@ -44,7 +44,7 @@ def make_projection(layer: nn.Module, numbers: int, generator: torch.Generator) 
     assert isinstance(weight, torch.Tensor)
     outputs = weight.shape[0]
     inputs = weight[0].numel() + (layer.bias is not None)
-    k_out, k_in = outputs, inputs
+    k_out, k_in = outputs, inputs  # both sides whole, if that is few enough numbers
     if outputs * inputs > numbers:
         root, small, large = numbers**0.5, min(outputs, inputs), max(outputs, inputs)
         low, high = (small, numbers // small) if small <= min(2 * root, numbers) else (int(root), int(root))
@@ -121,7 +121,7 @@ def _by_rows(inputs: torch.Tensor, output_gradients: torch.Tensor) -> torch.Tens
     across = inputs.as_strided(
         (size, channels, kernel, height, columns), (steps[0], steps[1], steps[3], steps[2], steps[3])
     ).reshape(size, channels * kernel, height * columns)
-    flat = output_gradients.flatten(2)
+    flat = output_gradients.flatten(2)  # (B, k_out, rows columns)
     parts = [
         flat @ across[:, :, top * columns : (top + rows) * columns].transpose(1, 2)
         for top in range(height - rows + 1)
@@ -136,7 +136,7 @@ def _padded(layer: Convolution, inputs: torch.Tensor) -> tuple[torch.Tensor, tup
     none = (0,) * (layer.weight.dim() - 2)
     if layer.padding == "valid":
         return inputs, none
-    sides: list[int] = []
+    sides: list[int] = []  # F.pad takes the last dimension first
     for size, dilation in zip(reversed(layer.kernel_size), reversed(layer.dilation), strict=True):
         total = dilation * (size - 1)
         sides += [total // 2, total - total // 2]

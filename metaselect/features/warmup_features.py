@@ -109,10 +109,12 @@ class WarmupFeatures:
             tuple(each.probs for each in factors), tuple(each.hidden for each in factors), labels
         )
 
-    def _on_device(self, found: LastLayerFactors | Gradients) -> list[torch.Tensor]:
-        return [part.to(self.device) for part in found]
+    def _on_device(self, features: LastLayerFactors | Gradients) -> list[torch.Tensor]:
+        """The tensors of the record, on the device."""
+        return [part.to(self.device) for part in features]
 
     def _model(self, epoch: int) -> nn.Module:
+        """The warm-up's model at a checkpoint, on the device."""
         model = build_model(
             self.warmup_description.architecture, self.pool.inputs.shape[1:], len(self.pool.classes), seed=0
         )
@@ -120,6 +122,7 @@ class WarmupFeatures:
         return model.to(self.device)
 
     def _images(self, epoch: int) -> ImagePool:
+        """The pool's images and the model of a checkpoint, for a selector that trains networks of its own."""
         shape = self.batches.get(torch.zeros(1, dtype=torch.int64)).inputs.shape[1:]
         if len(shape) != 3:
             raise UsageError("This method needs images, and the pool holds features.", "Choose another one.")
@@ -130,34 +133,36 @@ class WarmupFeatures:
         )
 
     def _factors(self, epoch: int) -> LastLayerFactors:
+        """The last layer's factors at a checkpoint, from a file if there is one."""
         path, recipe = self._path_and_recipe(epoch, {"features": "factors"})
         if path.is_file():
             return read_factors(path)
-        found = last_layer_factors(
+        factors = last_layer_factors(
             self._model(epoch), self.batches, self.report, f"features of epoch {epoch}"
         )
-        self._require_finite(found, epoch)
-        write_factors(path, list(self.pool.sample_ids), found, recipe)
-        return found
+        self._require_finite(factors, epoch)
+        write_factors(path, list(self.pool.sample_ids), factors, recipe)
+        return factors
 
     def _gradients(self, epoch: int) -> Gradients:
+        """The projected gradients at a checkpoint, from a file if there is one."""
         settings = {name: getattr(self.method, name) for name in GRADIENT_SETTINGS}
         path, recipe = self._path_and_recipe(epoch, {"features": "gradients", "seed": self.seed, **settings})
         if path.is_file():
             self._report_layers(epoch, read_recipe(path)["found"])
             return read_gradients(path)
-        found, layers = gradient_features(
+        gradients, layers = gradient_features(
             self._model(epoch),
             self.batches,
             self.method,  # type: ignore[arg-type]  # it requires gradients, so it has their settings
             generator(self.seed, "gradients", epoch),
-            self.report,
-            f"gradients of epoch {epoch}",
+            report=self.report,
+            what=f"gradients of epoch {epoch}",
         )
-        self._require_finite(found, epoch)
-        write_gradients(path, list(self.pool.sample_ids), found, {**recipe, "found": layers})
+        self._require_finite(gradients, epoch)
+        write_gradients(path, list(self.pool.sample_ids), gradients, {**recipe, "found": layers})
         self._report_layers(epoch, layers)
-        return found
+        return gradients
 
     def _report_layers(self, epoch: int, layers: Json) -> None:
         """Record the drawn layers in ``stage.json``; name the layers that cannot be drawn in a note, once."""
@@ -171,8 +176,8 @@ class WarmupFeatures:
                 f"{f' and {len(left_out) - 5} more layers' if len(left_out) > 5 else ''}."
             )
 
-    def _require_finite(self, found: LastLayerFactors | Gradients, epoch: int) -> None:
-        if not all(torch.isfinite(part).all() for part in found):
+    def _require_finite(self, features: LastLayerFactors | Gradients, epoch: int) -> None:
+        if not all(torch.isfinite(part).all() for part in features):
             raise ArtefactError(
                 f"The warm-up model of epoch {epoch} gives values that are not finite.",
                 "Run warmup again with a smaller --lr --force.",
@@ -189,6 +194,7 @@ class WarmupFeatures:
             "device": self.device.type,
             "inputs": hashes,
         }
+        # The same folder first: a command that was interrupted left its finished files there.
         path = self.work.folder / name
         if path.is_file():
             self.report.note(f"Using the features of epoch {epoch} that exist already.")

@@ -1,1 +1,1 @@
-"""Models by name: our own, torchvision's, or anybody's factory; all plain ``nn.Module``s."""
+"""Models by name (own, torchvision's, a user's factory), batches, predictions and named parameters."""

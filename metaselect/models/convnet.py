@@ -23,7 +23,7 @@ class ConvNet(nn.Module):
             nn.Conv2d(16, 32, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Flatten(),
+            nn.Flatten(),  # (B, 32 H W / 4)
             nn.Linear(32 * (height // 2) * (width // 2), 64),
             nn.ReLU(),
         )

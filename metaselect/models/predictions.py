@@ -1,4 +1,4 @@
-"""What a model predicts for samples: the record that every judgement of a model is taken from."""
+"""A model's predictions for samples, from which all its metrics are computed."""
 
 from typing import NamedTuple
 

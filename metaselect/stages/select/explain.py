@@ -20,9 +20,7 @@ from metaselect.run.artefacts import CLUSTERS, SAMPLES, SELECT, SELECTED
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet, read_records
 
-MAX_COMPARED_IDS = (
-    10_000  # ids compared letter by letter with an unknown one; a large pool would take minutes
-)
+MAX_COMPARED_IDS = 10_000  # for suggestions; comparing a whole large pool would take minutes
 
 
 class Representative(NamedTuple):

@@ -40,6 +40,7 @@ def plan_round(
     options: SelectOptions,
     number: int,
     pool: Dataset,
+    *,
     ledger: Ledger,
     record: StageRecord | None,
     report: Reporter,
@@ -52,32 +53,20 @@ def plan_round(
         number: of the round.
         pool: its samples.
         ledger: its votes.
-        record: of the round, if it is there already; its budget stands in for one that is not given.
+        record: of the round, if it exists already; its budget is the default.
         report: shows how many unusable samples are replaced.
 
     Raises:
         UsageError: the budget is not within 1..n, or too small for --min-per-class.
     """
-    excluded = _excluded(
-        run, number, pool, ledger, again=record is not None and round_is_closed(ledger, number)
-    )
-    replaces = 0
-    if options.replace_unusable:
-        if number == 1:
-            raise UsageError(
-                "--replace-unusable needs an earlier round with answers.",
-                "Add --round next, after the answers are imported.",
-            )
-        replaces = max(_unusable(run, number, ledger) - _replaced(run, number), 0)
-        if not replaces and options.budget is None:
-            raise UsageError(
-                "There is nothing to replace: no answered sample is unusable, or all are replaced already."
-            )
-        report.note(f"Unusable samples to replace: {replaces}.")
-    recorded_budget = None if record is None else int(str(record.key.options["budget"]))
-    requested = (
-        options.budget if options.budget is not None else 0 if options.replace_unusable else recorded_budget
-    )
+    again = record is not None and round_is_closed(ledger, number)
+    excluded = _excluded(run, number, pool, ledger, again=again)
+    replaces = _replacements(run, options, number, ledger, report) if options.replace_unusable else 0
+    requested = options.budget
+    if requested is None and options.replace_unusable:
+        requested = 0  # replacements alone
+    elif requested is None and record is not None:
+        requested = int(str(record.key.options["budget"]))
     if requested is None:
         raise UsageError(
             "--budget is missing: how many labels can you buy?", "Give it, for example --budget 50."
@@ -91,21 +80,50 @@ def plan_round(
             f"--budget {requested} is not possible: the pool has {len(pool)} samples{excluded_text}{replacing}.",
             f"Choose a budget from 1 to {free - replaces}." if free > replaces else "Nothing is left to buy.",
         )
-    control = _control_count(options.control, budget)
-    minimum = options.min_per_class * len(pool.classes)
-    if minimum > budget - control:
-        sufficient = (
-            b for b in range(minimum, free + 1) if b - _control_count(options.control, b) >= minimum
-        )
-        smallest_budget = next(sufficient, None)
+    plan = RoundPlan(number, excluded, budget, replaces, _control_count(options.control, budget))
+    _require_min_per_class(options, plan, classes=len(pool.classes), free=free)
+    return plan
+
+
+def _replacements(run: Run, options: SelectOptions, number: int, ledger: Ledger, report: Reporter) -> int:
+    """Number of unusable samples of earlier rounds to replace in this one.
+
+    Raises:
+        UsageError: there is no earlier round, or nothing to replace and no other budget.
+    """
+    if number == 1:
         raise UsageError(
-            f"--min-per-class {options.min_per_class} needs {minimum} samples for {len(pool.classes)} classes; "
-            f"the budget leaves {budget - control}.",
-            "Give a lower --min-per-class."
-            if smallest_budget is None
-            else f"Give --budget {smallest_budget - replaces} or more, or a lower --min-per-class.",
+            "--replace-unusable needs an earlier round with answers.",
+            "Add --round next, after the answers are imported.",
         )
-    return RoundPlan(number, excluded, budget, replaces, control)
+    replaces = max(_unusable(run, number, ledger) - _replaced(run, number), 0)
+    if not replaces and options.budget is None:
+        raise UsageError(
+            "There is nothing to replace: no answered sample is unusable, or all are replaced already."
+        )
+    report.note(f"Unusable samples to replace: {replaces}.")
+    return replaces
+
+
+def _require_min_per_class(options: SelectOptions, plan: RoundPlan, *, classes: int, free: int) -> None:
+    """Check that the budget without the control suffices for --min-per-class.
+
+    Raises:
+        UsageError: it does not; the hint names the smallest budget that does, if there is one.
+    """
+    minimum = options.min_per_class * classes
+    if minimum <= plan.budget - plan.control:
+        return
+    # The control grows with the budget, so the smallest sufficient budget is searched, not computed.
+    sufficient = (b for b in range(minimum, free + 1) if b - _control_count(options.control, b) >= minimum)
+    smallest_budget = next(sufficient, None)
+    raise UsageError(
+        f"--min-per-class {options.min_per_class} needs {minimum} samples for {classes} classes; "
+        f"the budget leaves {plan.budget - plan.control}.",
+        "Give a lower --min-per-class."
+        if smallest_budget is None
+        else f"Give --budget {smallest_budget - plan.replaces} or more, or a lower --min-per-class.",
+    )
 
 
 def _control_count(share: float, budget: int) -> int:

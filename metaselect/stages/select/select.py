@@ -56,7 +56,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     stage = run.stage(SELECT.name(number=number))
     pool = load_pool(run)
     record = _existing_record(stage, force=options.force)
-    plan = plan_round(run, options, number, pool, ledger, record, report)
+    plan = plan_round(run, options, number, pool, ledger=ledger, record=record, report=report)
     epochs = required_epochs(run, method, options.features)
     device = choose_device(options.device, report, needed=bool(method.required_features))
     key = StageKey(
@@ -75,7 +75,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
             return dry_run_outcome(stage, key, _feature_sizes(run, pool, method, epochs, plan.budget))
         with stage.working(key, report) as work:
             started = time.monotonic()
-            features = _features(run, pool, method, options, epochs, device, work, report)
+            features = _features(run, pool, method, options, epochs, device=device, work=work, report=report)
             featured = time.monotonic()
             with report.track(0, "choosing", "") as advance:
                 choice, control = _choose(method, features, plan, options, lambda text: advance(0, text))
@@ -98,13 +98,16 @@ def _features(
     method: Selector,
     options: SelectOptions,
     epochs: tuple[int, ...],
+    *,
     device: torch.device,
     work: Work,
     report: Reporter,
 ) -> PoolFeatures:
     """The features that the method requires: from a file, from the warm-up, or labels alone."""
     if options.features is not None:
-        return load_external_features(options.features, pool, method, options.method, device, report)
+        return load_external_features(
+            options.features, pool, method, options.method, device=device, report=report
+        )
     if not epochs:
         return PoolFeatures((), (), torch.from_numpy(pool.labels))
     warmup_features = WarmupFeatures(
@@ -251,6 +254,7 @@ def _write(work: Work, pool: Dataset, choice: Choice, control: set[int]) -> None
     ranked = choice.ranked.tolist()
     assert len(set(ranked)) == len(ranked)
     ranks = {index: rank for rank, index in enumerate(ranked, start=1)}
+    # A method without clusters has -1 everywhere, and its cells for clusters are empty.
     sizes = torch.bincount(choice.cluster[choice.cluster >= 0], minlength=max(len(choice.mass), 1)).tolist()
     cluster, similarity = choice.cluster.tolist(), choice.similarity.tolist()
     rows = [
