@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from annotation_run import CLASSES, add_round, answers, call, make_run, meta_set, votes_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metaselect.annotation.consensus import DAWID_SKENE, MAJORITY, Verdict, aggregate_votes, meta_set_text
@@ -85,8 +85,12 @@ STEPS = st.lists(
 )
 
 
+FIRST_ANSWER = ("import", [("s0", "anna", ("done", "cat"), 1)])
+
+
 @settings(max_examples=120, deadline=None)
 @given(STEPS)
+@example([FIRST_ANSWER, ("repeats", "r1"), ("import", [("r1", "anna", ("done", "dog"), 1)])])
 def test_the_ledger_in_memory_equals_a_full_read(
     tmp_path_factory: pytest.TempPathFactory, steps: Any
 ) -> None:
