@@ -91,7 +91,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     So a reader sees the old file or the new one, never a part. The temporary file is removed on any error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # in the same folder: a rename within one disk is atomic
     try:
         write(temporary)
         with temporary.open("rb+") as stream:

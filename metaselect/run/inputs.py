@@ -16,6 +16,7 @@ def inputs_of(run: Run, *paths: str, stale_ok: bool = False) -> dict[str, str]:
     Raises:
         ArtefactError: one is missing or damaged, or the stage that wrote it is stale itself.
     """
+    # A stale input would make a result that is stale from the start.
     for name in sorted({stage_of(path) for path in paths}):
         moved = [] if stale_ok else run.stage(name).changed_inputs()
         if moved:

@@ -87,6 +87,7 @@ class Stage:
     def command(self, *flags: str) -> str:
         """The command line that makes this stage, with the recorded options where there is a record."""
         command = f"metaselect {folder_of(self.name).command}"
+        # A stage that was never finished is resumed by the command that began it.
         for path in (self.folder / RECORD, self.work_folder / UNFINISHED_KEY):
             try:
                 recorded = repeatable(raw_record(path)["details"]["command"])
@@ -243,6 +244,7 @@ class Stage:
 
     def _replace_folder(self) -> None:
         """Move the work folder to the stage's place, by renames that survive a crash between any two of them."""
+        # The old folder is moved aside, not deleted, until the new one is in place.
         retired = self.work_folder.with_name(f"{self.work_folder.name}.old")
         (self.work_folder / UNFINISHED_KEY).unlink(missing_ok=True)
         shutil.rmtree(retired, ignore_errors=True)  # left by a crash after the second rename

@@ -39,6 +39,7 @@ def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) ->
         raise UsageError(f"-o {out} is where the data itself lies.", "Name another folder.")
     bad = BadSamples(options.on_bad_sample)
     listing = list_samples(open_source(data, options), bad)
+    # Written beside the final place, so that the moves at the end stay on one disk.
     work = out / ".corrupt-work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -47,7 +48,9 @@ def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) ->
         spool.fill(listing, bad, report)
         if bad.found:
             report.warn(f"{len(bad.found)} bad samples were left out; the first: {bad.found[0].sentence()}")
-        order = np.array(listing.order(), dtype=np.int64)
+        order = np.array(
+            listing.order(), dtype=np.int64
+        )  # by sample_id, so that shuffled rows change nothing
         chosen, clean, given = change_labels(listing, order, options)
         note: dict[str, Json] = {"command": "corrupt", **key_options(options)}
         if options.mapping not in (None, "random"):

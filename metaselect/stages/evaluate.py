@@ -209,7 +209,7 @@ def _evaluate_models(
         metrics["noise"] = {"measured_rate": float((truth != pool.labels).mean()), "samples": len(pool)}
     if noise is not None:
         metrics["noise_estimate"] = noise._asdict()
-    del samples
+    del samples  # it maps an array of the scratch folder, which is deleted below
     skipped = TEST_SKIPPED.within()
     if (scratch / skipped).is_file():
         (scratch / skipped).replace(work.folder / skipped)
@@ -252,6 +252,7 @@ def _weight_scores(
     if truth is None:
         return {"weight_auc": None}
     table = read_parquet(run, WEIGHTS, ["weight", "weight_kind", "bought"], name=candidate.name)
+    # Bought and unusable samples got their weight from people and not from the method.
     learnt = ~table["bought"].to_numpy() & (np.array(table["weight_kind"].to_pylist()) != "unusable")
     weights = table["weight"].to_numpy()[learnt].astype(np.float64)
     clean = (pool.labels == truth)[learnt]

@@ -82,6 +82,7 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
                 return State(name, INTERRUPTED, "the same command goes on where it stopped")
             return State(name, MISSING, "")
         stage.check()
+        # Before its inputs are compared: a round that people work on stays, whatever changed since.
         closed = load(entry.closed)(name, view) if entry.closed else ""
         if closed:
             return State(name, DONE, closed)

@@ -47,7 +47,7 @@ def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter
             raise UsageError(f"There is no data in {run.root} yet.", "Name DATA.")
         run.stage(DATA.name()).check()
         return Outcome(_result(run))
-    with run.lock(new=True):
+    with run.lock(new=True):  # the one command that may create the folder
         record = None if options.force else run.stage(DATA.name()).record()
         if record is None:
             _make(data, run, options, report)
@@ -166,6 +166,7 @@ def _build(
         report.note(f"Resuming at sample {done + 1} of {int(listing.keep.sum())}.")
         restore_bad(listing, journal, bad)
     target = journal.target
+    # Mean and deviation of the stored values, by which models normalise their inputs; none for ids alone.
     moments: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     if target.task == IDS_ALONE:
         order, content_hashes = hash_contents(listing, bad, report)
@@ -176,6 +177,7 @@ def _build(
     write_samples(work.folder / SAMPLES.within(), listing, order, content_hashes)
     write_json(work.folder / CLASSES.within(), list(listing.classes))
     Preprocess(target.task, target.size, target.mode, *moments).write(work.folder / PREPROCESS.within())
+    # Equal images under two ids are kept: only a person can say which of their labels is right.
     repeated = duplicates([listing.sample_ids[position] for position in order], content_hashes)
     _write_lists(run, work, bad.found, repeated, report)
     _warn_of_empty_classes(listing, order, report)

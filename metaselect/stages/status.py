@@ -102,7 +102,7 @@ def verify(run: Run, report: Reporter) -> Outcome:
 
 def stages_of(run: Run) -> list[str]:
     """Names of the stages to show: those that every run needs, and whatever else is there."""
-    names: list[str] = []
+    names: list[str] = []  # in the order of the table, which is that of the pipeline
     for entry in STAGES:
         possible = not (entry.trains and run.ids_alone)
         names += entry.finished(run) or ([entry.expected] if entry.expected and possible else [])
@@ -141,6 +141,7 @@ def next_command(run: Run, states: list[State], open_work: OpenWork, view: Annot
             return run.stage(state.stage).command(*(["--force"] if state.state == DAMAGED else []))
     if by_name[ANNOTATE.name()].state == DAMAGED:
         return ""  # no command brings answers back; the stage's own line says what is damaged
+    # From here on the first step of the pipeline that is still to be done.
     if not run.ids_alone and by_name[WARMUP.name()].state == MISSING:
         return _command(run, WARMUP)
     chosen = run.stage_names(SELECT.kind)
