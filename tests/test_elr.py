@@ -12,7 +12,7 @@ from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.base import StepWeights
+from metaselect.reweighting.base import StepObjective
 from metaselect.reweighting.elr import (
     EarlyLearningRun,
     clamped_probs,
@@ -32,7 +32,7 @@ def begun(*options: str, bought: torch.Tensor | None = None) -> EarlyLearningRun
     return run
 
 
-def visit(run: EarlyLearningRun, probs: list[list[float]], ids: list[int]) -> StepWeights:
+def visit(run: EarlyLearningRun, probs: list[list[float]], ids: list[int]) -> StepObjective:
     """A step in which the model gives these probabilities to these samples."""
     model = nn.Sequential(nn.Identity(), nn.Linear(3, 3, bias=False)).double()
     nn.init.eye_(model[1].weight)

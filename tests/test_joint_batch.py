@@ -10,7 +10,7 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.parameters import Params
 from metaselect.random import generator
-from metaselect.reweighting.base import MethodRun, StepWeights
+from metaselect.reweighting.base import MethodRun, StepObjective
 from metaselect.training.batches import Batches
 from metaselect.training.loop import TrainingConfig, TrainState, final_model, start_training, train
 
@@ -66,14 +66,16 @@ class Chooser(MethodRun):
         self.chosen.append(POOL[torch.randperm(len(POOL), generator=generator)[:size]])
         return self.chosen[-1]
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         assert meta_batch is not None
         self.shown.append(meta_batch.labels)
         if not self.average:
             self.average = {name: value.detach().clone() for name, value in forward.params.items()}
         forward.replace_inputs(torch.cat([forward.batch.inputs, forward.batch.inputs.flip(-1)]))
         weights = torch.full((len(ids),), self.factor / len(ids))
-        return StepWeights(weights, self.soft(forward.batch.labels) * torch.cat([weights, weights])[:, None])
+        return StepObjective(
+            weights, self.soft(forward.batch.labels) * torch.cat([weights, weights])[:, None]
+        )
 
     @staticmethod
     def soft(labels: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from metaselect.models.batch import Batch, frozen_statistics
 from metaselect.models.build import build_model, last_linear
 from metaselect.models.parameters import parameters_in
 from metaselect.random import seeded_globals
-from metaselect.reweighting.base import MethodRun, StepWeights
+from metaselect.reweighting.base import MethodRun, StepObjective
 from metaselect.reweighting.direct import DirectRun
 from metaselect.reweighting.l2rw import L2RW, rectify_and_normalise
 from metaselect.reweighting.meta_gradient import MetaGradient
@@ -266,7 +266,7 @@ def begun(method: str, count: int) -> Any:
     return net
 
 
-def take_step(scene: Scene, run: MethodRun, **options: bool) -> StepWeights:
+def take_step(scene: Scene, run: MethodRun, **options: bool) -> StepObjective:
     return run.step(scene.forward(**options), scene.meta_batch, torch.arange(len(scene.batch.labels)), LR)
 
 

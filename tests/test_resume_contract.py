@@ -17,9 +17,9 @@ from torch import nn
 from metaselect.errors import ConditionUnmet
 from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.base import MethodRun, below
+from metaselect.reweighting.base import MethodRun, strip_prefix
 from metaselect.reweighting.fsr.pushers import PUSHERS
-from metaselect.stages.reweight.alive import score_on_bought
+from metaselect.stages.reweight.failure_check import score_on_bought
 from metaselect.stages.reweight.reweight import ReweightRow
 from metaselect.training import checkpoint
 from metaselect.training.batches import Batches
@@ -319,7 +319,7 @@ def test_no_state_that_is_restored_wrongly_passes_unseen(
     half = path.read_bytes()
     kind = type(case.begin(1).method)
     load = kind.load_state_dict
-    keys = below(load_file(path), "method.").keys()
+    keys = strip_prefix(load_file(path), "method.").keys()
     unseen = []
     for key in keys:
 

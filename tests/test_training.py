@@ -21,10 +21,11 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.random import derive_seed, generator
-from metaselect.reweighting.base import MethodRun, StepWeights, equal_weights
+from metaselect.reweighting.base import MethodRun, StepObjective, equal_weights
 from metaselect.reweighting.uniform import UniformRun
-from metaselect.stages.reweight.alive import BoughtScore, StartScore, failure_reason, score_start
-from metaselect.training.batches import Batches, random_crop_flip
+from metaselect.stages.reweight.failure_check import BoughtScore, StartScore, failure_reason, score_start
+from metaselect.training.augment import random_crop_flip
+from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state
 from metaselect.training.loop import EpochLog, TrainingConfig, TrainState, start_training, train
 from metaselect.training.predict import predict
@@ -105,13 +106,13 @@ class Observer(MethodRun):
         self.inputs: list[torch.Tensor] = []
         self.ended: list[int] = []
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         assert meta_batch is not None
         self.ids.append(ids)
         self.rates.append(lr)
         self.meta_batches.append(meta_batch)
         self.inputs.append(forward.batch.inputs)
-        return StepWeights(equal_weights(ids))
+        return StepObjective(equal_weights(ids))
 
     def epoch_end(self, epoch: int) -> None:
         self.ended.append(epoch)
@@ -171,12 +172,12 @@ class OwnOrder(Observer):
         assert torch.equal(ids, torch.arange(24))
         return self.orders[len(self.ended)]
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         assert meta_batch is None
         self.ids.append(ids)
         self.rates.append(lr)
         losses = torch.arange(1.0, len(ids) + 1) + 0 * forward.losses
-        return StepWeights(equal_weights(ids), losses=losses)
+        return StepObjective(equal_weights(ids), losses=losses)
 
 
 def test_a_method_may_choose_the_samples_of_an_epoch_and_the_loss() -> None:

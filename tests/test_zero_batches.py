@@ -9,7 +9,7 @@ from data_makers import META, METHODS, EveryState, plan, start_of
 
 from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.base import MethodRun, StepWeights
+from metaselect.reweighting.base import MethodRun, StepObjective
 from metaselect.training.batches import Batches
 from metaselect.training.loop import EpochLog, TrainState
 from metaselect.training.predict import predict
@@ -60,9 +60,9 @@ def test_nothing_but_the_weighted_step_moves_the_parameters(
     kind = type(METHODS[name].begin(start_of(tiny_batches.labels, bought=BOUGHT)))
     step = kind.step
 
-    def nothing(run: MethodRun, *given: Any) -> StepWeights:
+    def nothing(run: MethodRun, *given: Any) -> StepObjective:
         weights, targets, losses = step(run, *given)
-        return StepWeights(weights * 0, None if targets is None else targets * 0, losses)
+        return StepObjective(weights * 0, None if targets is None else targets * 0, losses)
 
     assert moved(trained(name, words, tiny_batches, **TRAININGS[training])[0])
     monkeypatch.setattr(kind, "step", nothing)

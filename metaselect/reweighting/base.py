@@ -13,8 +13,8 @@ is one file in this package:
 
 What a method overrides:
 
-* another loss, with or without memory (gce, elr): ``step``, with ``StepWeights.losses``;
-* soft labels, MixUp, labels of its own (fsr): ``step``, with ``StepWeights.targets`` and ``forward.step_on``;
+* another loss, with or without memory (gce, elr): ``step``, with ``StepObjective.losses``;
+* soft labels, MixUp, labels of its own (fsr): ``step``, with ``StepObjective.targets`` and ``forward.step_on``;
 * weights by a rank, a threshold or a schedule: ``step``, with weights that may be 0;
 * a meta gradient (l2rw, direct, mw-net): ``step``, with ``meta_gradient.MetaGradient`` of the meta batch;
 * a meta batch of samples that are not bought (fsr): ``meta_ids``;
@@ -42,7 +42,7 @@ State: TypeAlias = dict[str, torch.Tensor]
 """Name -> tensor of all that a run saves."""
 
 
-class StepWeights(NamedTuple):
+class StepObjective(NamedTuple):
     """What the real step minimises: ``sum_i weights_i f_i``.
 
     Attributes:
@@ -100,7 +100,7 @@ class MethodRun(ABC):
     """One training by a method: its weights, step by step, and the state that they depend on."""
 
     @abstractmethod
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """What the next step minimises.
 
         Args:
@@ -190,7 +190,7 @@ def equal_weights(ids: torch.Tensor) -> torch.Tensor:
     return torch.full((len(ids),), 1 / len(ids), device=ids.device)
 
 
-def below(state: Mapping[str, torch.Tensor], prefix: str) -> State:
+def strip_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> State:
     """The part of a state whose names begin with ``prefix``, with that removed from the names."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 

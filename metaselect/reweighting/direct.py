@@ -16,7 +16,7 @@ from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
-from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights
+from metaselect.reweighting.base import Method, MethodRun, Start, State, StepObjective
 from metaselect.reweighting.meta_gradient import MetaGradient, require_meta_options
 
 
@@ -66,13 +66,13 @@ class DirectRun(MethodRun):
     def __init__(self, weights: torch.Tensor, step_per_rate: float, meta_gradient: MetaGradient) -> None:
         self.weights, self.step_per_rate, self.meta_gradient = weights, step_per_rate, meta_gradient
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """Eq. 2 (virtual step), Eq. 3 (weights), and the weights of Eq. 4's real step."""
         old = self.weights[ids]
         s = self.meta_gradient.of(forward, meta_batch, old / len(old))  # Eq. 2
         new = move_weights(old, s.to(old.dtype), self.step_per_rate * lr)  # Eq. 3
         self.weights[ids] = new
-        return StepWeights(new / len(new))  # Eq. 4
+        return StepObjective(new / len(new))  # Eq. 4
 
     def epoch_end(self, epoch: int) -> None:
         """The next epoch begins with a new v."""

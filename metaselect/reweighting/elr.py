@@ -21,7 +21,7 @@ from metaselect.reweighting.base import (
     MethodRun,
     Start,
     State,
-    StepWeights,
+    StepObjective,
     equal_weights,
     require_option,
 )
@@ -93,14 +93,14 @@ class EarlyLearningRun(MethodRun):
     def __init__(self, method: EarlyLearning, targets: torch.Tensor, is_bought: torch.Tensor) -> None:
         self.method, self.targets, self.is_bought = method, targets, is_bought
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """The targets of the batch move, then the loss is taken with the new ones."""
         old = self.targets[ids]  # (B, K)
         new = moved_targets(old, clamped_probs(forward.logits), self.method.beta)
         targets = torch.where(self.is_bought[ids, None], old, new.to(old.dtype))  # (B, K)
         self.targets[ids] = targets
         losses = early_learning_losses(forward.logits, forward.batch.labels, targets, self.method.strength)
-        return StepWeights(equal_weights(ids), losses=losses)
+        return StepObjective(equal_weights(ids), losses=losses)
 
     def state_dict(self) -> State:
         """The targets."""

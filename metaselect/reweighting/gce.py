@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
-from metaselect.reweighting.base import Method, MethodRun, Start, StepWeights, equal_weights, require_option
+from metaselect.reweighting.base import Method, MethodRun, Start, StepObjective, equal_weights, require_option
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class GeneralisedCrossEntropyRun(MethodRun):
     def __init__(self, q: float) -> None:
         self.q = q
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """Equal weights, and the generalised loss in place of cross-entropy."""
         losses = generalised_cross_entropy(forward.logits, forward.batch.labels, self.q)
-        return StepWeights(equal_weights(ids), losses=losses)
+        return StepObjective(equal_weights(ids), losses=losses)

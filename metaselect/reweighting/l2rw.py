@@ -14,7 +14,7 @@ import torch
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
-from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights
+from metaselect.reweighting.base import Method, MethodRun, Start, State, StepObjective
 from metaselect.reweighting.meta_gradient import MetaGradient, require_meta_options
 from metaselect.reweighting.recent_weights import AVERAGED_EPOCHS, RecentWeights
 
@@ -65,12 +65,12 @@ class L2RWRun(MethodRun):
     def __init__(self, used: torch.Tensor, meta_gradient: MetaGradient) -> None:
         self.recent, self.meta_gradient = RecentWeights(used), meta_gradient
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """Algorithm 1, lines 4-10."""
         # s is minus the meta gradient over the rate, and Eq. 9 has no unit.
         weights = rectify_and_normalise(self.meta_gradient.of(forward, meta_batch))
         self.recent.record(ids, weights)
-        return StepWeights(weights)
+        return StepObjective(weights)
 
     def epoch_end(self, epoch: int) -> None:
         """The next epoch has its own row of weights, and begins with a new v."""

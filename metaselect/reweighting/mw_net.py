@@ -21,7 +21,15 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
 from metaselect.random import seeded_globals
-from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights, below, require_option
+from metaselect.reweighting.base import (
+    Method,
+    MethodRun,
+    Start,
+    State,
+    StepObjective,
+    require_option,
+    strip_prefix,
+)
 from metaselect.reweighting.meta_gradient import MetaGradient, require_meta_options
 
 NET_OPTIMISERS = ("adam", "sgd")
@@ -111,7 +119,7 @@ class MetaWeightNetRun(MethodRun):
             self.optimiser = torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay, nesterov=True)
         self.meta_gradient = MetaGradient(hyper.every, hyper.scope)
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """One step on Phi along dF_m/dPhi = -c sum_i s_i dw_i/dPhi, then weights from the new Phi."""
         losses = forward.losses.detach()  # (B,)
         virtual = self._virtual_weights(losses)
@@ -122,9 +130,9 @@ class MetaWeightNetRun(MethodRun):
         (-forward.virtual_rate * (s.detach() * virtual).sum()).backward()
         self.optimiser.step()
         if self.hyper.lagged:
-            return StepWeights(at)
+            return StepObjective(at)
         with torch.no_grad():
-            return StepWeights(self._weights(losses))
+            return StepObjective(self._weights(losses))
 
     def _weights(self, losses: torch.Tensor) -> torch.Tensor:
         """w: (B,), factors of the loss sum."""
@@ -163,9 +171,9 @@ class MetaWeightNetRun(MethodRun):
 
     def load_state_dict(self, state: State) -> None:
         """Phi and its optimiser's tensors."""
-        self.net.load_state_dict(below(state, "net."))
+        self.net.load_state_dict(strip_prefix(state, "net."))
         for position, parameter in enumerate(self.net.parameters()):
             self.optimiser.state[parameter] = {
                 name: value.to(parameter.device) if value.dim() else value
-                for name, value in below(state, f"optimiser.{position}.").items()
+                for name, value in strip_prefix(state, f"optimiser.{position}.").items()
             }

@@ -12,7 +12,7 @@ import torch
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
-from metaselect.reweighting.base import Method, MethodRun, Start, StepWeights, equal_weights
+from metaselect.reweighting.base import Method, MethodRun, Start, StepObjective, equal_weights
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Uniform(Method):
 class UniformRun(MethodRun):
     """Plain training."""
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """1/B for each sample."""
-        return StepWeights(equal_weights(ids))
+        return StepObjective(equal_weights(ids))
 
     def pool_weights(self, predictions: Predictions) -> torch.Tensor:
         """All 1."""

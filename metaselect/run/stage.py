@@ -74,7 +74,7 @@ class Stage:
         return folder_of(self.name).kind
 
     @property
-    def redo(self) -> str:
+    def recompute_hint(self) -> str:
         """The remedy for a damaged stage, as the hint of an error."""
         if (
             self.kind == ANNOTATE.kind
@@ -110,9 +110,9 @@ class Stage:
         try:
             return read_record(path)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ArtefactError(f"{path} is damaged: {error}.", self.redo) from None
+            raise ArtefactError(f"{path} is damaged: {error}.", self.recompute_hint) from None
         except (KeyError, TypeError, AttributeError) as error:
-            raise ArtefactError(f"{path} is damaged: {error!r}.", self.redo) from None
+            raise ArtefactError(f"{path} is damaged: {error!r}.", self.recompute_hint) from None
 
     def require(self) -> StageRecord:
         """The record of a finished stage.
@@ -149,7 +149,7 @@ class Stage:
         outputs = self.require().outputs
         name = relative.removeprefix(f"{self.name}/")
         if name not in outputs:
-            raise ArtefactError(f"{self.folder / RECORD} lists no {name}.", self.redo)
+            raise ArtefactError(f"{self.folder / RECORD} lists no {name}.", self.recompute_hint)
         self._check_output(name, outputs[name], thorough=False)
         return outputs[name].sha256
 
@@ -166,10 +166,10 @@ class Stage:
     def _check_output(self, name: str, expected: Stamp, *, thorough: bool) -> None:
         path = self.folder / name
         if not path.is_file():
-            raise ArtefactError(f"{path} is missing.", self.redo)
+            raise ArtefactError(f"{path} is missing.", self.recompute_hint)
         if not matches(path, expected, thorough=thorough):
             raise ArtefactError(
-                f"{path} is damaged: its bytes are not those that {self.name} wrote.", self.redo
+                f"{path} is damaged: its bytes are not those that {self.name} wrote.", self.recompute_hint
             )
 
     def is_current(self, key: StageKey, report: Reporter, *, force: bool) -> bool:

@@ -64,7 +64,7 @@ def read_stage_rows(
     try:
         return _parsed_rows(run.path(path), artefact, make)
     except OtherColumnsError as error:
-        raise ArtefactError(str(error), run.stage(stage_of(path)).redo) from None
+        raise ArtefactError(str(error), run.stage(stage_of(path)).recompute_hint) from None
 
 
 def read_records(run: Run, artefact: Artefact, **parts: str | int) -> tuple[dict[str, str], ...]:
@@ -93,7 +93,7 @@ def write_parquet(
     Raises:
         ValueError: other columns, or another type.
     """
-    import pyarrow as pa  # here and below: `status` of a small run and every --help do without it
+    import pyarrow as pa  # here and strip_prefix: `status` of a small run and every --help do without it
     import pyarrow.parquet as pq
 
     table = pa.table(dict(columns))
@@ -139,7 +139,7 @@ def require_parquet(run: Run, artefact: Artefact, **parts: str | int) -> Path:
     relative = artefact.path(**parts)
     path = run.path(relative)
     if problem := _parquet_problem(path, artefact):
-        raise ArtefactError(problem, run.stage(stage_of(relative)).redo)
+        raise ArtefactError(problem, run.stage(stage_of(relative)).recompute_hint)
     return path
 
 

@@ -141,7 +141,7 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
         with stage.working(key, report) as work:
             noise = noise_estimate(run, all_rounds, ledger, begun=True)
             _evaluate_models(test, run, pool, options, models, noise, device, work, report)
-    metrics = read_json(run.path(METRICS.path(test=name)), stage.redo)
+    metrics = read_json(run.path(METRICS.path(test=name)), stage.recompute_hint)
     return Outcome({"run": str(run.root), "test": name, **metrics})
 
 

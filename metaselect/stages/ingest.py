@@ -127,7 +127,7 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
 def _record_place(run: Run, data: Path, signature: str) -> None:
     """Record the new place of the same data, so that its contents need not be compared next time."""
     path = run.path(f"{DATA.name()}/{RECORD}")
-    raw = read_json(path, run.stage(DATA.name()).redo)
+    raw = read_json(path, run.stage(DATA.name()).recompute_hint)
     raw["inputs"][DATA_INPUT] = signature
     raw["details"]["root"] = str(data.resolve())
     write_json(path, raw)

@@ -6,12 +6,11 @@ from copy import copy
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from metaselect.data.store import Preprocess
 from metaselect.models.batch import Batch
+from metaselect.training.augment import random_crop_flip
 
-CROP_PADDING = 4  # pixels each side, for images of 32 (He et al. 2016); in proportion for larger ones
 DEVICE_SHARE = 0.5  # of the free GPU memory that the pool's raw samples may take
 
 
@@ -94,28 +93,6 @@ class Batches:
         if self.repeat > 1:
             inputs = inputs.expand(-1, self.repeat, -1, -1)
         return Batch(inputs, self.labels[ids.to(self.device)])
-
-
-def random_crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image shifted by up to an eighth of its size (zeros move in) and mirrored with probability 1/2.
-
-    Args:
-        images: (B, C, H, W), any type.
-        generator: on the images' device, or on the CPU.
-    """
-    count, _, height, width = images.shape
-    device, drawn_on = images.device, generator.device
-    pad = max(CROP_PADDING * min(height, width) // 32, 1)
-    padded = F.pad(images, (pad, pad, pad, pad))
-    corner = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator, device=drawn_on)
-    top, left = corner.to(device)
-    flip = torch.rand((count, 1), generator=generator, device=drawn_on).to(device) < 0.5
-    rows = top + torch.arange(height, device=device)
-    across = torch.arange(width, device=device).expand(count, -1)
-    columns = left + torch.where(flip, width - 1 - across, across)
-    sample = torch.arange(count, device=device)[:, None, None]
-    # Advanced indices around the channel slice put it last: (B, H, W, C).
-    return padded[sample, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
 def _fits(raw: torch.Tensor, device: torch.device) -> bool:

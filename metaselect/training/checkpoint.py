@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from metaselect.reweighting.base import below
+from metaselect.reweighting.base import strip_prefix
 from metaselect.run.files import write_atomically
 from metaselect.training.loop import TrainState
 
@@ -37,14 +37,14 @@ def load_state(state: TrainState, path: Path) -> list[dict[str, Any]]:
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError:
         return []  # not written here, since that is never half a file; starting again loses only time
-    state.model.load_state_dict(below(tensors, "model."))
+    state.model.load_state_dict(strip_prefix(tensors, "model."))
     parameters = dict(state.model.named_parameters())
-    for place, value in below(tensors, "optimiser.").items():
+    for place, value in strip_prefix(tensors, "optimiser.").items():
         kind, _, name = place.partition(".")
         parameter = parameters[name]
         # Adam keeps its count of steps, a number without dimensions, on the CPU.
         state.optimiser.state[parameter][kind] = value.to(parameter.device) if value.dim() else value
-    state.method.load_state_dict(below(tensors, "method."))
+    state.method.load_state_dict(strip_prefix(tensors, "method."))
     state.epoch = int(metadata["epoch"])
     rows: list[dict[str, Any]] = json.loads(metadata["history"])
     return rows

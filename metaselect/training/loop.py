@@ -15,7 +15,7 @@ from metaselect.metagrad.forward import MIN_META_SAMPLES, Forward
 from metaselect.metagrad.jvp import JvpSolver
 from metaselect.random import derive_seed, generator
 from metaselect.records import Advance, Reporter
-from metaselect.reweighting.base import MethodRun, StepWeights
+from metaselect.reweighting.base import MethodRun, StepObjective
 from metaselect.training.batches import Batches
 from metaselect.training.optimiser import OptimiserSettings, make_optimiser
 
@@ -208,7 +208,7 @@ class _EpochLoop:
         return EpochLog(epoch, lr, loss_sum / n, hit_sum / n, weight_sum / n, zero_batches / steps)
 
 
-def backward(forward: Forward, step: StepWeights, share: float = 1.0) -> torch.Tensor:
+def backward(forward: Forward, step: StepObjective, share: float = 1.0) -> torch.Tensor:
     """Add ``share`` times the gradient of the step's loss to the parameters' ``grad``; returns the loss, a number."""
     if step.losses is not None:
         loss = (step.weights * step.losses).sum()

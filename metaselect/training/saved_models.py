@@ -39,7 +39,7 @@ def warmup_model(run: Run) -> WarmupModel:
         ArtefactError: there was no warm-up, or its files are damaged.
     """
     run.stage(WARMUP.name()).verified(WARMUP_MODEL.path())
-    raw = read_json(run.path(WARMUP_MODEL.path()), run.stage(WARMUP.name()).redo)
+    raw = read_json(run.path(WARMUP_MODEL.path()), run.stage(WARMUP.name()).recompute_hint)
     return WarmupModel(
         raw["architecture"], raw["input_channels"], tuple(raw["checkpoints"]), raw["start_epoch"]
     )

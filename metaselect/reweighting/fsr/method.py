@@ -29,7 +29,15 @@ from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
 from metaselect.options import not_in_key
 from metaselect.random import generator
-from metaselect.reweighting.base import Method, MethodRun, Start, State, StepWeights, below, require_option
+from metaselect.reweighting.base import (
+    Method,
+    MethodRun,
+    Start,
+    State,
+    StepObjective,
+    require_option,
+    strip_prefix,
+)
 from metaselect.reweighting.fsr.dictionary import balanced_batch, best_of_each_class, slots
 from metaselect.reweighting.fsr.last_layer import (
     Features,
@@ -184,7 +192,7 @@ class FSRRun(MethodRun):
         """FetchBalancedBatch of Algorithm 1."""
         return balanced_batch(self.dictionary, self.labels.given[self.dictionary], size, generator)
 
-    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepWeights:
+    def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """One step of Algorithm 1; ``lr`` is the real step's, not the virtual one's."""
         assert meta_batch is not None  # the method's meta batch size is above 0
         if self.hyper.ema and not self.average:
@@ -207,7 +215,7 @@ class FSRRun(MethodRun):
         forward.replace_inputs(inputs)
         self._update_tables(forward, look, soft, ids)
         self.recent.record(ids, weights)
-        return StepWeights(weights, targets)
+        return StepObjective(weights, targets)
 
     @property
     def weighing(self) -> bool:
@@ -285,7 +293,7 @@ class FSRRun(MethodRun):
         device = self.kept.device
         self.dictionary, self.kept = state["dictionary"].cpu(), state["kept"].to(device)
         self.updates = int(state["updates"])
-        self.history.load_state_dict(below(state, "history."))
-        self.recent.load_state_dict(below(state, "recent."))
+        self.history.load_state_dict(strip_prefix(state, "history."))
+        self.recent.load_state_dict(strip_prefix(state, "recent."))
         self.epoch = self.recent.epoch
-        self.average = {name: value.to(device) for name, value in below(state, "average.").items()}
+        self.average = {name: value.to(device) for name, value in strip_prefix(state, "average.").items()}

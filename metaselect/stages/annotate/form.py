@@ -188,7 +188,7 @@ def recorded_path(run: Run, path: Path | None, options: ExportOptions) -> str:
 
 def _small_images(run: Run, ids: Sequence[str]) -> dict[str, str]:
     """Thumbnails as data URIs by sample_id."""
-    from metaselect.data.thumbnails import thumbnails  # needs Pillow, as below
+    from metaselect.data.thumbnails import thumbnails  # needs Pillow, as strip_prefix
 
     return {each: data_uri(kind, raw) for each, kind, raw in thumbnails(run, ids)}
 

@@ -33,7 +33,7 @@ from metaselect.run.key import StageKey
 from metaselect.run.layout import Run, checked_folder_name
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_parquet, write_rows
-from metaselect.stages.reweight.alive import (
+from metaselect.stages.reweight.failure_check import (
     BoughtScore,
     StartScore,
     failure_reason,

@@ -31,7 +31,7 @@ class Representative(NamedTuple):
     rank: int
 
 
-class ClusterStanding(NamedTuple):
+class ClusterPosition(NamedTuple):
     """The place of a sample in its cluster.
 
     Attributes:
@@ -52,7 +52,7 @@ class ClusterStanding(NamedTuple):
     representative: Representative | None
 
 
-class ScoreStanding(NamedTuple):
+class ScorePosition(NamedTuple):
     """The place of a sample in the pool, for a method without clusters.
 
     Attributes:
@@ -108,8 +108,8 @@ def explain(run: Run, sample_id: str) -> Outcome:
             "selected": current_pick is not None,
             "rank": current_pick and current_pick.rank,
             "control": current_pick is not None and current_pick.control,
-            "cluster": _as_json(standing) if isinstance(standing, ClusterStanding) else None,
-            "score": _as_json(standing) if isinstance(standing, ScoreStanding) else None,
+            "cluster": _as_json(standing) if isinstance(standing, ClusterPosition) else None,
+            "score": _as_json(standing) if isinstance(standing, ScorePosition) else None,
             "unjudged": None
             if standing
             else _unjudged_reason(latest, sample_id, taken=bought or bool(earlier)),
@@ -129,16 +129,16 @@ def _unjudged_reason(latest: Round, sample_id: str, *, taken: bool) -> str:
     return "taken" if taken else "near_bought"
 
 
-def _as_json(standing: ClusterStanding | ScoreStanding) -> dict[str, Json]:
+def _as_json(standing: ClusterPosition | ScorePosition) -> dict[str, Json]:
     """The fields as ``--json`` prints them, where the representative is called "pivot"."""
     values: dict[str, Json] = standing._asdict()
-    if isinstance(standing, ClusterStanding):
+    if isinstance(standing, ClusterPosition):
         del values["representative"]
         values["pivot"] = standing.representative and standing.representative._asdict()
     return values
 
 
-def _standing(run: Run, latest: Round, sample_id: str) -> ClusterStanding | ScoreStanding | None:
+def _standing(run: Run, latest: Round, sample_id: str) -> ClusterPosition | ScorePosition | None:
     """The place of the sample by the method's clusters or scores; None where the method gave it no score."""
     name = SELECT.name(number=latest.number)
     run.stage(name).verified(CLUSTERS.path(number=latest.number))
@@ -146,7 +146,7 @@ def _standing(run: Run, latest: Round, sample_id: str) -> ClusterStanding | Scor
     if not len(own):
         raise ArtefactError(
             f"{run.path(name)} was made from other data: it has no sample {sample_id}.",
-            run.stage(name).redo,
+            run.stage(name).recompute_hint,
         )
     number, similarity = own["cluster"][0].as_py(), own["similarity"][0].as_py()
     by_method = latest.samples.keys() - latest.control
@@ -160,19 +160,19 @@ def _standing(run: Run, latest: Round, sample_id: str) -> ClusterStanding | Scor
     table = read_parquet(run, CLUSTERS, ["sample_id", "similarity"], number=latest.number)
     drawn = pc.is_in(table["sample_id"], pa.array(sorted(latest.control), pa.string()))
     judged = table.filter(pc.invert(drawn))
-    return ScoreStanding(similarity, _place_by_similarity(judged, sample_id), len(judged))
+    return ScorePosition(similarity, _place_by_similarity(judged, sample_id), len(judged))
 
 
 def _cluster_standing(
     run: Run, latest: Round, number: int, sample_id: str, similarity: float
-) -> ClusterStanding:
+) -> ClusterPosition:
     members = _rows(run, latest, ["sample_id", "similarity"], ("cluster", "==", number))
     member_ids = set(members["sample_id"].to_pylist())
     place = _place_by_similarity(members, sample_id)
     # A cluster can have several picks, where clusters are fewer than the budget; the representative is ranked first.
     representative_id = next((selected for selected in latest.samples if selected in member_ids), None)
     if representative_id is None:
-        return ClusterStanding(number, len(members), None, similarity, place, None)
+        return ClusterPosition(number, len(members), None, similarity, place, None)
     row = next(
         row
         for row in read_records(run, SELECTED, number=latest.number)
@@ -180,7 +180,7 @@ def _cluster_standing(
     )
     mass = float(row["cluster_mass"]) if row["cluster_mass"] else None
     representative = Representative(representative_id, _given_label(run, representative_id), int(row["rank"]))
-    return ClusterStanding(number, len(members), mass, similarity, place, representative)
+    return ClusterPosition(number, len(members), mass, similarity, place, representative)
 
 
 def _place_by_similarity(table: pa.Table, sample_id: str) -> int:

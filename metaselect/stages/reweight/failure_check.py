@@ -8,7 +8,7 @@ from torch import nn
 from metaselect.training.batches import Batches
 from metaselect.training.predict import predict
 
-DEAD_ZERO_SHARE = 0.2  # of the batches; in these no sample had any weight
+FAILED_ZERO_SHARE = 0.2  # of the batches; in these no sample had any weight
 CONSTANT_SAMPLE = 2000  # samples on which a model is tested for predicting one class for everything
 REMEDY = "Try a smaller --lr, or the defaults of --momentum (0), --init (warmup) and --option."
 
@@ -63,7 +63,7 @@ def failure_reason(
         after: of the final model.
         predicted: (n,) int64, classes that the final model predicts for the pool.
     """
-    if zero_batches >= DEAD_ZERO_SHARE:
+    if zero_batches >= FAILED_ZERO_SHARE:
         return f"The run is dead: in {zero_batches:.0%} of the batches every weight was 0. {REMEDY}"
     if not after.loss > before.on_bought.loss:
         return ""
