@@ -6,10 +6,12 @@
       DataError           3   the data set, or a file of answers, is bad or missing
       ArtefactError       4   a file of the run is missing, stale or damaged
         LockedError       4   another command is working in the run
-      ResourceError       5   out of memory or disk
+      ResourceError       5   out of memory or disk, or no permission for a file
 
-Only ``cli.main`` turns them into exit codes. A message names the value, the limit and the file; ``hint`` is
-the remedy, if possible as a command.
+``cli.main`` turns them into exit codes. A message names the value, the limit and the file; ``hint`` is the remedy, if
+possible as a command. Some codes do not come from these classes: ``cli.results`` also returns 1, where
+``Outcome.unmet`` says which condition does not hold; 70 is any other exception, a bug; 130 and 143 are SIGINT and
+SIGTERM (``signals``).
 """
 
 
@@ -63,7 +65,7 @@ class LockedError(ArtefactError):
 
 
 class ResourceError(MetaSelectError):
-    """Memory or disk is exhausted."""
+    """Memory or disk is exhausted, or the permission for a file is missing."""
 
     exit_code = 5
     code = "resource"

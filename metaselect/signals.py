@@ -10,8 +10,8 @@ Handler = Callable[[int, FrameType | None], None]
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # exit codes, as shells count
 SENTENCES = {
-    signal.SIGINT: "Interrupted. The same command goes on where it stopped.",
-    signal.SIGTERM: "Terminated. The same command goes on where it stopped.",
+    signal.SIGINT: "Interrupted. Run the same command again: it resumes what can be resumed.",
+    signal.SIGTERM: "Terminated. Run the same command again: it resumes what can be resumed.",
 }
 
 

@@ -173,7 +173,7 @@ def test_a_signal_ends_the_command_with_a_sentence(warm: Path, number: int, code
     ended = interrupt(LONG_WARMUP, warm, lambda: epochs_done(warm, "warmup") >= 2, number)
     assert ended.code == code
     assert ended.out == ""
-    assert ended.err.endswith(f"{said} The same command goes on where it stopped.\n")
+    assert ended.err.endswith(f"{said} Run the same command again: it resumes what can be resumed.\n")
     assert "Traceback" not in ended.err
     assert "Going on with epoch" in metaselect(*LONG_WARMUP, run=warm).err
 
