@@ -26,7 +26,14 @@ BACKWARD_BATCH, BACKWARD_PIXELS = 256, 2**18
 
 
 class GradientSettings(Protocol):
-    """Fields of a selector that requires gradients; see ``selection.gbc.GBC``."""
+    """Fields of a selector that requires gradients, such as ``selection.gbc.GBC``.
+
+    Attributes:
+        draws: layers that are drawn, with replacement.
+        width: entries of a sample's projected gradient, over all layers.
+        sample: samples that the layers' energies are computed from.
+        gradient: "full", or "label-free".
+    """
 
     draws: int
     width: int
@@ -86,7 +93,7 @@ def gradient_features(
     Args:
         model: on the batches' device.
         batches: n samples.
-        method: the number of layers, of numbers and of samples, and the part of the gradient.
+        method: its fields ``draws``, ``width``, ``sample`` and ``gradient``.
         generator: on the CPU; draws the subset for the energies, the layers and the projections.
         report: shows progress.
         what: the progress line's text.
@@ -98,6 +105,7 @@ def gradient_features(
     n = len(batches)
     size = _batch_size(batches, BACKWARD_PIXELS, BACKWARD_BATCH)
     sample = torch.randperm(n, generator=generator)[: method.sample].sort().values
+    # Energy of a layer, A_l of Eq. 13: squared norm of its mean gradient over the sample.
     energies = layer_energies(
         model, (batch for _, batch in batches.stream(torch.split(sample, size))), method.gradient
     )
@@ -107,7 +115,7 @@ def gradient_features(
         )
     draws = draw_layers(energies, method.draws, generator)  # Eq. 13
     layers = dict(model.named_modules())
-    # A layer that was drawn k times gets k shares of the numbers.
+    # A layer that was drawn k times gets k shares of the width.
     projections = [
         make_projection(layers[draw.name], method.width * draw.times // method.draws, generator)
         for draw in draws

@@ -5,10 +5,12 @@ theta_hat is one step of the real optimiser from theta with sample weights w. By
 
     dF_m/dw_i = -c s_i,      s_i = <grad f_i(theta), v>,      v = grad F_m(theta_hat),
 
-with f_i the loss of training sample i and c the rate of the virtual step (``virtual_step.virtual_rate``; Adam has also
-a slope for each parameter, which multiplies v). The vector s is the derivative of the batch's loss *vector* along v:
-one Jacobian-vector product (``jvp``), no second-order graph, and exact also where BatchNorm in train mode couples the
-samples. Where only some parameters take the virtual step (``Forward.restrict_to``), v and s are of these alone.
+with f_i the loss of training sample i, F_m the mean loss of the meta batch, and c the rate of the virtual step
+(``virtual_step.virtual_rate``), as for SGD. Adam's step is not linear in the gradient: there v is multiplied, entry by
+entry, with the slope, the derivative of the step by the gradient divided by c. The vector s is the derivative of the
+batch's loss *vector* along v: one Jacobian-vector product (``jvp``), no second-order graph, and exact also where
+BatchNorm in train mode couples the samples. Where only some parameters take the virtual step (``Forward.restrict_to``),
+v and s are of these alone.
 
 Source: Ren et al. 2018 (arXiv:1803.09050) Eq. 6-7, Shu et al. 2019 (arXiv:1902.07379), Wu et al. 2023
 (arXiv:2302.04418) Eq. 3 and 6.
@@ -42,7 +44,8 @@ class VirtualParams(NamedTuple):
 
     Attributes:
         params: theta_hat of each parameter that takes the step.
-        slopes: derivative of the step by the gradient over c, entry by entry; 1 for a parameter that is missing (SGD).
+        slopes: for each entry of a parameter, the derivative of its step by its gradient, divided by c; a parameter
+            that is missing has slope 1 (SGD).
     """
 
     params: Params

@@ -1,8 +1,9 @@
 """The product J v of a batch's losses with a direction v, by the first strategy that the model allows.
 
 The strategies of ``jvp_strategies`` are tried in order: through the graph of the step's own forward pass; a second pass
-with dual numbers; two passes for central differences; differentiating twice. The first batch decides. There the
-strategy is also checked against another one, and a message is given if it is not the first.
+with dual numbers; two passes for central differences; differentiating twice. The first batch decides; a
+later batch on which that strategy fails falls back to the next one. A strategy is checked against another one before
+its first use, and a message is given if it is not the first.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ RELATIVE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2}
 
 
 class JvpSolver:
-    """Computes the products of one training, by the strategy that its first batch allows.
+    """Computes the products of one training, by the first strategy that works.
 
     Args:
         notify: called with one sentence if that is not the first strategy.

@@ -9,11 +9,11 @@ is one file in this package:
    ``judged``, and overrides ``meta_batch_size``, where the defaults do not fit.
 2. A class that inherits from ``MethodRun``, which ``begin`` makes from what ``Start`` says of the training. It has at
    least ``step``. All that it changes in a training is in ``state_dict``, or a resumed training is another one.
-3. The arithmetic above both, as functions on tensors, each with the number of its equation.
+3. The formulas of the paper, as functions on tensors above the two classes, each with the number of its equation.
 
 What a method overrides:
 
-* another loss, with or without memory (gce, elr): ``step``, with ``StepObjective.losses``;
+* another loss, with or without state per sample (elr, gce): ``step``, with ``StepObjective.losses``;
 * soft labels, MixUp, labels of its own (fsr): ``step``, with ``StepObjective.targets`` and ``forward.step_on``;
 * weights by a rank, a threshold or a schedule: ``step``, with weights that may be 0;
 * a meta gradient (l2rw, direct, mw-net): ``step``, with ``meta_gradient.MetaGradient`` of the meta batch;
@@ -79,7 +79,7 @@ class Start(NamedTuple):
     Attributes:
         labels: of the pool of n samples.
         epochs: of the run.
-        lr: largest learning rate of the schedule.
+        lr: peak learning rate of the schedule.
         generator: for initial values.
         device: of the training.
     """
@@ -97,11 +97,11 @@ class Start(NamedTuple):
 
 
 class MethodRun(ABC):
-    """One training by a method: its weights, step by step, and the state that they depend on."""
+    """The state of one training run, and its weights for each batch."""
 
     @abstractmethod
     def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
-        """What the next step minimises.
+        """The objective of the next step.
 
         Args:
             forward: the pass of the training batch, which runs when it is first asked for something.

@@ -50,7 +50,9 @@ class MetaGradient:
         *,
         keep_gradient: bool = False,
     ) -> torch.Tensor:
-        """s: (B,), how fast the meta loss falls with more weight for each sample, in units of ``forward.rate``.
+        """s: (B,), how fast the meta loss falls with more weight for each sample: -dF_m/dw_i / c.
+
+        c is ``forward.virtual_rate``.
 
         Args:
             forward: the pass of the batch.

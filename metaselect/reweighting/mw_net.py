@@ -5,8 +5,8 @@ decay 1e-4, loss detached, weights not normalised) are those of the authors' sta
 their two others are options: weights that sum to 1 (``normalised``), and, for long tails, a virtual step that also
 moves through the net's input (``detached=False``). ``lagged`` takes the real step for the virtual one, with the net one
 step behind, and so saves a backward pass.
-Differs: the virtual step is the real optimiser's (theirs: plain gradient); with the default of no momentum and no
-weight decay they are the same.
+Differs: the virtual step is the real optimiser's, with its momentum and weight decay (theirs: plain gradient). The two
+are the same for SGD with --momentum 0 and --weight-decay 0; the default weight decay is 5e-4.
 """
 
 import math

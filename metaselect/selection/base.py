@@ -7,8 +7,8 @@ A selector is a frozen dataclass. Its fields are the hyper-parameters of its pap
 1. ``selection/<name>.py``: the class; the paper under ``Source:``, deviations under ``Differs:`` at the file's head.
 2. ``registry.SELECTORS``: one line, "name": "metaselect.selection.<name>:<Class>".
 3. the documentation's table of selectors: one row.
-4. ``tests/``: one test against an oracle (exhaustive search or the paper's formula on few samples). The contract tests
-   of ``tests/test_selection.py`` read the registry and cover the new selector by themselves.
+4. ``tests/``: one test against brute force or a closed form on few samples. The contract tests of
+   ``tests/test_selection.py`` run for every selector of the registry.
 
 Features come from ``metaselect.features``; a selector sees tensors only, no paths and no run directory.
 """
@@ -56,7 +56,7 @@ class Gradients(NamedTuple):
 
 
 class PoolFeatures(NamedTuple):
-    """The inputs of a selector, in the order of ``index``; fields that it does not require are empty.
+    """The inputs of a selector, in pool order (sorted by sample_id); fields that it does not require are empty.
 
     Attributes:
         probs: T tensors (n, K) float32, softmax outputs at each checkpoint, rows sum to 1.
@@ -133,7 +133,9 @@ class Selector(Protocol):
         Args:
             features: of n samples, on the device.
             budget: from 1 to n - m.
-            bought: (m,) int64, on the CPU, indices of samples that must not be chosen again.
+            bought: (m,) int64, on the CPU, indices of samples that must not be chosen: those with a bought label, those
+                that earlier rounds selected (also without an answer), and unusable ones. Methods that cover the pool
+                or learn from labelled samples treat all of them as labelled.
             generator: on the CPU; every random number comes from it, so the same seed gives the same choice.
             progress: called now and then with a short text.
 

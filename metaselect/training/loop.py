@@ -25,7 +25,7 @@ class TrainingConfig:
     """Resolved training options.
 
     Attributes:
-        lr: largest rate, per step.
+        lr: peak learning rate of the schedule, per step.
         schedule: "cosine" (to 0), "step" (a tenth at 1/2 and again at 3/4) or "constant".
         augment: random crop and flip.
         amp: bfloat16 autocast.
@@ -47,7 +47,7 @@ class TrainingConfig:
     accumulate: int = 1
 
     def batches_in(self, samples: int) -> int:
-        """Batches of an epoch: a multiple of ``accumulate``, each with a sample."""
+        """Batches of an epoch: a multiple of ``accumulate``, none of them empty."""
         steps = min(
             math.ceil(samples / self.batch_size / self.accumulate),
             samples // self.accumulate,
@@ -70,7 +70,8 @@ class EpochLog(NamedTuple):
         epoch: from 1.
         lr: the rate of its last step.
         loss: mean over samples of the loss that was minimised, weights included.
-        accuracy: share of training samples predicted as labelled, as seen while training.
+        accuracy: share of training samples predicted as labelled, measured on the training passes (augmented, train
+            mode).
         mean_weight: mean of B w_i.
         zero_batches: share of batches in which every weight was 0.
     """
@@ -149,7 +150,7 @@ def train(
 
 @dataclass
 class _EpochLoop:
-    """What all epochs of a training share."""
+    """The state, data and options of one training run, for ``run`` on each of its epochs."""
 
     state: TrainState
     batches: Batches
@@ -167,17 +168,17 @@ class _EpochLoop:
         order = method.order(self.ids, generator(seed, "order", epoch))  # (n'',)
         meta_draw = generator(seed, "meta", epoch)
         augment = generator(seed, "augment", epoch, device=batches.device) if config.augment else None
-        steps, share = config.batches_in(len(order)), 1 / config.accumulate
+        steps, batch_scale = config.batches_in(len(order)), 1 / config.accumulate
         # Of losses, hits and weights over samples, and of batches without weight: on the device, read once an epoch.
         sums = torch.zeros(4, dtype=_widest(batches.device), device=batches.device)
         model.train()
         # Equal parts rather than a small last batch, whose statistics BatchNorm could not use.
         stream = batches.stream(order.tensor_split(steps), augment)
         for number, (ids, batch) in enumerate(stream, (epoch - 1) * steps):
-            place = number % config.accumulate  # in the group of batches that make one step
-            lr = config.lr_at(number - place, config.epochs * steps)
+            position = number % config.accumulate  # in the group of batches that make one step
+            lr = config.lr_at(number - position, config.epochs * steps)
             optimiser.param_groups[0]["lr"] = lr
-            if place == 0:
+            if position == 0:
                 optimiser.zero_grad()
             meta_ids, meta_batch = None, None
             if self.meta_batch_size:
@@ -194,8 +195,8 @@ class _EpochLoop:
                 jvp_solver=self.jvp_solver,
             )
             step = method.step(forward, meta_batch, ids.to(batches.device), lr)
-            loss = backward(forward, step, share)
-            if place == config.accumulate - 1:
+            loss = backward(forward, step, batch_scale)
+            if position == config.accumulate - 1:
                 optimiser.step()
                 method.after_step(forward.params)
             # A step may be taken on more rows than the batch; its own samples come first.
@@ -208,16 +209,16 @@ class _EpochLoop:
         return EpochLog(epoch, lr, loss_sum / n, hit_sum / n, weight_sum / n, zero_batches / steps)
 
 
-def backward(forward: Forward, step: StepObjective, share: float = 1.0) -> torch.Tensor:
-    """Add ``share`` times the gradient of the step's loss to the parameters' ``grad``; returns the loss, a number."""
+def backward(forward: Forward, step: StepObjective, batch_scale: float = 1.0) -> torch.Tensor:
+    """Add ``batch_scale`` times the gradient of the step's loss to the parameters' ``grad``; returns the loss."""
     if step.losses is not None:
         loss = (step.weights * step.losses).sum()
     elif step.targets is not None:
         loss = -(step.targets * F.log_softmax(forward.logits, 1)).sum()
     else:  # the gradient of a virtual step with these very weights may be there already
-        forward.backward(step.weights, share)
+        forward.backward(step.weights, batch_scale)
         return (step.weights * forward.losses.detach()).sum()
-    (share * loss).backward()
+    (batch_scale * loss).backward()
     return loss.detach()
 
 

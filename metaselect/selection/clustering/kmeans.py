@@ -86,15 +86,18 @@ def kmeans(
 
 
 def farthest_first(rows: FactoredRows, count: int, first: int) -> torch.Tensor:
-    """(count,) distinct indices; each has the smallest largest |cos| with those before it."""
-    nearest = rows.inner(first).abs()  # (n,) largest |cos| with the chosen rows
-    nearest[first] = torch.inf  # never chosen again
+    """(count,) distinct indices, from ``first`` on.
+
+    Each further row is the one whose largest |cos| with the rows chosen before it is smallest.
+    """
+    max_cos = rows.inner(first).abs()  # (n,) largest |cos| with the chosen rows
+    max_cos[first] = torch.inf  # never chosen again
     chosen = [first]
     for _ in range(count - 1):
-        index = int(nearest.argmin())
+        index = int(max_cos.argmin())
         chosen.append(index)
-        nearest = torch.maximum(nearest, rows.inner(index).abs())
-        nearest[index] = torch.inf
+        max_cos = torch.maximum(max_cos, rows.inner(index).abs())
+        max_cos[index] = torch.inf
     return torch.tensor(chosen, device=rows.norms.device)
 
 
