@@ -11,6 +11,13 @@ Symbols, the same in every docstring:
 *pool*: the training set. *given label*: as the data came. *clean label*: from a person. *meta set*: samples
 with a bought label. *round*: one purchase. *vote*: one person's answer. *selector*: chooses samples.
 *re-weighter*: a training method. *run*: the directory of one experiment. *stage*: one of its steps.
+*ledger*: all votes of a run and what follows from them. *consensus*: the rule that combines the votes for a sample
+(majority or Dawid-Skene). *verdict*: its result: a status, and the clean label where there is one.
+*form*: a file or page that asks people for labels. *batch*: the samples of one training step; ``batch_id``, however,
+names a round's selection in forms and answers. *control*: samples of a round that are drawn at random, to estimate the
+noise rate. *baseline*: a published method that is here for comparison.
+
+s, v, c, f_i, F_m: the meta gradient's, defined in ``metagrad.forward``; slope: in ``metagrad.virtual_step``.
 """
 
 from collections.abc import Callable, Mapping

@@ -175,7 +175,8 @@ class Stage:
     def is_current(self, key: StageKey, report: Reporter, *, force: bool) -> bool:
         """Whether the stage was finished with this key already.
 
-        False, with a note, where inputs within the run changed since; and always with ``force``.
+        It first completes a replacement of the folder that a crash interrupted. It gives a note where the stage is up
+        to date, and where inputs within the run changed since; then, and always with ``force``, it returns False.
 
         Raises:
             ArtefactError: an option or the device changed, outside data changed, or an output is damaged.
@@ -223,7 +224,7 @@ class Stage:
         work = Work(folder, resumed)
         started = time.monotonic()
         yield work
-        # Of a process that was killed while it wrote: our temporary files, and those of safetensors (.tmpAbC123).
+        # Remove temporary files of a killed process: our own, and those of safetensors (.tmpAbC123).
         for leftover in [path for path in folder.rglob(".*") if path.is_file()]:
             leftover.unlink()
         work.details["seconds"] = round(time.monotonic() - started, 3)

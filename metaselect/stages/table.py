@@ -129,7 +129,7 @@ STAGES: tuple[StageEntry, ...] = (
         unread="metaselect.stages.freshness:unread_by_evaluation",
     ),
 )
-"""In the order in which a run comes into being."""
+"""In workflow order: each stage after those that it reads from."""
 
 
 def entry_of(stage: str) -> StageEntry:

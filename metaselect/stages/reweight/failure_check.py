@@ -8,7 +8,7 @@ from torch import nn
 from metaselect.training.batches import Batches
 from metaselect.training.predict import predict
 
-FAILED_ZERO_SHARE = 0.2  # of the batches; in these no sample had any weight
+FAILED_ZERO_SHARE = 0.2  # of the batches: a run has failed if every weight was 0 in so many
 CONSTANT_SAMPLE = 2000  # samples on which a model is tested for predicting one class for everything
 REMEDY = "Try a smaller --lr, or the defaults of --momentum (0), --init (warmup) and --option."
 
@@ -57,9 +57,12 @@ def failure_reason(
 ) -> str:
     """Why the result of a re-weighting must not be used, as a sentence; empty if it may be.
 
+    The share of zero batches is tested first, whatever the model predicts. The other two tests apply only where the
+    loss on the bought samples rose.
+
     Args:
         zero_batches: share of batches in which every weight was 0.
-        before: of the model that it started from; a run with no higher loss on the bought samples is not dead.
+        before: of the model that it started from.
         after: of the final model.
         predicted: (n,) int64, classes that the final model predicts for the pool.
     """

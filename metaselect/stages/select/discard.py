@@ -22,19 +22,21 @@ def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
             raise UsageError(
                 f"--discard-round {number}: only the latest round can be discarded, and {latest}."
             )
-        aside = run.path(DISCARDED.name(number=number))
+        target = run.path(DISCARDED.name(number=number))
         copies = 1
-        while aside.exists():
+        while target.exists():
             copies += 1
-            aside = run.path(DISCARDED.name(number=f"{number}-{copies}"))
+            target = run.path(DISCARDED.name(number=f"{number}-{copies}"))
         votes = [vote for vote in read_ledger(run).votes if vote.round == number]
         if votes:
-            write_rows(aside / VOTES.within(), VOTES, votes)
+            write_rows(target / VOTES.within(), VOTES, votes)
         remove_round(run, number)
-        aside.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         forms = run.path(FORMS.name(number=number))
         if forms.is_dir():
-            forms.rename(aside / FORMS.kind)
-        run.path(rounds[-1]).rename(aside / SELECT.kind)
-        report.note(f"Round {number} and its {len(votes)} answers are in {aside}.")
-        return Outcome({"run": str(run.root), "discarded": number, "votes": len(votes), "folder": str(aside)})
+            forms.rename(target / FORMS.kind)
+        run.path(rounds[-1]).rename(target / SELECT.kind)
+        report.note(f"Round {number} and its {len(votes)} answers are in {target}.")
+        return Outcome(
+            {"run": str(run.root), "discarded": number, "votes": len(votes), "folder": str(target)}
+        )

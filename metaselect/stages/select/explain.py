@@ -94,7 +94,7 @@ def explain(run: Run, sample_id: str) -> Outcome:
     ]
     current_pick = next((pick for pick in picks if pick.round == latest.number), None)
     consensus = read_ledger(run).verdicts.get(sample_id)
-    standing = _standing(run, latest, sample_id)
+    position = _position(run, latest, sample_id)
     options = run.stage(SELECT.name(number=latest.number)).require().key.options
     earlier: list[Json] = [pick._asdict() for pick in picks if pick is not current_pick]
     bought = consensus is not None and consensus.status in BOUGHT
@@ -108,11 +108,11 @@ def explain(run: Run, sample_id: str) -> Outcome:
             "selected": current_pick is not None,
             "rank": current_pick and current_pick.rank,
             "control": current_pick is not None and current_pick.control,
-            "cluster": _as_json(standing) if isinstance(standing, ClusterPosition) else None,
-            "score": _as_json(standing) if isinstance(standing, ScorePosition) else None,
+            "cluster": _as_json(position) if isinstance(position, ClusterPosition) else None,
+            "score": _as_json(position) if isinstance(position, ScorePosition) else None,
             "unjudged": None
-            if standing
-            else _unjudged_reason(latest, sample_id, taken=bought or bool(earlier)),
+            if position
+            else _unscored_reason(latest, sample_id, already_bought=bought or bool(earlier)),
             "earlier": earlier,
             "bought": bought,
             "answer": consensus and consensus._asdict(),
@@ -120,25 +120,25 @@ def explain(run: Run, sample_id: str) -> Outcome:
     )
 
 
-def _unjudged_reason(latest: Round, sample_id: str, *, taken: bool) -> str:
+def _unscored_reason(latest: Round, sample_id: str, *, already_bought: bool) -> str:
     """Why the method gave a sample no score: "control", "all_random", "taken" or "near_bought"."""
     if sample_id in latest.control:
         return "control"
     if latest.samples.keys() == latest.control:
         return "all_random"
-    return "taken" if taken else "near_bought"
+    return "taken" if already_bought else "near_bought"
 
 
-def _as_json(standing: ClusterPosition | ScorePosition) -> dict[str, Json]:
+def _as_json(position: ClusterPosition | ScorePosition) -> dict[str, Json]:
     """The fields as ``--json`` prints them, where the representative is called "pivot"."""
-    values: dict[str, Json] = standing._asdict()
-    if isinstance(standing, ClusterPosition):
+    values: dict[str, Json] = position._asdict()
+    if isinstance(position, ClusterPosition):
         del values["representative"]
-        values["pivot"] = standing.representative and standing.representative._asdict()
+        values["pivot"] = position.representative and position.representative._asdict()
     return values
 
 
-def _standing(run: Run, latest: Round, sample_id: str) -> ClusterPosition | ScorePosition | None:
+def _position(run: Run, latest: Round, sample_id: str) -> ClusterPosition | ScorePosition | None:
     """The place of the sample by the method's clusters or scores; None where the method gave it no score."""
     name = SELECT.name(number=latest.number)
     run.stage(name).verified(CLUSTERS.path(number=latest.number))
@@ -154,16 +154,16 @@ def _standing(run: Run, latest: Round, sample_id: str) -> ClusterPosition | Scor
     if sample_id in latest.control or not by_method or not isfinite(similarity):
         return None
     if number >= 0:
-        return _cluster_standing(run, latest, number, sample_id, similarity)
+        return _cluster_position(run, latest, number, sample_id, similarity)
     if any(latest.samples[selected].cluster for selected in by_method):
         return None
     table = read_parquet(run, CLUSTERS, ["sample_id", "similarity"], number=latest.number)
     drawn = pc.is_in(table["sample_id"], pa.array(sorted(latest.control), pa.string()))
-    judged = table.filter(pc.invert(drawn))
-    return ScorePosition(similarity, _place_by_similarity(judged, sample_id), len(judged))
+    scored = table.filter(pc.invert(drawn))
+    return ScorePosition(similarity, _place_by_similarity(scored, sample_id), len(scored))
 
 
-def _cluster_standing(
+def _cluster_position(
     run: Run, latest: Round, number: int, sample_id: str, similarity: float
 ) -> ClusterPosition:
     members = _rows(run, latest, ["sample_id", "similarity"], ("cluster", "==", number))

@@ -57,10 +57,10 @@ def plan_round(
         report: shows how many unusable samples are replaced.
 
     Raises:
-        UsageError: the budget is not within 1..n, or too small for --min-per-class.
+        UsageError: the budget is not within 1 to n minus the excluded samples, or too small for --min-per-class.
     """
-    again = record is not None and round_is_closed(ledger, number)
-    excluded = _excluded(run, number, pool, ledger, again=again)
+    is_closed = record is not None and round_is_closed(ledger, number)
+    excluded = _excluded(run, number, pool, ledger, is_closed=is_closed)
     replaces = _replacements(run, options, number, ledger, report) if options.replace_unusable else 0
     requested = options.budget
     if requested is None and options.replace_unusable:
@@ -149,12 +149,12 @@ def round_number(run: Run, options: SelectOptions, ledger: Ledger) -> int:
     return latest  # `--round next` was given before, and its round is still open
 
 
-def _excluded(run: Run, number: int, pool: Dataset, ledger: Ledger, *, again: bool) -> torch.Tensor:
+def _excluded(run: Run, number: int, pool: Dataset, ledger: Ledger, *, is_closed: bool) -> torch.Tensor:
     """(m,) sorted indices that must not be chosen: selected in earlier rounds, or labelled in any way."""
     excluded = set(bought_samples(ledger))
     for earlier in range(1, number):
         excluded.update(_selected_ids(run, earlier))
-    if again:
+    if is_closed:
         # When a closed round is checked again, its own answers must not exclude its samples.
         excluded.difference_update(_selected_ids(run, number))
     return torch.tensor(

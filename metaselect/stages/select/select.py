@@ -1,4 +1,8 @@
-"""`select`: choose the samples whose labels are bought, in rounds."""
+"""`select`: choose the samples whose labels are bought, in rounds.
+
+A killed select leaves its work folder (see ``run.stage``); the same command reuses the features of the checkpoints that
+were finished there, and makes the choice anew.
+"""
 
 import time
 from dataclasses import replace
@@ -37,7 +41,7 @@ def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     """Choose ``budget`` samples that were not chosen before, and write them as a round of the run.
 
     Raises:
-        UsageError: the budget is not within 1..n, or an option does not fit the method.
+        UsageError: the budget is not within 1 to n minus the excluded samples, or an option does not fit the method.
         DataError: the file of features cannot be used.
         ArtefactError: no warm-up yet, or the round is closed and other options are wanted.
     """
