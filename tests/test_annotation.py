@@ -19,7 +19,7 @@ from metaselect.annotation import ledger
 from metaselect.annotation.consensus import Verdict, aggregate_votes, latest_votes, meta_set_text
 from metaselect.annotation.formats.csv import escape_formula
 from metaselect.annotation.rounds import bought_samples, find_round, round_is_closed
-from metaselect.annotation.votes import STATUSES, Vote, append_votes, read_votes
+from metaselect.annotation.votes import STATUSES, Vote, append_votes, parse_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.run.layout import Run
@@ -188,10 +188,19 @@ def test_a_vote_file_cut_anywhere_keeps_its_whole_votes_and_grows_on(
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        (b"sample_id,label\na,b\n", "header"),
-        (b"%s\na,cat,anna,done,,1\nb,cat,anna,done,,1,t\n", "6 cells"),
-        (b"%s\na,cat,anna,perhaps,,1,t\nb,cat,anna,done,,1,t\n", "perhaps"),
-        (b"%s\na,cat,anna,done,,one,t\nb,cat,anna,done,,1,t\n", "one"),
+        (b"sample_id,label\na,b\n", "Row 1 of .*votes.csv is damaged: .*header"),
+        (b"sample_id,label\n", "Row 1 of .*votes.csv is damaged: .*header"),
+        (b"%s\na,cat,anna,done,,1\nb,cat,anna,done,,1,t\n", "Row 2 of .*votes.csv .*6 cells"),
+        (b"%s\na,cat,anna,perhaps,,1,t\nb,cat,anna,done,,1,t\n", "Row 2 of .*perhaps"),
+        (b"%s\na,cat,anna,done,,one,t\nb,cat,anna,done,,1,t\n", "Row 2 of .*one"),
+        # The last row, complete: a row within quotes that has a line end is still one row.
+        (b'%s\na,cat,anna,done,"x\ny",1,t\nb,cat,anna,done\n', "Row 3 of .*votes.csv .*4 cells"),
+        (b"%s\na,cat,anna,done,,1,t\n\n", "Row 3 of .*0 cells"),
+        (b"%s\na,cat,anna,done,,1,t\nb,cat,anna,done,,1,t,more\n", "Row 3 of .*8 cells"),
+        (b"%s\na,cat,anna,done,,1,t\nb,cat,anna,perhaps,,1,t\n", "Row 3 of .*perhaps"),
+        (b'%s\na,cat,anna,done,,1,t\nb,"cat"s,anna,done,,1,t\n', "Row 3 of .*not a row of CSV"),
+        # A short row with a torn line behind it.
+        (b"%s\na,cat,anna,done\nb,c", "Row 2 of .*4 cells"),
     ],
 )
 def test_a_vote_file_that_nobody_could_have_written_is_refused(tmp_path: Path, bad: bytes, why: str) -> None:
@@ -199,6 +208,39 @@ def test_a_vote_file_that_nobody_could_have_written_is_refused(tmp_path: Path, b
     path.write_bytes(bad.replace(b"%s", ",".join(Vote._fields).encode()))
     with pytest.raises(ArtefactError, match=why):
         read_votes(path)
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        b"b,cat,anna",
+        b"b,cat,anna,done,,1,t",
+        b"b,cat,anna,perhaps,,1,t",
+        b'b,"cat"s',
+        b'b,cat,anna,done,"two',
+        b'b,cat,anna,done,"two\n',
+        b'b,cat,anna,done,"two\nlines',
+        b'b,cat,anna,done,"two\nlines"',
+        b'b,cat,anna,done,"said ""no""\n',
+    ],
+)
+def test_a_torn_line_is_ignored_and_cut_off_by_the_next_vote(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "votes.csv"
+    append_votes(path, [vote("a", "cat")], 0)
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    votes, end = read_votes(path)
+    assert (votes, end) == ([vote("a", "cat")], len(whole))
+    rows = whole.split(b"\n", 1)[1]
+    assert parse_votes(rows + torn, "votes.csv", 2) == votes
+    append_votes(path, [vote("c", "owl")], end)
+    assert read_votes(path)[0] == [vote("a", "cat"), vote("c", "owl")]
+    assert torn not in path.read_bytes()
+
+
+def test_the_last_rows_of_a_vote_file_are_numbered_as_in_the_file() -> None:
+    with pytest.raises(ArtefactError, match=r"Row 8 of votes\.csv is damaged: it has 2 cells"):
+        parse_votes(b"a,cat,anna,done,,1,t\nb,cat\n", "votes.csv", 7)
 
 
 @pytest.fixture

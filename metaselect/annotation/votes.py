@@ -4,10 +4,10 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from io import BufferedReader, BytesIO
+from io import BytesIO
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from metaselect.errors import ArtefactError
 from metaselect.run.artefacts import VOTES
@@ -76,10 +76,12 @@ def sorted_votes(votes: Iterable[Vote]) -> list[Vote]:
 
 
 def read_votes(path: Path) -> tuple[list[Vote], int]:
-    """The votes, oldest first, and the byte at which the last whole one ends; a torn last line is ignored.
+    """The votes, oldest first, and the byte at which the last complete row ends.
+
+    A torn line at the end is ignored: bytes without a final line end, or a row whose last quote is still open.
 
     Raises:
-        ArtefactError: a row other than the last is not a vote.
+        ArtefactError: a complete row, the last one too, is not a vote, or the first is not the header.
     """
     votes: list[Vote] = []
     end = 0
@@ -87,24 +89,29 @@ def read_votes(path: Path) -> tuple[list[Vote], int]:
         return votes, end
     shared: dict[str, str] = {}  # a million votes hold few different labels, names and times
     with path.open("rb") as stream:
-        for number, (cells, end_of_row) in enumerate(_complete_rows(stream, str(path)), start=1):
+        for number, cells, end_of_row in _complete_rows(stream, str(path), 1):
             if number > 1:
-                votes.append(_vote(cells, f"{path}:{number}", shared))
+                votes.append(_vote(cells, str(path), number, shared))
             elif tuple(cells) != VOTES.columns:
-                raise _damaged(f"{path}:1", "the header is not that of a vote file")
+                raise _damaged(str(path), number, "it is not the header of a vote file")
             end = end_of_row
     return votes, end
 
 
-def parse_votes(rows: bytes, name: str) -> list[Vote]:
-    """The votes in rows of a vote file, without its header; a torn last line is ignored.
+def parse_votes(rows: bytes, name: str, first: int) -> list[Vote]:
+    """The votes in the last rows of a vote file; a torn line at the end is ignored, as by ``read_votes``.
+
+    Args:
+        rows: from the beginning of a row on, without the header.
+        name: the file, for messages.
+        first: number of the first of these rows in the file; the header is row 1.
 
     Raises:
-        ArtefactError: a row other than the last is not a vote; ``name`` is the file's.
+        ArtefactError: a complete row, the last one too, is not a vote.
     """
     shared: dict[str, str] = {}
-    stream = BufferedReader(BytesIO(rows))  # for its peek()
-    return [_vote(cells, name, shared) for cells, _ in _complete_rows(stream, name)]
+    complete = _complete_rows(BytesIO(rows), name, first)
+    return [_vote(cells, name, number, shared) for number, cells, _ in complete]
 
 
 def append_votes(path: Path, votes: Iterable[Vote], end: int) -> bytes:
@@ -127,20 +134,26 @@ def append_votes(path: Path, votes: Iterable[Vote], end: int) -> bytes:
     return written
 
 
-def _complete_rows(stream: "BufferedReader[Any]", name: str) -> Iterator[tuple[list[str], int]]:
-    """Each complete row and the byte after it; ends before a torn last one."""
+def _complete_rows(stream: BinaryIO, name: str, first: int) -> Iterator[tuple[int, list[str], int]]:
+    """The number, counted from ``first``, and cells of each complete row, and the byte after it.
+
+    A row is complete where a line end outside quotes ends it, whatever its cells are.
+
+    Raises:
+        ArtefactError: a complete line breaks the rules of CSV.
+    """
     lines = _CountedLines(stream)
-    reader = csv.reader(lines, strict=True)
+    number = first
     try:
-        for cells in reader:
-            torn = not lines.complete or len(cells) != WIDTH
-            if torn and not stream.peek(1):
+        for cells in csv.reader(lines, strict=True):
+            if not lines.complete:
                 return
-            yield cells, lines.position
+            yield number, cells, lines.position
+            number += 1
     except csv.Error:
-        if stream.read(1):
-            raise _damaged(name, f"byte {lines.position} is not in a row of CSV") from None
-        # Else the line was torn within quotes.
+        if lines.complete and not lines.ended:
+            raise _damaged(name, number, "it is not a row of CSV") from None
+        # Else the last line has no line end, or the file ends within quotes: the row is torn.
 
 
 class _CountedLines:
@@ -149,12 +162,14 @@ class _CountedLines:
     Attributes:
         position: the byte after the last line.
         complete: whether that line ends with a line end.
+        ended: whether a line was asked for behind the last one.
     """
 
-    def __init__(self, stream: "BufferedReader[Any]") -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
         self.position = 0
         self.complete = True
+        self.ended = False
 
     def __iter__(self) -> "_CountedLines":
         return self
@@ -162,18 +177,19 @@ class _CountedLines:
     def __next__(self) -> str:
         line = self.stream.readline()
         if not line:
+            self.ended = True
             raise StopIteration
         self.position += len(line)
         self.complete = line.endswith(b"\n")
         return line.decode("utf-8", "replace")  # half a character can only be in a torn line
 
 
-def _vote(cells: Sequence[str], where: str, shared: dict[str, str]) -> Vote:
+def _vote(cells: Sequence[str], name: str, row: int, shared: dict[str, str]) -> Vote:
     if len(cells) != WIDTH:
-        raise _damaged(where, f"it has {len(cells)} cells, a vote has {WIDTH}")
+        raise _damaged(name, row, f"it has {len(cells)} cells, a vote has {WIDTH}")
     sample_id, label, annotator, status, note, number, time = cells
     if status not in (*STATUSES, WITHDRAWN) or not number.isdecimal():
-        raise _damaged(where, f"no vote has status {status!r} and round {number!r}")
+        raise _damaged(name, row, f"no vote has status {status!r} and round {number!r}")
     same = shared.setdefault  # equal texts become one object
     return Vote(
         sample_id,
@@ -186,5 +202,5 @@ def _vote(cells: Sequence[str], where: str, shared: dict[str, str]) -> Vote:
     )
 
 
-def _damaged(where: str, why: str) -> ArtefactError:
-    return ArtefactError(f"{where} is damaged: {why}.", RESTORE_REMEDY)
+def _damaged(name: str, row: int, why: str) -> ArtefactError:
+    return ArtefactError(f"Row {row} of {name} is damaged: {why}.", RESTORE_REMEDY)

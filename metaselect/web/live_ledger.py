@@ -162,7 +162,7 @@ class LiveLedger:
         digest.update(tail)
         if digest.hexdigest() != expected.sha256:
             return None
-        added = parse_votes(tail, str(self.folder / VOTES))
+        added = parse_votes(tail, str(self.folder / VOTES), self.count + 2)  # row 1 is the header
         self.imports = read_imports(self.folder / IMPORTS)
         self._digest, self.end = digest, expected.size
         self._record, self._signatures = record, signatures
