@@ -15,7 +15,7 @@ with a bought label. *round*: one purchase. *vote*: one person's answer. *select
 (majority or Dawid-Skene). *verdict*: its result: a status, and the clean label where there is one.
 *form*: a file or page that asks people for labels. *batch*: the samples of one training step; ``batch_id``, however,
 names a round's selection in forms and answers. *control*: samples of a round that are drawn at random, to estimate the
-noise rate. *baseline*: a published method that is here for comparison.
+noise rate. *baseline*: what a method is compared with, above all `uniform`.
 
 s, v, c, f_i, F_m: the meta gradient's, defined in ``metagrad.forward``; slope: in ``metagrad.virtual_step``.
 """

@@ -215,7 +215,7 @@ def test_a_round_that_was_chosen_anew_takes_no_answers_of_the_old(run: Run, sess
         [("s9", 1, 0, 1, 0)],
     )
     write_record(folder, StageKey({}, {}), {})
-    with pytest.raises(ArtefactError, match="chosen anew"):
+    with pytest.raises(ArtefactError, match="selected again"):
         session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
     assert not run.path("annotate/votes.csv").exists()
 

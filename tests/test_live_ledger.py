@@ -1,6 +1,7 @@
 """The ledger in memory: after anything that this or another command does it equals what a full read gives."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -131,7 +132,7 @@ def test_the_ledger_in_memory_equals_a_full_read(
         session.wait_until_recorded()
         live.refresh(for_writing=False)
         ledger = assert_equals_full_read(live, run)
-        assert session.missing() == len(session.chosen.unanswered_ids(ledger.verdicts))
+        assert session.missing() == len(session.current_round.unanswered_ids(ledger.verdicts))
         if name in ("answer", "undo") and len(ledger.votes) > count:
             run.stage("annotate").check(thorough=True)
             assert run.path("annotate/meta_set.csv").read_text() == meta_set_text(ledger.verdicts)
@@ -178,6 +179,24 @@ def test_votes_that_are_no_continuation_are_refused(
     damage(run.path("annotate/votes.csv"))
     with pytest.raises(ArtefactError):
         live.refresh(for_writing=for_writing)
+
+
+def test_a_bad_row_in_the_tail_is_named_by_its_number_in_the_file(run: Run) -> None:
+    add_votes(run, open_ledger(run), [vote("s0", "cat"), vote("s1", "dog")], FILE)
+    live = LiveLedger(run)
+    live.refresh(for_writing=False)
+    path, record = run.path("annotate/votes.csv"), run.path("annotate/stage.json")
+    path.write_bytes(path.read_bytes() + b"s2,owl,anna,done,,1,t\ns3,owl\n")
+    written = json.loads(record.read_text())
+    written["outputs"]["votes.csv"].update(
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        size=path.stat().st_size,
+        mtime_ns=path.stat().st_mtime_ns,
+    )
+    write_json(record, written)
+    with pytest.raises(ArtefactError, match=r"Row 5 of .*votes\.csv is damaged: it has 2 cells") as refused:
+        live.refresh(for_writing=False)
+    assert any(entry.name == "_read_appended" for entry in refused.traceback)
 
 
 def test_a_rewritten_vote_file_with_a_record_is_read_whole(

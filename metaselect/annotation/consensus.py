@@ -1,7 +1,8 @@
 """Which answer counts where a sample has several, and what ``meta_set.csv`` says.
 
 - Two different answers of one annotator in one file: neither is taken (``contradicts``).
-- A later answer of the same annotator: it replaces the earlier one (``latest_votes``).
+- A later answer of the same annotator: it replaces the earlier one (``latest_votes``). The labelling page is stricter:
+  it refuses a second, different answer of the same annotator in a round, until undo (``web/labeling_session.py``).
 - Answers of several annotators: one method combines them (``aggregate_votes``). ``majority``: the answer with the most
   votes; two with as many are a tie, and a tie has no label (``majority_vote``). ``dawid-skene``: the most probable
   answer, with the error rates of each annotator estimated from all votes; for several annotators of different

@@ -1,4 +1,7 @@
-"""Hands out the samples of one round, one to each browser, and has every answer on disk before the next is shown."""
+"""Assigns the samples of one round to browsers and stores their answers.
+
+Each browser has one sample at a time. An answer is on disk before the next sample is shown.
+"""
 
 import threading
 import time
@@ -31,22 +34,29 @@ class LabelingSession:
     several threads. Other commands may write votes while the run is not locked: each call first reads what they added.
 
     Attributes:
-        chosen: the round.
+        current_round: the round whose samples are labelled.
         ids: its samples, by rank; a position among them is a sample's key.
         answers_taken: votes that this session wrote, without undos.
     """
 
     def __init__(
-        self, run: Run, chosen: Round, classes: Sequence[str], *, clock: Callable[[], float] = time.monotonic
+        self,
+        run: Run,
+        current_round: Round,
+        classes: Sequence[str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.run, self.chosen, self.classes, self.clock = run, chosen, classes, clock
-        self.ids = list(chosen.samples)
+        self.run, self.current_round, self.classes, self.clock = run, current_round, classes, clock
+        self.ids = list(current_round.samples)
         self.keys = {sample_id: key for key, sample_id in enumerate(self.ids)}
         self.pool = inputs_of(run, *POOL_INPUTS)
         self.source = Source(utc_now(), FORMAT, "", FORMAT)
         self.answers_taken = 0
         self._leases: dict[int, tuple[str, float]] = {}  # key -> (browser, until when)
-        self._mutex = threading.Lock()  # of everything below
+        # Held to read or change answers_taken, the leases and what is below; only the recorder's future is read
+        # without it, by wait_until_recorded.
+        self._mutex = threading.Lock()
         self._ledger: LiveLedger | None = None  # None: not read yet, or no longer known to be what is on disk
         self._is_open = (
             bytearray()
@@ -90,9 +100,9 @@ class LabelingSession:
         vote = self._vote(annotator, answer)
         with self._writing() as ledger:
             earlier = ledger.latest(vote.sample_id, vote.annotator)
-            answered = earlier is not None and earlier.round == self.chosen.number
+            answered = earlier is not None and earlier.round == self.current_round.number
             if answered and not vote.equals_but_for_time(earlier):
-                return {**self._state(browser, said=ANSWERED_ELSEWHERE), "refused": True}
+                return {**self._state(browser, message=ANSWERED_ELSEWHERE), "refused": True}
             if not answered:
                 self._append(vote)
                 self.answers_taken += 1
@@ -112,12 +122,12 @@ class LabelingSession:
             while votes and ledger.latest(votes[-1].sample_id, name) is not votes[-1]:
                 votes.pop()  # withdrawn or replaced since; it never counts again
             if not votes:
-                return self._state(browser, said="There is nothing to undo.")
+                return self._state(browser, message="There is nothing to undo.")
             last = votes[-1]
             self._append(last._replace(clean_label="", status=WITHDRAWN, note="", time=utc_now()))
             self._release(browser)
-            said = f"Taken back: {last.clean_label or last.status}. Answer again."
-            return self._state(browser, said=said, again=self.keys[last.sample_id])
+            message = f"Taken back: {last.clean_label or last.status}. Answer again."
+            return self._state(browser, message=message, again=self.keys[last.sample_id])
 
     def wait_until_recorded(self) -> None:
         """Wait for ``meta_set.csv`` and ``stage.json`` of the votes so far; then the run is not locked any more.
@@ -154,7 +164,7 @@ class LabelingSession:
     def _vote(self, annotator: str, answer: SubmittedAnswer) -> Vote:
         sample_id, name = self.sample_id(answer.key), valid_annotator(annotator)
         label = answer.class_name(self.classes)
-        return Vote(sample_id, label, name, answer.status, "", self.chosen.number, utc_now())
+        return Vote(sample_id, label, name, answer.status, "", self.current_round.number, utc_now())
 
     @contextmanager
     def _writing(self) -> Iterator[LiveLedger]:
@@ -171,16 +181,17 @@ class LabelingSession:
 
     def _require_same_round(self) -> None:
         """Make sure that the votes still are about what the browsers show."""
-        path = SELECTED.path(number=self.chosen.number)
+        number = self.current_round.number
+        path = SELECTED.path(number=number)
         stage = self.run.stage(stage_of(path))
         same = stage.record() is not None and inputs_of(self.run, *self.pool) == self.pool
         if same:
             digest = stage.verified(path)
-            same = batch_name(self.chosen.number, digest) == self.chosen.batch_id
+            same = batch_name(number, digest) == self.current_round.batch_id
         if not same:
             raise ArtefactError(
-                f"Round {self.chosen.number} was chosen anew, or its data was, so the answer was not taken.",
-                f"End this and start it again: metaselect annotate serve {self.run.flag}",
+                f"Round {number} was selected again, or the data ingested again. The answer was not taken.",
+                f"Stop this command and start it again: metaselect annotate serve {self.run.flag}",
             )
 
     def _refresh(self, *, for_writing: bool) -> LiveLedger:
@@ -192,7 +203,7 @@ class LabelingSession:
         new = ledger.refresh(for_writing=for_writing)
         if new.is_all:
             verdicts = map(ledger.verdicts.get, self.ids)
-            self._is_open = bytearray(not self.chosen.is_answered(verdict) for verdict in verdicts)
+            self._is_open = bytearray(not self.current_round.is_answered(verdict) for verdict in verdicts)
             self._votes_by = {}
         self._ledger = ledger
         for vote in new.votes:
@@ -202,12 +213,12 @@ class LabelingSession:
         return ledger
 
     def _follow(self, vote: Vote) -> None:
-        """Take a vote into account that was appended."""
+        """Update the open samples, and the votes that undo may take back, for a vote that was appended."""
         key = self.keys.get(vote.sample_id)
         if key is None or self._ledger is None:
             return
-        self._is_open[key] = not self.chosen.is_answered(self._ledger.verdicts.get(vote.sample_id))
-        if vote.round == self.chosen.number and vote.status != WITHDRAWN:
+        self._is_open[key] = not self.current_round.is_answered(self._ledger.verdicts.get(vote.sample_id))
+        if vote.round == self.current_round.number and vote.status != WITHDRAWN:
             self._votes_by.setdefault(vote.annotator, []).append(vote)
 
     def _append(self, vote: Vote) -> None:
@@ -246,7 +257,7 @@ class LabelingSession:
                 self._run_lock.close()
             raise
 
-    def _state(self, browser: str, *, said: str = "", again: int | None = None) -> dict[str, Json]:
+    def _state(self, browser: str, *, message: str = "", again: int | None = None) -> dict[str, Json]:
         """What the page shows: sample ``again``, whoever else answered it, or the browser's own, or the next."""
         moment = self.clock()
         self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > moment}
@@ -262,7 +273,7 @@ class LabelingSession:
         missing = self._is_open.count(1)
         return {
             "item": item,
-            "said": said,
+            "said": message,
             "total": len(self.ids),
             "done": len(self.ids) - missing,
             "waiting": 0 if item else missing,

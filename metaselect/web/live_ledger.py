@@ -1,8 +1,8 @@
-"""The ledger of a run, kept in memory: a change costs the same however many votes there are.
+"""The ledger of a run, kept in memory: the cost of a change does not depend on the number of votes.
 
-``votes.csv`` is only appended to, so what another command added is its tail. That the bytes before the tail still are
-the ones in memory follows from the hash in ``stage.json``: the hash of the bytes in memory goes on over the tail, and
-must come to the recorded one. Where it does not, or where another file changed, everything is read again.
+``votes.csv`` is only appended to, so the votes that another command added are its tail, and only the tail is read. The
+hash of the votes in memory, updated with the tail, must equal the hash in ``stage.json``: then the bytes before the
+tail have not changed. Where the two differ, or where another file changed, everything is read again.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ Signature = tuple[int, int, int] | None
 
 
 class NewVotes(NamedTuple):
-    """What ``refresh`` found.
+    """The votes that a ``refresh`` read.
 
     Attributes:
         votes: oldest first.
@@ -52,7 +52,7 @@ class NewVotes(NamedTuple):
 
 
 class LiveLedger:
-    """What ``annotate/`` holds.
+    """The content of the folder ``annotate/``, in memory.
 
     Attributes:
         count: votes.
@@ -63,7 +63,7 @@ class LiveLedger:
     """
 
     def __init__(self, run: Run) -> None:
-        """Of that run; the first ``refresh`` reads it."""
+        """For a run; nothing is read before the first ``refresh``."""
         self.run = run
         self.folder = run.path(STAGE)
         self.count = self.end = 0
@@ -126,9 +126,9 @@ class LiveLedger:
         self._note_signatures()
 
     def snapshot(self) -> Callable[[], DerivedContent]:
-        """What makes the content of ``meta_set.csv`` and ``stage.json`` as of now, even after more votes.
+        """A function that returns the content of ``meta_set.csv`` and ``stage.json`` for the votes so far.
 
-        The call may take long, and needs no lock.
+        Votes that are added later do not change its result. Calling it may take long, and needs no lock.
         """
         rounds = sorted(self._rounds - {0})
         mtime_ns = (self.folder / VOTES).stat().st_mtime_ns
@@ -140,12 +140,12 @@ class LiveLedger:
         return partial(_aggregated, latest, self._method, DerivedContent(self.count, rounds, (), stamp))
 
     def note_recorded(self) -> None:
-        """Take the files as they are: the caller holds the run's lock, and has just written them."""
+        """Note that the files are as in memory; the caller holds the run's lock, and has just written them."""
         self._note_signatures()
         self._record = self.run.stage(STAGE).record()
 
     def _read_appended(self, signatures: dict[str, Signature]) -> list[Vote] | None:
-        """The votes behind those in memory; None where the files are more than a continuation of what was read."""
+        """The votes after those in memory; None where more than the tail of ``votes.csv`` has to be read."""
         before = self._signatures or {}
         record = self.run.stage(STAGE).record()
         if record is None or not self.end or not is_recorded(self.folder, record):
@@ -185,7 +185,7 @@ class LiveLedger:
         self._record, self._signatures = self.run.stage(STAGE).record(), signatures
 
     def _add(self, vote: Vote) -> None:
-        """Follow one more vote in ``votes.csv``."""
+        """Update the content in memory for one more vote in ``votes.csv``."""
         self.count += 1
         self._rounds.add(vote.round)
         sample_id = vote.sample_id

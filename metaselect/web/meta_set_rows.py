@@ -8,7 +8,7 @@ from metaselect.annotation.votes import BAD_SAMPLE, DONE
 from metaselect.run.artefacts import META_SET
 from metaselect.run.tables import format_rows
 
-BLOCK = 1024  # rows; a full block is split in two
+BLOCK = 1024  # rows of a new block; one that grows to more than twice as many is split in two
 
 
 class MetaSetRows:

@@ -30,7 +30,10 @@ from metaselect.web.submitted_answer import InvalidRequest, SubmittedAnswer
 
 LOOPBACK = "127.0.0.1"
 MAX_REQUEST_BYTES = 16 * 1024  # an answer has about two hundred
-BUSY_TRIES = 20  # while another command has locked the run; then the page shows the error and asks again
+# A request is tried again after any ArtefactError, then the page shows the error (and goes on trying while the run is
+# locked). Another command may hold the lock, and a request that only reads takes none: it may see votes.csv before
+# stage.json records the new votes.
+BUSY_TRIES = 20
 BUSY_SECONDS = 0.1  # between two tries
 HEADERS = {
     "Content-Security-Policy": f"{served_policy()}; frame-ancestors 'none'",
@@ -67,7 +70,10 @@ class Server:
         self.page = served_page(session.classes, annotator=annotator, suggests=suggest is not None)
 
     def app(self, token: str, port: int) -> ASGIApp:
-        """The application, which answers below ``/<token>/`` only and only as ``127.0.0.1:<port>``."""
+        """The application, which answers below ``/<token>/`` only.
+
+        The host of a request must be ``127.0.0.1:<port>`` or ``localhost:<port>``.
+        """
         handlers = {"next": self._next, "answer": self._answer, "undo": self._undo, "suggest": self._suggest}
         routes = [
             Route("/", self._page),
@@ -207,21 +213,23 @@ async def read_body(request: Request) -> Body:
         InvalidRequest: too long, not JSON, or without session and annotator.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise InvalidRequest("Requests are JSON.")
+        raise InvalidRequest("The content type of the request is not application/json. Reload the page.")
     raw = b""
     async for part in request.stream():
         raw += part
         if len(raw) > MAX_REQUEST_BYTES:
-            raise InvalidRequest("The request is too long.")
+            raise InvalidRequest(f"The request has more than {MAX_REQUEST_BYTES} bytes. Reload the page.")
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        raise InvalidRequest("Requests are JSON objects.")
+        raise InvalidRequest("The request is not a JSON object. Reload the page.")
     session, annotator = body.get("session"), body.get("annotator")
     if not (isinstance(session, str) and 0 < len(session) <= 64 and isinstance(annotator, str)):
-        raise InvalidRequest("Requests name their session and annotator.")
+        raise InvalidRequest(
+            "The request needs a session of 1 to 64 characters and an annotator, both texts. Reload the page."
+        )
     return body
 
 

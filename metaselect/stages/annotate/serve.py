@@ -102,7 +102,7 @@ def serve(
 
 def _labels(run: Run, session: LabelingSession) -> dict[str, str]:
     """The predictions of the latest model, by sample_id."""
-    _, found = latest_predictions(run, session.chosen.number, session.ids, session.classes)
+    _, found = latest_predictions(run, session.current_round.number, session.ids, session.classes)
     return {each: prediction.label for each, prediction in found.items()}
 
 
@@ -110,6 +110,6 @@ def _images(run: Run, session: LabelingSession, sent: Mapping[str, ExportedSampl
     """The image files by sample_id, where `annotate export` writes them too; empty for features."""
     from metaselect.data.originals import write_originals  # needs Pillow, which other commands do without
 
-    folder = run.path(f"{FORMS.name(number=session.chosen.number)}/images")
+    folder = run.path(f"{FORMS.name(number=session.current_round.number)}/images")
     names = write_originals(run, session.ids, folder, {each: row.name for each, row in sent.items()})
     return {each: folder / name for each, name in names.items()}
