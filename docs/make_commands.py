@@ -40,6 +40,12 @@ what happens when one of them changes. `status` shows the stages in this order.
 | folder | command | what it does | reads | options that its result depends on |
 |---|---|---|---|---|"""
 
+STAGES_FOOT = """\
+Some options are not in the last column because they set the value of another one. `--profile` (of `select` and
+`reweight`) and `--gradient` (of `select`) set options of the method, and are recorded as `option` in `stage.json`.
+`--replace-unusable` adds to the `budget` that is recorded; the number that it added is recorded as `replaces`.
+"""
+
 
 def page() -> str:
     """The whole page."""
@@ -55,7 +61,7 @@ def _stages() -> str:
         f"| {_listed(_flags(entry))} |"
         for entry in STAGES
     ]
-    return "\n".join([STAGES_HEAD, *rows, ""])
+    return "\n".join([STAGES_HEAD, *rows, "", STAGES_FOOT])
 
 
 def _flags(entry: StageEntry) -> list[str]:

@@ -1,7 +1,9 @@
 """The table of stages: each with its folder, its command, its code, and what its result follows from. No torch.
 
-A new stage touches its own files, its folder and files in ``run/artefacts.py``, and one row here. `status`, `verify
---rerun`, the order of the commands in the help and the documentation's table follow from the row.
+A new stage touches its own files (the stage, and its command in ``cli/``), its folder and files in
+``run/artefacts.py``, its options in ``options.py``, one row here, and ``_register`` in ``cli/main.py``;
+docs/extending.md lists the pages. `status`, `verify --rerun`, the order of the commands in the help and the
+documentation's table follow from the row.
 """
 
 from dataclasses import dataclass
