@@ -27,7 +27,6 @@ class FileMemo(Generic[Value]):
 
     def __call__(self, path: Path) -> Value:
         """What ``read`` returns for the file as it is now."""
-        """What ``read`` returns for the file as it is now."""
         status = path.stat()
         signature = (status.st_ino, status.st_size, status.st_mtime_ns)
         kept = self._kept.get(path)
