@@ -27,7 +27,7 @@ from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, SELECTORS
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.simulate import simulate
-from metaselect.stages.evaluate import evaluate
+from metaselect.stages.evaluate.evaluate import evaluate
 from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.select.select import select
 from metaselect.stages.warmup import warmup

@@ -82,7 +82,7 @@ def evaluate(
         force=force,
     )
     run_directory = Run.at(run)
-    from metaselect.stages.evaluate import evaluate as run_evaluate
+    from metaselect.stages.evaluate.evaluate import evaluate as run_evaluate
 
     outcome = run_evaluate(test, run_directory, options, console)
     _print_table(console, outcome.result)

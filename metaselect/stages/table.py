@@ -125,7 +125,7 @@ STAGES: tuple[StageEntry, ...] = (
     StageEntry(
         EVALUATE,
         "metaselect.options:EvaluateOptions",
-        "metaselect.stages.evaluate:evaluate",
+        "metaselect.stages.evaluate.evaluate:evaluate",
         "Compare every model on a labelled test set.",
         trains=True,
         unread="metaselect.stages.freshness:unread_by_evaluation",
