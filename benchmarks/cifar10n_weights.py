@@ -44,18 +44,19 @@ SAMPLES, BUDGET = 10_000, 200
 
 def fsr_scores(run: Path, seed: int) -> np.ndarray:
     """(n,) the pusher's scores at the end of `reweight --method fsr`, which is run again."""
-    kept, finish = [], stage._finish
+    kept, train_method = [], stage.train_method
 
-    def finish_and_keep(setting: Any, trainee: Any, *rest: Any) -> None:
-        kept.append(trainee.method.history.scores.cpu().numpy())
-        finish(setting, trainee, *rest)
+    def train_and_keep(*words: Any) -> Any:
+        trained = train_method(*words)
+        kept.append(trained.run.history.scores.cpu().numpy())
+        return trained
 
-    stage._finish = finish_and_keep
+    stage.train_method = train_and_keep
     try:
         options = ReweightOptions(method="fsr", name="fsr-again", seed=seed)
         stage.reweight(Run.at(run), options, Console(ProgressMode.plain, as_json=True))
     finally:
-        stage._finish = finish
+        stage.train_method = train_method
     return kept[0]
 
 

@@ -20,7 +20,7 @@ from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import MethodRun, strip_prefix
 from metaselect.reweighting.fsr.pushers import PUSHERS
 from metaselect.stages.reweight.failure_check import score_on_bought
-from metaselect.stages.reweight.reweight import ReweightRow
+from metaselect.stages.reweight.training import ReweightRow
 from metaselect.training import checkpoint
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state

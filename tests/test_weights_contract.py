@@ -137,7 +137,7 @@ def weighed(request: pytest.FixtureRequest) -> Weighed:
         return train(*words, ids=ids, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metaselect.stages.reweight.reweight.train", watched)
+        patch.setattr("metaselect.stages.reweight.training.train", watched)
         reweight(run, ReweightOptions(method=name, epochs=4, batch_size=8, device="cpu"), Listener())
     folder, ids = run.path(f"reweight/{name}"), sorted(pool.given)
     table = pq.read_table(folder / "weights.parquet")

@@ -1,0 +1,97 @@
+"""What a re-weighting is made from: the pool, the bought labels, the method, and every option resolved."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from metaselect.annotation.meta_set import MetaSet, load_meta_set
+from metaselect.data.store import Dataset, load_pool
+from metaselect.errors import ArtefactError, UsageError
+from metaselect.models.build import auto_model
+from metaselect.options import ReweightOptions
+from metaselect.records import Reporter
+from metaselect.registry import REWEIGHTERS, configured_method
+from metaselect.reweighting.base import Method
+from metaselect.run.artefacts import WARMUP
+from metaselect.run.layout import Run
+from metaselect.training.config import Resolved, resolve_reweight
+from metaselect.training.device import choose_device
+from metaselect.training.saved_models import WarmupModel, warmup_model
+
+
+class ReweightSetup(NamedTuple):
+    """The inputs of a re-weighting, with every `auto` option resolved.
+
+    Attributes:
+        meta_batch_size: 0: the method has no meta batch.
+        start: the warm-up whose model is trained on; None: a model from scratch.
+    """
+
+    pool: Dataset
+    meta_set: MetaSet
+    method: Method
+    resolved: Resolved
+    meta_batch_size: int
+    start: WarmupModel | None
+    device: torch.device
+    run: Run
+
+
+def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> ReweightSetup:
+    """The inputs of a re-weighting.
+
+    Raises:
+        ArtefactError: no warm-up to start from, or no bought labels for a method that needs them.
+        UsageError: options that do not fit together.
+    """
+    method: Method = configured_method(REWEIGHTERS, options, report)
+    pool = load_pool(run)
+    meta_set = load_meta_set(run, pool)  # empty where nothing was bought
+    if method.needs_bought and not len(meta_set.bought):
+        raise ArtefactError(
+            f"{options.method} learns from bought labels, and {run.root} has none.",
+            f"First: metaselect annotate export {run.flag}, then annotate import FILE {run.flag}; or --method fsr.",
+        )
+    start = _start(run, options)
+    device = choose_device(options.device, report)
+    model = start.architecture if start else (options.model or _any_model(run, pool))
+    trained = len(trained_ids(pool, meta_set, method))
+    if trained < 1:
+        raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
+    resolved = resolve_reweight(options, pool, trained, model, device)
+    size = method.meta_batch_size(options.meta_batch_size, resolved.config.batch_size, len(meta_set.bought))
+    if 0 < size < (options.meta_batch_size or 0):
+        report.note(
+            f"There are {size} bought samples, so a step takes {size}, not {options.meta_batch_size}."
+        )
+    return ReweightSetup(pool, meta_set, method, resolved, size, start, device, run)
+
+
+def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:
+    """The warm-up to start from; None for --init scratch."""
+    if options.init == "scratch":
+        return None
+    start = warmup_model(run)
+    if options.model not in (None, start.architecture):
+        raise UsageError(
+            f"--model {options.model} cannot start from the warm-up's {start.architecture}.",
+            "Leave --model out, or add --init scratch.",
+        )
+    return start
+
+
+def _any_model(run: Run, pool: Dataset) -> str:
+    """The warm-up's model if there was one, else the default for the data."""
+    if run.stage(WARMUP.name()).record() is not None:
+        return warmup_model(run).architecture
+    return auto_model(pool.inputs.shape[1:])
+
+
+def trained_ids(pool: Dataset, meta_set: MetaSet, method: Method) -> torch.Tensor:
+    """(n',) int64, the samples to train on: never unusable ones, and bought ones unless the method excludes them."""
+    mask = np.ones(len(pool), bool)
+    mask[meta_set.unusable] = False
+    if method.excludes_bought:
+        mask[meta_set.bought] = False
+    return torch.from_numpy(mask.nonzero()[0])

@@ -1,0 +1,114 @@
+"""One training by a method, from its start to the model, its predictions and the weights."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from metaselect.models.build import build_model, input_channels
+from metaselect.models.predictions import Predictions
+from metaselect.random import generator
+from metaselect.records import Reporter
+from metaselect.reweighting.base import Labels, MethodRun, Start
+from metaselect.run.artefacts import CHECKPOINT
+from metaselect.stages.reweight.failure_check import StartScore, score_on_bought, score_start
+from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
+from metaselect.training.batches import Batches
+from metaselect.training.checkpoint import load_state, save_state
+from metaselect.training.loop import final_model, start_training, train
+from metaselect.training.predict import predict
+from metaselect.training.saved_models import load_weights
+
+
+class ReweightRow(NamedTuple):
+    """One row of ``reweight/<name>/history.csv``; the last two are on the bought samples, NaN without any."""
+
+    epoch: int
+    lr: float
+    loss: float
+    accuracy: float
+    mean_weight: float
+    zero_batches: float
+    bought_loss: float
+    bought_accuracy: float
+
+
+class Trained(NamedTuple):
+    """What a training ended in.
+
+    Attributes:
+        model: the final model.
+        batches: the pool with its given labels.
+        predictions: of the model for the whole pool, with its given labels.
+        weights: (n,) float32 in [0, 1].
+        run: the method's state at the end.
+        history: one row an epoch.
+        before: the score of the model that it started from.
+    """
+
+    model: nn.Module
+    batches: Batches
+    predictions: Predictions
+    weights: np.ndarray
+    run: MethodRun
+    history: list[ReweightRow]
+    before: StartScore
+
+
+def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter) -> Trained:
+    """Train by the method of ``setup``, on its pool and bought labels.
+
+    Args:
+        setup: what to train, and on what.
+        resume: holds the state after the last whole epoch; a training that finds it goes on from there.
+        what: a word for the progress line.
+        report: shows progress.
+
+    Raises:
+        ConditionUnmet: the training diverged.
+    """
+    pool, config = setup.pool, setup.resolved.config
+    bought, ids = torch.from_numpy(setup.meta_set.bought), trained_ids(pool, setup.meta_set, setup.method)
+    labels = pool.labels.copy()  # with bought labels in place
+    labels[setup.meta_set.bought] = setup.meta_set.labels
+    model = start_model(setup).to(setup.device)
+    channels = input_channels(setup.resolved.model, pool.inputs.shape[1:])
+    batches = Batches(pool.inputs, labels, pool.preprocess, device=setup.device, channels=channels)
+    # After a restart too: the model is not yet the one that was saved.
+    before = score_start(model, batches, bought)
+    pool_labels = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
+    draw = generator(config.seed, "reweight", "method")
+    method = setup.method.begin(Start(pool_labels, config.epochs, config.lr, draw, setup.device))
+    state = start_training(model, config, method)
+    history = [ReweightRow(**row) for row in load_state(state, resume)]
+    if 0 < state.epoch < config.epochs:
+        report.note(f"Going on with epoch {state.epoch + 1} of {config.epochs}.")
+    epochs = train(
+        state,
+        batches,
+        config,
+        ids=ids,
+        bought=bought,
+        meta_batch_size=setup.meta_batch_size,
+        report=report,
+        what=what,
+    )
+    for log in epochs:
+        history.append(ReweightRow(*log, *score_on_bought(final_model(state), batches, bought)))
+        save_state(state, history, resume)
+    # Weights are of the given labels, so bought ones are taken out again.
+    final, given = final_model(state), batches.relabelled(pool.labels)
+    predictions = predict(final, given, torch.arange(len(pool)))
+    weights = state.method.pool_weights(predictions).float().cpu().numpy().clip(0, 1)
+    return Trained(final, given, predictions, weights, state.method, history, before)
+
+
+def start_model(setup: ReweightSetup) -> nn.Module:
+    """The model before its first step: of the warm-up's checkpoint, or newly initialised."""
+    pool, config = setup.pool, setup.resolved.config
+    model = build_model(setup.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=config.seed)
+    if setup.start is not None:
+        load_weights(model, setup.run.path(CHECKPOINT.path(epoch=setup.start.start_epoch)))
+    return model
