@@ -19,6 +19,7 @@ import json
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,6 +30,7 @@ from metaselect.metrics import clean_label_auc
 from metaselect.options import ReweightOptions
 from metaselect.run.layout import Run
 from metaselect.stages.reweight import reweight as stage
+from metaselect.stages.reweight.training import Trained, train_method
 
 try:
     from cleanlab.rank import get_label_quality_scores
@@ -44,19 +46,17 @@ SAMPLES, BUDGET = 10_000, 200
 
 def fsr_scores(run: Path, seed: int) -> np.ndarray:
     """(n,) the pusher's scores at the end of `reweight --method fsr`, which is run again."""
-    kept, train_method = [], stage.train_method
+    kept: list[np.ndarray] = []
 
-    def train_and_keep(*words: Any) -> Any:
+    def train_and_keep(*words: Any) -> Trained:
         trained = train_method(*words)
-        kept.append(trained.run.history.scores.cpu().numpy())
+        run_of_fsr: Any = trained.run
+        kept.append(run_of_fsr.history.scores.cpu().numpy())
         return trained
 
-    stage.train_method = train_and_keep
-    try:
+    with patch.object(stage, "train_method", train_and_keep):
         options = ReweightOptions(method="fsr", name="fsr-again", seed=seed)
         stage.reweight(Run.at(run), options, Console(ProgressMode.plain, as_json=True))
-    finally:
-        stage.train_method = train_method
     return kept[0]
 
 
