@@ -4,7 +4,8 @@
 
 1,797 images of 8 x 8 pixels from scikit-learn; 1,437 to train, 360 to test, the share of each class alike.
 The labels are changed by the real command line: ``metaselect corrupt --noise adversarial --rate 0.6``. The
-same seed gives the same bytes; other seeds give other splits and other wrong labels.
+same seed gives the same bytes; other seeds give other splits and other wrong labels. ``--rate 0``
+leaves all labels right.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from metaselect.data.classes import class_metadata
 from metaselect.data.rewrite import IMAGE_TYPE, OTHERS
 
 TEST_COUNT = 360
-RATE = 0.6
 SPLIT_STREAM = 17  # keeps the split apart from other uses of the seed
 
 
@@ -32,6 +32,7 @@ def main() -> None:
     """Write train.parquet, truth.csv and test.parquet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=0.6, help="share of wrong labels")
     parser.add_argument("-o", "--out", type=Path, default=Path("sample_data"))
     arguments = parser.parse_args()
     images, labels = load_digits(return_X_y=True)  # (1797, 64) float in 0..16, (1797,) int
@@ -42,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         clean = Path(folder) / "clean.parquet"
         write(clean, train, images, labels)
-        command = ["corrupt", clean, "-o", arguments.out, "--noise", "adversarial", "--rate", RATE]
+        command = ["corrupt", clean, "-o", arguments.out, "--noise", "adversarial", "--rate", arguments.rate]
         command += ["--seed", arguments.seed, "--force"]
         subprocess.run([sys.executable, "-m", "metaselect", *map(str, command)], check=True)
 
