@@ -1,7 +1,8 @@
-"""Shared by the accuracy benchmarks: commands as subprocesses, buying labels, and the table of results."""
+"""Shared by the accuracy benchmarks: running commands, buying labels, and the table of results."""
 
 import argparse
 import csv
+import io
 import json
 import os
 import statistics
@@ -9,12 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from metaselect.cli.main import main
+from metaselect.signals import INTERRUPTED, TERMINATED
 
 MAKE = Path(__file__).parent.parent / "sample_data" / "make.py"
 
@@ -59,6 +65,28 @@ def metaselect(*arguments: object) -> tuple[dict[str, Any], float]:
     if process.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return json.loads(process.stdout), time.monotonic() - started
+
+
+class CommandFailed(Exception):
+    """A command that ended with an error; the message is what it wrote to stderr."""
+
+
+def in_process(*arguments: object) -> tuple[dict[str, Any], int]:
+    """Run a command in this process; returns its JSON result and its exit code, 1 for a failed training.
+
+    Raises:
+        CommandFailed: any other exit code.
+    """
+    words = [*map(str, arguments), "--json"]
+    result, notes = io.StringIO(), io.StringIO()
+    # stage.json records the command line
+    with patch.object(sys, "argv", ["metaselect", *words]), redirect_stdout(result), redirect_stderr(notes):
+        code = main(words)
+    if code in (INTERRUPTED, TERMINATED):
+        raise KeyboardInterrupt
+    if code not in (0, 1):
+        raise CommandFailed(f"metaselect {' '.join(words)} ended with {code}:\n{notes.getvalue().strip()}")
+    return json.loads(result.getvalue()), code
 
 
 def buy_labels(run: Path, truth: Path, *, sham: bool = False) -> None:
