@@ -53,18 +53,18 @@ def table(tmp_path: Path, *words: object) -> str:
 
 @pytest.mark.slow
 def test_a_second_call_runs_nothing(tmp_path: Path) -> None:
-    words = ("--data", "wine", "--noise", "uniform-40", "flip2-40", "--budgets", 20, 200)
-    words = (
-        *words,
+    choice = (
+        "--data",
+        "wine",
+        "--noise",
+        "uniform-40",
+        "flip2-40",
         "--methods",
         "uniform",
-        "--seeds",
-        3,
         "--only",
         "uniform-40",
-        "--work",
-        tmp_path / "work",
     )
+    words = [*choice, "--budgets", 20, 200, "--seeds", 3, "--work", tmp_path / "work"]
     assert table(tmp_path, *words).startswith("1 cells, 0 of them in")
     written = (tmp_path / "table.csv").read_bytes()
     with (tmp_path / "table.csv").open(newline="") as stream:
