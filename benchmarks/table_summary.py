@@ -34,19 +34,6 @@ class Row(NamedTuple):
     pool: int
     test_samples: int
 
-    @property
-    def name(self) -> str:
-        """The cell's name: data/noise/budget/selector/method/seed."""
-        return "/".join(map(str, self[:6]))
-
-
-def make_row(*cells: str) -> Row:
-    """A row of the CSV; ValueError if a cell is not of its column's type."""
-    made: list[str | int | float | None] = []
-    for text, kind in zip(cells, Row.__annotations__.values(), strict=True):
-        made.append(text if kind is str else int(text) if kind is int else float(text) if text else None)
-    return Row(*made)  # type: ignore[arg-type]
-
 
 class Spread(NamedTuple):
     """Mean and sample standard deviation over seeds; the latter is None for one seed."""

@@ -12,16 +12,20 @@ from typing import Any
 import pytest
 from command_line import environment, metaselect
 
+from metaselect.errors import ArtefactError
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.fixture
 def table_summary(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The module; others of the benchmarks can be imported too."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import table_summary
 
     yield table_summary
-    sys.modules.pop("table_summary")
+    for name in ("table_summary", "cells", "settings", "common"):
+        sys.modules.pop(name, None)
 
 
 def row(table_summary: ModuleType, method: str, seed: int, accuracy: float, **other: Any) -> Any:
@@ -166,9 +170,16 @@ def test_failed_trainings_and_missing_values_are_shown(table_summary: ModuleType
     assert text[-1] == "- digits, uniform-40, 20 by rbc: the training failed: direct, seed 0."
 
 
-def test_rows_come_back_from_the_csv_as_they_were(table_summary: ModuleType) -> None:
-    made = row(table_summary, "direct", 2, 0.875)
-    text = ["" if each is None else str(each) for each in made]
-    assert table_summary.make_row(*text) == made
-    with pytest.raises(ValueError, match="invalid literal"):
-        table_summary.make_row(*["x" if each == "20" else each for each in text])
+def test_rows_come_back_from_the_csv_as_they_were(table_summary: ModuleType, tmp_path: Path) -> None:
+    """Sorted by data, noise and the rest of the cell's name; the last row of a cell stands."""
+    import cells
+
+    rows = [row(table_summary, "direct", seed, 0.875, weight_auc=0.5) for seed in (2, 1)]
+    rows += [row(table_summary, "uniform", 0, 0.25, noise="none"), rows[0]._replace(accuracy=0.5)]
+    path = tmp_path / "table.csv"
+    assert cells.read_table(table_summary.Row, path) == []
+    cells.write_table(table_summary.Row, rows, path)
+    assert cells.read_table(table_summary.Row, path) == [rows[2], rows[1], rows[3]]
+    path.write_text(path.read_text().replace(",20,", ",x,"))
+    with pytest.raises(ArtefactError, match="damaged"):
+        cells.read_table(table_summary.Row, path)
