@@ -55,7 +55,7 @@ def fsr_scores(run: Path, seed: int) -> np.ndarray:
         return trained
 
     with patch.object(stage, "train_method", train_and_keep):
-        options = ReweightOptions(method="fsr", name="fsr-again", seed=seed)
+        options = ReweightOptions(method="fsr", name="fsr-again", seed=seed, folds=0)
         stage.reweight(Run.at(run), options, Console(ProgressMode.plain, as_json=True))
     return kept[0]
 

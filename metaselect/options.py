@@ -205,6 +205,7 @@ class ReweightOptions(TrainingOptions):
         meta_batch_size: None: every bought sample, at most the batch size; for fsr its meta_ratio times that size.
         option: KEY=VALUE pairs for the method.
         profile: of ``registry.PROFILES``; what it sets is in the method's fields, which are in the key.
+        folds: of the bought labels, for the comparison by cross-fitting; 0: no comparison.
     """
 
     method: str = "direct"
@@ -213,10 +214,14 @@ class ReweightOptions(TrainingOptions):
     meta_batch_size: int | None = None
     option: tuple[str, ...] = ()
     profile: str | None = not_in_key(None)
+    folds: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("meta-batch-size", self.meta_batch_size, 1)
+        require_range("folds", self.folds, 0)
+        if self.folds == 1:
+            raise UsageError("--folds is 1; a fold is predicted by a model of the others.", "Use 0, or 2.")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,9 @@ REWEIGHTERS: dict[str, str] = {
     "uniform": "metaselect.reweighting.uniform:Uniform",
 }
 
+BASELINE = "uniform"
+"""The re-weighter that every other one is compared with: plain training with the bought labels in place."""
+
 FORMATS: dict[str, str] = {
     "csv": "metaselect.annotation.formats.csv:CsvFormat",
     "label-studio": "metaselect.annotation.formats.label_studio:LabelStudioFormat",

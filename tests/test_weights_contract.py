@@ -138,7 +138,8 @@ def weighed(request: pytest.FixtureRequest) -> Weighed:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("metaselect.stages.reweight.training.train", watched)
-        reweight(run, ReweightOptions(method=name, epochs=4, batch_size=8, device="cpu"), Listener())
+        options = ReweightOptions(method=name, epochs=4, batch_size=8, device="cpu", folds=0)
+        reweight(run, options, Listener())
     folder, ids = run.path(f"reweight/{name}"), sorted(pool.given)
     table = pq.read_table(folder / "weights.parquet")
     who = {ids[i] for i in trained}

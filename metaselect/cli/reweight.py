@@ -1,6 +1,6 @@
 """`metaselect reweight`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,6 +69,13 @@ def reweight(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            help="Parts of the bought labels in the comparison with plain training (cross-fitting); 0: none. "
+            "Two parts cost as many epochs as the run, and as many of plain training.",
+        ),
+    ] = 2,
     optimiser: OptimiserOption = Optimiser.sgd,
     lr: LearningRateOption = None,
     momentum: MomentumOption = None,
@@ -126,6 +133,7 @@ def reweight(
         meta_batch_size=meta_batch_size,
         option=tuple(option or ()),
         profile=profile,
+        folds=folds,
     )
     run_directory = Run.at(run)
     from metaselect.stages.reweight.reweight import reweight as run_reweight
@@ -141,5 +149,10 @@ def reweight(
         f"{run_directory.path('reweight')}/{result['name']}: {result['model']}, {result['epochs']} epochs, "
         f"{result['bought']} bought labels{learnt}"
     )
+    comparison: Any = result["comparison"]
+    if comparison and comparison["verdict"] == "worse":
+        console.warn(comparison["sentence"])
+    elif comparison:
+        console.line(comparison["sentence"])
     console.note(f"Next: metaselect evaluate TEST {run_directory.flag}")
     finish(console, outcome)

@@ -16,6 +16,8 @@ UNFINISHED_KEY = "key.json"
 """In the folder of an unfinished stage: what it is being made from, so that the same command goes on with it."""
 RESUME = "resume.safetensors"
 """In the folder of an unfinished training: the state after its last whole epoch."""
+CROSS_FIT_WORK = "cross-fit"
+"""In the folder of an unfinished re-weighting: what is done of its comparison."""
 WORK = ".work"
 """Holds the folders of unfinished stages, below the run."""
 LOCK = ".lock"
@@ -195,6 +197,22 @@ WEIGHTS = Artefact(
     "",
     "reweight",
     ("evaluate",),
+)
+CROSS_FIT = Artefact(
+    REWEIGHT,
+    "cross_fit.csv",
+    csv_columns(
+        *("sample_id", "given_label", "clean_label", "fold"),
+        *(
+            f"{arm}_{what}"
+            for arm in ("warmup", "baseline", "method")
+            for what in ("predicted", "prob", "given_prob")
+        ),
+    ),
+    "predictions of samples by models that were trained without them: the label, the probability of the clean label "
+    "and of the given one; an empty clean label: a sample that was not bought, kept out for the estimate of wrong "
+    "labels; not there without the comparison",
+    "reweight",
 )
 METRICS = Artefact(EVALUATE, "metrics.json", (), "every number of the evaluation", "evaluate")
 PREDICTIONS = Artefact(

@@ -1,11 +1,15 @@
 """reweight: a robust model and a weight for every training sample, from the bought labels."""
 
+import shutil
+
 from metaselect.data.store import data_inputs, require_contents
 from metaselect.options import ReweightOptions
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import settings
 from metaselect.run.artefacts import (
     CHECKPOINT,
+    CROSS_FIT,
+    CROSS_FIT_WORK,
     META_SET,
     RESUME,
     REWEIGHT,
@@ -21,6 +25,8 @@ from metaselect.run.key import StageKey
 from metaselect.run.layout import Run, checked_folder_name
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_parquet, write_rows
+from metaselect.stages.reweight.comparison import compare
+from metaselect.stages.reweight.cross_fit import arms, comparison_epochs, cost, cross_fit, reason_without
 from metaselect.stages.reweight.failure_check import (
     BoughtScore,
     failure_reason,
@@ -63,13 +69,18 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
         (*setup.resolved.auto(options), *([] if options.meta_batch_size else ["meta_batch_size"])),
     )
     stage = run.stage(REWEIGHT.name(name=name))
+    missing = reason_without(setup, options.folds)
     if not stage.is_current(key, report, force=options.force):
+        report.note(missing or cost(setup, options.folds))
         if options.dry_run:
-            return dry_run_outcome(
-                stage, key, training_needs(start_model(setup), setup.pool, 1 + RESUME_COPIES)
-            )
+            needs = training_needs(start_model(setup), setup.pool, 1 + RESUME_COPIES)
+            needs["comparison_epochs"] = 0 if missing else comparison_epochs(setup, options.folds)
+            return dry_run_outcome(stage, key, needs)
         with stage.working(key, report) as work:
-            _train(setup, name, work, report)
+            result = _train(setup, name, work, report)
+            comparison = None if missing else _compare(setup, options.folds, name, work, report)
+            work.details["result"] = {**result, "comparison": comparison}
+            (work.folder / RESUME).unlink(missing_ok=True)
     result = stage.require().details["result"]
     return Outcome({"run": str(run.root), "name": name, **result}, unmet=result["dead"] or "")
 
@@ -83,7 +94,7 @@ def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
     return inputs_of(run, *files)
 
 
-def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> None:
+def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dict[str, Json]:
     trained = train_method(setup, work.folder / RESUME, f"reweight {name}", report)
     pool, config = setup.pool, setup.resolved.config
     history, predictions = trained.history, trained.predictions
@@ -92,13 +103,12 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> Non
     write_json(work.folder / ROBUST_MODEL_INFO.within(), model_description(setup.resolved.model, pool))
     table = weights_table(pool, setup.meta_set, trained.weights, setup.method.weight_kind, predictions)
     write_parquet(work.folder / WEIGHTS.within(), WEIGHTS, table)
-    (work.folder / RESUME).unlink(missing_ok=True)
     zero_batches = sum(row.zero_batches for row in history) / len(history)
     after = BoughtScore(history[-1].bought_loss, history[-1].bought_accuracy)
     dead = ""
     if setup.method.judged:
         dead = failure_reason(zero_batches, trained.before, after, predictions.predicted)
-    result: dict[str, Json] = {
+    return {
         "model": setup.resolved.model,
         "epochs": config.epochs,
         "bought": len(setup.meta_set.bought),
@@ -106,4 +116,13 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> Non
         "zero_batches": zero_batches,
         "dead": dead,
     }
-    work.details["result"] = result
+
+
+def _compare(setup: ReweightSetup, folds: int, name: str, work: Work, report: Reporter) -> Json:
+    """The comparison with the warm-up and the baseline; None where one of its trainings diverged."""
+    folder = work.folder / CROSS_FIT_WORK
+    rows = cross_fit(setup, folds, folder, name, report)
+    if rows:
+        write_rows(work.folder / CROSS_FIT.within(), CROSS_FIT, rows)
+    shutil.rmtree(folder, ignore_errors=True)
+    return compare(rows, name, is_baseline=len(arms(setup)) == 1) if rows else None

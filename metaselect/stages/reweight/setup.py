@@ -37,6 +37,13 @@ class ReweightSetup(NamedTuple):
     device: torch.device
     run: Run
 
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int64, the given labels with the bought ones in place."""
+        labels = self.pool.labels.copy()
+        labels[self.meta_set.bought] = self.meta_set.labels
+        return labels
+
 
 def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> ReweightSetup:
     """The inputs of a re-weighting.

@@ -71,8 +71,7 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     """
     pool, config = setup.pool, setup.resolved.config
     bought, ids = torch.from_numpy(setup.meta_set.bought), trained_ids(pool, setup.meta_set, setup.method)
-    labels = pool.labels.copy()  # with bought labels in place
-    labels[setup.meta_set.bought] = setup.meta_set.labels
+    labels = setup.labels
     model = start_model(setup).to(setup.device)
     channels = input_channels(setup.resolved.model, pool.inputs.shape[1:])
     batches = Batches(pool.inputs, labels, pool.preprocess, device=setup.device, channels=channels)

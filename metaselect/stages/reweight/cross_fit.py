@@ -1,0 +1,238 @@
+"""Cross-fitting over the bought labels: each is predicted by models that were trained without that sample.
+
+Source: Chernozhukov et al. 2018, "Double/debiased machine learning", The Econometrics Journal 21 (1), C1-C68: fit on
+the other folds, evaluate on this one.
+Differs: the samples that were not bought are in every fold, but for a random part of each fold that is kept out too, so
+that there are predictions of samples without a bought label that are made in the same way.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from metaselect.annotation.meta_set import MetaSet
+from metaselect.errors import ConditionUnmet
+from metaselect.models.build import input_channels
+from metaselect.random import generator
+from metaselect.records import Reporter
+from metaselect.registry import BASELINE, REWEIGHTERS, configure
+from metaselect.reweighting.base import Method
+from metaselect.run.artefacts import RESUME
+from metaselect.run.files import read_json, write_json
+from metaselect.stages.reweight.setup import ReweightSetup
+from metaselect.stages.reweight.training import start_model, train_method
+from metaselect.training.batches import Batches
+from metaselect.training.predict import predict
+
+FEWEST = 4  # bought labels; with fewer, a fold would hold one
+KEPT_OUT_SHARE, KEPT_OUT = 0.1, 500  # of the samples that were not bought, in each fold, at most
+
+
+class ArmPrediction(NamedTuple):
+    """A model's prediction of one sample.
+
+    Attributes:
+        predicted: the most probable class.
+        prob: the probability of its bought label; without one, of the given label.
+        given_prob: the probability of its given label.
+    """
+
+    predicted: int
+    prob: float
+    given_prob: float
+
+
+class CrossFitRow(NamedTuple):
+    """One row of ``cross_fit.csv``; ``clean_label`` and each ``prob`` are empty for a sample that was not bought.
+
+    The columns of the warm-up are empty where the run did not start from it.
+    """
+
+    sample_id: str
+    given_label: str
+    clean_label: str
+    fold: int
+    warmup_predicted: str
+    warmup_prob: float | str
+    warmup_given_prob: float | str
+    baseline_predicted: str
+    baseline_prob: float | str
+    baseline_given_prob: float | str
+    method_predicted: str
+    method_prob: float | str
+    method_given_prob: float | str
+
+
+class Fold(NamedTuple):
+    """Samples of one fold, (m',) and (r,) int64 pool indices: bought ones, and others that are kept out with them."""
+
+    number: int
+    bought: np.ndarray
+    others: np.ndarray
+
+    @property
+    def ids(self) -> np.ndarray:
+        """All of them, the bought ones first."""
+        return np.concatenate([self.bought, self.others])
+
+
+def reason_without(setup: ReweightSetup, folds: int) -> str:
+    """Why there is no comparison, as a sentence; empty where there is one."""
+    bought = len(setup.meta_set.bought)
+    if not folds:
+        return "No comparison with plain training, because of --folds 0."
+    if bought < FEWEST:
+        return f"No comparison with plain training: it takes {FEWEST} bought labels, and there are {bought}."
+    return ""
+
+
+def fold_epochs(setup: ReweightSetup) -> int:
+    """Epochs of each training: half of the run's, so that two folds cost as much as the run."""
+    return max(setup.resolved.config.epochs // 2, 1)
+
+
+def arms(setup: ReweightSetup) -> dict[str, Method]:
+    """The methods that are trained on each fold; the baseline alone where the method is the baseline."""
+    baseline: Method = configure(REWEIGHTERS[BASELINE], [])
+    return (
+        {"baseline": baseline} if setup.method == baseline else {"baseline": baseline, "method": setup.method}
+    )
+
+
+def comparison_epochs(setup: ReweightSetup, folds: int) -> int:
+    """Epochs of all trainings of the comparison together."""
+    return len(arms(setup)) * min(folds, len(setup.meta_set.bought)) * fold_epochs(setup)
+
+
+def cost(setup: ReweightSetup, folds: int) -> str:
+    """What the comparison costs, as a sentence."""
+    count = min(folds, len(setup.meta_set.bought))
+    names = " and as many of ".join(
+        {"baseline": BASELINE, "method": "the method"}[arm] for arm in arms(setup)
+    )
+    return (
+        f"For the comparison with plain training, {count} trainings of {fold_epochs(setup)} epochs of {names} follow "
+        f"the {setup.resolved.config.epochs} epochs of the run (--folds 0: none)."
+    )
+
+
+def cross_fit(setup: ReweightSetup, folds: int, work: Path, name: str, report: Reporter) -> list[CrossFitRow]:
+    """The rows of ``cross_fit.csv``, by fold; empty where a training diverged, which is said.
+
+    Args:
+        setup: of the run that is compared.
+        folds: how many, at least 2; each has a bought sample.
+        work: a folder for what an interrupted command has done; finished trainings are not repeated.
+        name: of the run.
+        report: shows progress.
+    """
+    parts = split(setup, folds)
+    rows: list[CrossFitRow] = []
+    for part in parts:
+        found: dict[str, list[ArmPrediction] | None] = {"warmup": _warmup_predictions(setup, part)}
+        for arm, method in arms(setup).items():
+            what = f"comparison of {name}, {arm} {part.number} of {len(parts)}"
+            try:
+                found[arm] = _predictions(setup, method, part, work / f"{arm}-{part.number}", what, report)
+            except ConditionUnmet as error:
+                report.warn(f"No comparison with plain training: {what}: {error}")
+                return []
+        found.setdefault("method", found["baseline"])
+        rows += _rows(setup, part, found)
+    return rows
+
+
+def split(setup: ReweightSetup, folds: int) -> list[Fold]:
+    """The folds: bought samples stratified by class, and disjoint random samples of the rest of the pool."""
+    meta_set, seed = setup.meta_set, setup.resolved.config.seed
+    number = fold_numbers(meta_set.labels, folds, generator(seed, "reweight", "folds"))
+    rest = np.ones(len(setup.pool), bool)
+    rest[meta_set.bought] = rest[meta_set.unusable] = False
+    others = torch.from_numpy(rest.nonzero()[0])
+    order = torch.randperm(len(others), generator=generator(seed, "reweight", "kept out"))
+    count = min(int(KEPT_OUT_SHARE * len(others)), KEPT_OUT, len(others) // (folds + 1))
+    kept_out = others[order[: count * folds]].numpy().reshape(folds, count)
+    return [
+        Fold(place + 1, meta_set.bought[number == place], np.sort(kept_out[place]))
+        for place in range(folds)
+        if (number == place).any()
+    ]
+
+
+def fold_numbers(labels: np.ndarray, folds: int, draw: torch.Generator) -> np.ndarray:
+    """(m,) fold of each sample, from 0: random, with sizes that differ by at most 1, in the whole and in each class."""
+    order = torch.randperm(len(labels), generator=draw).numpy()
+    order = order[np.argsort(labels[order], kind="stable")]
+    numbers = np.empty(len(labels), np.int64)
+    numbers[order] = np.arange(len(labels)) % folds  # it goes on from class to class
+    return numbers
+
+
+def without(setup: ReweightSetup, method: Method, fold: Fold) -> ReweightSetup:
+    """The setup of a training that never sees the samples of a fold: neither as bought ones nor in the pool."""
+    meta_set, config = setup.meta_set, setup.resolved.config
+    stays = ~np.isin(meta_set.bought, fold.bought)
+    # As unusable ones, which no training sees.
+    left_out = np.union1d(meta_set.unusable, fold.ids)
+    size = method.meta_batch_size(setup.meta_batch_size or None, config.batch_size, int(stays.sum()))
+    return setup._replace(
+        method=method,
+        meta_set=MetaSet(meta_set.bought[stays], meta_set.labels[stays], left_out),
+        resolved=replace(setup.resolved, config=replace(config, epochs=fold_epochs(setup))),
+        meta_batch_size=size,
+    )
+
+
+def _predictions(
+    setup: ReweightSetup, method: Method, fold: Fold, work: Path, what: str, report: Reporter
+) -> list[ArmPrediction]:
+    """Of a model that is trained without the fold, for its samples; from ``work`` where they are there already."""
+    done = work / "predictions.json"
+    if not done.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        trained = train_method(without(setup, method, fold), work / RESUME, what, report)
+        write_json(done, [list(each) for each in _predict(setup, trained.model, trained.batches, fold)])
+        (work / RESUME).unlink(missing_ok=True)
+    return [ArmPrediction(*each) for each in read_json(done, "Run the same command again with --force.")]
+
+
+def _warmup_predictions(setup: ReweightSetup, fold: Fold) -> list[ArmPrediction] | None:
+    """Of the warm-up, which saw no bought label; None where the run did not start from it."""
+    if setup.start is None:
+        return None
+    pool, model = setup.pool, start_model(setup).to(setup.device)
+    channels = input_channels(setup.resolved.model, pool.inputs.shape[1:])
+    batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=setup.device, channels=channels)
+    return _predict(setup, model, batches, fold)
+
+
+def _predict(setup: ReweightSetup, model: nn.Module, batches: Batches, fold: Fold) -> list[ArmPrediction]:
+    """A model's predictions of a fold's samples; ``batches`` have the given labels."""
+    ids = torch.from_numpy(fold.ids)
+    given, labelled = predict(model, batches, ids), predict(model, batches.relabelled(setup.labels), ids)
+    columns = (given.predicted, labelled.label_prob, given.label_prob)
+    return [ArmPrediction(*each) for each in zip(*(column.cpu().tolist() for column in columns), strict=True)]
+
+
+def _rows(
+    setup: ReweightSetup, fold: Fold, found: Mapping[str, list[ArmPrediction] | None]
+) -> list[CrossFitRow]:
+    pool, rows = setup.pool, []
+    for place, index in enumerate(fold.ids.tolist()):
+        bought = place < len(fold.bought)
+        cells: list[str | float] = []
+        for predictions in found.values():
+            if predictions is None:
+                cells += ["", "", ""]
+            else:
+                predicted, prob, given_prob = predictions[place]
+                cells += [pool.classes[predicted], prob if bought else "", given_prob]
+        clean = pool.classes[setup.labels[index]] if bought else ""
+        names = (pool.sample_ids[index], pool.classes[pool.labels[index]], clean)
+        rows.append(CrossFitRow(*names, fold.number, *cells))  # type: ignore[arg-type]
+    return rows
