@@ -21,6 +21,7 @@ SELECTORS: dict[str, str] = {
     "gbc": "metaselect.selection.gbc:GBC",
     "badge": "metaselect.selection.badge:Badge",
     "k-center": "metaselect.selection.k_center:KCenter",
+    "k-means": "metaselect.selection.k_means:KMeansCentres",
     "typiclust": "metaselect.selection.typiclust:TypiClust",
     "random": "metaselect.selection.random:Random",
     "certain": "metaselect.selection.uncertainty:Certain",

@@ -13,8 +13,9 @@ from metaselect.registry import SELECTORS, configure
 from metaselect.selection import badge, typiclust
 from metaselect.selection.badge import GradientEmbeddings
 from metaselect.selection.base import Choice, PoolFeatures
+from metaselect.selection.clustering.euclidean import kmeans_clusters, round_robin
 from metaselect.selection.k_center import distances
-from metaselect.selection.typiclust import SOFTENING, kmeans_clusters, round_robin, typicality
+from metaselect.selection.typiclust import SOFTENING, typicality
 
 NONE = torch.empty(0, dtype=torch.int64)
 BOUGHT = torch.tensor([4, 1])
@@ -339,10 +340,13 @@ def test_small_clusters_come_last() -> None:
     assert round_robin(cluster, typical, torch.tensor([6]), 3, 0).tolist() == [3, 0, 4]
 
 
-@pytest.mark.parametrize("count", [8, typiclust.MAX_FULL_BATCH_CLUSTERS + 10])
-def test_clusters_of_few_distinct_rows_are_their_own(count: int) -> None:
+@pytest.mark.parametrize(("count", "full_batch"), [(8, True), (60, False)])
+def test_clusters_of_few_distinct_rows_are_their_own(count: int, full_batch: bool) -> None:
     rows = torch.nn.functional.normalize(random_pool(5).hidden[-1])[torch.arange(90) % 5]
-    found, again = (kmeans_clusters(rows, count, 3, torch.Generator().manual_seed(6)) for _ in range(2))
+    found, again = (
+        kmeans_clusters(rows, count, 3, torch.Generator().manual_seed(6), full_batch=full_batch)
+        for _ in range(2)
+    )
     assert torch.equal(found, again)
     assert len({(i % 5, number) for i, number in enumerate(found.tolist())}) == len(set(found.tolist())) == 5
     assert found.max() < count

@@ -24,7 +24,7 @@ def require_external_support(method: Selector, name: str) -> None:
     if missing:
         raise UsageError(
             f"{name} needs {missing[0]} of the warm-up's model, which --features cannot supply.",
-            "Leave out --features, or choose rbc, typiclust, k-center, badge or another method.",
+            "Leave out --features, or choose k-means, rbc, k-center, badge or another method.",
         )
 
 
@@ -43,7 +43,7 @@ def load_external_features(
     if "probs" in method.required_features and external.probs is None:
         raise UsageError(
             f"{path} has no column probs, which {name} needs.",
-            "Add the class probabilities, or choose typiclust, k-center, or rbc with "
+            "Add the class probabilities, or choose k-means, k-center, or rbc with "
             "--option features=representation.",
         )
     return PoolFeatures(

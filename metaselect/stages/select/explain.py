@@ -37,8 +37,8 @@ class ClusterPosition(NamedTuple):
     Attributes:
         number: number of the cluster.
         size: samples in the cluster.
-        mass: its share of the pool, by gradient norm or (typiclust) by samples, in [0, 1]; None where ``selected.csv``
-            has none.
+        mass: its share of the pool, by gradient norm or, for k-means and typiclust, by samples, in [0, 1]; None where
+            ``selected.csv`` has none.
         similarity: cosine with the cluster's centre; for typiclust, the typicality.
         place: from 1 by falling similarity; ties in the order of sample_id, as methods break them.
         representative: None where no sample of the cluster was selected.
