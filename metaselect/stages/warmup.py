@@ -33,6 +33,7 @@ from metaselect.training.device import choose_device
 from metaselect.training.loop import EpochLog, TrainState, start_training, train
 from metaselect.training.predict import predict
 from metaselect.training.saved_models import load_weights, model_description, save_model
+from metaselect.training.threads import limit_threads
 
 HELD_OUT = 0.1  # of the pool
 RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written
@@ -136,7 +137,8 @@ def _train(
         load_weights(model, options.weights)
     channels = input_channels(resolved.model, shape)
     batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=device, channels=channels)
-    state = start_training(model.to(device), config, UniformRun())
+    limit_threads(model.to(device), batches, config.batch_size)
+    state = start_training(model, config, UniformRun())
     history = [WarmupRow(**row) for row in load_state(state, work.folder / RESUME)]
     if history:
         report.note(f"Going on with epoch {state.epoch + 1} of {config.epochs}.")

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from metaselect.reweighting.base import strip_prefix
 from metaselect.run.files import write_atomically
 from metaselect.training.loop import TrainState
+from metaselect.training.threads import continue_with
 
 
 def save_state(state: TrainState, history: Sequence[Any], path: Path) -> None:
@@ -23,12 +24,19 @@ def save_state(state: TrainState, history: Sequence[Any], path: Path) -> None:
                 tensors[f"optimiser.{kind}.{name}"] = value
     tensors.update({f"method.{name}": value for name, value in state.method.state_dict().items()})
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    metadata = {"epoch": str(state.epoch), "history": json.dumps([row._asdict() for row in history])}
+    metadata = {
+        "epoch": str(state.epoch),
+        "history": json.dumps([row._asdict() for row in history]),
+        "threads": str(torch.get_num_threads()),
+    }
     write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=metadata))
 
 
 def load_state(state: TrainState, path: Path) -> list[dict[str, Any]]:
-    """Restore a saved state into one at its start; returns the rows of its history, empty if nothing was saved."""
+    """Restore a saved state into one at its start; returns the rows of its history, empty if nothing was saved.
+
+    Torch then uses as many threads as when it was saved, unless the user chose a number.
+    """
     if not path.is_file():
         return []
     try:
@@ -46,5 +54,6 @@ def load_state(state: TrainState, path: Path) -> list[dict[str, Any]]:
         state.optimiser.state[parameter][kind] = value.to(parameter.device) if value.dim() else value
     state.method.load_state_dict(strip_prefix(tensors, "method."))
     state.epoch = int(metadata["epoch"])
+    continue_with(int(metadata["threads"]))
     rows: list[dict[str, Any]] = json.loads(metadata["history"])
     return rows

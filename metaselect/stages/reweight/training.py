@@ -20,6 +20,7 @@ from metaselect.training.checkpoint import load_state, save_state
 from metaselect.training.loop import final_model, start_training, train
 from metaselect.training.predict import predict
 from metaselect.training.saved_models import load_weights
+from metaselect.training.threads import limit_threads
 
 
 class ReweightRow(NamedTuple):
@@ -75,6 +76,7 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     model = start_model(setup).to(setup.device)
     channels = input_channels(setup.resolved.model, pool.inputs.shape[1:])
     batches = Batches(pool.inputs, labels, pool.preprocess, device=setup.device, channels=channels)
+    limit_threads(model, batches, config.batch_size)
     # After a restart too: the model is not yet the one that was saved.
     before = score_start(model, batches, bought)
     pool_labels = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
