@@ -164,6 +164,7 @@ class SelectOptions:
 
     Attributes:
         budget: labels to buy in this round.
+        method: a name of the registry, or "auto": one of them by a rule.
         option: KEY=VALUE pairs for the method.
         gradient: "label-free" or "full"; a field of the methods that cluster gradients.
         profile: of ``registry.PROFILES``; what it sets is in the method's fields, which are in the key.
@@ -175,7 +176,7 @@ class SelectOptions:
     """
 
     budget: int | None = None
-    method: str = "rbc"
+    method: str = "auto"
     option: tuple[str, ...] = ()
     gradient: str | None = not_in_key(None)
     profile: str | None = not_in_key(None)

@@ -31,6 +31,9 @@ SELECTORS: dict[str, str] = {
     "craig": "metaselect.selection.craig:Craig",
 }
 
+AUTO_SELECTOR = "auto"
+"""The value of `select --method` that stands for a selector by a rule; see ``stages.select.auto_method``."""
+
 REWEIGHTERS: dict[str, str] = {
     "direct": "metaselect.reweighting.direct:Direct",
     "l2rw": "metaselect.reweighting.l2rw:L2RW",

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import ProgressMode
-from metaselect.registry import MODELS, PROFILES, REWEIGHTERS, SELECTORS
+from metaselect.registry import AUTO_SELECTOR, MODELS, PROFILES, REWEIGHTERS, SELECTORS
 
 INPUT = "Input"
 TRAINING = "Training"
 OUTPUT = "Output"
 
-SelectMethod = StrEnum("SelectMethod", {name: name for name in SELECTORS})  # type: ignore[misc]
+SelectMethod = StrEnum("SelectMethod", {name: name for name in (AUTO_SELECTOR, *SELECTORS)})  # type: ignore[misc]
 ReweightMethod = StrEnum("ReweightMethod", {name: name for name in REWEIGHTERS})  # type: ignore[misc]
 Profile = StrEnum("Profile", {name: name for name in PROFILES})  # type: ignore[misc]
 

@@ -21,7 +21,7 @@ from metaselect.cli.flags import (
 from metaselect.cli.results import finish, print_dry_run, print_method_options
 from metaselect.errors import UsageError
 from metaselect.options import SelectOptions
-from metaselect.registry import SELECTORS
+from metaselect.registry import AUTO_SELECTOR, SELECTORS
 from metaselect.run.artefacts import SELECTED
 from metaselect.run.layout import Run
 
@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
 def select(
     run: RunOption = None,
     budget: Annotated[int | None, typer.Option(help="Number of labels to buy in this round.")] = None,
-    method: Annotated[SelectMethod, typer.Option(help="Selection method.")] = SelectMethod("rbc"),
+    method: Annotated[
+        SelectMethod, typer.Option(help="Selection method; auto chooses one by the data.")
+    ] = SelectMethod(AUTO_SELECTOR),
     option: MethodOption = None,
     profile: ProfileOption = None,
     gradient: Annotated[
@@ -109,6 +111,10 @@ def select(
     """
     console = Console(progress, as_json=as_json)
     if option == ["help"]:
+        if method == AUTO_SELECTOR:
+            raise UsageError(
+                "--option help explains the options of one method.", "Name it: --method rbc --option help"
+            )
         print_method_options(console, method, SELECTORS[method])
         return
     options = SelectOptions(
@@ -152,7 +158,7 @@ def select(
     total = f" ({result['total']} with earlier ones)" if result["total"] != result["selected"] else ""
     console.line(
         f"{run_directory.path(str(result['folder'])) / SELECTED.within()}: {result['selected']} samples chosen by "
-        f"{method}{drawn}{total}"
+        f"{result['method']}{drawn}{total}"
     )
     if not result["closed"]:
         console.note(f"Next: metaselect annotate export {run_directory.flag}")

@@ -20,7 +20,7 @@ from metaselect.models.build import build_model, last_linear
 from metaselect.options import SelectOptions, key_options
 from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.registry import SELECTORS, configured_method, settings
+from metaselect.registry import AUTO_SELECTOR, SELECTORS, configured_method, settings
 from metaselect.run.artefacts import CHECKPOINT, CLUSTERS, META_SET, SAMPLES, SELECT, SELECTED, WARMUP_MODEL
 from metaselect.run.files import sha256_file
 from metaselect.run.inputs import inputs_of
@@ -31,6 +31,7 @@ from metaselect.run.stage import Stage, Work, dry_run_outcome
 from metaselect.run.tables import write_parquet, write_rows
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, Selector
 from metaselect.selection.min_per_class import with_min_per_class
+from metaselect.stages.select.auto_method import with_resolved_method
 from metaselect.stages.select.round_plan import RoundPlan, plan_round, round_number
 from metaselect.training.config import MIB
 from metaselect.training.device import choose_device
@@ -51,6 +52,8 @@ def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
 
 def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     run.info()
+    chosen_by_rule = ("method", "option") if options.method == AUTO_SELECTOR else ()
+    options = with_resolved_method(run, options, report)
     flags = {} if options.gradient is None else {"gradient": options.gradient}
     method: Selector = configured_method(SELECTORS, options, report, **flags)
     if options.features is not None:
@@ -73,6 +76,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
         },
         _inputs(run, options, epochs),
         device.type if method.required_features else "",
+        chosen_by_rule,
     )
     if not _is_done(ledger, stage, record, key, report, force=options.force):
         if options.dry_run:
@@ -90,6 +94,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     result: dict[str, Json] = {
         "run": str(run.root),
         "folder": stage.name,
+        "method": options.method,
         **stage.require().details["result"],
     }
     total = len(plan.excluded) + plan.budget

@@ -1,0 +1,87 @@
+"""`select --method auto`: the method of its rule, which is said and recorded, and gives what that method gives."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import metaselect, tree
+
+from metaselect.options import SelectOptions
+
+
+def record_of(run: Path, number: int = 1) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / f"select/round-{number}/stage.json").read_text())
+    return found
+
+
+def table_of_features(path: Path, ids: list[str], labels: list[str] | None = None) -> Path:
+    """Seeded features of 6 numbers; with ``labels``, a data set."""
+    draw = np.random.default_rng(0)
+    columns = {"sample_id": pa.array(ids), "features": pa.array(list(draw.normal(size=(len(ids), 6))))}
+    pq.write_table(pa.table(columns | ({"label": pa.array(labels)} if labels else {})), path)
+    return path
+
+
+@pytest.mark.slow
+def test_a_network_of_its_own_means_rbc(warm: Path, tmp_path: Path) -> None:
+    assert SelectOptions().method == "auto"
+    copied = Path(shutil.copytree(warm, tmp_path / "copied"))
+    done = metaselect("select", "--budget", 7, "--json", run=warm)
+    assert "Method auto: rbc, since the features are those of a network" in done.err
+    assert done.json["method"] == "rbc"
+    key = record_of(warm)
+    assert key["options"]["method"] == "rbc"
+    assert key["options"]["option"]["features"] == "product"
+    assert set(key["auto"]) == {"method", "option"}
+    metaselect("select", "--budget", 7, "--method", "rbc", run=copied)
+    assert record_of(copied)["auto"] == []
+    assert tree(warm, leave=("stage.json", ".lock")) == tree(copied, leave=("stage.json", ".lock"))
+    # Naming what the rule chose is no other setting; another method is.
+    assert "is up to date" in metaselect("select", "--budget", 7, "--method", "rbc", run=warm).err
+    assert 'method: "rbc" -> "random"' in metaselect("select", "--method", "random", run=warm, code=4).err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("--gradient", "full"), ("--profile", "long-tail")])
+def test_gradient_and_profile_mean_rbc_also_for_frozen_features(
+    warm: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    ids = pq.read_table(warm / "data/samples.parquet")["sample_id"].to_pylist()
+    file = table_of_features(tmp_path / "f.parquet", ids)
+    refused = metaselect("select", "--budget", 5, "--features", file, *flags, run=warm, code=2)
+    assert f"Method auto: rbc, which has {flags[0]}." in refused.err
+    assert "has no column probs, which rbc needs" in refused.err
+    assert metaselect("select", "--budget", 5, *flags, "--json", run=warm).json["method"] == "rbc"
+    assert record_of(warm)["options"]["option"]["gradient"] == "full"
+
+
+@pytest.mark.slow
+def test_a_file_of_features_means_k_means(warm: Path, tmp_path: Path) -> None:
+    ids = pq.read_table(warm / "data/samples.parquet")["sample_id"].to_pylist()
+    file = table_of_features(tmp_path / "f.parquet", ids)
+    done = metaselect("select", "--budget", 5, "--features", file, "--json", run=warm)
+    assert "Method auto: k-means, since the features are frozen." in done.err
+    assert done.json["method"] == record_of(warm)["options"]["method"] == "k-means"
+
+
+def test_a_pool_of_features_means_k_means(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    labels = [("cat", "dog", "owl")[index % 3] for index in range(45)]
+    data = table_of_features(tmp_path / "d.parquet", [f"s{index:02d}" for index in range(45)], labels)
+    metaselect("warmup", data, "--epochs", 2, "--checkpoints", 1, run=run)
+    done = metaselect("select", "--budget", 6, run=run)
+    assert done.out.splitlines()[-1].endswith("selected.csv: 6 samples chosen by k-means")
+    explained = metaselect("select", "--explain", "s00", "--json", run=run).json
+    assert explained["method"] == "k-means"
+    assert explained["cluster"]["pivot"]["rank"] in range(1, 7)
+
+
+def test_a_rule_has_no_options_to_explain(tmp_path: Path) -> None:
+    refused = metaselect("select", "--option", "help", run=tmp_path, code=2)
+    assert "--option help explains the options of one method." in refused.err
+    assert "starts" in metaselect("select", "--method", "k-means", "--option", "help", run=tmp_path).out
