@@ -1,14 +1,29 @@
 """Where the program starts: ``python -m metaselect`` and the console script."""
 
+import os
+
 from metaselect.signals import end_at_once
+
+SPIN_COUNT = "10000"  # some tens of microseconds
 
 
 def run() -> int:
     """Run the command line; returns the exit code."""
     end_at_once()
+    yield_cores()
     from metaselect.cli.main import main  # takes most of the time of a short command
 
     return main()
+
+
+def yield_cores() -> None:
+    """Have threads of OpenMP that wait for each other sleep soon, so that other processes get the cores.
+
+    By default they keep a core busy for so long that two trainings on the same cores stop each other nearly
+    (docs/measurements.md). No result depends on it. It must come before torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """The number of CPU threads of a training, and that a resumed one keeps it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from command_line import metaselect
 from data_makers import METHODS, Listener, made, pictures, plan, start_of, write_images
 from torch import nn
 
+from metaselect.__main__ import yield_cores
 from metaselect.models.build import build_model
 from metaselect.options import IngestOptions, WarmupOptions
 from metaselect.stages.warmup import warmup
@@ -108,3 +113,31 @@ def test_stages_record_the_number(tmp_path: Path) -> None:
     )
     record = json.loads(run.path("reweight/uniform/stage.json").read_text())
     assert record["details"]["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(
+    given: dict[str, str], expected: str | None
+) -> None:
+    with patch.dict(os.environ, given, clear=True):
+        yield_cores()
+        assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+def test_the_program_sets_it_before_torch_is_there() -> None:
+    code = (
+        "import os, sys, metaselect.__main__ as program\n"
+        "sys.argv[1:] = ['--version']\n"
+        "program.run()\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_"))}
+    done = subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "10000 False"
