@@ -56,6 +56,7 @@ FORMATS: dict[str, str] = {
 }
 
 MODELS: dict[str, str] = {
+    "linear": "metaselect.models.linear:Linear",
     "mlp": "metaselect.models.mlp:MLP",
     "convnet": "metaselect.models.convnet:ConvNet",
     "lenet": "metaselect.models.lenet:LeNet",

@@ -23,7 +23,7 @@ from metaselect.stages.reweight.cross_fit import Fold, fold_numbers, split, with
 from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
 from metaselect.stages.reweight.training import train_method
-from metaselect.stages.warmup import warmup
+from metaselect.stages.warmup.warmup import warmup
 
 N, BOUGHT, EPOCHS = 60, 12, 4
 ARMS = ("warmup", "baseline", "method")
@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     rows = [(f"x{i:02d}", *points[i], names[given[i]]) for i in range(N)]
     data = write_rows(root / "data.csv", ["sample_id", "f0", "f1", "f2", "label"], rows)
     run = made(data, root / "run", feature_columns="f*")
-    options = WarmupOptions(epochs=3, batch_size=16, checkpoints=1, device="cpu")
+    options = WarmupOptions(model="mlp", epochs=3, batch_size=16, checkpoints=1, device="cpu")
     warmup(None, run, options, IngestOptions(), Listener())
     said = [(f"x{i:02d}", names[true[i]], "done") for i in range(0, 5 * BOUGHT, 5)] + [
         ("x01", "", "bad_sample")

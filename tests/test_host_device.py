@@ -30,7 +30,7 @@ from metaselect.stages.annotate.simulate import simulate
 from metaselect.stages.evaluate.evaluate import evaluate
 from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.select.select import select
-from metaselect.stages.warmup import warmup
+from metaselect.stages.warmup.warmup import warmup
 from metaselect.training.device import available_devices, choose_device
 
 DEVICES = ("cpu", NAME)

@@ -56,6 +56,8 @@ def lenet_size(channels: int, flat: int, classes: int) -> int:
 
 BUILT = [
     # name, shape, K, d, parameters
+    ("linear", (20,), 3, 20, linear(20, 3)),
+    ("linear", (1, 4, 5), 3, 20, linear(20, 3)),
     ("mlp", (20,), 3, 64, linear(20, 128) + linear(128, 64) + linear(64, 3)),
     ("mlp", (1, 4, 5), 3, 64, linear(20, 128) + linear(128, 64) + linear(64, 3)),
     ("convnet", (1, 8, 8), 10, 64, conv(1, 16) + conv(16, 32) + linear(32 * 4 * 4, 64) + linear(64, 10)),
@@ -101,9 +103,9 @@ def test_every_name_is_tested() -> None:
     } == set(TORCHVISION_FAMILIES)
 
 
-@pytest.mark.parametrize("name", ["mlp", "convnet", "resnet32", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["linear", "mlp", "convnet", "resnet32", "mobilenet_v3_small"])
 def test_same_seed_same_weights_and_the_global_generator_is_left_alone(name: str) -> None:
-    shape = (5,) if name == "mlp" else (3, 32, 32)
+    shape = (5,) if name in ("linear", "mlp") else (3, 32, 32)
     torch.manual_seed(1)
     state = torch.get_rng_state()
     once = build_model(name, shape, 3, seed=7)
@@ -119,7 +121,9 @@ def test_same_seed_same_weights_and_the_global_generator_is_left_alone(name: str
     ("shape", "name"),
     [
         ((1,), "mlp"),
-        ((784,), "mlp"),
+        ((127,), "mlp"),
+        ((128,), "linear"),
+        ((768,), "linear"),
         ((1, 8, 8), "convnet"),
         ((3, 16, 16), "convnet"),
         ((3, 4, 16), "convnet"),
@@ -139,7 +143,9 @@ def test_automatic_choice(shape: tuple[int, ...], name: str) -> None:
     assert auto_model(shape) == name
 
 
-@pytest.mark.parametrize("shape", [(7,), (1, 8, 8), (1, 28, 28), (1, 32, 28), (3, 17, 40), (1, 65, 20)])
+@pytest.mark.parametrize(
+    "shape", [(7,), (200,), (1, 8, 8), (1, 28, 28), (1, 32, 28), (3, 17, 40), (1, 65, 20)]
+)
 def test_automatic_choice_can_take_the_shape(shape: tuple[int, ...]) -> None:
     name = auto_model(shape)
     channels = input_channels(name, shape)

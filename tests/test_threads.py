@@ -17,7 +17,7 @@ from torch import nn
 from metaselect.__main__ import yield_cores
 from metaselect.models.build import build_model
 from metaselect.options import IngestOptions, WarmupOptions
-from metaselect.stages.warmup import warmup
+from metaselect.stages.warmup.warmup import warmup
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
 from metaselect.training.loop import TrainState, start_training

@@ -25,7 +25,7 @@ from metaselect.reweighting.base import Method
 from metaselect.run.layout import Run
 from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.reweight.weights_table import weights_table
-from metaselect.stages.warmup import warmup
+from metaselect.stages.warmup.warmup import warmup
 from metaselect.training.loop import train
 
 COLUMNS = {
@@ -99,7 +99,7 @@ def make_run(pool: Pool, root: Path) -> Run:
     rows = [(name, *pool.features[name].tolist(), label) for name, label in pool.given.items()]
     data = write_rows(root / "data.csv", ["sample_id", "f0", "f1", "f2", "label"], rows)
     run = made(data, root / "run", feature_columns="f*")
-    options = WarmupOptions(epochs=4, batch_size=16, checkpoints=1, device="cpu")
+    options = WarmupOptions(model="mlp", epochs=4, batch_size=16, checkpoints=1, device="cpu")
     warmup(None, run, options, IngestOptions(), Listener())
     return run
 

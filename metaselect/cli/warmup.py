@@ -141,15 +141,19 @@ def warmup(
         image_size=image_size,
     )
     run_directory = Run.at(run)
-    from metaselect.stages.warmup import warmup as run_warmup
+    from metaselect.stages.warmup.warmup import warmup as run_warmup
 
     outcome = run_warmup(data, run_directory, options, reading, console)
     if "needs" in outcome.result:
         print_dry_run(console, outcome)
         return
     result = outcome.result
+    if "weight_decay" in result:
+        fitted = f"solved with weight decay {result['weight_decay']:.3g}"
+    else:
+        fitted = f"{result['epochs']} epochs"
     console.line(
-        f"{run_directory.path('warmup')}: {result['model']}, {result['epochs']} epochs, "
+        f"{run_directory.path('warmup')}: {result['model']}, {fitted}, "
         f"{result['accuracy_on_given_labels']:.1%} of the given labels learnt "
         f"({result['held_out_accuracy_on_given_labels']:.1%} of those held out)"
     )

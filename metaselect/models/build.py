@@ -11,11 +11,16 @@ from metaselect.errors import UsageError
 from metaselect.random import derive_seed, seeded_globals
 from metaselect.registry import MODELS, TORCHVISION_FAMILIES, load
 
+LINEAR_FROM = 128  # features, which then come from a frozen encoder, where a linear model is what is needed
+
 
 def auto_model(shape: Sequence[int]) -> str:
-    """The default model for inputs of a shape: (d,) features or (C, H, W) images."""
+    """The default model for inputs of a shape: (d,) features or (C, H, W) images.
+
+    For fewer features than ``LINEAR_FROM`` a warm-up takes ``linear`` instead, where that predicts no worse.
+    """
     if len(shape) == 1:
-        return "mlp"
+        return "linear" if shape[0] >= LINEAR_FROM else "mlp"
     channels, size = shape[0], max(shape[1:])
     if size <= 16:
         return "convnet"
@@ -66,7 +71,7 @@ def last_linear(model: nn.Module) -> nn.Linear:
 
 
 def _from_registry(name: str, shape: Sequence[int], classes: int) -> nn.Module:
-    if name != "mlp":
+    if name not in ("linear", "mlp"):
         _require_images(name, shape)
     model: nn.Module = load(MODELS[name])(shape, classes)
     return model
@@ -105,7 +110,9 @@ def _from_torchvision(name: str, shape: Sequence[int], classes: int) -> nn.Modul
 
 def _require_images(name: str, shape: Sequence[int]) -> None:
     if len(shape) != 3:
-        raise UsageError(f"--model {name} needs images, and this pool holds feature vectors.", "Use mlp.")
+        raise UsageError(
+            f"--model {name} needs images, and this pool holds feature vectors.", "Use linear or mlp."
+        )
 
 
 def _check_outputs(model: nn.Module, name: str, shape: Sequence[int], classes: int) -> None:

@@ -91,7 +91,7 @@ STAGES: tuple[StageEntry, ...] = (
     StageEntry(
         WARMUP,
         "metaselect.options:WarmupOptions",
-        "metaselect.stages.warmup:warmup",
+        "metaselect.stages.warmup.warmup:warmup",
         "Train on the given labels and keep checkpoints.",
         trains=True,
         expected=WARMUP.name(),

@@ -1,7 +1,7 @@
 """The rules of `auto`: from the training options as given to the numbers that a training uses."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ WARMUP_STEPS = 1600  # enough to learn the classes, too few to memorise wrong la
 WARMUP_EPOCHS = (4, 20)
 CONFIG_OPTIONS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp")
 LARGE_POOL, LARGE_BATCH = 10_000, 128
+RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written
 REWEIGHT_STEPS = 2500  # on small pools, runs with fewer steps failed with every method
 
 
@@ -71,7 +72,13 @@ def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: 
 
 
 def resolve_reweight(
-    options: ReweightOptions, pool: Dataset, trained: int, model: str, device: torch.device
+    options: ReweightOptions,
+    pool: Dataset,
+    trained: int,
+    model: str,
+    device: torch.device,
+    *,
+    weight_decay: float | None = None,
 ) -> Resolved:
     """Re-weighting: plain SGD at 0.05 (with momentum, l2rw diverged), at least about 2,500 steps.
 
@@ -81,6 +88,7 @@ def resolve_reweight(
         trained: samples that are trained on.
         model: the value of `auto`, which is the model of the warm-up.
         device: where.
+        weight_decay: that the warm-up chose for this model; None: it chose none.
 
     Raises:
         UsageError: --accumulate is more than the number of samples.
@@ -88,6 +96,8 @@ def resolve_reweight(
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 32)
     epochs = math.ceil(REWEIGHT_STEPS * batch_size * options.accumulate / trained)
     model = options.model or model
+    if options.weight_decay is None and weight_decay is not None:
+        options = replace(options, weight_decay=weight_decay)
     return _resolved(
         options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.0
     )

@@ -24,12 +24,14 @@ class WarmupModel(NamedTuple):
         channels: that it takes.
         checkpoints: epochs that were kept.
         start_epoch: the one that `reweight` starts from.
+        weight_decay: of a model that was solved exactly; else None.
     """
 
     architecture: str
     channels: int
     checkpoints: tuple[int, ...]
     start_epoch: int
+    weight_decay: float | None
 
 
 def warmup_model(run: Run) -> WarmupModel:
@@ -41,7 +43,11 @@ def warmup_model(run: Run) -> WarmupModel:
     run.stage(WARMUP.name()).verified(WARMUP_MODEL.path())
     raw = read_json(run.path(WARMUP_MODEL.path()), run.stage(WARMUP.name()).recompute_hint)
     return WarmupModel(
-        raw["architecture"], raw["input_channels"], tuple(raw["checkpoints"]), raw["start_epoch"]
+        raw["architecture"],
+        raw["input_channels"],
+        tuple(raw["checkpoints"]),
+        raw["start_epoch"],
+        raw.get("weight_decay"),
     )
 
 

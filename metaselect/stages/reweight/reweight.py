@@ -34,8 +34,7 @@ from metaselect.stages.reweight.failure_check import (
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
 from metaselect.stages.reweight.training import start_model, train_method
 from metaselect.stages.reweight.weights_table import weights_table
-from metaselect.stages.warmup import RESUME_COPIES
-from metaselect.training.config import training_needs
+from metaselect.training.config import RESUME_COPIES, training_needs
 from metaselect.training.saved_models import (
     model_description,
     save_model,

@@ -62,11 +62,13 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
         )
     start = _start(run, options)
     device = choose_device(options.device, report)
-    model = start.architecture if start else (options.model or _any_model(run, pool))
+    known = start or _finished_warmup(run)
+    model = options.model or (known.architecture if known else auto_model(pool.inputs.shape[1:]))
+    decay = known.weight_decay if known and known.architecture == model else None
     trained = len(trained_ids(pool, meta_set, method))
     if trained < 1:
         raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
-    resolved = resolve_reweight(options, pool, trained, model, device)
+    resolved = resolve_reweight(options, pool, trained, model, device, weight_decay=decay)
     size = method.meta_batch_size(options.meta_batch_size, resolved.config.batch_size, len(meta_set.bought))
     if 0 < size < (options.meta_batch_size or 0):
         report.note(
@@ -88,11 +90,9 @@ def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:
     return start
 
 
-def _any_model(run: Run, pool: Dataset) -> str:
-    """The warm-up's model if there was one, else the default for the data."""
-    if run.stage(WARMUP.name()).record() is not None:
-        return warmup_model(run).architecture
-    return auto_model(pool.inputs.shape[1:])
+def _finished_warmup(run: Run) -> WarmupModel | None:
+    """The warm-up's model if there was one."""
+    return None if run.stage(WARMUP.name()).record() is None else warmup_model(run)
 
 
 def trained_ids(pool: Dataset, meta_set: MetaSet, method: Method) -> torch.Tensor:

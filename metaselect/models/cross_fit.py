@@ -1,0 +1,100 @@
+"""Cross-fitting: folds of a pool, and a logistic regression's weight decay and predictions by them."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
+
+WEIGHT_DECAYS = tuple(10 ** (1 - step / 2) for step in range(13))  # 10 to 1e-5
+PATIENCE = 2  # weight decays in a row without a lower held-out loss, after which smaller ones are not tried
+ALL_FOLDS_UP_TO = 20_000  # samples; above, the first fold alone is large enough to choose the weight decay by
+
+
+class CrossFit(NamedTuple):
+    """What cross-validation gave.
+
+    Attributes:
+        weight_decay: the chosen one.
+        log_probs: (n, K), of each sample by the model that was fitted without its fold.
+        loss: mean cross-entropy of ``log_probs`` with the targets.
+    """
+
+    weight_decay: float
+    log_probs: torch.Tensor
+    loss: float
+
+
+def stratified_folds(labels: torch.Tensor, folds: int, generator: torch.Generator) -> torch.Tensor:
+    """(n,) int64 in [0, folds), at random; the folds of a class, and of the pool, differ in size by at most one.
+
+    Args:
+        labels: (n,) int64 on the CPU, at least 0.
+        folds: at least 1.
+        generator: on the CPU.
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    by_class = order[torch.sort(labels[order], stable=True).indices]
+    fold = torch.empty_like(labels)
+    # Dealt in turn over the classes, so that small classes do not all begin with the same fold.
+    fold[by_class] = torch.arange(len(labels)) % folds
+    return fold
+
+
+def cross_fit(
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    fold: torch.Tensor,
+    weight_decays: Sequence[float] = WEIGHT_DECAYS,
+) -> CrossFit:
+    """Choose a weight decay by the held-out loss of each fold, and predict every sample without its own label.
+
+    Each fit starts from that of the weight decay before it, in the same fold.
+
+    Args:
+        inputs: (n, d) float32 or float64.
+        targets: (n, K) of the same type and device: soft labels, each row times the weight of its sample.
+        fold: (n,) int64, numbers from 0 on; at least two of them.
+        weight_decays: from the largest to the smallest; of equal losses, the largest is chosen.
+    """
+    fold = fold.to(inputs.device)
+    count = int(fold.max()) + 1
+    tried = range(count if len(fold) <= ALL_FOLDS_UP_TO else 1)
+    starts: list[LinearParams | None] = [None] * count
+    log_probs = torch.empty_like(targets)
+    best, best_loss, best_log_probs, since = weight_decays[0], math.inf, log_probs, 0
+    for weight_decay in weight_decays if len(weight_decays) > 1 else ():
+        for number in tried:
+            starts[number] = _fit_without(
+                inputs, targets, fold == number, weight_decay, starts[number], log_probs
+            )
+        seen = fold < len(tried)
+        loss = _mean_loss(log_probs[seen], targets[seen])
+        since += 1
+        if loss < best_loss:
+            best, best_loss, best_log_probs, since = weight_decay, loss, log_probs.clone(), 0
+        if since == PATIENCE:
+            break
+    for number in range(len(tried) if len(weight_decays) > 1 else 0, count):
+        _fit_without(inputs, targets, fold == number, best, None, best_log_probs)
+    return CrossFit(best, best_log_probs, _mean_loss(best_log_probs, targets))
+
+
+def _fit_without(
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    held_out: torch.Tensor,
+    weight_decay: float,
+    start: LinearParams | None,
+    log_probs: torch.Tensor,
+) -> LinearParams:
+    """The fit on all samples but those of a mask (n,); their rows of ``log_probs`` are overwritten."""
+    params = fit_logistic_regression(inputs[~held_out], targets[~held_out], weight_decay, start)
+    log_probs[held_out] = params.log_probs(inputs[held_out])
+    return params
+
+
+def _mean_loss(log_probs: torch.Tensor, targets: torch.Tensor) -> float:
+    return float(-(targets * log_probs).sum() / targets.sum())

@@ -1,0 +1,89 @@
+"""The warm-up of the model ``linear``: logistic regression on the whole pool, its weight decay by cross-validation."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from metaselect.models.build import build_model, last_linear
+from metaselect.models.cross_fit import WEIGHT_DECAYS, CrossFit, cross_fit, stratified_folds
+from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
+from metaselect.random import generator
+from metaselect.run.artefacts import CHECKPOINT
+from metaselect.stages.warmup.fitted import Fitted, WarmupRow
+from metaselect.stages.warmup.plan import LINEAR, WarmupPlan
+from metaselect.training.batches import Batches
+from metaselect.training.predict import EVALUATION_BATCH
+from metaselect.training.saved_models import save_model
+
+ONLY_EPOCH = 1  # under which the solution is kept
+
+
+class LinearFit(NamedTuple):
+    """The solution of a pool.
+
+    Attributes:
+        inputs: (n, d) float32, normalised.
+        targets: (n, K) float32, 1 at the given label.
+        params: of the whole pool.
+        crossed: the chosen weight decay, and out-of-fold predictions.
+    """
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    params: LinearParams
+    crossed: CrossFit
+
+    def fitted(self) -> Fitted:
+        """Its name, history and weight decay."""
+        log_probs = self.params.log_probs(self.inputs)
+        loss = float(-(self.targets * log_probs).sum(1).double().mean())
+        row = WarmupRow(
+            ONLY_EPOCH,
+            0.0,
+            loss,
+            self._accuracy(log_probs),
+            self.crossed.loss,
+            self._accuracy(self.crossed.log_probs),
+        )
+        return Fitted(LINEAR, [row], [ONLY_EPOCH], self.crossed.weight_decay)
+
+    def held_out_losses(self, plan: WarmupPlan) -> torch.Tensor:
+        """Cross-entropy of each held-out sample by a fit to the others, with the chosen weight decay."""
+        inputs, targets = self.inputs[plan.train_ids], self.targets[plan.train_ids]
+        params = fit_logistic_regression(inputs, targets, self.crossed.weight_decay)
+        log_probs = params.log_probs(self.inputs[plan.held_out])
+        return -(self.targets[plan.held_out] * log_probs).sum(1)
+
+    def _accuracy(self, log_probs: torch.Tensor) -> float:
+        return float((log_probs.argmax(1) == self.targets.argmax(1)).double().mean())
+
+
+def solve(plan: WarmupPlan) -> LinearFit:
+    """Fit ``linear`` to the whole pool; its held-out values are those of cross-validation."""
+    pool = plan.pool
+    batches = Batches(
+        pool.inputs, pool.labels, pool.preprocess, device=plan.device, channels=pool.inputs.shape[1]
+    )
+    chunks = torch.split(torch.arange(len(pool)), EVALUATION_BATCH)
+    inputs = torch.cat([batch.inputs.flatten(1) for _, batch in batches.stream(chunks)])
+    targets = F.one_hot(batches.labels, len(pool.classes)).to(inputs.dtype)
+    draw = generator(plan.options.seed, "warmup", "folds")
+    fold = stratified_folds(torch.from_numpy(pool.labels), plan.folds, draw)
+    given = plan.options.weight_decay
+    crossed = cross_fit(inputs, targets, fold, WEIGHT_DECAYS if given is None else (given,))
+    return LinearFit(inputs, targets, fit_logistic_regression(inputs, targets, crossed.weight_decay), crossed)
+
+
+def save_solution(linear: LinearFit, plan: WarmupPlan, folder: Path) -> None:
+    """Make the solution the only checkpoint in ``folder``."""
+    pool = plan.pool
+    model = build_model(LINEAR, pool.inputs.shape[1:], len(pool.classes), seed=0)
+    head = last_linear(model)
+    with torch.no_grad():
+        head.weight.copy_(linear.params.weight)
+        head.bias.copy_(linear.params.bias)
+    for path in folder.glob(CHECKPOINT.within(epoch="*")):  # of the model that it was compared with
+        path.unlink()
+    save_model(model, folder / CHECKPOINT.within(epoch=ONLY_EPOCH))

@@ -1,0 +1,128 @@
+"""What a warm-up will do: which models it fits, on which samples, with every `auto` option resolved."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from metaselect.data.store import Dataset
+from metaselect.errors import UsageError
+from metaselect.models.build import auto_model, build_model
+from metaselect.options import WarmupOptions, key_options
+from metaselect.random import generator
+from metaselect.records import Json, Reporter
+from metaselect.training.config import RESUME_COPIES, Resolved, resolve_warmup, training_needs
+
+HELD_OUT = 0.1  # of the pool
+LINEAR_FOLDS = 5  # found more wrong labels of features of an encoder than 2 did; 10 found no more
+LINEAR, LINEAR_OR_MLP = "linear", "linear or mlp"
+NOT_OF_LINEAR = ("epochs", "batch_size", "optimiser", "lr", "momentum", "accumulate", "schedule", "augment",
+                 "amp", "checkpoints", "weights")  # fmt: skip
+"""Options without an effect on a model that is solved exactly."""
+
+
+@dataclass(frozen=True)
+class WarmupPlan:
+    """A warm-up with every `auto` option resolved.
+
+    Attributes:
+        options: as given.
+        pool: the data.
+        train_ids: (n',) int64, the samples that gradient descent trains on.
+        held_out: (n - n',) int64, the others.
+        device: of the training.
+        model: its name, or ``LINEAR_OR_MLP``: the better one by held-out loss.
+        descent: the training by gradient descent; None for ``linear``, which has none.
+        folds: of the pool.
+    """
+
+    options: WarmupOptions
+    pool: Dataset
+    train_ids: torch.Tensor
+    held_out: torch.Tensor
+    device: torch.device
+    model: str
+    descent: Resolved | None
+    folds: int
+
+    @property
+    def solves(self) -> bool:
+        """Whether ``linear`` is fitted."""
+        return self.model in (LINEAR, LINEAR_OR_MLP)
+
+    def as_options(self) -> dict[str, Json]:
+        """The options that the result depends on, with `auto` resolved."""
+        if self.descent is not None:
+            return {**self.descent.as_options(self.options), "model": self.model}
+        given = key_options(self.options)
+        kept = {name: value for name, value in given.items() if name not in NOT_OF_LINEAR}
+        return {**kept, "model": self.model}
+
+    def auto(self) -> tuple[str, ...]:
+        """Names of the options that were left to a rule."""
+        names = ("model",) if self.descent is None else self.descent.auto(self.options)
+        return tuple(name for name in names if getattr(self.options, name) is None)
+
+    def needs(self) -> dict[str, Json]:
+        """Sizes, for --dry-run."""
+        name = LINEAR if self.descent is None else self.descent.model
+        model: nn.Module = build_model(name, self.pool.inputs.shape[1:], len(self.pool.classes), seed=0)
+        kept = 1
+        if self.descent is not None:
+            kept = RESUME_COPIES
+            kept += len(checkpoint_epochs(self.descent.config.epochs, self.options.checkpoints))
+        return training_needs(model, self.pool, kept)
+
+
+def plan_warmup(pool: Dataset, options: WarmupOptions, device: torch.device, report: Reporter) -> WarmupPlan:
+    """The warm-up of a pool.
+
+    Raises:
+        UsageError: an option that has no effect on the model that was named, or a value that does not fit.
+    """
+    train_ids, held_out = split_held_out(len(pool), options.seed)
+    features = pool.inputs.ndim == 2
+    model = options.model or auto_model(pool.inputs.shape[1:])
+    if options.model is None and features:
+        if options.weights is not None:
+            raise UsageError(
+                "--weights are of a model, and --model names none.", "Name it: --model mlp, for example."
+            )
+        model = LINEAR if model == LINEAR else LINEAR_OR_MLP
+    if model in (LINEAR, LINEAR_OR_MLP) and options.weight_decay == 0:
+        raise UsageError(
+            "--weight-decay 0: linear has no solution without, where classes can be separated.",
+            "Give a weight decay above 0, leave it out, or choose --model mlp.",
+        )
+    descent = None
+    if model == LINEAR:
+        _check_effects(options, report)
+    else:
+        trained = "mlp" if model == LINEAR_OR_MLP else model
+        descent = resolve_warmup(replace(options, model=trained), pool, len(train_ids), device)
+    folds = min(LINEAR_FOLDS, len(pool))
+    return WarmupPlan(options, pool, train_ids, held_out, device, model, descent, folds)
+
+
+def split_held_out(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sorted indices to train on, and of the tenth that is held out (at least 1)."""
+    order = torch.randperm(n, generator=generator(seed, "held out"))
+    count = max(round(HELD_OUT * n), 1)
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def checkpoint_epochs(epochs: int, count: int) -> list[int]:
+    """Evenly spread epochs (from 1), the last one among them: (20, 5) -> 4, 8, 12, 16, 20."""
+    return sorted({max(round(epochs * part / count), 1) for part in range(1, count + 1)})
+
+
+def _check_effects(options: WarmupOptions, report: Reporter) -> None:
+    """Refuse options that do nothing for ``linear`` where it was named, and note them where a rule chose it."""
+    default = WarmupOptions()
+    for name in NOT_OF_LINEAR:
+        if getattr(options, name) != getattr(default, name):
+            flag = f"--{name.replace('_', '-')}"
+            reason = f"{flag} has no effect on the model linear, which is solved exactly."
+            if options.model == LINEAR:
+                raise UsageError(reason, f"Leave out {flag}.")
+            report.note(f"{reason} --model mlp is trained by gradient descent.")

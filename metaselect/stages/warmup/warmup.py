@@ -1,0 +1,146 @@
+"""warmup: a model of the given labels, keeping a history of models.
+
+By gradient descent a tenth of the pool is held out. Nobody needs a clean label for that: the checkpoint with the
+smallest cross-entropy on the held-out *given* labels has learnt what the labels have in common and not yet the wrong
+ones by heart, and `reweight` starts from it. The model ``linear`` is solved exactly instead, with the weight decay that
+cross-validation chooses.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+
+from metaselect.data.listing import open_source
+from metaselect.data.store import data_inputs, load_pool, require_contents
+from metaselect.errors import DataError, UsageError
+from metaselect.options import IngestOptions, WarmupOptions
+from metaselect.records import Json, Outcome, Reporter
+from metaselect.run.artefacts import RESUME, WARMUP, WARMUP_HISTORY, WARMUP_MODEL
+from metaselect.run.files import sha256_file, write_json
+from metaselect.run.inputs import inputs_of
+from metaselect.run.key import EXTERNAL, StageKey
+from metaselect.run.layout import IDS_ALONE, Run
+from metaselect.run.stage import Work, dry_run_outcome
+from metaselect.run.tables import write_rows
+from metaselect.stages.ingest import ingest, same_data
+from metaselect.stages.warmup.descent import held_out_losses, train_by_descent
+from metaselect.stages.warmup.exact import save_solution, solve
+from metaselect.stages.warmup.fitted import Fitted
+from metaselect.stages.warmup.plan import LINEAR, WarmupPlan, plan_warmup
+from metaselect.training.device import choose_device
+from metaselect.training.saved_models import model_description
+
+
+def warmup(
+    data: Path | None, run: Run, options: WarmupOptions, reading: IngestOptions, report: Reporter
+) -> Outcome:
+    """Fit a model to the given labels and keep checkpoints.
+
+    Args:
+        data: ingested first if the run is new; else it must be the run's data. None: the run's data.
+        run: the run.
+        options: training options.
+        reading: how to read ``data`` if it is new.
+        report: where to say what happens.
+
+    Raises:
+        DataError: ``data`` is new and has ids and labels alone.
+        ArtefactError: the run is of other data, or of ids and labels alone.
+    """
+    if data is not None and run.exists:
+        same_data(data, run, reading, report)
+    elif data is not None and options.dry_run:
+        raise UsageError(
+            "--dry-run needs data that was ingested.", f"First: metaselect ingest {data} --run {run.root}"
+        )
+    elif data is not None:
+        # Before there is a run: one of ids and labels alone would be in the way of the right command.
+        if open_source(data, reading).task == IDS_ALONE:
+            raise DataError(
+                f"{data} has neither images nor features that are known as such, so nothing can be trained on it.",
+                "Name the column of images with --image-column or those of features with --feature-columns "
+                "'PATTERN'; ids and labels alone are for ingest and select.",
+            )
+        ingest(data, run, reading, report)
+    with run.lock():
+        return _warmup(run, options, report)
+
+
+def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
+    require_contents(run)
+    inputs = inputs_of(run, *data_inputs(run))
+    if options.weights is not None:
+        if not options.weights.is_file():
+            raise UsageError(f"--weights {options.weights} does not exist.", "Name a safetensors file.")
+        inputs[f"{EXTERNAL}weights"] = sha256_file(options.weights)
+    device = choose_device(options.device, report)
+    plan = plan_warmup(load_pool(run), options, device, report)
+    stage = run.stage(WARMUP.name())
+    key = StageKey(plan.as_options(), inputs, device.type, plan.auto())
+    if not stage.is_current(key, report, force=options.force):
+        if options.dry_run:
+            return dry_run_outcome(stage, key, plan.needs())
+        with stage.working(key, report) as work:
+            _finish(plan, _fit(plan, work, report), work)
+    details = stage.require().details
+    return Outcome({"run": str(run.root), **details["result"]})
+
+
+def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> Fitted:
+    """The model of the plan, with its checkpoints in the work folder; of two models, the better one."""
+    if plan.descent is None:
+        linear = solve(plan)
+        save_solution(linear, plan, work.folder)
+        return linear.fitted()
+    trained = train_by_descent(plan, plan.descent, work.folder, report)
+    if not plan.solves:
+        return trained
+    linear = solve(plan)
+    losses = linear.held_out_losses(plan)
+    others = held_out_losses(plan, plan.descent, trained, work.folder)
+    means = {LINEAR: float(losses.double().mean()), trained.model: float(others.double().mean())}
+    chosen = trained
+    if not is_above(losses, others):
+        chosen = linear.fitted()
+        save_solution(linear, plan, work.folder)
+    report.note(
+        f"Taking {chosen.model}: the cross-entropy with held-out given labels is {means[LINEAR]:.4f} for {LINEAR} and "
+        f"{means[trained.model]:.4f} for {trained.model}. --model NAME takes one without a comparison."
+    )
+    return chosen._replace(held_out_losses=means)
+
+
+def is_above(losses: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether the mean of (n',) losses is above that of others of the same samples by more than a standard error.
+
+    The one-standard-error rule: the epoch of the others was chosen on these samples, which makes them look too low.
+    """
+    difference = losses.double() - others.double()
+    return float(difference.mean()) > float(difference.std()) / math.sqrt(len(difference))
+
+
+def _finish(plan: WarmupPlan, fitted: Fitted, work: Work) -> None:
+    """Write the tables, and what the command prints."""
+    write_rows(work.folder / WARMUP_HISTORY.within(), WARMUP_HISTORY, fitted.history)
+    checkpoints: list[Json] = list(fitted.checkpoints)
+    described = {
+        **model_description(fitted.model, plan.pool),
+        "checkpoints": checkpoints,
+        "start_epoch": fitted.start.epoch,
+    }
+    result: dict[str, Json] = {
+        "model": fitted.model,
+        "epochs": len(fitted.history),
+        "checkpoints": checkpoints,
+        "start_epoch": fitted.start.epoch,
+        "accuracy_on_given_labels": fitted.history[-1].accuracy,
+        "held_out_accuracy_on_given_labels": fitted.history[-1].held_out_accuracy,
+    }
+    if fitted.weight_decay is not None:
+        described["weight_decay"] = result["weight_decay"] = fitted.weight_decay
+    if fitted.held_out_losses is not None:
+        result["held_out_losses"] = dict(fitted.held_out_losses)
+    write_json(work.folder / WARMUP_MODEL.within(), described)
+    (work.folder / RESUME).unlink(missing_ok=True)
+    work.details["result"] = result
