@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, roc_auc_score
 
 Z = NormalDist().inv_cdf(0.975)  # standard normal deviate, 95 % two-sided
 
@@ -34,12 +34,14 @@ class ClassificationMetrics:
 
     Attributes:
         accuracy: share of correct predictions.
+        balanced_accuracy: mean of the accuracies of the classes that occur.
         per_class_accuracy: K shares, None for a class without samples.
         macro_f1: mean F1 of the classes that occur.
         confusion: K rows of K counts; a row is a true class.
     """
 
     accuracy: float
+    balanced_accuracy: float
     per_class_accuracy: Sequence[float | None]
     macro_f1: float
     confusion: Sequence[Sequence[int]]
@@ -55,8 +57,10 @@ def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> C
     """
     matrix = confusion_matrix(labels, predicted, labels=np.arange(classes))
     totals = matrix.sum(1)
+    occurs = totals > 0
     return ClassificationMetrics(
         accuracy=float((labels == predicted).mean()),
+        balanced_accuracy=float((matrix.diagonal()[occurs] / totals[occurs]).mean()),
         per_class_accuracy=[float(matrix[c, c] / totals[c]) if totals[c] else None for c in range(classes)],
         macro_f1=float(
             f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
@@ -78,6 +82,37 @@ def clean_label_auc(weights: np.ndarray, clean: np.ndarray) -> float | None:
     if clean.all() or not clean.any() or weights.min() == weights.max():
         return None
     return float(roc_auc_score(clean, weights))
+
+
+class RankingMetrics(NamedTuple):
+    """How well a ranking of the pool finds wrong labels; ties count in proportion.
+
+    Attributes:
+        auc: P(a wrong label stands before a right one); None where there is no wrong (or no right) label, and where
+            all ranks are equal.
+        average_precision: mean of the precisions at each wrong label; None as for ``auc``.
+        k: how many of the first samples ``precision_at_k`` is about.
+        precision_at_k: share of wrong labels among them; None where all ranks are equal, or ``k`` is 0.
+    """
+
+    auc: float | None
+    average_precision: float | None
+    k: int
+    precision_at_k: float | None
+
+
+def ranking(ranks: np.ndarray, clean: np.ndarray, k: int | None) -> RankingMetrics:
+    """The metrics of a ranking of label issues.
+
+    Args:
+        ranks: (n',) the lowest for the label that is most likely wrong; equal ranks are ties.
+        clean: (n',) bool, whether the given label is the true one.
+        k: for the precision at k, at most n'; None: the number of wrong labels.
+    """
+    k = min(int((~clean).sum()) if k is None else k, len(clean))
+    auc = clean_label_auc(ranks, clean)
+    precision = None if auc is None else float(average_precision_score(~clean, -ranks))
+    return RankingMetrics(auc, precision, k, precision_of_lowest(ranks, clean, k) if np.ptp(ranks) else None)
 
 
 def precision_of_lowest(weights: np.ndarray, clean: np.ndarray, k: int) -> float | None:

@@ -231,7 +231,7 @@ class EvaluateOptions(ReadOptions):
 
     Attributes:
         name: the folder below ``evaluate/``; None: from the test set's file name.
-        k: how many of the lowest weights are judged; None: as many as there are wrong labels.
+        k: how many of the first samples of a ranking are judged; None: as many as there are wrong labels.
     """
 
     truth: Path | None = not_in_key(None)

@@ -47,6 +47,9 @@ REWEIGHTERS: dict[str, str] = {
 BASELINE = "uniform"
 """The re-weighter that every other one is compared with: plain training with the bought labels in place."""
 
+PREFERRED = "auto"
+"""The re-weighter that is taken where others are just as good."""
+
 FORMATS: dict[str, str] = {
     "csv": "metaselect.annotation.formats.csv:CsvFormat",
     "label-studio": "metaselect.annotation.formats.label_studio:LabelStudioFormat",

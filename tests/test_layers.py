@@ -47,6 +47,8 @@ TORCH_FREE = (
         "stages.ingest",
         "stages.corrupt",
         "stages.rerun",
+        "stages.model_choice",
+        "stages.wrong_labels",
     ),
     *("stages.select.explain", "stages.select.discard"),
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.metrics import classification, clean_label_auc, precision_of_lowest
+from metaselect.metrics import classification, clean_label_auc, precision_of_lowest, ranking
 
 samples = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=8)
 
@@ -73,11 +73,34 @@ def test_precision_by_hand() -> None:
     assert precision_of_lowest(weights, clean, 5) == 3 / 5
 
 
+@given(samples, st.data())
+def test_a_ranking_by_counting(pairs: list[tuple[int, bool]], data: st.DataObject) -> None:
+    """Ties count half in the AUC; the precision at a wrong label is among all that are not behind it."""
+    ranks, clean = columns(pairs)
+    k = data.draw(st.none() | st.integers(1, 9))
+    found = ranking(ranks, clean, k)
+    assert found.k == (min(k, len(clean)) if k else (~clean).sum())
+    wrong, right = ranks[~clean], ranks[clean]
+    if len(set(ranks)) == 1:
+        assert found == (None, None, found.k, None)
+    elif len(wrong) and len(right):
+        assert found.auc == pytest.approx(np.mean([(a < b) + (a == b) / 2 for a in wrong for b in right]))
+        assert found.average_precision == pytest.approx(np.mean([(~clean)[ranks <= a].mean() for a in wrong]))
+    else:
+        assert found.auc is found.average_precision is None
+
+
+def test_a_ranking_by_hand() -> None:
+    found = ranking(np.array([1, 2, 2, 4]), np.array([False, True, False, True]), None)
+    assert tuple(found) == pytest.approx((3.5 / 4, (1 + 2 / 3) / 2, 2, 1.5 / 2))
+
+
 def test_classification_by_hand() -> None:
     labels, predicted = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, 2, 3])
     found = classification(labels, predicted, 4)
     assert found.accuracy == 4 / 6
     assert found.per_class_accuracy == [2 / 3, 1 / 2, None, 1.0]
+    assert found.balanced_accuracy == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)  # class 2 does not occur
     assert found.confusion == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
     # F1 of class 0: 2*2/(3+2), of class 1: 2*1/(2+2), of class 3: 1; class 2 does not occur.
     assert found.macro_f1 == pytest.approx((4 / 5 + 1 / 2 + 1) / 3)

@@ -99,6 +99,14 @@ def test_evaluate_says_what_the_labels_were_worth(finished_once: Path) -> None:
     assert 0 <= result["reweight"]["direct"]["weight_auc"] <= 1
     assert result["reweight"]["uniform"]["weight_auc"] is None  # every weight is 1
     assert "weight_auc" not in result["warmup"]
+    for found in models.values():  # the ranking is judged for every model, of equal weights too
+        assert 0 <= found["rank_auc"] <= 1
+        assert found["k"] == result["reweight"]["direct"]["k"]
+        assert 0 <= found["precision_at_k"] <= 1
+        shares = [share for share in found["per_class_accuracy"].values() if share is not None]
+        assert found["balanced_accuracy"] == pytest.approx(np.mean(shares))
+    assert result["take"]["model"] in models
+    assert Path(result["take"]["path"]).is_file()
 
 
 def test_the_run_holds_the_artefacts_of_the_table_and_no_others(finished_once: Path) -> None:
@@ -153,7 +161,11 @@ def test_weights_have_one_row_a_sample(finished_once: Path, name: str) -> None:
     assert set(ids[bought]) == answered
     ranks = np.array(table["label_issue_rank"].to_pylist(), dtype=object)
     assert all(rank is None for rank in ranks[bought])
-    assert sorted(ranks[~bought]) == list(range(1, LIMIT - BUDGET + 1))
+    assert min(ranks[~bought]) == 1
+    assert max(ranks[~bought]) <= LIMIT - BUDGET
+    assert len(set(ranks[~bought])) > 0.9 * (
+        LIMIT - BUDGET
+    )  # few samples are equal in weight and probability
     by_rank = weights[~bought][np.argsort(ranks[~bought].astype(int))]
     assert (np.diff(by_rank) >= 0).all()  # rank 1 is trusted least
 

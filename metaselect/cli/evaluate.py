@@ -20,8 +20,9 @@ from metaselect.cli.flags import (
     ProgressOption,
     RunOption,
 )
-from metaselect.cli.results import finish, print_noise_estimate
+from metaselect.cli.results import finish, print_model_choice, print_noise_estimate, print_wrong_labels
 from metaselect.options import EvaluateOptions
+from metaselect.registry import BASELINE
 from metaselect.run.layout import Run
 
 
@@ -47,7 +48,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Number of lowest weights among which wrong labels are counted.",
+            help="Number of first samples of the ranking among which wrong labels are counted.",
             show_default="the number of wrong labels",
         ),
     ] = None,
@@ -93,14 +94,16 @@ def _print_table(console: Console, result: Mapping[str, Any]) -> None:
     """Print a row for the warm-up and for each re-weighting run, and the noise of the labels."""
     rows = [("warmup", result["warmup"]), *result["reweight"].items()]
     console.table(
-        ("model", "test accuracy", "macro F1", "weight AUC", "wrong among lowest k"),
+        ("model", "accuracy", "balanced", "macro F1", "weight AUC", "rank AUC", "wrong in first k"),
         [
             (
                 name,
                 f"{metrics['test_accuracy']:.2%}",
+                f"{metrics['balanced_accuracy']:.2%}",
                 f"{metrics['macro_f1']:.4f}",
                 _format_number(metrics.get("weight_auc"), "{:.4f}"),
-                _format_number(metrics.get("precision_of_lowest_k"), "{:.1%}"),
+                _format_number(metrics["rank_auc"], "{:.4f}"),
+                _format_number(metrics.get("precision_at_k"), "{:.1%}"),
             )
             for name, metrics in rows
         ],
@@ -109,6 +112,22 @@ def _print_table(console: Console, result: Mapping[str, Any]) -> None:
     if "noise" in result:
         console.line(f"Measured noise rate: {result['noise']['measured_rate']:.2%}")
     print_noise_estimate(console, result.get("noise_estimate"))
+    for name, metrics in result["reweight"].items():
+        if metrics["wrong_labels"]:
+            console.line(f"{name}:")
+            print_wrong_labels(console, metrics["wrong_labels"])
+        _warn_of_worse(console, name, metrics)
+    print_model_choice(console, result["take"])
+
+
+def _warn_of_worse(console: Console, name: str, metrics: Mapping[str, Any]) -> None:
+    """Name a re-weighting that is worse than the baseline."""
+    if metrics["against_baseline"] and metrics["against_baseline"]["high"] < 0:
+        from metaselect.metrics import PairedDifference
+        from metaselect.stages.reweight.comparison import difference_phrase
+
+        difference = PairedDifference(**metrics["against_baseline"])
+        console.warn(f"{name} is {difference_phrase(difference, BASELINE)}.")
 
 
 def _format_number(value: float | None, form: str) -> str:

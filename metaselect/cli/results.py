@@ -46,6 +46,32 @@ def print_noise_estimate(console: Console, estimate: Any) -> None:
         console.line(NoiseEstimate(**estimate).sentence())
 
 
+def print_model_choice(console: Console, choice: Any) -> None:
+    """Print the model to take, if there is one.
+
+    Args:
+        console: of the command.
+        choice: the fields of a ``ModelChoice`` as ``--json`` has them, or None.
+    """
+    if choice:
+        from metaselect.stages.model_choice import ModelChoice
+
+        console.line(ModelChoice(**choice).sentence())
+
+
+def print_wrong_labels(console: Console, estimate: Any) -> None:
+    """Print the estimated number of wrong labels, if there is one.
+
+    Args:
+        console: of the command.
+        estimate: the fields of a ``WrongLabels`` as ``--json`` has them, or None.
+    """
+    if estimate:
+        from metaselect.stages.wrong_labels import WrongLabels
+
+        console.line(WrongLabels(**estimate).sentence())
+
+
 def finish(console: Console, outcome: Outcome) -> None:
     """End a command: print the JSON result, and exit with 1 if a condition is unmet."""
     console.result(outcome.result, ok=not outcome.unmet)

@@ -32,7 +32,7 @@ from metaselect.cli.flags import (
     SeedOption,
     WeightDecayOption,
 )
-from metaselect.cli.results import finish, print_dry_run, print_method_options
+from metaselect.cli.results import finish, print_dry_run, print_method_options, print_wrong_labels
 from metaselect.options import ReweightOptions
 from metaselect.registry import REWEIGHTERS
 from metaselect.run.layout import Run
@@ -154,5 +154,6 @@ def reweight(
         console.warn(comparison["sentence"])
     elif comparison:
         console.line(comparison["sentence"])
+    print_wrong_labels(console, result["wrong_labels"])
     console.note(f"Next: metaselect evaluate TEST {run_directory.flag}")
     finish(console, outcome)

@@ -6,7 +6,7 @@ import typer
 
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, RunOption
-from metaselect.cli.results import finish, print_noise_estimate
+from metaselect.cli.results import finish, print_model_choice, print_noise_estimate
 from metaselect.run.layout import Run
 
 
@@ -35,6 +35,7 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
         title=f"{run_directory.root}: {'?' if result['bought'] is None else result['bought']} labels bought",
     )
     print_noise_estimate(console, result["noise_estimate"])
+    print_model_choice(console, result["take"])
     if result["next"]:
         console.line(f"Next: {result['next']}")
     finish(console, outcome)

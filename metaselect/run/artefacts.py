@@ -213,6 +213,7 @@ CROSS_FIT = Artefact(
     "and of the given one; an empty clean label: a sample that was not bought, kept out for the estimate of wrong "
     "labels; not there without the comparison",
     "reweight",
+    ("evaluate",),
 )
 METRICS = Artefact(EVALUATE, "metrics.json", (), "every number of the evaluation", "evaluate")
 PREDICTIONS = Artefact(

@@ -14,10 +14,12 @@ from metaselect.run.layout import Run
 from metaselect.stages.table import entry_of
 
 DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
+DEAD = "dead"
+"""Of a training that is up to date and whose result should not be used."""
 
 
 class State(NamedTuple):
-    """One stage: ``state`` is done, stale, damaged, missing or interrupted; ``why`` is the reason, or empty."""
+    """One stage: ``state`` is done, dead, stale, damaged, missing or interrupted; ``why`` is the reason, or empty."""
 
     stage: str
     state: str
@@ -91,7 +93,10 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
             moved += load(entry.unread)(run, record.key.inputs, view)
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
-    return State(name, STALE, f"{', '.join(moved)} changed since") if moved else State(name, DONE, "")
+    if moved:
+        return State(name, STALE, f"{', '.join(moved)} changed since")
+    dead = record.details.get("result", {}).get("dead")
+    return State(name, DEAD, dead) if dead else State(name, DONE, "")
 
 
 def closed_round(name: str, view: AnnotationView) -> str:

@@ -31,6 +31,7 @@ from metaselect.stages.freshness import (
     State,
     state_of,
 )
+from metaselect.stages.model_choice import choose_by_comparisons
 from metaselect.stages.table import STAGES, entry_of
 
 
@@ -67,6 +68,7 @@ def status(run: Run, report: Reporter) -> Outcome:
             "stages": listed,
             "bought": None if votes_damaged else sum(status == ANSWERED for status in bought.values()),
             "noise_estimate": _noise(run, view),
+            "take": _model_to_take(run, states),
             "next": next_command(run, states, open_work, view),
         },
         unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
@@ -129,6 +131,15 @@ def _noise(run: Run, view: AnnotationView) -> Json:
     except ArtefactError:
         return None
     return estimate and estimate._asdict()
+
+
+def _model_to_take(run: Run, states: list[State]) -> Json:
+    """The choice; None also where it is hidden by damage, which is reported by its stage."""
+    try:
+        choice = choose_by_comparisons(run, {state.stage for state in states if state.state == DONE})
+    except ArtefactError:
+        return None
+    return choice and choice._asdict()
 
 
 def next_command(run: Run, states: list[State], open_work: OpenWork, view: AnnotationView) -> str:

@@ -2,6 +2,7 @@
 
 import shutil
 
+from metaselect.annotation.rounds import rounds
 from metaselect.data.store import data_inputs, require_contents
 from metaselect.options import ReweightOptions
 from metaselect.records import Json, Outcome, Reporter
@@ -34,6 +35,7 @@ from metaselect.stages.reweight.failure_check import (
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
 from metaselect.stages.reweight.training import start_model, train_method
 from metaselect.stages.reweight.weights_table import weights_table
+from metaselect.stages.wrong_labels import wrong_labels
 from metaselect.training.config import RESUME_COPIES, training_needs
 from metaselect.training.saved_models import (
     model_description,
@@ -81,7 +83,9 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
             work.details["result"] = {**result, "comparison": comparison}
             (work.folder / RESUME).unlink(missing_ok=True)
     result = stage.require().details["result"]
-    return Outcome({"run": str(run.root), "name": name, **result}, unmet=result["dead"] or "")
+    wrong = wrong_labels(run, name, rounds(run))
+    shown: dict[str, Json] = {"run": str(run.root), "name": name, **result}
+    return Outcome({**shown, "wrong_labels": wrong and wrong._asdict()}, unmet=result["dead"] or "")
 
 
 def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
@@ -124,4 +128,7 @@ def _compare(setup: ReweightSetup, folds: int, name: str, work: Work, report: Re
     if rows:
         write_rows(work.folder / CROSS_FIT.within(), CROSS_FIT, rows)
     shutil.rmtree(folder, ignore_errors=True)
-    return compare(rows, name, is_baseline=len(arms(setup)) == 1) if rows else None
+    if not rows:
+        return None
+    not_bought = len(setup.pool) - len(setup.meta_set.bought) - len(setup.meta_set.unusable)
+    return {"not_bought": not_bought, **compare(rows, name, is_baseline=len(arms(setup)) == 1)}

@@ -13,20 +13,17 @@ def weights_table(
 ) -> dict[str, pa.Array]:
     """The table of ``weights.parquet``: one row a sample.
 
-    ``label_issue_rank`` is 1 for the sample whose given label is most likely wrong (lowest weight, then lowest
-    probability of the given label); it is null for bought and unusable samples.
+    ``label_issue_rank`` is 1 for the sample whose given label is most likely wrong; it is null for bought and unusable
+    samples.
     """
     n = len(pool)
     classes = np.array(pool.classes, dtype=object)
     bought, unusable = np.zeros(n, bool), np.zeros(n, bool)
     bought[meta_set.bought], unusable[meta_set.unusable] = True, True
     weights = np.where(bought, 1.0, np.where(unusable, 0.0, weights)).astype(np.float32)
-    open_ids = (~(bought | unusable)).nonzero()[0]
-    label_prob = predictions.label_prob.cpu().numpy()
-    # lexsort takes the last key first: weight, then probability, then index.
-    order = open_ids[np.lexsort((open_ids, label_prob[open_ids], weights[open_ids]))]
+    ranked = ~(bought | unusable)
     ranks = np.zeros(n, np.int64)
-    ranks[order] = np.arange(1, len(order) + 1)
+    ranks[ranked] = label_issue_ranks(weights[ranked], predictions.label_prob.cpu().numpy()[ranked])
     kinds = np.where(bought, "bought", np.where(unusable, "unusable", weight_kind))
     return {
         "sample_id": pa.array(pool.sample_ids, pa.string()),
@@ -36,5 +33,25 @@ def weights_table(
         "bought": pa.array(bought, pa.bool_()),
         "predicted_label": pa.array(classes[predictions.predicted.cpu().numpy()].tolist(), pa.string()),
         "predicted_prob": pa.array(predictions.confidence.float().cpu().numpy(), pa.float32()),
-        "label_issue_rank": pa.array(ranks, pa.int64(), mask=bought | unusable),
+        "label_issue_rank": pa.array(ranks, pa.int64(), mask=~ranked),
     }
+
+
+def label_issue_ranks(weights: np.ndarray, label_prob: np.ndarray) -> np.ndarray:
+    """(n',) ranks from 1: by weight, then by the probability of the given label, the lowest first.
+
+    Samples that are equal in both have the same rank, that of the first of them, so that no order is claimed which
+    nothing stands for. Where all weights are equal, the probability alone decides.
+
+    Args:
+        weights: (n',) weights in [0, 1].
+        label_prob: (n',) the final model's probability of the given label.
+    """
+    order = np.lexsort((label_prob, weights))  # the last key is the first
+    weight, prob = weights[order], label_prob[order]
+    begins = np.ones(len(order), bool)  # whether a sample differs from the one before
+    begins[1:] = (np.diff(weight) > 0) | (np.diff(prob) != 0)
+    places = np.arange(1, len(order) + 1)
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.maximum.accumulate(np.where(begins, places, 0))
+    return ranks

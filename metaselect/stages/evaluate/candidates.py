@@ -1,0 +1,104 @@
+"""The models of a run that can be evaluated, and their predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from metaselect.data.store import Dataset
+from metaselect.models.build import build_model
+from metaselect.models.predictions import Predictions
+from metaselect.run.artefacts import (
+    CHECKPOINT,
+    CROSS_FIT,
+    REWEIGHT,
+    ROBUST_MODEL,
+    ROBUST_MODEL_INFO,
+    WARMUP,
+    WARMUP_MODEL,
+    WEIGHTS,
+)
+from metaselect.run.files import read_json
+from metaselect.run.layout import Run
+from metaselect.training.batches import Batches
+from metaselect.training.predict import predict
+from metaselect.training.saved_models import load_weights, warmup_model
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate.
+
+    Attributes:
+        name: "warmup" or the name of a re-weighting.
+        weights: path of the model's parameters below the run.
+        description: path of its ``model.json`` below the run.
+        table: path of its ``weights.parquet`` below the run; empty for the warm-up.
+        cross_fit: path of its ``cross_fit.csv`` below the run; empty where there is none.
+        method: of the re-weighting; empty for the warm-up.
+        dead: why its result should not be used; empty where it may be.
+    """
+
+    name: str
+    weights: str
+    description: str
+    table: str = ""
+    cross_fit: str = ""
+    method: str = ""
+    dead: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of all its files."""
+        return tuple(path for path in (self.weights, self.description, self.table, self.cross_fit) if path)
+
+
+def candidates(run: Run) -> list[Candidate]:
+    """The warm-up's last epoch and every finished re-weighting.
+
+    Raises:
+        ArtefactError: there was no warm-up, or a record is damaged.
+    """
+    last = warmup_model(run).checkpoints[-1]
+    models = [Candidate(WARMUP.kind, CHECKPOINT.path(epoch=last), WARMUP_MODEL.path())]
+    for stage in run.stage_names(REWEIGHT.kind):
+        name, record = stage.partition("/")[2], run.stage(stage).require()
+        models.append(
+            Candidate(
+                name,
+                ROBUST_MODEL.path(name=name),
+                ROBUST_MODEL_INFO.path(name=name),
+                WEIGHTS.path(name=name),
+                CROSS_FIT.path(name=name) if CROSS_FIT.within() in record.outputs else "",
+                str(record.key.options["method"]),
+                record.details["result"]["dead"],
+            )
+        )
+    return models
+
+
+def predict_with(
+    run: Run, candidate: Candidate, sets: Sequence[Dataset], device: torch.device
+) -> list[Predictions]:
+    """The predictions of a candidate for every sample of each data set; the sets are of one kind of sample.
+
+    Raises:
+        ArtefactError: its description is damaged.
+        DataError: its parameters are not those of the model.
+    """
+    described = read_json(run.path(candidate.description), "Run the stage again with --force.")
+    shape, classes = sets[0].inputs.shape[1:], len(sets[0].classes)
+    model = build_model(described["architecture"], shape, classes, seed=0)
+    load_weights(model, run.path(candidate.weights))
+    model.to(device)
+    found = []
+    for samples in sets:
+        batches = Batches(
+            samples.inputs,
+            samples.labels,
+            samples.preprocess,
+            device=device,
+            channels=described["input_channels"],
+        )
+        found.append(predict(model, batches, torch.arange(len(samples))))
+    return found

@@ -1,0 +1,151 @@
+"""Which model to take: by a test set, and by the comparisons that re-weightings end with."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import EVALUATE, metaselect
+
+from metaselect.run.files import write_json
+from metaselect.run.key import StageKey
+from metaselect.run.layout import Run
+from metaselect.run.record import write_record
+from metaselect.stages.evaluate.candidates import Candidate
+from metaselect.stages.evaluate.choice import Judged, against_baseline, choose
+from metaselect.stages.model_choice import ModelChoice, choose_by_comparisons
+
+N = 1000
+
+
+def judged(name: str, right: int, *, method: str = "", dead: str = "") -> Judged:
+    """A model that gets the first ``right`` of the test samples; "warmup" is the warm-up."""
+    table = "" if name == "warmup" else "weights.parquet"
+    predicted = np.zeros(N, np.int64)
+    candidate = Candidate(name, f"{name}.safetensors", "", table, "", method or name, dead)
+    return Judged(candidate, predicted, np.arange(N) < right)
+
+
+def taken(*models: Judged) -> ModelChoice:
+    return choose(Run(Path("run")), models)
+
+
+WARM, UNIFORM = judged("warmup", 800), judged("uniform", 820)
+
+
+@pytest.mark.parametrize(
+    ("models", "name", "words"),
+    [
+        ([WARM], "warmup", "no method was run"),
+        ([WARM, UNIFORM], "uniform", "no method was run"),
+        ([judged("warmup", 830), UNIFORM], "warmup", "no method was run"),
+        ([WARM, judged("direct", 850)], "direct", "direct is better than the warm-up by 5 points"),
+        ([WARM, UNIFORM, judged("direct", 850)], "direct", "direct is better than uniform by 3 points"),
+        (
+            [WARM, UNIFORM, judged("direct", 822)],
+            "uniform",
+            "plain training is enough: direct is not clearly",
+        ),
+        ([WARM, UNIFORM, judged("direct", 700)], "uniform", "plain training is enough: direct is worse"),
+        ([judged("warmup", 840), UNIFORM, judged("direct", 841)], "warmup", "plain training is enough"),
+        ([WARM, UNIFORM, judged("direct", 900, dead="dead")], "uniform", "no method was run"),
+        ([WARM, judged("uniform", 900, dead="dead"), judged("direct", 790)], "warmup", "the warm-up"),
+        ([WARM, UNIFORM, judged("direct", 900), judged("auto", 900)], "auto", "auto is better"),
+        ([WARM, UNIFORM, judged("auto", 880), judged("direct", 900)], "direct", "direct is better"),
+        ([WARM, judged("plain", 820, method="uniform"), judged("direct", 821)], "plain", "than plain"),
+    ],
+)
+def test_the_model_to_take_by_a_test_set(models: Sequence[Judged], name: str, words: str) -> None:
+    found = taken(*models)
+    assert found.model == name
+    assert words in found.why
+    assert found.path.endswith(f"run/{name}.safetensors")
+    assert found.sentence().startswith(f"Model to take: {name} (")
+
+
+def test_every_other_reweighting_is_compared_with_the_baseline() -> None:
+    found = against_baseline([WARM, judged("direct", 700), UNIFORM, judged("elr", 830)])
+    assert found.keys() == {"direct", "elr"}
+    assert found["direct"].difference == pytest.approx(-0.12)
+    assert found["direct"].high < 0 < found["elr"].low
+    assert against_baseline([WARM, judged("direct", 700)]) == {}
+
+
+def difference(accuracy: float, error: float = 0.03) -> dict[str, Any]:
+    return {"accuracy": {"difference": accuracy, "standard_error": error}}
+
+
+def run_with(root: Path, **methods: tuple[float, float] | None) -> Run:
+    """A run with re-weightings: accuracy above the baseline and above the warm-up; None: no comparison."""
+    run = Run(root / "run")
+    run.path("warmup").mkdir(parents=True)
+    write_json(run.path("warmup/model.json"), {"checkpoints": [2, 5]})
+    write_record(run.path("warmup"), StageKey({}, {}), {})
+    for name, accuracy in methods.items():
+        folder = run.path(f"reweight/{name}")
+        folder.mkdir(parents=True)
+        comparison: Any = None
+        if accuracy is not None:
+            baseline = None if name == "uniform" else difference(accuracy[0])
+            against = {"against_baseline": baseline, "against_warmup": difference(accuracy[1])}
+            comparison = {**against, "sentence": f"{name} is compared."}
+        write_record(
+            folder, StageKey({"method": name}, {}), {"result": {"comparison": comparison, "dead": ""}}
+        )
+    return run
+
+
+ABOVE, NOT = (0.05, 0.05), (0.02, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("methods", "name"),
+    [
+        ({}, "warmup"),
+        ({"uniform": (0.0, 0.1)}, "uniform"),
+        ({"uniform": None}, "uniform"),
+        ({"direct": ABOVE}, "direct"),
+        ({"direct": NOT}, "warmup"),
+        ({"direct": (0.0, 0.05)}, "direct"),  # above the warm-up, without a baseline in the run
+        ({"direct": (0.0, 0.05), "uniform": ABOVE}, "uniform"),
+        ({"direct": ABOVE, "uniform": None}, "direct"),
+        ({"direct": ABOVE, "elr": (0.06, 0.06), "uniform": None}, "elr"),
+        ({"direct": ABOVE, "auto": ABOVE, "elr": ABOVE}, "auto"),
+        ({"direct": None}, "warmup"),
+    ],
+)
+def test_the_model_to_take_by_the_comparisons(
+    tmp_path: Path, methods: dict[str, tuple[float, float] | None], name: str
+) -> None:
+    run = run_with(tmp_path, **methods)
+    found = choose_by_comparisons(run, {"warmup", *(f"reweight/{each}" for each in methods)})
+    assert found is not None
+    assert found.model == name
+    files = {"warmup": "warmup/checkpoints/epoch-0005.safetensors"}
+    assert found.path == str(run.path(files.get(name, f"reweight/{name}/model.safetensors")))
+
+
+def test_what_is_not_usable_is_not_taken(tmp_path: Path) -> None:
+    run = run_with(tmp_path, direct=ABOVE, uniform=None)
+    chosen = choose_by_comparisons(run, {"warmup", "reweight/uniform"})
+    assert chosen is not None
+    assert (chosen.model, chosen.why) == ("uniform", "no method was compared with it")
+    assert choose_by_comparisons(run, set()) is None
+
+
+def test_a_dead_run_is_shown_as_dead_and_never_taken(finished: Path) -> None:
+    path = finished / "reweight/direct/stage.json"
+    record = json.loads(path.read_text())
+    record["details"]["result"]["dead"] = "The run is dead: made up."
+    record["details"]["result"]["comparison"]["against_baseline"] = difference(0.9)
+    path.write_text(json.dumps(record))
+    shown = metaselect("status", "--json", run=finished).json
+    rows = {row["stage"]: (row["state"], row["why"]) for row in shown["stages"]}
+    assert rows["reweight/direct"] == ("dead", "The run is dead: made up.")
+    assert shown["take"]["model"] == "uniform"
+    shown = metaselect(*EVALUATE, "--name", "again", "--json", run=finished)
+    assert shown.json["reweight"]["direct"]["dead"] == "The run is dead: made up."
+    assert shown.json["take"]["model"] != "direct"
+    assert "reweight/direct is evaluated as it is, but dead: The run is dead: made up." in shown.err
