@@ -128,12 +128,10 @@ class TrainingOptions:
     dry_run: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
-        require_range("epochs", self.epochs, 1)
-        require_range("batch-size", self.batch_size, 1)
-        require_range("lr", self.lr, 1e-8)
+        least = {"epochs": 1, "batch_size": 1, "lr": 1e-8, "weight_decay": 0, "accumulate": 1}
+        for name, low in least.items():
+            require_range(name.replace("_", "-"), getattr(self, name), low)
         require_range("momentum", self.momentum, 0, 1)
-        require_range("weight-decay", self.weight_decay, 0)
-        require_range("accumulate", self.accumulate, 1)
         if self.momentum and self.optimiser != "sgd":
             raise UsageError(
                 f"--momentum {self.momentum:g} is SGD's; {self.optimiser} has its own.",
@@ -148,14 +146,18 @@ class WarmupOptions(TrainingOptions):
     Attributes:
         checkpoints: how many models of the history are kept, evenly spread, the last epoch among them.
         weights: a safetensors file to start from.
+        folds: parts of the pool, each predicted by a model that is trained on the others; 0: none.
     """
 
     checkpoints: int = 5
     weights: Path | None = not_in_key(None)
+    folds: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("checkpoints", self.checkpoints, 1)
+        if self.folds != 0:
+            require_range("folds", self.folds, 2, 100)
 
 
 @dataclass(frozen=True)

@@ -272,8 +272,14 @@ def test_progress_for_programs_is_json_lines(warm: Path) -> None:
     shown = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
     assert shown
     assert all(set(line) == {"what", "done", "total", "rate", "detail"} for line in shown)
-    assert shown[-1]["what"] == "warmup"
-    assert shown[-1]["done"] == shown[-1]["total"] == 6 * 180  # a tenth is held out
+    last = {line["what"]: line for line in shown}  # the last line of each piece of work
+    assert list(last) == [
+        "warmup",
+        "warmup predictions",
+        "warmup without fold 1 of 2",
+        "warmup without fold 2 of 2",
+    ]
+    assert last["warmup"]["done"] == last["warmup"]["total"] == 6 * 180  # a tenth is held out
 
 
 def test_colour_is_only_for_terminals(finished: Path) -> None:

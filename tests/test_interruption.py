@@ -128,6 +128,24 @@ def test_a_killed_training_goes_on_where_it_stopped(
 
 
 @pytest.mark.slow
+def test_a_warmup_killed_within_its_folds_goes_on_there(warm: Path, tmp_path: Path) -> None:
+    shutil.rmtree(warm / "warmup")
+    undisturbed = Path(shutil.copytree(warm, tmp_path / "undisturbed"))
+    words = (*WARMUP, "--epochs", 12)
+    for stage in ("warmup/fold-1", "warmup/fold-2"):
+        (ready,) = moments(warm, stage, 1)
+        killed = interrupt(words, warm, ready)
+        assert killed.code == -signal.SIGKILL
+        assert epochs_done(warm, stage) > 0
+    said = metaselect(*words, run=warm).err
+    assert "Going on with epoch" in said or epochs_done(warm, "warmup/fold-2")
+    metaselect(*words, run=undisturbed)
+    assert results(warm) == results(undisturbed)
+    assert not list((warm / ".work").rglob("*.safetensors"))
+    assert not list((warm / "warmup").glob("fold-*"))
+
+
+@pytest.mark.slow
 def test_a_killed_selection_keeps_the_features_that_are_whole(warm: Path, tmp_path: Path) -> None:
     metaselect(*LONG_WARMUP, "--force", run=warm)
     undisturbed = Path(shutil.copytree(warm, tmp_path / "undisturbed"))

@@ -82,6 +82,15 @@ def warmup(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Parts of the pool, each predicted by a further model that is trained on the others; 0: none.",
+            show_default="auto (2; linear 5; 0 for large pools)",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     image_size: Annotated[
@@ -131,6 +140,7 @@ def warmup(
         dry_run=dry_run,
         checkpoints=checkpoints,
         weights=weights,
+        folds=folds,
     )
     reading = IngestOptions(
         id_column=id_column,

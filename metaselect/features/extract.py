@@ -41,8 +41,10 @@ class GradientSettings(Protocol):
     gradient: str
 
 
-def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, what: str) -> LastLayerFactors:
-    """The factors of the last layer's gradient for the whole pool, in eval mode and without augmentation.
+def last_layer_factors(
+    model: nn.Module, batches: Batches, report: Reporter, what: str, ids: torch.Tensor | None = None
+) -> LastLayerFactors:
+    """The factors of the last layer's gradient, by default for the whole pool; eval mode, without augmentation.
 
     Source: Wu et al. 2023 (arXiv:2302.04418), Eq. 11 and 12. Only forward passes are needed, and no labels.
 
@@ -51,31 +53,35 @@ def last_layer_factors(model: nn.Module, batches: Batches, report: Reporter, wha
         batches: n samples.
         report: shows progress.
         what: the progress line's text.
+        ids: (n',) int64 on the CPU, for these samples alone, in their order.
     """
     model.eval()
+    ids = torch.arange(len(batches)) if ids is None else ids
     hidden_inputs: list[torch.Tensor] = []
     hook = last_linear(model).register_forward_pre_hook(lambda _, inputs: hidden_inputs.append(inputs[0]))
     size = _batch_size(batches, FORWARD_PIXELS, FORWARD_BATCH)
-    chunks = torch.split(torch.arange(len(batches)), size)
     factors: LastLayerFactors | None = None
     try:
         with (
             torch.no_grad(),
-            report.track(len(batches), what, "samples") as advance,
+            report.track(len(ids), what, "samples") as advance,
         ):
-            for ids, batch in batches.stream(chunks):
+            done = 0
+            for chunk, batch in batches.stream(torch.split(ids, size)):
                 probs = full_precision(model(batch.inputs)).softmax(1).cpu()
                 hidden = hidden_inputs.pop().float().cpu()
                 if factors is None:
-                    n = len(batches)
+                    n = len(ids)
                     factors = LastLayerFactors(
                         torch.empty(n, probs.shape[1]), torch.empty(n, hidden.shape[1])
                     )
-                factors.probs[ids], factors.hidden[ids] = probs, hidden
-                advance(len(ids))
+                rows = slice(done, done + len(chunk))
+                factors.probs[rows], factors.hidden[rows] = probs, hidden
+                done += len(chunk)
+                advance(len(chunk))
     finally:
         hook.remove()
-    assert factors is not None  # a pool is never empty
+    assert factors is not None  # there is a sample
     return factors
 
 

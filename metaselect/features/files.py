@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -15,7 +14,7 @@ import torch
 from metaselect.records import Json
 from metaselect.run.artefacts import FACTORS, GRADIENTS
 from metaselect.run.schema import Artefact
-from metaselect.run.tables import check_parquet, write_parquet
+from metaselect.run.tables import check_parquet, fixed_lists, rows_of_lists, write_parquet
 from metaselect.selection.base import Gradients
 
 RECIPE = b"metaselect.recipe"
@@ -39,13 +38,16 @@ class LastLayerFactors(NamedTuple):
 
 def write_factors(path: Path, sample_ids: list[str], factors: LastLayerFactors, recipe: Recipe) -> None:
     """Write sample_id, probs and hidden as Parquet, atomically."""
-    columns = {"probs": _fixed_list(factors.probs), "hidden": _fixed_list(factors.hidden)}
+    columns = {"probs": fixed_lists(factors.probs.numpy()), "hidden": fixed_lists(factors.hidden.numpy())}
     _write(path, FACTORS, sample_ids, columns, recipe)
 
 
 def write_gradients(path: Path, sample_ids: list[str], gradients: Gradients, recipe: Recipe) -> None:
     """Write sample_id, norm and direction as Parquet, atomically."""
-    columns = {"norm": pa.array(gradients.norms.numpy()), "direction": _fixed_list(gradients.directions)}
+    columns = {
+        "norm": pa.array(gradients.norms.numpy()),
+        "direction": fixed_lists(gradients.directions.numpy()),
+    }
     _write(path, GRADIENTS, sample_ids, columns, recipe)
 
 
@@ -53,14 +55,15 @@ def read_factors(path: Path) -> LastLayerFactors:
     """The factors that ``write_factors`` wrote."""
     check_parquet(path, FACTORS, REMEDY)
     table = pq.read_table(path, columns=["probs", "hidden"])
-    return LastLayerFactors(_matrix(table["probs"]), _matrix(table["hidden"]))
+    return LastLayerFactors(*(torch.from_numpy(rows_of_lists(table[name])) for name in ("probs", "hidden")))
 
 
 def read_gradients(path: Path) -> Gradients:
     """The gradients that ``write_gradients`` wrote."""
     check_parquet(path, GRADIENTS, REMEDY)
     table = pq.read_table(path, columns=["norm", "direction"])
-    return Gradients(torch.from_numpy(table["norm"].to_numpy().copy()), _matrix(table["direction"]))
+    directions = torch.from_numpy(rows_of_lists(table["direction"]))
+    return Gradients(torch.from_numpy(table["norm"].to_numpy().copy()), directions)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -75,19 +78,3 @@ def _write(
 ) -> None:
     table = {"sample_id": pa.array(sample_ids, pa.string()), **columns}
     write_parquet(path, artefact, table, {RECIPE: json.dumps(recipe, sort_keys=True)})
-
-
-def _fixed_list(values: torch.Tensor) -> pa.FixedSizeListArray:
-    """A list column with the rows of ``values`` (n, d)."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.numpy().reshape(-1)), values.shape[1])
-
-
-def _matrix(column: pa.ChunkedArray) -> torch.Tensor:
-    """(n, d) the rows of a column that ``_fixed_list`` made."""
-    width = column.type.list_size
-    out = np.empty((len(column), width), column.type.value_type.to_pandas_dtype())
-    at = 0
-    for chunk in column.chunks:
-        out[at : at + len(chunk)] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-        at += len(chunk)
-    return torch.from_numpy(out)

@@ -18,6 +18,10 @@ RESUME = "resume.safetensors"
 """In the folder of an unfinished training: the state after its last whole epoch."""
 CROSS_FIT_WORK = "cross-fit"
 """In the folder of an unfinished re-weighting: what is done of its comparison."""
+FOLD = "fold-{number}"
+"""The folder, in that of an unfinished warm-up, of the model that is trained without a fold."""
+BEST = "best.safetensors"
+"""In the folder of a fold: its model after the epoch of the lowest held-out loss so far."""
 WORK = ".work"
 """Holds the folders of unfinished stages, below the run."""
 LOCK = ".lock"
@@ -89,6 +93,21 @@ WARMUP_MODEL = Artefact(
     "architecture, classes, preprocessing, the checkpoint to go on from",
     "warmup",
     ("select", "reweight", "evaluate"),
+)
+WARMUP_PREDICTIONS = Artefact(
+    WARMUP,
+    "predictions.parquet",
+    parquet_columns(
+        {
+            "sample_id": "string",
+            "probs": "list of float32",
+            "out_of_fold": "list of float32",
+            "neighbours": "list of float32",
+            "wrong_events": "float32",
+        }
+    ),
+    "every pool sample; the third and fourth are empty without folds",
+    "warmup",
 )
 # Both have one place: a selector looks at one kind of features. GBC's cannot be made from the factors.
 FACTORS = Artefact(

@@ -17,6 +17,7 @@ from metaselect.run.layout import Run
 from metaselect.run.schema import PLACEHOLDER, Artefact
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 Row = TypeVar("Row")
@@ -151,6 +152,26 @@ def check_parquet(path: Path, artefact: Artefact, remedy: str) -> None:
     """
     if problem := _parquet_problem(path, artefact):
         raise ArtefactError(problem, remedy)
+
+
+def fixed_lists(values: "np.ndarray") -> "pa.FixedSizeListArray":
+    """A list column with the rows of ``values`` (n, d)."""
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def rows_of_lists(column: "pa.ChunkedArray") -> "np.ndarray":
+    """(n, d) the rows of a column that ``fixed_lists`` made."""
+    import numpy as np
+
+    width = column.type.list_size
+    out = np.empty((len(column), width), column.type.value_type.to_pandas_dtype())
+    at = 0
+    for chunk in column.chunks:
+        out[at : at + len(chunk)] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        at += len(chunk)
+    return out
 
 
 def _parquet_problem(path: Path, artefact: Artefact) -> str:

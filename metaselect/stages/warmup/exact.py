@@ -14,6 +14,8 @@ from metaselect.run.artefacts import CHECKPOINT
 from metaselect.stages.warmup.fitted import Fitted, WarmupRow
 from metaselect.stages.warmup.plan import LINEAR, WarmupPlan
 from metaselect.training.batches import Batches
+from metaselect.training.neighbours import neighbour_count, neighbour_votes
+from metaselect.training.pool_predictions import PoolPredictions
 from metaselect.training.predict import EVALUATION_BATCH
 from metaselect.training.saved_models import save_model
 
@@ -36,7 +38,7 @@ class LinearFit(NamedTuple):
     crossed: CrossFit
 
     def fitted(self) -> Fitted:
-        """Its name, history and weight decay."""
+        """Its name, history and weight decay; the wrong events are those of the out-of-fold predictions."""
         log_probs = self.params.log_probs(self.inputs)
         loss = float(-(self.targets * log_probs).sum(1).double().mean())
         row = WarmupRow(
@@ -47,7 +49,18 @@ class LinearFit(NamedTuple):
             self.crossed.loss,
             self._accuracy(self.crossed.log_probs),
         )
-        return Fitted(LINEAR, [row], [ONLY_EPOCH], self.crossed.weight_decay)
+        wrong = self.crossed.log_probs.argmax(1) != self.targets.argmax(1)
+        return Fitted(LINEAR, [row], [ONLY_EPOCH], wrong.float().cpu(), self.crossed.weight_decay)
+
+    def pool_predictions(self, plan: WarmupPlan) -> PoolPredictions:
+        """What it says about the pool; neighbours are those by the normalised features, in the whole pool."""
+        probs, wrong_events = self.params.log_probs(self.inputs).exp().cpu(), self.fitted().wrong_events
+        if not plan.crossed:
+            return PoolPredictions(probs, None, None, wrong_events)
+        given, classes = self.targets.argmax(1), self.targets.shape[1]
+        draw = generator(plan.options.seed, "warmup", "neighbours")
+        votes = neighbour_votes(self.inputs, given, classes, neighbour_count(len(given)), draw)
+        return PoolPredictions(probs, self.crossed.log_probs.exp().cpu(), votes.cpu(), wrong_events)
 
     def held_out_losses(self, plan: WarmupPlan) -> torch.Tensor:
         """Cross-entropy of each held-out sample by a fit to the others, with the chosen weight decay."""
@@ -70,7 +83,7 @@ def solve(plan: WarmupPlan) -> LinearFit:
     inputs = torch.cat([batch.inputs.flatten(1) for _, batch in batches.stream(chunks)])
     targets = F.one_hot(batches.labels, len(pool.classes)).to(inputs.dtype)
     draw = generator(plan.options.seed, "warmup", "folds")
-    fold = stratified_folds(torch.from_numpy(pool.labels), plan.folds, draw)
+    fold = stratified_folds(torch.from_numpy(pool.labels), plan.linear_folds, draw)
     given = plan.options.weight_decay
     crossed = cross_fit(inputs, targets, fold, WEIGHT_DECAYS if given is None else (given,))
     return LinearFit(inputs, targets, fit_logistic_regression(inputs, targets, crossed.weight_decay), crossed)

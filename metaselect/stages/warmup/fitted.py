@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
+
 
 class WarmupRow(NamedTuple):
     """One row of ``warmup/history.csv``; losses are cross-entropy with given labels.
@@ -25,6 +27,7 @@ class Fitted(NamedTuple):
         model: its name.
         history: one row an epoch.
         checkpoints: epochs whose models are kept.
+        wrong_events: (n,) share of the epochs in which the prediction was not the given label.
         weight_decay: that cross-validation chose, or that was given; None of a model trained by gradient descent.
         held_out_losses: by model, of the comparison that this model was chosen by; None without one.
     """
@@ -32,6 +35,7 @@ class Fitted(NamedTuple):
     model: str
     history: list[WarmupRow]
     checkpoints: list[int]
+    wrong_events: torch.Tensor
     weight_decay: float | None = None
     held_out_losses: Mapping[str, float] | None = None
 

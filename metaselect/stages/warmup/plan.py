@@ -14,6 +14,10 @@ from metaselect.records import Json, Reporter
 from metaselect.training.config import RESUME_COPIES, Resolved, resolve_warmup, training_needs
 
 HELD_OUT = 0.1  # of the pool
+DESCENT_FOLDS = 2  # each costs as much as the training itself
+FOLDS_FROM, FOLDS_BELOW = 20, 100_000  # samples; other pools have none by default
+LEAST_FOLD = 4  # samples of a fold, so that each has three neighbours
+MOST_NUMBERS = 20_000_000  # n x K of out-of-fold probabilities by default
 LINEAR_FOLDS = 5  # found more wrong labels of features of an encoder than 2 did; 10 found no more
 LINEAR, LINEAR_OR_MLP = "linear", "linear or mlp"
 NOT_OF_LINEAR = ("epochs", "batch_size", "optimiser", "lr", "momentum", "accumulate", "schedule", "augment",
@@ -33,7 +37,9 @@ class WarmupPlan:
         device: of the training.
         model: its name, or ``LINEAR_OR_MLP``: the better one by held-out loss.
         descent: the training by gradient descent; None for ``linear``, which has none.
-        folds: of the pool.
+        folds: that networks are trained without; 0: none.
+        linear_folds: that ``linear`` is cross-validated by.
+        crossed: whether out-of-fold predictions and neighbours are computed.
     """
 
     options: WarmupOptions
@@ -44,6 +50,8 @@ class WarmupPlan:
     model: str
     descent: Resolved | None
     folds: int
+    linear_folds: int
+    crossed: bool
 
     @property
     def solves(self) -> bool:
@@ -53,15 +61,15 @@ class WarmupPlan:
     def as_options(self) -> dict[str, Json]:
         """The options that the result depends on, with `auto` resolved."""
         if self.descent is not None:
-            return {**self.descent.as_options(self.options), "model": self.model}
+            return {**self.descent.as_options(self.options), "model": self.model, "folds": self.folds}
         given = key_options(self.options)
         kept = {name: value for name, value in given.items() if name not in NOT_OF_LINEAR}
-        return {**kept, "model": self.model}
+        return {**kept, "model": self.model, "folds": self.linear_folds if self.crossed else 0}
 
     def auto(self) -> tuple[str, ...]:
         """Names of the options that were left to a rule."""
         names = ("model",) if self.descent is None else self.descent.auto(self.options)
-        return tuple(name for name in names if getattr(self.options, name) is None)
+        return tuple(name for name in (*names, "folds") if getattr(self.options, name) is None)
 
     def needs(self) -> dict[str, Json]:
         """Sizes, for --dry-run."""
@@ -69,9 +77,24 @@ class WarmupPlan:
         model: nn.Module = build_model(name, self.pool.inputs.shape[1:], len(self.pool.classes), seed=0)
         kept = 1
         if self.descent is not None:
-            kept = RESUME_COPIES
+            # A fold's state is as large as the main one's, and its best model stays beside it.
+            kept = RESUME_COPIES * (1 + self.folds)
             kept += len(checkpoint_epochs(self.descent.config.epochs, self.options.checkpoints))
-        return training_needs(model, self.pool, kept)
+        return {**training_needs(model, self.pool, kept), "fold_models": self.folds}
+
+    def cost(self) -> str:
+        """What the folds cost, or why there are none, as a sentence; empty where neither is worth mentioning."""
+        if self.folds:
+            return (
+                f"Out-of-fold predictions: {self.folds} more models are trained, each with as many steps, so the "
+                f"warm-up takes about {self.folds + 1} times as long. --folds 0 leaves them out."
+            )
+        if self.options.folds is None and not self.crossed:
+            return (
+                f"Out-of-fold predictions are left out for {len(self.pool):,} samples of "
+                f"{len(self.pool.classes):,} classes; --folds {DESCENT_FOLDS} computes them."
+            )
+        return ""
 
 
 def plan_warmup(pool: Dataset, options: WarmupOptions, device: torch.device, report: Reporter) -> WarmupPlan:
@@ -100,8 +123,25 @@ def plan_warmup(pool: Dataset, options: WarmupOptions, device: torch.device, rep
     else:
         trained = "mlp" if model == LINEAR_OR_MLP else model
         descent = resolve_warmup(replace(options, model=trained), pool, len(train_ids), device)
-    folds = min(LINEAR_FOLDS, len(pool))
-    return WarmupPlan(options, pool, train_ids, held_out, device, model, descent, folds)
+    n, given = len(pool), options.folds
+    most = max(n // LEAST_FOLD, 2)
+    if given and given > most:
+        raise UsageError(f"--folds {given} is too many for {n} samples.", f"Choose at most {most}.")
+    if given and options.accumulate > n // 2:
+        raise UsageError(
+            f"--accumulate {options.accumulate} is more than half of {n} samples.", "Add --folds 0."
+        )
+    fits = n * len(pool.classes) <= MOST_NUMBERS
+    folds = given or 0
+    if given is None and FOLDS_FROM <= n < FOLDS_BELOW and fits and options.accumulate <= n // 2:
+        folds = DESCENT_FOLDS
+    crossed = folds > 0
+    if descent is None:  # its folds are cheap, and needed for its weight decay
+        folds, crossed = 0, fits if given is None else given > 0
+    linear_folds = given or min(LINEAR_FOLDS, most)
+    return WarmupPlan(
+        options, pool, train_ids, held_out, device, model, descent, folds, linear_folds, crossed
+    )
 
 
 def split_held_out(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ cross-validation chooses.
 """
 
 import math
+import shutil
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from metaselect.data.store import data_inputs, load_pool, require_contents
 from metaselect.errors import DataError, UsageError
 from metaselect.options import IngestOptions, WarmupOptions
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import RESUME, WARMUP, WARMUP_HISTORY, WARMUP_MODEL
+from metaselect.run.artefacts import FOLD, RESUME, WARMUP, WARMUP_HISTORY, WARMUP_MODEL, WARMUP_PREDICTIONS
 from metaselect.run.files import sha256_file, write_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import EXTERNAL, StageKey
@@ -27,8 +28,10 @@ from metaselect.stages.ingest import ingest, same_data
 from metaselect.stages.warmup.descent import held_out_losses, train_by_descent
 from metaselect.stages.warmup.exact import save_solution, solve
 from metaselect.stages.warmup.fitted import Fitted
+from metaselect.stages.warmup.fold_models import pool_predictions_by_descent
 from metaselect.stages.warmup.plan import LINEAR, WarmupPlan, plan_warmup
 from metaselect.training.device import choose_device
+from metaselect.training.pool_predictions import PoolPredictions, write_pool_predictions
 from metaselect.training.saved_models import model_description
 
 
@@ -79,36 +82,39 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     stage = run.stage(WARMUP.name())
     key = StageKey(plan.as_options(), inputs, device.type, plan.auto())
     if not stage.is_current(key, report, force=options.force):
+        if cost := plan.cost():
+            report.note(cost)
         if options.dry_run:
             return dry_run_outcome(stage, key, plan.needs())
         with stage.working(key, report) as work:
-            _finish(plan, _fit(plan, work, report), work)
+            _finish(plan, *_fit(plan, work, report), work)
     details = stage.require().details
     return Outcome({"run": str(run.root), **details["result"]})
 
 
-def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> Fitted:
+def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> tuple[Fitted, PoolPredictions]:
     """The model of the plan, with its checkpoints in the work folder; of two models, the better one."""
     if plan.descent is None:
         linear = solve(plan)
         save_solution(linear, plan, work.folder)
-        return linear.fitted()
+        return linear.fitted(), linear.pool_predictions(plan)
     trained = train_by_descent(plan, plan.descent, work.folder, report)
     if not plan.solves:
-        return trained
+        return trained, pool_predictions_by_descent(plan, plan.descent, trained, work.folder, report)
     linear = solve(plan)
-    losses = linear.held_out_losses(plan)
-    others = held_out_losses(plan, plan.descent, trained, work.folder)
+    losses, others = linear.held_out_losses(plan), held_out_losses(plan, trained, work.folder)
     means = {LINEAR: float(losses.double().mean()), trained.model: float(others.double().mean())}
-    chosen = trained
-    if not is_above(losses, others):
-        chosen = linear.fitted()
-        save_solution(linear, plan, work.folder)
+    solved = not is_above(losses, others)
     report.note(
-        f"Taking {chosen.model}: the cross-entropy with held-out given labels is {means[LINEAR]:.4f} for {LINEAR} and "
-        f"{means[trained.model]:.4f} for {trained.model}. --model NAME takes one without a comparison."
+        f"Taking {LINEAR if solved else trained.model}: the cross-entropy with held-out given labels is "
+        f"{means[LINEAR]:.4f} for {LINEAR} and {means[trained.model]:.4f} for {trained.model}. --model NAME takes one "
+        "without a comparison."
     )
-    return chosen._replace(held_out_losses=means)
+    if solved:
+        save_solution(linear, plan, work.folder)
+        return linear.fitted()._replace(held_out_losses=means), linear.pool_predictions(plan)
+    predictions = pool_predictions_by_descent(plan, plan.descent, trained, work.folder, report)
+    return trained._replace(held_out_losses=means), predictions
 
 
 def is_above(losses: torch.Tensor, others: torch.Tensor) -> bool:
@@ -120,7 +126,7 @@ def is_above(losses: torch.Tensor, others: torch.Tensor) -> bool:
     return float(difference.mean()) > float(difference.std()) / math.sqrt(len(difference))
 
 
-def _finish(plan: WarmupPlan, fitted: Fitted, work: Work) -> None:
+def _finish(plan: WarmupPlan, fitted: Fitted, predictions: PoolPredictions, work: Work) -> None:
     """Write the tables, and what the command prints."""
     write_rows(work.folder / WARMUP_HISTORY.within(), WARMUP_HISTORY, fitted.history)
     checkpoints: list[Json] = list(fitted.checkpoints)
@@ -142,5 +148,9 @@ def _finish(plan: WarmupPlan, fitted: Fitted, work: Work) -> None:
     if fitted.held_out_losses is not None:
         result["held_out_losses"] = dict(fitted.held_out_losses)
     write_json(work.folder / WARMUP_MODEL.within(), described)
+    path = work.folder / WARMUP_PREDICTIONS.within()
+    write_pool_predictions(path, plan.pool.sample_ids, predictions)
     (work.folder / RESUME).unlink(missing_ok=True)
+    for number in range(plan.folds):
+        shutil.rmtree(work.folder / FOLD.format(number=number + 1), ignore_errors=True)
     work.details["result"] = result

@@ -1,0 +1,42 @@
+"""The vote of the nearest neighbours of each sample."""
+
+import torch
+from torch.nn import functional as F
+
+NEIGHBOURS, LEAST_NEIGHBOURS, POOL_SHARE = 30, 3, 10  # a tenth of pools below 300
+MOST_REFERENCES = 20_000  # samples among which neighbours are looked for
+TILE_ENTRIES = 2**24  # similarities that are held at a time
+
+
+def neighbour_count(n: int) -> int:
+    """Neighbours that vote in a pool of n samples."""
+    return min(NEIGHBOURS, max(n // POOL_SHARE, LEAST_NEIGHBOURS))
+
+
+def neighbour_votes(
+    features: torch.Tensor, labels: torch.Tensor, classes: int, count: int, generator: torch.Generator
+) -> torch.Tensor:
+    """(n, K) float32, the share of the nearest other samples by cosine that have each label; rows sum to 1.
+
+    Args:
+        features: (n, d).
+        labels: (n,) int64 on the same device.
+        classes: K.
+        count: neighbours of a sample; all others where there are fewer.
+        generator: on the CPU; where n is above ``MOST_REFERENCES``, it draws the samples that may be neighbours.
+    """
+    unit = F.normalize(features)
+    n = len(unit)
+    reference = torch.arange(n)
+    if n > MOST_REFERENCES:
+        reference = torch.randperm(n, generator=generator)[:MOST_REFERENCES].sort().values
+    reference = reference.to(unit.device)
+    count = min(count, len(reference) - 1)
+    votes = torch.zeros(n, classes, device=unit.device)
+    for rows in torch.arange(n, device=unit.device).split(max(TILE_ENTRIES // len(reference), 1)):
+        similarity = unit[rows] @ unit[reference].T
+        similarity.masked_fill_(rows[:, None] == reference, -torch.inf)  # a sample is not its own neighbour
+        nearest = labels[reference[similarity.topk(count).indices]]  # (rows, count)
+        share = torch.full_like(nearest, 1 / count, dtype=votes.dtype)
+        votes[rows] = torch.zeros(len(rows), classes, device=unit.device).scatter_add_(1, nearest, share)
+    return votes
