@@ -4,6 +4,7 @@ import argparse
 import multiprocessing
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,10 +17,9 @@ from common import CommandFailed, in_process
 from settings import DATA, NOISES, Setting, Source
 
 from metaselect.options import ReweightOptions, SelectOptions
-from metaselect.registry import REWEIGHTERS, SELECTORS
+from metaselect.registry import AUTO_SELECTOR, BASELINE, REWEIGHTERS, SELECTORS
 from metaselect.run.files import format_csv, read_rows, write_text
 
-CONTROL = "uniform"
 BUDGETS, SEEDS, IMAGES = [20, 50, 200], [0, 1, 2], 10_000
 
 Record = TypeVar("Record", bound=tuple[Any, ...])
@@ -59,24 +59,54 @@ def make_parser(description: str, noises: Sequence[str], work: str, table: Path)
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    methods = list(dict.fromkeys((CONTROL, ReweightOptions().method)))
+    methods = list(dict.fromkeys((BASELINE, ReweightOptions().method)))
     selectors = [SelectOptions().method]
     parser.add_argument("--data-dir", type=Path, help="folder with the data sets that scikit-learn lacks")
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument("--noise", nargs="+", default=list(noises), choices=list(noises))
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
-    parser.add_argument("--selectors", nargs="+", default=selectors, choices=list(SELECTORS))
+    parser.add_argument("--selectors", nargs="+", default=selectors, choices=[AUTO_SELECTOR, *SELECTORS])
     parser.add_argument("--methods", nargs="+", default=methods, choices=list(REWEIGHTERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument(
         "--only", default="", help="regular expression: data/noise/budget/selector/method/seed"
     )
     parser.add_argument("--images", type=int, default=IMAGES, help="training images of MNIST and CIFAR-10")
+    parser.add_argument("--folds", type=int, default=0, help="of the comparison that reweight makes")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--work", type=Path, default=Path(work), help="folder for runs")
     parser.add_argument("--table", type=Path, default=table, help="CSV of all rows")
+    parser.add_argument("--again", action="store_true", help="train the chosen cells again")
     parser.add_argument("--summary", action="store_true", help="print Markdown of the CSV and run nothing")
     return parser
+
+
+def complete(kind: type[Record], arguments: argparse.Namespace, rows_of: "RowsOf[Record]") -> None:
+    """Run the chosen cells that the CSV lacks, and leave it sorted.
+
+    Raises:
+        SystemExit: cells failed; the others have their rows.
+    """
+    cells, rows = chosen_cells(arguments), read_table(kind, arguments.table)
+    if arguments.again:
+        _forget(cells)
+        names = {cell.name for cell in cells}
+        rows = [row for row in rows if name_of(row) not in names]
+    write_table(kind, rows, arguments.table)
+    known = {name_of(row) for row in rows}
+    missing = [cell for cell in cells if cell.name not in known]
+    print(f"{len(cells)} cells, {len(cells) - len(missing)} of them in {arguments.table}", flush=True)
+    try:
+        _run_cells(missing, rows_of, arguments)
+    finally:
+        write_table(kind, read_table(kind, arguments.table), arguments.table)
+
+
+def _forget(cells: Sequence[Cell]) -> None:
+    """Delete the trainings of cells, so that they are run again."""
+    for cell in cells:
+        run = cell.setting.folder / f"{cell.selector}-{cell.budget}"
+        shutil.rmtree(run / "reweight" / cell.method, ignore_errors=True)
 
 
 def chosen_cells(arguments: argparse.Namespace) -> list[Cell]:
@@ -93,38 +123,49 @@ def chosen_cells(arguments: argparse.Namespace) -> list[Cell]:
     return [cell for cell in cells if re.search(arguments.only, cell.name)]
 
 
-def train(cells: Sequence[Cell]) -> tuple[Path, dict[str, int]]:
-    """The run of cells that share a setting, a selector and a budget, and the exit code of each method.
+class Trained(NamedTuple):
+    """A training: its exit code, and the verdict of its comparison with plain training, or "" without one."""
+
+    exit_code: int
+    verdict: str
+
+
+def train(cells: Sequence[Cell], folds: int) -> tuple[Path, dict[str, Trained]]:
+    """The run of cells that share a setting, a selector and a budget, and the training of each method.
 
     A method that ended with an error is left out and named on stderr.
     """
     setting, selector, budget, _ = cells[0]
     run = setting.bought(selector, budget)
-    codes = {}
+    trained = {}
     for cell in cells:
-        words = ("--method", cell.method, "--seed", setting.seed)
+        words = ("--method", cell.method, "--folds", folds, "--seed", setting.seed)
         try:
-            codes[cell.method] = in_process("reweight", "--run", run, *words)[1]
+            result, code = in_process("reweight", "--run", run, *words)
         except CommandFailed as failure:  # the other cells have their figures all the same
             print(f"{cell.name}: {failure}", file=sys.stderr, flush=True)
-    return run, codes
+            continue
+        trained[cell.method] = Trained(code, (result["comparison"] or {}).get("verdict") or "")
+    return run, trained
 
 
-RowsOf = Callable[[Sequence[Cell]], Iterable[tuple[Any, ...]]]
-"""The rows of cells that share a setting, a selector and a budget; a function of a module, for other processes."""
+RowsOf = Callable[[Sequence[Cell], int], Iterable[Record]]
+"""(cells that share a setting, a selector and a budget; --folds) -> their rows. A function of a module, so that other
+processes can import it."""
 
 
-def run_cells(cells: Iterable[Cell], rows_of: RowsOf, table: Path, jobs: int) -> None:
-    """Append the rows of all cells to a CSV, by ``jobs`` processes of one thread each.
+def _run_cells(cells: Iterable[Cell], rows_of: RowsOf[Any], arguments: argparse.Namespace) -> None:
+    """Append the rows of all cells to the CSV, by processes of one thread each.
 
     Raises:
         SystemExit: cells failed; the others have their rows.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # read when a process imports torch
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _begin) as pool:
+    with ProcessPoolExecutor(arguments.jobs, context, _begin) as pool:
         groups = [list(group) for _, group in groupby(cells, key=lambda cell: cell.setting)]
-        tasks = [pool.submit(_run_setting, group, rows_of, table) for group in groups]
+        rest = (rows_of, arguments.table, arguments.folds)
+        tasks = [pool.submit(_run_setting, group, *rest) for group in groups]
         failed = sum(task.result() for task in as_completed(tasks))
     if failed:
         raise SystemExit(f"{failed} groups of cells failed; the same command runs them again.")
@@ -137,14 +178,14 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def _run_setting(cells: Sequence[Cell], rows_of: RowsOf, table: Path) -> int:
+def _run_setting(cells: Sequence[Cell], rows_of: RowsOf[Any], table: Path, folds: int) -> int:
     """Append the rows of one setting; returns how many groups of cells did not give all their rows."""
     failed = 0
     for _, arm in groupby(cells, key=lambda cell: (cell.selector, cell.budget)):
         group = list(arm)
         methods = {cell.method for cell in group}
         try:
-            for row in rows_of(group):
+            for row in rows_of(group, folds):
                 _append(row, table)
                 print(", ".join(map(str, row[:7])), flush=True)
                 methods.discard(row[4])

@@ -17,52 +17,41 @@ Columns: ``accuracy`` and ``balanced_accuracy`` (mean over the classes) of the l
 ``warmup_accuracy`` beside them; ``noise_rate``, the share of wrong labels among the ``pool`` samples; ``weight_auc``
 and ``rank_auc``, the chance that a right label weighs more, or ranks lower among the likely errors, than a wrong one,
 over samples that were not bought; wall ``seconds`` of `reweight` on one thread; its ``exit_code``, 1 for a training
-that failed.
+that failed; with --folds, the ``verdict`` of its own comparison with plain training, for which it takes longer.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from cells import (
-    CONTROL,
-    Cell,
-    chosen_cells,
-    make_parser,
-    name_of,
-    read_table,
-    rounded,
-    run_cells,
-    train,
-    write_table,
-)
+from cells import Cell, Trained, complete, make_parser, read_table, rounded, train
 from common import in_process, read_truth
 from settings import NOISES, left_out
 from table_summary import METRICS, Row, summary
 
 from metaselect.metrics import clean_label_auc
+from metaselect.registry import BASELINE
 from metaselect.run.artefacts import RECORD, WEIGHTS
 from metaselect.run.files import read_json
 
 TABLE = Path(__file__).parent / "table.csv"
 
 
-def rows_of(cells: Sequence[Cell]) -> Iterator[Row]:
+def rows_of(cells: Sequence[Cell], folds: int) -> Iterator[Row]:
     """Rows of cells that share a setting, a selector and a budget."""
-    run, codes = train(cells)
+    run, trained = train(cells, folds)
     setting = cells[0].setting
     evaluation = in_process("evaluate", setting.test, "--run", run, "--truth", setting.truth)[0]
     truth = read_truth(setting.truth)
     for cell in cells:
-        if cell.method in codes:
-            yield measured_row(cell, evaluation, run, truth, codes[cell.method])
+        if cell.method in trained:
+            yield measured_row(cell, evaluation, run, truth, trained[cell.method])
 
 
 def measured_row(
-    cell: Cell, evaluation: dict[str, Any], run: Path, truth: dict[str, str], exit_code: int
+    cell: Cell, evaluation: dict[str, Any], run: Path, truth: dict[str, str], trained: Trained
 ) -> Row:
     """The row of a cell whose run was evaluated."""
     scores = evaluation["reweight"][cell.method]
@@ -81,7 +70,8 @@ def measured_row(
         weight_auc=scores["weight_auc"],
         rank_auc=rank_auc(run / WEIGHTS.path(name=cell.method), truth),
         seconds=record["details"]["seconds"],
-        exit_code=exit_code,
+        exit_code=trained.exit_code,
+        verdict=trained.verdict,
         pool=evaluation["noise"]["samples"],
         test_samples=evaluation["test_samples"],
     )
@@ -102,36 +92,15 @@ def rank_auc(weights: Path, truth: dict[str, str]) -> float | None:
     return clean_label_auc(np.array([each["label_issue_rank"] for each in rows], float), clean)
 
 
-def forget(cells: Sequence[Cell]) -> None:
-    """Delete the trainings of cells, so that they are run again."""
-    for cell in cells:
-        run = cell.setting.folder / f"{cell.selector}-{cell.budget}"
-        shutil.rmtree(run / "reweight" / cell.method, ignore_errors=True)
-
-
 def main() -> None:
     parser = make_parser(__doc__, list(NOISES), "table", TABLE)
-    parser.add_argument("--again", action="store_true", help="train the chosen cells again")
     parser.add_argument("--metric", default=METRICS[0], choices=METRICS, help="of --summary")
     arguments = parser.parse_args()
-    rows = read_table(Row, arguments.table)
     if arguments.summary:
-        print(summary(rows, arguments.metric, CONTROL))
+        print(summary(read_table(Row, arguments.table), arguments.metric, BASELINE))
         print("\n".join(f"- Not run: {each}" for each in left_out(arguments.data, arguments.noise)))
         return
-    cells = chosen_cells(arguments)
-    if arguments.again:
-        forget(cells)
-        names = {cell.name for cell in cells}
-        rows = [row for row in rows if name_of(row) not in names]
-    write_table(Row, rows, arguments.table)
-    known = {name_of(row) for row in rows}
-    missing = [cell for cell in cells if cell.name not in known]
-    print(f"{len(cells)} cells, {len(cells) - len(missing)} of them in {arguments.table}", flush=True)
-    try:
-        run_cells(missing, rows_of, arguments.table, arguments.jobs)
-    finally:
-        write_table(Row, read_table(Row, arguments.table), arguments.table)
+    complete(Row, arguments, rows_of)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The rows of ``table.py``'s CSV, and what they say: means, spreads and differences to the control, in Markdown."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from math import sqrt
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 METRICS = ("accuracy", "balanced_accuracy", "rank_auc", "weight_auc", "seconds")
 JUDGED = "auto"
@@ -31,6 +31,7 @@ class Row(NamedTuple):
     rank_auc: float | None
     seconds: float
     exit_code: int
+    verdict: str
     pool: int
     test_samples: int
 
@@ -47,21 +48,36 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def by_method(rows: Iterable[Row]) -> dict[str, dict[int, Row]]:
+class Measured(Protocol):
+    """A row of one method and one seed."""
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+
+    @property
+    def seed(self) -> int:
+        """Of the split, the noise and the training."""
+
+
+AnyRow = TypeVar("AnyRow", bound=Measured)
+
+
+def by_method(rows: Iterable[AnyRow]) -> dict[str, dict[int, AnyRow]]:
     """The rows of one cell of the summary by method, then by seed."""
-    found: dict[str, dict[int, Row]] = {}
+    found: dict[str, dict[int, AnyRow]] = {}
     for row in rows:
         found.setdefault(row.method, {})[row.seed] = row
     return found
 
 
-def values(rows: dict[int, Row], metric: str) -> dict[int, float]:
+def values(rows: Mapping[int, Measured], metric: str) -> dict[int, float]:
     """The metric by seed, without the seeds where it has no value."""
     found = {seed: getattr(row, metric) for seed, row in sorted(rows.items())}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-def difference(rows: dict[int, Row], others: dict[int, Row], metric: str) -> Spread | None:
+def difference(rows: Mapping[int, Measured], others: Mapping[int, Measured], metric: str) -> Spread | None:
     """Mean and spread of (rows - others) over the seeds of both; None without such a seed."""
     ours, theirs = values(rows, metric), values(others, metric)
     pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
@@ -150,7 +166,10 @@ def _line(cell: Sequence[Row], metric: str, control: str, methods: Sequence[str]
 
 
 def shown(measured: Spread, metric: str, sign: str = "") -> str:
-    """Mean and spread as text: accuracies in percent, an AUC with three digits."""
-    factor, digits = (100, 1) if metric.endswith("accuracy") else (1, 3 if metric.endswith("auc") else 1)
+    """Mean and spread as text: accuracies in percent and seconds with one digit, others with three."""
+    factor, digits = (
+        100 if metric.endswith("accuracy") else 1,
+        1 if metric.endswith(("accuracy", "seconds")) else 3,
+    )
     mean = f"{factor * measured.mean:{sign}.{digits}f}"
     return mean if measured.deviation is None else f"{mean} ± {factor * measured.deviation:.{digits}f}"

@@ -33,7 +33,7 @@ def row(table_summary: ModuleType, method: str, seed: int, accuracy: float, **ot
         **{"data": "digits", "noise": "uniform-40", "budget": 20, "selector": "rbc"},
         **{"method": method, "seed": seed, "accuracy": accuracy, "balanced_accuracy": accuracy - 0.1},
         **{"warmup_accuracy": 0.5, "noise_rate": 0.4, "weight_auc": None, "rank_auc": 0.75, "seconds": 2.0},
-        **{"exit_code": 0, "pool": 1437, "test_samples": 1000},
+        **{"exit_code": 0, "verdict": "", "pool": 1437, "test_samples": 1000},
     }
     return table_summary.Row(**{**values, **other})
 
@@ -92,11 +92,11 @@ def test_a_second_call_runs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_again_trains_the_chosen_cells_alone(tmp_path: Path) -> None:
-    choice = ("--noise", "none", "--budgets", 20, "--methods", "uniform")
+    choice = ("--noise", "none", "--budgets", 20, "--selectors", "random", "--methods", "uniform")
     words = ("--data", "wine", *choice, "--work", tmp_path)
     table(tmp_path, *words, "--seeds", 0, 1)
     model = "reweight/uniform/model.safetensors"
-    runs = [tmp_path / f"wine/seed-{seed}/none/rbc-20" for seed in (0, 1)]
+    runs = [tmp_path / f"wine/seed-{seed}/none/random-20" for seed in (0, 1)]
     before = [(run / model).stat().st_mtime_ns for run in runs]
     contents = (runs[1] / model).read_bytes()
     written = (tmp_path / "table.csv").read_text()

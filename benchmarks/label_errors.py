@@ -1,0 +1,164 @@
+"""Finding wrong labels: the ranking of `reweight` beside cleanlab's scores of the same warm-up's probabilities.
+
+    pip install -e '.[bench]'
+    python benchmarks/label_errors.py --data-dir data --jobs 2
+    python benchmarks/label_errors.py --data digits --noise uniform-40 --budgets 50 --seeds 0
+    python benchmarks/label_errors.py --summary
+
+Data, noise, budgets and runs are those of ``table.py``, which may share --work; settings without a wrong label are left
+out. cleanlab's scores are those by which `find_label_issues` ranks, self-confidence and normalised margin, of the
+out-of-fold probabilities that `warmup` keeps: no model saw the label that it judges. They need no bought label. All
+rankings of a cell are judged on the same samples, those that were not bought.
+
+Columns: ``auc``, the chance that a right label ranks behind a wrong one; ``average_precision`` of the wrong labels;
+``precision_at_k``, the share of wrong labels among the first k, with k the number ``wrong`` of them among ``samples``.
+
+cleanlab: Kuan, Mueller 2022, "Model-agnostic label quality scoring"; Northcutt, Jiang, Chuang 2021 (arXiv:1911.00068).
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from cells import Cell, complete, make_parser, read_table, rounded, train
+from common import read_truth
+from settings import CLEAN, NOISES
+from sklearn.metrics import average_precision_score
+from table_summary import by_method, difference, shown, spread, values
+
+from metaselect.metrics import clean_label_auc, precision_of_lowest
+from metaselect.run.artefacts import CLASSES, WEIGHTS
+
+TABLE = Path(__file__).parent / "label_errors.csv"
+PREDICTIONS = "warmup/predictions.parquet"  # sample_id, out_of_fold: (n, K) probabilities
+METRICS = ("auc", "average_precision", "precision_at_k")
+SCORES = {"self-confidence": "self_confidence", "normalized-margin": "normalized_margin"}
+"""cleanlab's scores, by the name in the table's column ``method``."""
+
+
+class Row(NamedTuple):
+    """One ranking of one cell; ``method`` is a training method or a score of cleanlab's."""
+
+    data: str
+    noise: str
+    budget: int
+    selector: str
+    method: str
+    seed: int
+    auc: float | None
+    average_precision: float
+    precision_at_k: float | None
+    wrong: int
+    samples: int
+
+
+class Judged(NamedTuple):
+    """How well scores find wrong labels; ``label_errors`` explains the figures."""
+
+    auc: float | None
+    average_precision: float
+    precision_at_k: float | None
+
+
+def judged(scores: np.ndarray, clean: np.ndarray) -> Judged:
+    """The figures of scores that are lower for likely errors.
+
+    Args:
+        scores: (n',).
+        clean: (n',) bool, whether the given label is right; at least one is not.
+    """
+    precision = precision_of_lowest(scores, clean, int((~clean).sum()))
+    return Judged(clean_label_auc(scores, clean), float(average_precision_score(~clean, -scores)), precision)
+
+
+def quality_scores() -> Callable[..., np.ndarray]:
+    """Cleanlab's function: (labels, probabilities, method=...) -> (n,) scores, low for likely errors.
+
+    Raises:
+        SystemExit: cleanlab is missing.
+    """
+    try:
+        from cleanlab.rank import get_label_quality_scores
+    except ImportError:
+        raise SystemExit(
+            "This benchmark compares with cleanlab, which is missing: pip install cleanlab"
+        ) from None
+    scores: Callable[..., np.ndarray] = get_label_quality_scores
+    return scores
+
+
+def rows_of(cells: Sequence[Cell], folds: int) -> Iterator[Row]:
+    """Rows of cells that share a setting, a selector and a budget, and of cleanlab's scores beside them."""
+    run, trained = train(cells, folds)
+    if not trained:
+        return
+    setting, truth = cells[0].setting, read_truth(cells[0].setting.truth)
+    scores = {}
+    for method in trained:
+        table = pq.read_table(run / WEIGHTS.path(name=method))
+        ranked = table["label_issue_rank"].is_valid().to_numpy()
+        scores[method] = table["label_issue_rank"].to_numpy()[ranked].astype(float)
+    ids, given = table["sample_id"].to_pylist(), table["given_label"].to_pylist()
+    clean = np.array([truth[each] == label for each, label in zip(ids, given, strict=True)])[ranked]
+    scores |= {name: score[ranked] for name, score in cleanlab_scores(run, ids, given).items()}
+    for method, score in scores.items():
+        place = (setting.title, setting.noise, cells[0].budget, cells[0].selector, method, setting.seed)
+        yield rounded(Row(*place, *judged(score, clean), int((~clean).sum()), len(clean)))
+
+
+def cleanlab_scores(run: Path, ids: list[str], given: list[str]) -> dict[str, np.ndarray]:
+    """(n,) cleanlab's scores of the warm-up's out-of-fold probabilities, by name."""
+    predictions = pq.read_table(run / PREDICTIONS, columns=["sample_id", "out_of_fold"])
+    if predictions["sample_id"].to_pylist() != ids:
+        raise SystemExit(f"{run}: the predictions and the weights are not of the same samples.")
+    probs = np.array(predictions["out_of_fold"].to_pylist(), float)
+    probs /= probs.sum(1, keepdims=True)  # cleanlab wants rows that sum to 1 in float64
+    classes = json.loads((run / CLASSES.path()).read_text(encoding="utf-8"))
+    labels = np.array([classes.index(label) for label in given])
+    score = quality_scores()
+    return {name: score(labels, probs, method=method) for name, method in SCORES.items()}
+
+
+def summary(rows: Sequence[Row], metric: str) -> str:
+    """Markdown: a line for each cell; in parentheses the paired difference to the better score of cleanlab's."""
+    methods = list(dict.fromkeys((*SCORES, *(row.method for row in rows))))
+    header = ("data", "noise", "wrong %", "bought", "selector", "seeds", *methods)
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for _, group in groupby(rows, key=lambda row: row[:4]):
+        cell = list(group)
+        lines.append(f"| {' | '.join(_line(cell, metric, methods))} |")
+    return "\n".join(lines)
+
+
+def _line(cell: Sequence[Row], metric: str, methods: Sequence[str]) -> list[str]:
+    found, first = by_method(cell), cell[0]
+    wrong = statistics.mean(row.wrong / row.samples for row in cell)
+    seeds = len({row.seed for row in cell})
+    cells = [first.data, first.noise, f"{100 * wrong:.1f}", str(first.budget), first.selector, str(seeds)]
+    measured = {name: list(values(found.get(name, {}), metric).values()) for name in methods}
+    best = max((name for name in SCORES if measured[name]), key=lambda name: statistics.mean(measured[name]))
+    for name in methods:
+        text = shown(spread(measured[name]), metric) if measured[name] else "-"
+        gain = None if name in SCORES else difference(found.get(name, {}), found[best], metric)
+        cells.append(text if gain is None else f"{text} ({shown(gain, metric, sign='+')})")
+    return cells
+
+
+def main() -> None:
+    parser = make_parser(__doc__, [noise for noise in NOISES if noise not in CLEAN], "table", TABLE)
+    parser.add_argument("--metric", default=METRICS[0], choices=METRICS, help="of --summary")
+    arguments = parser.parse_args()
+    if arguments.summary:
+        print(summary(read_table(Row, arguments.table), arguments.metric))
+        return
+    quality_scores()
+    complete(Row, arguments, rows_of)
+
+
+if __name__ == "__main__":
+    main()
