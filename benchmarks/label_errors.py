@@ -28,14 +28,12 @@ import pyarrow.parquet as pq
 from cells import Cell, complete, make_parser, read_table, rounded, train
 from common import read_truth
 from settings import CLEAN, NOISES
-from sklearn.metrics import average_precision_score
 from table_summary import by_method, difference, shown, spread, values
 
-from metaselect.metrics import clean_label_auc, precision_of_lowest
-from metaselect.run.artefacts import CLASSES, WEIGHTS
+from metaselect.metrics import ranking
+from metaselect.run.artefacts import CLASSES, WARMUP_PREDICTIONS, WEIGHTS
 
 TABLE = Path(__file__).parent / "label_errors.csv"
-PREDICTIONS = "warmup/predictions.parquet"  # sample_id, out_of_fold: (n, K) probabilities
 METRICS = ("auc", "average_precision", "precision_at_k")
 SCORES = {"self-confidence": "self_confidence", "normalized-margin": "normalized_margin"}
 """cleanlab's scores, by the name in the table's column ``method``."""
@@ -51,29 +49,10 @@ class Row(NamedTuple):
     method: str
     seed: int
     auc: float | None
-    average_precision: float
+    average_precision: float | None
     precision_at_k: float | None
     wrong: int
     samples: int
-
-
-class Judged(NamedTuple):
-    """How well scores find wrong labels; ``label_errors`` explains the figures."""
-
-    auc: float | None
-    average_precision: float
-    precision_at_k: float | None
-
-
-def judged(scores: np.ndarray, clean: np.ndarray) -> Judged:
-    """The figures of scores that are lower for likely errors.
-
-    Args:
-        scores: (n',).
-        clean: (n',) bool, whether the given label is right; at least one is not.
-    """
-    precision = precision_of_lowest(scores, clean, int((~clean).sum()))
-    return Judged(clean_label_auc(scores, clean), float(average_precision_score(~clean, -scores)), precision)
 
 
 def quality_scores() -> Callable[..., np.ndarray]:
@@ -108,12 +87,14 @@ def rows_of(cells: Sequence[Cell], folds: int) -> Iterator[Row]:
     scores |= {name: score[ranked] for name, score in cleanlab_scores(run, ids, given).items()}
     for method, score in scores.items():
         place = (setting.title, setting.noise, cells[0].budget, cells[0].selector, method, setting.seed)
-        yield rounded(Row(*place, *judged(score, clean), int((~clean).sum()), len(clean)))
+        found = ranking(score, clean, None)
+        figures = (found.auc, found.average_precision, found.precision_at_k)
+        yield rounded(Row(*place, *figures, int((~clean).sum()), len(clean)))
 
 
 def cleanlab_scores(run: Path, ids: list[str], given: list[str]) -> dict[str, np.ndarray]:
     """(n,) cleanlab's scores of the warm-up's out-of-fold probabilities, by name."""
-    predictions = pq.read_table(run / PREDICTIONS, columns=["sample_id", "out_of_fold"])
+    predictions = pq.read_table(run / WARMUP_PREDICTIONS.path(), columns=["sample_id", "out_of_fold"])
     if predictions["sample_id"].to_pylist() != ids:
         raise SystemExit(f"{run}: the predictions and the weights are not of the same samples.")
     probs = np.array(predictions["out_of_fold"].to_pylist(), float)

@@ -15,25 +15,23 @@ the warm-up or the selection, name another --work.
 
 Columns: ``accuracy`` and ``balanced_accuracy`` (mean over the classes) of the last epoch's model on the test set, with
 ``warmup_accuracy`` beside them; ``noise_rate``, the share of wrong labels among the ``pool`` samples; ``weight_auc``
-and ``rank_auc``, the chance that a right label weighs more, or ranks lower among the likely errors, than a wrong one,
-over samples that were not bought; wall ``seconds`` of `reweight` on one thread; its ``exit_code``, 1 for a training
-that failed; with --folds, the ``verdict`` of its own comparison with plain training, for which it takes longer.
+and ``rank_auc``, the chance that a right label weighs more, or stands behind in the ranking of likely errors, than a
+wrong one, over samples that were not bought; wall ``seconds`` of `reweight` on one thread; its ``exit_code``, 1 for a
+training that failed; with --folds, the ``verdict`` of its own comparison with plain training, for which it takes
+longer; and the model that `evaluate` says to ``take`` of those that the cell's run has.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 from cells import Cell, Trained, complete, make_parser, read_table, rounded, train
-from common import in_process, read_truth
+from common import in_process
 from settings import NOISES, left_out
 from table_summary import METRICS, Row, summary
 
-from metaselect.metrics import clean_label_auc
 from metaselect.registry import BASELINE
-from metaselect.run.artefacts import RECORD, WEIGHTS
+from metaselect.run.artefacts import RECORD
 from metaselect.run.files import read_json
 
 TABLE = Path(__file__).parent / "table.csv"
@@ -44,15 +42,12 @@ def rows_of(cells: Sequence[Cell], folds: int) -> Iterator[Row]:
     run, trained = train(cells, folds)
     setting = cells[0].setting
     evaluation = in_process("evaluate", setting.test, "--run", run, "--truth", setting.truth)[0]
-    truth = read_truth(setting.truth)
     for cell in cells:
         if cell.method in trained:
-            yield measured_row(cell, evaluation, run, truth, trained[cell.method])
+            yield measured_row(cell, evaluation, run, trained[cell.method])
 
 
-def measured_row(
-    cell: Cell, evaluation: dict[str, Any], run: Path, truth: dict[str, str], trained: Trained
-) -> Row:
+def measured_row(cell: Cell, evaluation: dict[str, Any], run: Path, trained: Trained) -> Row:
     """The row of a cell whose run was evaluated."""
     scores = evaluation["reweight"][cell.method]
     record = read_json(run / "reweight" / cell.method / RECORD, "Run the cell with --again.")
@@ -64,32 +59,19 @@ def measured_row(
         method=cell.method,
         seed=cell.setting.seed,
         accuracy=scores["test_accuracy"],
-        balanced_accuracy=balanced(scores),
+        balanced_accuracy=scores["balanced_accuracy"],
         warmup_accuracy=evaluation["warmup"]["test_accuracy"],
         noise_rate=evaluation["noise"]["measured_rate"],
         weight_auc=scores["weight_auc"],
-        rank_auc=rank_auc(run / WEIGHTS.path(name=cell.method), truth),
+        rank_auc=scores["rank_auc"],
         seconds=record["details"]["seconds"],
         exit_code=trained.exit_code,
         verdict=trained.verdict,
+        take=evaluation["take"]["model"],
         pool=evaluation["noise"]["samples"],
         test_samples=evaluation["test_samples"],
     )
     return rounded(row)
-
-
-def balanced(scores: dict[str, Any]) -> float:
-    """The mean accuracy of the classes that the test set has samples of."""
-    found = [each for each in scores["per_class_accuracy"].values() if each is not None]
-    return float(np.mean(found))
-
-
-def rank_auc(weights: Path, truth: dict[str, str]) -> float | None:
-    """AUC of ``label_issue_rank`` as a score for right labels, over the samples that have a rank."""
-    table = pq.read_table(weights, columns=["sample_id", "given_label", "label_issue_rank"])
-    rows = [each for each in table.to_pylist() if each["label_issue_rank"] is not None]
-    clean = np.array([truth[each["sample_id"]] == each["given_label"] for each in rows])
-    return clean_label_auc(np.array([each["label_issue_rank"] for each in rows], float), clean)
 
 
 def main() -> None:

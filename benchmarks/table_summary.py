@@ -32,6 +32,7 @@ class Row(NamedTuple):
     seconds: float
     exit_code: int
     verdict: str
+    take: str
     pool: int
     test_samples: int
 

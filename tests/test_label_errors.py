@@ -26,20 +26,6 @@ def label_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         sys.modules.pop(name, None)
 
 
-def test_the_figures_of_a_ranking(label_errors: ModuleType) -> None:
-    """Four samples, the second and the fourth wrong: 3 of 4 pairs in order, precision 1 and 2/3 at the wrong ones."""
-    found = label_errors.judged(np.array([4.0, 1, 2, 3]), np.array([True, False, True, False]))
-    assert found == pytest.approx((3 / 4, (1 + 2 / 3) / 2, 1 / 2))
-
-
-def test_equal_scores_say_nothing(label_errors: ModuleType) -> None:
-    """Ties count in proportion: a third of the samples is wrong, and so is a third of any choice among them."""
-    found = label_errors.judged(np.zeros(6), np.array([False, True, True, False, True, True]))
-    assert found.auc is None
-    assert found.average_precision == pytest.approx(1 / 3)
-    assert found.precision_at_k == pytest.approx(1 / 3)
-
-
 def test_scores_are_of_the_out_of_fold_probabilities(
     label_errors: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ def row(table_summary: ModuleType, method: str, seed: int, accuracy: float, **ot
         **{"data": "digits", "noise": "uniform-40", "budget": 20, "selector": "rbc"},
         **{"method": method, "seed": seed, "accuracy": accuracy, "balanced_accuracy": accuracy - 0.1},
         **{"warmup_accuracy": 0.5, "noise_rate": 0.4, "weight_auc": None, "rank_auc": 0.75, "seconds": 2.0},
-        **{"exit_code": 0, "verdict": "", "pool": 1437, "test_samples": 1000},
+        **{"exit_code": 0, "verdict": "", "take": "uniform", "pool": 1437, "test_samples": 1000},
     }
     return table_summary.Row(**{**values, **other})
 
@@ -80,6 +80,7 @@ def test_a_second_call_runs_nothing(tmp_path: Path) -> None:
         "3",
     )
     assert float(found["noise_rate"]) == pytest.approx(round(0.4 * 142) / 142, abs=1e-6)
+    assert found["take"] in ("warmup", "uniform")
     assert (found["pool"], found["test_samples"]) == ("142", "36")
     assert float(found["accuracy"]) * 36 == pytest.approx(round(float(found["accuracy"]) * 36), abs=1e-3)
     # The runs of a purchase share the warm-up's files by hard links, which no stage may have changed.
