@@ -111,8 +111,9 @@ def ranking(ranks: np.ndarray, clean: np.ndarray, k: int | None) -> RankingMetri
     """
     k = min(int((~clean).sum()) if k is None else k, len(clean))
     auc = clean_label_auc(ranks, clean)
-    precision = None if auc is None else float(average_precision_score(~clean, -ranks))
-    return RankingMetrics(auc, precision, k, precision_of_lowest(ranks, clean, k) if np.ptp(ranks) else None)
+    average_precision = None if auc is None else float(average_precision_score(~clean, -ranks))
+    differ = len(ranks) > 0 and np.ptp(ranks) > 0
+    return RankingMetrics(auc, average_precision, k, precision_of_lowest(ranks, clean, k) if differ else None)
 
 
 def precision_of_lowest(weights: np.ndarray, clean: np.ndarray, k: int) -> float | None:

@@ -19,11 +19,12 @@ from metaselect.options import IngestOptions, ReweightOptions, WarmupOptions
 from metaselect.registry import REWEIGHTERS
 from metaselect.run.layout import Run
 from metaselect.stages.reweight import cross_fit as module
-from metaselect.stages.reweight.cross_fit import Fold, fold_numbers, split, without
+from metaselect.stages.reweight.cross_fit import Fold, split, without
 from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
 from metaselect.stages.reweight.training import train_method
 from metaselect.stages.warmup.warmup import warmup
+from metaselect.training.pool_predictions import pool_predictions
 
 N, BOUGHT, EPOCHS = 60, 12, 4
 ARMS = ("warmup", "baseline", "method")
@@ -60,14 +61,13 @@ def setup_of(run: Run, method: str) -> ReweightSetup:
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])
-def test_folds_are_balanced_in_the_whole_and_in_each_class(folds: int) -> None:
-    labels = np.random.default_rng(folds).integers(0, 4, 23)
-    numbers = fold_numbers(labels, folds, torch.Generator().manual_seed(1))
-    for where in (labels >= 0, *(labels == k for k in range(4))):
-        sizes = np.bincount(numbers[where], minlength=folds)
-        assert sizes.max() - sizes.min() <= 1
-    other = fold_numbers(labels, folds, torch.Generator().manual_seed(2))
-    assert (numbers != other).any()
+def test_folds_are_balanced_in_the_whole_and_in_each_class(run: Run, folds: int) -> None:
+    setup = setup_of(run, "direct")
+    label = dict(zip(setup.meta_set.bought.tolist(), setup.meta_set.labels.tolist(), strict=True))
+    found = [Counter(label[i] for i in fold.bought.tolist()) for fold in split(setup, folds)]
+    for sizes in ([each.total() for each in found], *([each[k] for each in found] for k in range(3))):
+        assert max(sizes) - min(sizes) <= 1
+    assert len({len(fold.others) for fold in split(setup, folds)}) == 1
 
 
 def test_each_bought_sample_is_in_one_fold_and_others_are_kept_out_beside_it(run: Run) -> None:
@@ -130,6 +130,14 @@ def test_rows_hold_the_predictions_of_the_models_without_the_sample(run: Run, tm
     }
     clean = dict(zip(setup.meta_set.bought.tolist(), setup.meta_set.labels.tolist(), strict=True))
     by_id = {row["sample_id"]: row for row in rows}
+    warm = pool_predictions(run)
+    assert warm is not None
+    assert warm.out_of_fold is not None
+    for index, probs in enumerate(warm.out_of_fold):
+        if row := by_id.get(setup.pool.sample_ids[index]):
+            assert row["warmup_predicted"] == classes[int(probs.argmax())]
+            assert float(row["warmup_given_prob"]) == float(probs[setup.pool.labels[index]])
+            assert row["warmup_prob"] == (str(float(probs[clean[index]])) if index in clean else "")
     for fold in folds:
         trainings = {"baseline": METHODS["uniform"], "method": METHODS["direct"]}
         for arm, method in trainings.items():
@@ -235,6 +243,10 @@ def test_without_a_comparison_the_reason_is_said(run: Run, tmp_path: Path) -> No
     assert "takes 4 bought labels, and there are 3" in module.reason_without(
         few._replace(meta_set=meta_set), 2
     )
+    config = replace(few.resolved.config, accumulate=N - BOUGHT - 1)  # as many as the run itself trains on
+    packed = few._replace(resolved=replace(few.resolved, config=config))
+    left = N - 1 - BOUGHT - len(split(few, 2)[0].others)
+    assert f"without a fold there are {left} samples" in module.reason_without(packed, 2)
     with pytest.raises(UsageError, match="--folds is 1"):
         ReweightOptions(folds=1)
 

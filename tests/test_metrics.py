@@ -95,6 +95,10 @@ def test_a_ranking_by_hand() -> None:
     assert tuple(found) == pytest.approx((3.5 / 4, (1 + 2 / 3) / 2, 2, 1.5 / 2))
 
 
+def test_a_ranking_of_nothing_has_no_figures() -> None:
+    assert ranking(np.empty(0), np.empty(0, bool), None) == (None, None, 0, None)
+
+
 def test_classification_by_hand() -> None:
     labels, predicted = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, 2, 3])
     found = classification(labels, predicted, 4)

@@ -29,7 +29,7 @@ def judged(name: str, right: int, *, method: str = "", dead: str = "") -> Judged
 
 
 def taken(*models: Judged) -> ModelChoice:
-    return choose(Run(Path("run")), models)
+    return choose(models)
 
 
 WARM, UNIFORM = judged("warmup", 800), judged("uniform", 820)
@@ -61,8 +61,8 @@ def test_the_model_to_take_by_a_test_set(models: Sequence[Judged], name: str, wo
     found = taken(*models)
     assert found.model == name
     assert words in found.why
-    assert found.path.endswith(f"run/{name}.safetensors")
-    assert found.sentence().startswith(f"Model to take: {name} (")
+    assert found.path == f"{name}.safetensors"
+    assert found.sentence("run").startswith(f"Model to take: {name} (run/{name}.safetensors); ")
 
 
 def test_every_other_reweighting_is_compared_with_the_baseline() -> None:
@@ -124,7 +124,7 @@ def test_the_model_to_take_by_the_comparisons(
     assert found is not None
     assert found.model == name
     files = {"warmup": "warmup/checkpoints/epoch-0005.safetensors"}
-    assert found.path == str(run.path(files.get(name, f"reweight/{name}/model.safetensors")))
+    assert found.path == files.get(name, f"reweight/{name}/model.safetensors")
 
 
 def test_what_is_not_usable_is_not_taken(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_evaluate_says_what_the_labels_were_worth(finished_once: Path) -> None:
         shares = [share for share in found["per_class_accuracy"].values() if share is not None]
         assert found["balanced_accuracy"] == pytest.approx(np.mean(shares))
     assert result["take"]["model"] in models
-    assert Path(result["take"]["path"]).is_file()
+    assert (finished_once / "run" / result["take"]["path"]).is_file()
 
 
 def test_the_run_holds_the_artefacts_of_the_table_and_no_others(finished_once: Path) -> None:

@@ -117,7 +117,7 @@ def _print_table(console: Console, result: Mapping[str, Any]) -> None:
             console.line(f"{name}:")
             print_wrong_labels(console, metrics["wrong_labels"])
         _warn_of_worse(console, name, metrics)
-    print_model_choice(console, result["take"])
+    print_model_choice(console, result)
 
 
 def _warn_of_worse(console: Console, name: str, metrics: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Printing that several commands share, and the end of a command."""
 
+from collections.abc import Mapping
 from textwrap import wrap
 from typing import Any
 
@@ -46,17 +47,17 @@ def print_noise_estimate(console: Console, estimate: Any) -> None:
         console.line(NoiseEstimate(**estimate).sentence())
 
 
-def print_model_choice(console: Console, choice: Any) -> None:
+def print_model_choice(console: Console, result: Mapping[str, Any]) -> None:
     """Print the model to take, if there is one.
 
     Args:
         console: of the command.
-        choice: the fields of a ``ModelChoice`` as ``--json`` has them, or None.
+        result: what ``--json`` prints; ``take`` has the fields of a ``ModelChoice``, or is None.
     """
-    if choice:
+    if result["take"]:
         from metaselect.stages.model_choice import ModelChoice
 
-        console.line(ModelChoice(**choice).sentence())
+        console.line(ModelChoice(**result["take"]).sentence(result["run"]))
 
 
 def print_wrong_labels(console: Console, estimate: Any) -> None:

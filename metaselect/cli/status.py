@@ -35,7 +35,7 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
         title=f"{run_directory.root}: {'?' if result['bought'] is None else result['bought']} labels bought",
     )
     print_noise_estimate(console, result["noise_estimate"])
-    print_model_choice(console, result["take"])
+    print_model_choice(console, result)
     if result["next"]:
         console.line(f"Next: {result['next']}")
     finish(console, outcome)

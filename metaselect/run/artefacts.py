@@ -108,6 +108,7 @@ WARMUP_PREDICTIONS = Artefact(
     ),
     "every pool sample; the third and fourth are empty without folds",
     "warmup",
+    ("reweight", "evaluate"),
 )
 # Both have one place: a selector looks at one kind of features. GBC's cannot be made from the factors.
 FACTORS = Artefact(

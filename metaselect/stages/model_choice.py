@@ -14,7 +14,7 @@ class ModelChoice(NamedTuple):
 
     Attributes:
         model: "warmup" or the name of a re-weighting.
-        path: of its parameters.
+        path: of its parameters, below the run.
         why: the reason, as a part of a sentence.
     """
 
@@ -22,9 +22,9 @@ class ModelChoice(NamedTuple):
     path: str
     why: str
 
-    def sentence(self) -> str:
-        """The choice as a sentence."""
-        return f"Model to take: {self.model} ({self.path}); {self.why}."
+    def sentence(self, root: str) -> str:
+        """The choice as a sentence, for the run in the folder ``root``."""
+        return f"Model to take: {self.model} ({root}/{self.path}); {self.why}."
 
 
 def choose_by_comparisons(run: Run, usable: Collection[str]) -> ModelChoice | None:
@@ -70,10 +70,10 @@ def choose_by_comparisons(run: Run, usable: Collection[str]) -> ModelChoice | No
     for difference, _, name, error in compared:
         if -difference > error:
             why = results[name]["comparison"]["sentence"].rstrip(".")
-            return ModelChoice(name, str(run.path(ROBUST_MODEL.path(name=name))), why)
+            return ModelChoice(name, ROBUST_MODEL.path(name=name), why)
     better = f"no method is better than {other} by more than a standard error"
     why = better if compared else "no method was compared with it"
-    return ModelChoice(plain, str(run.path(path)), why)
+    return ModelChoice(plain, path, why)
 
 
 def _against(result: Any, key: str) -> Any:

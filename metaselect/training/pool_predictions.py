@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -29,6 +30,22 @@ class PoolPredictions(NamedTuple):
     neighbours: torch.Tensor | None
     wrong_events: torch.Tensor
 
+    @property
+    def held_out(self) -> torch.Tensor:
+        """(n, K) ``out_of_fold``, or ``probs`` where the warm-up had no folds."""
+        return self.probs if self.out_of_fold is None else self.out_of_fold
+
+    def label_probs(self, labels: np.ndarray) -> np.ndarray:
+        """(n,) the probability of each label ((n,) int64), by ``held_out``."""
+        probs: np.ndarray = self.held_out.numpy()[np.arange(len(labels)), labels]
+        return probs
+
+
+def warmup_predictions_input(run: Run) -> tuple[str, ...]:
+    """The path of the table below the run, as an input of a stage; empty where the warm-up made none."""
+    made = WARMUP_PREDICTIONS.within() in run.stage(WARMUP.name()).require().outputs
+    return (WARMUP_PREDICTIONS.path(),) if made else ()
+
 
 def write_pool_predictions(path: Path, sample_ids: Sequence[str], predictions: PoolPredictions) -> None:
     """Write the table, atomically."""
@@ -50,10 +67,9 @@ def pool_predictions(run: Run) -> PoolPredictions | None:
     Raises:
         ArtefactError: there was no warm-up, or the file is damaged.
     """
-    stage = run.stage(WARMUP.name())
-    if WARMUP_PREDICTIONS.within() not in stage.require().outputs:
+    if not warmup_predictions_input(run):
         return None
-    stage.verified(WARMUP_PREDICTIONS.path())
+    run.stage(WARMUP.name()).verified(WARMUP_PREDICTIONS.path())
     table = read_parquet(run, WARMUP_PREDICTIONS, WARMUP_PREDICTIONS.columns[1:])
 
     def matrix(name: str) -> torch.Tensor | None:

@@ -1,6 +1,5 @@
 """The models of a run that can be evaluated, and their predictions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,28 +76,22 @@ def candidates(run: Run) -> list[Candidate]:
     return models
 
 
-def predict_with(
-    run: Run, candidate: Candidate, sets: Sequence[Dataset], device: torch.device
-) -> list[Predictions]:
-    """The predictions of a candidate for every sample of each data set; the sets are of one kind of sample.
+def predict_with(run: Run, candidate: Candidate, samples: Dataset, device: torch.device) -> Predictions:
+    """The predictions of a candidate for every sample of a data set.
 
     Raises:
         ArtefactError: its description is damaged.
         DataError: its parameters are not those of the model.
     """
     described = read_json(run.path(candidate.description), "Run the stage again with --force.")
-    shape, classes = sets[0].inputs.shape[1:], len(sets[0].classes)
-    model = build_model(described["architecture"], shape, classes, seed=0)
+    shape = samples.inputs.shape[1:]
+    model = build_model(described["architecture"], shape, len(samples.classes), seed=0)
     load_weights(model, run.path(candidate.weights))
-    model.to(device)
-    found = []
-    for samples in sets:
-        batches = Batches(
-            samples.inputs,
-            samples.labels,
-            samples.preprocess,
-            device=device,
-            channels=described["input_channels"],
-        )
-        found.append(predict(model, batches, torch.arange(len(samples))))
-    return found
+    batches = Batches(
+        samples.inputs,
+        samples.labels,
+        samples.preprocess,
+        device=device,
+        channels=described["input_channels"],
+    )
+    return predict(model.to(device), batches, torch.arange(len(samples)))

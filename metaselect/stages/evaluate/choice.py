@@ -7,7 +7,6 @@ import numpy as np
 
 from metaselect.metrics import PairedDifference, paired_accuracy
 from metaselect.registry import BASELINE, PREFERRED
-from metaselect.run.layout import Run
 from metaselect.stages.evaluate.candidates import Candidate
 from metaselect.stages.model_choice import ModelChoice
 from metaselect.stages.reweight.comparison import WARMUP_NAME, difference_phrase
@@ -42,13 +41,12 @@ def against_baseline(judged: Sequence[Judged]) -> dict[str, PairedDifference]:
     }
 
 
-def choose(run: Run, judged: Sequence[Judged]) -> ModelChoice:
+def choose(judged: Sequence[Judged]) -> ModelChoice:
     """The model to take: plain training, unless the best method is above it by more than chance.
 
     Plain training is the baseline, or the warm-up where there is no baseline or it is worse. Dead runs are never taken.
 
     Args:
-        run: the run.
         judged: the warm-up first, then the re-weightings.
     """
     warmup, baseline = judged[0], baseline_of(judged)
@@ -63,4 +61,4 @@ def choose(run: Run, judged: Sequence[Judged]) -> ModelChoice:
             taken = best
         else:
             why = f"plain training is enough: {why}"
-    return ModelChoice(taken.candidate.name, str(run.path(taken.candidate.weights)), why)
+    return ModelChoice(taken.candidate.name, taken.candidate.weights, why)

@@ -51,6 +51,7 @@ from metaselect.stages.evaluate.label_issues import true_labels, warmup_scores, 
 from metaselect.stages.freshness import DAMAGED, DEAD, STALE, AnnotationView, state_of
 from metaselect.stages.wrong_labels import wrong_labels
 from metaselect.training.device import choose_device
+from metaselect.training.pool_predictions import warmup_predictions_input
 
 TEST_INPUT = f"{EXTERNAL}TEST"
 
@@ -93,7 +94,7 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     all_rounds = rounds(run)
     ledger = read_ledger(run) if has_control(all_rounds) else None
     files = [*data_inputs(run), *(path for candidate in models for path in candidate.files)]
-    files += estimate_inputs(all_rounds, ledger)
+    files += [*warmup_predictions_input(run), *estimate_inputs(all_rounds, ledger)]
     stage = run.stage(EVALUATE.name(test=name))
     _warn_of_stale(run, models, AnnotationView(all_rounds, ledger), report)
     # The warm-up is what all others are compared with, so that it must not be stale; they may be, with a warning.
@@ -157,7 +158,7 @@ def _evaluate_models(test: Path, setup: EvaluationSetup, work: Work, report: Rep
         "test_samples": len(samples),
         "classes": list(pool.classes),
         "warmup": scores.pop(WARMUP.kind),
-        "take": choose(setup.run, judged)._asdict(),
+        "take": choose(judged)._asdict(),
         "reweight": scores,
     }
     if truth is not None:
@@ -186,10 +187,7 @@ def _judge(
     judged: list[Judged] = []
     scores: dict[str, Any] = {}
     for candidate in setup.models:
-        ranks_pool = truth is not None and not candidate.table
-        sets = [samples, pool] if ranks_pool else [samples]
-        predictions = predict_with(run, candidate, sets, setup.device)
-        predicted = predictions[0].predicted.cpu().numpy()
+        predicted = predict_with(run, candidate, samples, setup.device).predicted.cpu().numpy()
         judged.append(Judged(candidate, predicted, predicted == samples.labels))
         found = _scores(samples.labels, predicted, pool)
         if candidate.table:
@@ -197,12 +195,9 @@ def _judge(
             wrong = wrong_labels(run, candidate.name, setup.rounds) if candidate.cross_fit else None
             found |= {"wrong_labels": wrong and wrong._asdict(), "dead": candidate.dead}
             found["against_baseline"] = None
-        elif truth is None:
-            found["rank_auc"] = None
         else:
             names = [other.name for other in setup.models if other.table]
-            label_prob = predictions[1].label_prob.cpu().numpy()
-            found |= warmup_scores(run, names, pool, label_prob, truth, k)
+            found |= warmup_scores(run, names, pool, truth, k)
         scores[candidate.name] = found
     for name, difference in against_baseline(judged).items():
         scores[name]["against_baseline"] = difference._asdict()

@@ -13,6 +13,7 @@ from metaselect.records import Json
 from metaselect.run.artefacts import WEIGHTS
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
+from metaselect.training.pool_predictions import pool_predictions
 
 
 def weight_scores(
@@ -33,23 +34,25 @@ def weight_scores(
 
 
 def warmup_scores(
-    run: Run, names: list[str], pool: Dataset, label_prob: np.ndarray, truth: np.ndarray, k: int | None
+    run: Run, names: list[str], pool: Dataset, truth: np.ndarray | None, k: int | None
 ) -> dict[str, Json]:
-    """The same of the warm-up, which ranks by the probability of the given label.
+    """The same of the warm-up, which ranks by the probability of the given label, out of fold where it has folds.
 
     Args:
         run: the run.
         names: of the re-weightings; samples that one of them gives no rank are left out.
         pool: the pool.
-        label_prob: (n,) the warm-up's probability of the given label.
-        truth: (n,) int64 true classes.
+        truth: (n,) int64 true classes; None: they are not known.
         k: for the precision at k.
     """
+    predictions = None if truth is None else pool_predictions(run)
+    if truth is None or predictions is None:
+        return {"rank_auc": None}
     ranked = np.ones(len(pool), bool)
     for name in names:
-        ranked &= np.array(
-            read_parquet(run, WEIGHTS, ["label_issue_rank"], name=name)["label_issue_rank"].is_valid()
-        )
+        table = read_parquet(run, WEIGHTS, ["label_issue_rank"], name=name)
+        ranked &= np.array(table["label_issue_rank"].is_valid())
+    label_prob = predictions.label_probs(pool.labels)
     return ranking_scores(label_prob[ranked], (pool.labels == truth)[ranked], k)
 
 

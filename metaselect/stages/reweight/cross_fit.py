@@ -17,16 +17,17 @@ from torch import nn
 
 from metaselect.annotation.meta_set import MetaSet
 from metaselect.errors import ConditionUnmet
-from metaselect.models.build import input_channels
+from metaselect.models.cross_fit import stratified_folds
 from metaselect.random import generator
 from metaselect.records import Reporter
 from metaselect.registry import BASELINE, REWEIGHTERS, configure
 from metaselect.reweighting.base import Method
 from metaselect.run.artefacts import RESUME
 from metaselect.run.files import read_json, write_json
-from metaselect.stages.reweight.setup import ReweightSetup
-from metaselect.stages.reweight.training import start_model, train_method
+from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
+from metaselect.stages.reweight.training import train_method
 from metaselect.training.batches import Batches
+from metaselect.training.pool_predictions import pool_predictions
 from metaselect.training.predict import predict
 
 FEWEST = 4  # bought labels; with fewer, a fold would hold one
@@ -88,6 +89,12 @@ def reason_without(setup: ReweightSetup, folds: int) -> str:
         return "No comparison with plain training, because of --folds 0."
     if bought < FEWEST:
         return f"No comparison with plain training: it takes {FEWEST} bought labels, and there are {bought}."
+    trainings = [
+        without(setup, method, fold) for fold in split(setup, folds) for method in arms(setup).values()
+    ]
+    left = min(len(trained_ids(each.pool, each.meta_set, each.method)) for each in trainings)
+    if left < max(setup.resolved.config.accumulate, 1):
+        return f"No comparison with plain training: without a fold there are {left} samples to train on."
     return ""
 
 
@@ -150,7 +157,8 @@ def cross_fit(setup: ReweightSetup, folds: int, work: Path, name: str, report: R
 def split(setup: ReweightSetup, folds: int) -> list[Fold]:
     """The folds: bought samples stratified by class, and disjoint random samples of the rest of the pool."""
     meta_set, seed = setup.meta_set, setup.resolved.config.seed
-    number = fold_numbers(meta_set.labels, folds, generator(seed, "reweight", "folds"))
+    draw = generator(seed, "reweight", "folds")
+    number = stratified_folds(torch.from_numpy(meta_set.labels), folds, draw).numpy()
     rest = np.ones(len(setup.pool), bool)
     rest[meta_set.bought] = rest[meta_set.unusable] = False
     others = torch.from_numpy(rest.nonzero()[0])
@@ -162,15 +170,6 @@ def split(setup: ReweightSetup, folds: int) -> list[Fold]:
         for place in range(folds)
         if (number == place).any()
     ]
-
-
-def fold_numbers(labels: np.ndarray, folds: int, draw: torch.Generator) -> np.ndarray:
-    """(m,) fold of each sample, from 0: random, with sizes that differ by at most 1, in the whole and in each class."""
-    order = torch.randperm(len(labels), generator=draw).numpy()
-    order = order[np.argsort(labels[order], kind="stable")]
-    numbers = np.empty(len(labels), np.int64)
-    numbers[order] = np.arange(len(labels)) % folds  # it goes on from class to class
-    return numbers
 
 
 def without(setup: ReweightSetup, method: Method, fold: Fold) -> ReweightSetup:
@@ -203,12 +202,15 @@ def _predictions(
 
 def _warmup_predictions(setup: ReweightSetup, fold: Fold) -> list[ArmPrediction] | None:
     """Of the warm-up, which saw no bought label; None where the run did not start from it."""
-    if setup.start is None:
+    predictions = None if setup.start is None else pool_predictions(setup.run)
+    if predictions is None:
         return None
-    pool, model = setup.pool, start_model(setup).to(setup.device)
-    channels = input_channels(setup.resolved.model, pool.inputs.shape[1:])
-    batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=setup.device, channels=channels)
-    return _predict(setup, model, batches, fold)
+    columns = (
+        predictions.held_out.argmax(1)[fold.ids].tolist(),
+        predictions.label_probs(setup.labels)[fold.ids].tolist(),
+        predictions.label_probs(setup.pool.labels)[fold.ids].tolist(),
+    )
+    return [ArmPrediction(*each) for each in zip(*columns, strict=True)]
 
 
 def _predict(setup: ReweightSetup, model: nn.Module, batches: Batches, fold: Fold) -> list[ArmPrediction]:

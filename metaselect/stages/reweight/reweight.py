@@ -37,6 +37,7 @@ from metaselect.stages.reweight.training import start_model, train_method
 from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.wrong_labels import wrong_labels
 from metaselect.training.config import RESUME_COPIES, training_needs
+from metaselect.training.pool_predictions import pool_predictions, warmup_predictions_input
 from metaselect.training.saved_models import (
     model_description,
     save_model,
@@ -94,6 +95,7 @@ def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
         files.append(META_SET.path())
     if setup.start is not None:
         files += [WARMUP_MODEL.path(), CHECKPOINT.path(epoch=setup.start.start_epoch)]
+        files += warmup_predictions_input(run)
     return inputs_of(run, *files)
 
 
@@ -104,7 +106,10 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dic
     write_rows(work.folder / REWEIGHT_HISTORY.within(), REWEIGHT_HISTORY, history)
     save_model(trained.model, work.folder / ROBUST_MODEL.within())
     write_json(work.folder / ROBUST_MODEL_INFO.within(), model_description(setup.resolved.model, pool))
-    table = weights_table(pool, setup.meta_set, trained.weights, setup.method.weight_kind, predictions)
+    held_out = None if setup.start is None else pool_predictions(setup.run)
+    held_out_prob = held_out and held_out.label_probs(pool.labels)
+    kind = setup.method.weight_kind
+    table = weights_table(pool, setup.meta_set, trained.weights, kind, predictions, held_out_prob)
     write_parquet(work.folder / WEIGHTS.within(), WEIGHTS, table)
     zero_batches = sum(row.zero_batches for row in history) / len(history)
     after = BoughtScore(history[-1].bought_loss, history[-1].bought_accuracy)

@@ -9,12 +9,27 @@ from metaselect.models.predictions import Predictions
 
 
 def weights_table(
-    pool: Dataset, meta_set: MetaSet, weights: np.ndarray, weight_kind: str, predictions: Predictions
+    pool: Dataset,
+    meta_set: MetaSet,
+    weights: np.ndarray,
+    weight_kind: str,
+    predictions: Predictions,
+    held_out_prob: np.ndarray | None = None,
 ) -> dict[str, pa.Array]:
     """The table of ``weights.parquet``: one row a sample.
 
     ``label_issue_rank`` is 1 for the sample whose given label is most likely wrong; it is null for bought and unusable
-    samples.
+    samples. Where all weights are equal, they rank nothing, and the probability alone decides: of models that did not
+    see the label, where there are any.
+
+    Args:
+        pool: the pool.
+        meta_set: the bought samples, and unusable ones.
+        weights: (n,) float32 in [0, 1].
+        weight_kind: what the weights are.
+        predictions: of the final model for the pool, with its given labels.
+        held_out_prob: (n,) the probability of the given label by the warm-up's models of the other folds; None: there
+            are none.
     """
     n = len(pool)
     classes = np.array(pool.classes, dtype=object)
@@ -23,7 +38,10 @@ def weights_table(
     weights = np.where(bought, 1.0, np.where(unusable, 0.0, weights)).astype(np.float32)
     ranked = ~(bought | unusable)
     ranks = np.zeros(n, np.int64)
-    ranks[ranked] = label_issue_ranks(weights[ranked], predictions.label_prob.cpu().numpy()[ranked])
+    label_prob = predictions.label_prob.cpu().numpy()
+    if held_out_prob is not None and len(np.unique(weights[ranked])) == 1:
+        label_prob = held_out_prob
+    ranks[ranked] = label_issue_ranks(weights[ranked], label_prob[ranked])
     kinds = np.where(bought, "bought", np.where(unusable, "unusable", weight_kind))
     return {
         "sample_id": pa.array(pool.sample_ids, pa.string()),
@@ -41,11 +59,11 @@ def label_issue_ranks(weights: np.ndarray, label_prob: np.ndarray) -> np.ndarray
     """(n',) ranks from 1: by weight, then by the probability of the given label, the lowest first.
 
     Samples that are equal in both have the same rank, that of the first of them, so that no order is claimed which
-    nothing stands for. Where all weights are equal, the probability alone decides.
+    nothing stands for.
 
     Args:
         weights: (n',) weights in [0, 1].
-        label_prob: (n',) the final model's probability of the given label.
+        label_prob: (n',) a model's probability of the given label.
     """
     order = np.lexsort((label_prob, weights))  # the last key is the first
     weight, prob = weights[order], label_prob[order]
