@@ -7,9 +7,9 @@ from torch.nn.functional import normalize
 
 from metaselect.errors import UsageError
 from metaselect.registry import SELECTORS, configure
-from metaselect.selection import k_means
 from metaselect.selection.base import Choice, PoolFeatures
-from metaselect.selection.k_means import cosines_with_centres
+from metaselect.selection.clustering import euclidean
+from metaselect.selection.clustering.euclidean import cosines_with_centres
 
 NONE = torch.empty(0, dtype=torch.int64)
 
@@ -43,7 +43,7 @@ def test_the_member_closest_to_each_centre_the_largest_cluster_first(
     monkeypatch: pytest.MonkeyPatch, products: int
 ) -> None:
     """By mini-batches as well; opposite directions are clusters of their own."""
-    monkeypatch.setattr(k_means, "MAX_FULL_BATCH_PRODUCTS", products)
+    monkeypatch.setattr(euclidean, "MAX_FULL_BATCH_PRODUCTS", products)
     rows, group = groups((12, 30, 9, 21, 15))
     choice = choose(rows, 5)
     middle = [by_cosine(rows, (group == number).nonzero()[:, 0])[0] for number in (1, 3, 4, 0, 2)]
@@ -53,7 +53,7 @@ def test_the_member_closest_to_each_centre_the_largest_cluster_first(
 
 @pytest.mark.parametrize("block", [7, 2**20])
 def test_cosines_with_the_centres_by_hand(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(k_means, "BLOCK_ENTRIES", block)
+    monkeypatch.setattr(euclidean, "BLOCK_ENTRIES", block)
     unit = torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8], [1, 0], [-1, 0], [0, 0]])
     cluster = torch.tensor([0, 0, 3, 1, 1, 3])
     found = cosines_with_centres(unit, cluster, 5)

@@ -14,11 +14,7 @@ from torch.nn import functional as F
 
 from metaselect.errors import UsageError
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, no_progress
-from metaselect.selection.clustering.euclidean import kmeans_clusters, round_robin
-from metaselect.selection.clustering.factored import BLOCK_ENTRIES
-
-MAX_FULL_BATCH_PRODUCTS = 2**30  # n M d multiplications an iteration
-MAX_MINIBATCH_STARTS = 3  # each start reads a large sample once for each cluster
+from metaselect.selection.clustering.euclidean import typical_members
 
 
 @dataclass(frozen=True)
@@ -52,28 +48,6 @@ class KMeansCentres:
         unit = F.normalize(features.hidden[-1]).cpu()
         count = len(bought) + budget
         progress(f"K-means into {count} clusters")
-        full_batch = unit.numel() * count <= MAX_FULL_BATCH_PRODUCTS
-        starts = self.starts if full_batch else min(self.starts, MAX_MINIBATCH_STARTS)
-        cluster = kmeans_clusters(unit, count, starts, generator, full_batch=full_batch)
-        similarity = cosines_with_centres(unit, cluster, count)
-        ranked = round_robin(cluster, similarity, bought, budget, small=0)
+        ranked, cluster, similarity = typical_members(unit, count, bought, budget, self.starts, generator)
         sizes = torch.bincount(cluster, minlength=count)
         return Choice(ranked, cluster, similarity, sizes.float() / len(unit), {"clusters": count})
-
-
-def cosines_with_centres(unit: torch.Tensor, cluster: torch.Tensor, count: int) -> torch.Tensor:
-    """(n,) float32 in [-1, 1], cosine of each row with the mean of its cluster; 0 where one of them is 0.
-
-    Args:
-        unit: (n, d) float32 on the CPU, rows of norm 1 or 0.
-        cluster: (n,) int64 in [0, count).
-        count: clusters.
-    """
-    sums = torch.zeros(count, unit.shape[1], dtype=torch.float64)
-    blocks = torch.split(torch.arange(len(unit)), max(BLOCK_ENTRIES // unit.shape[1], 1))
-    for rows in blocks:
-        sums.index_add_(0, cluster[rows], unit[rows].double())
-    centres = F.normalize(sums)
-    # Row by row and in float64, so that equal rows of a cluster get equal numbers, and ties go to the lowest index.
-    cosines = [(unit[rows].double() * centres[cluster[rows]]).sum(1) for rows in blocks]
-    return torch.cat(cosines).clamp(-1, 1).float()

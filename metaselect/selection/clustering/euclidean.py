@@ -1,17 +1,62 @@
-"""Euclidean K-means of unit rows, and the order in which its clusters are served; for typiclust and k-means.
+"""Euclidean K-means of unit rows, and the order in which its clusters are served.
 
 Source: Arthur, Vassilvitskii 2007 (k-means++), by scikit-learn; mini-batches: Sculley 2010.
 """
 
 import heapq
 import warnings
+from typing import NamedTuple
 
 import torch
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+from torch.nn import functional as F
+
+from metaselect.selection.clustering.factored import BLOCK_ENTRIES
 
 MINIBATCH_SIZE = 5000  # samples, as in TypiClust's code
+MAX_FULL_BATCH_PRODUCTS = 2**30  # n M d multiplications an iteration
+MAX_MINIBATCH_STARTS = 3  # each start reads a large sample once for each cluster
+
+
+class TypicalMembers(NamedTuple):
+    """The typical members of clusters.
+
+    Attributes:
+        ranked: (budget,) int64, distinct indices.
+        cluster: (n,) int64, the cluster of every row.
+        similarity: (n,) float32, cosine of every row with the mean of its cluster.
+    """
+
+    ranked: torch.Tensor
+    cluster: torch.Tensor
+    similarity: torch.Tensor
+
+
+def typical_members(
+    unit: torch.Tensor,
+    count: int,
+    bought: torch.Tensor,
+    budget: int,
+    starts: int,
+    generator: torch.Generator,
+) -> TypicalMembers:
+    """The rows closest to the centres of the clusters with the fewest bought rows, the largest cluster first.
+
+    Args:
+        unit: (n, d) float32 on the CPU, rows of norm 1 or 0.
+        count: clusters, at most n.
+        bought: (m,) int64, never chosen.
+        budget: number of picks.
+        starts: seeded starts of K-means, at most 3 by mini-batches, which large pools need.
+        generator: of the starts.
+    """
+    full_batch = unit.numel() * count <= MAX_FULL_BATCH_PRODUCTS
+    starts = starts if full_batch else min(starts, MAX_MINIBATCH_STARTS)
+    cluster = kmeans_clusters(unit, count, starts, generator, full_batch=full_batch)
+    similarity = cosines_with_centres(unit, cluster, count)
+    return TypicalMembers(round_robin(cluster, similarity, bought, budget, small=0), cluster, similarity)
 
 
 def kmeans_clusters(
@@ -69,3 +114,21 @@ def round_robin(
         if remaining[number]:
             heapq.heappush(order, (last, count + 1, size, number))
     return torch.tensor(picks)
+
+
+def cosines_with_centres(unit: torch.Tensor, cluster: torch.Tensor, count: int) -> torch.Tensor:
+    """(n,) float32 in [-1, 1], cosine of each row with the mean of its cluster; 0 where one of them is 0.
+
+    Args:
+        unit: (n, d) float32 on the CPU, rows of norm 1 or 0.
+        cluster: (n,) int64 in [0, count).
+        count: clusters.
+    """
+    sums = torch.zeros(count, unit.shape[1], dtype=torch.float64)
+    blocks = torch.split(torch.arange(len(unit)), max(BLOCK_ENTRIES // unit.shape[1], 1))
+    for rows in blocks:
+        sums.index_add_(0, cluster[rows], unit[rows].double())
+    centres = F.normalize(sums)
+    # Row by row and in float64, so that equal rows of a cluster get equal numbers, and ties go to the lowest index.
+    cosines = [(unit[rows].double() * centres[cluster[rows]]).sum(1) for rows in blocks]
+    return torch.cat(cosines).clamp(-1, 1).float()
