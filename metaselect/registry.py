@@ -23,6 +23,7 @@ SELECTORS: dict[str, str] = {
     "k-center": "metaselect.selection.k_center:KCenter",
     "k-means": "metaselect.selection.k_means:KMeansCentres",
     "typiclust": "metaselect.selection.typiclust:TypiClust",
+    "disagreement": "metaselect.selection.disagreement:Disagreement",
     "random": "metaselect.selection.random:Random",
     "certain": "metaselect.selection.uncertainty:Certain",
     "uncertain": "metaselect.selection.uncertainty:Uncertain",

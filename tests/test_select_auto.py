@@ -81,6 +81,60 @@ def test_a_pool_of_features_means_k_means(tmp_path: Path) -> None:
     assert explained["cluster"]["pivot"]["rank"] in range(1, 7)
 
 
+def test_a_later_round_on_features_means_disagreement_once_there_are_answers(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ids = [f"s{index:02d}" for index in range(45)]
+    labels = [("cat", "dog", "owl")[index % 3] for index in range(45)]
+    data = table_of_features(tmp_path / "d.parquet", ids, labels)
+    (tmp_path / "truth.csv").write_text(
+        "\n".join(["sample_id,clean_label", *map(",".join, zip(ids, labels, strict=True))]) + "\n"
+    )
+    metaselect("warmup", data, "--epochs", 2, "--checkpoints", 1, run=run)
+    first, second = ("select", "--budget", 6), ("select", "--round", "next", "--budget", 5)
+    metaselect(*first, run=run)
+    metaselect("annotate", "export", run=run)
+    assert "Method auto: k-means, " in metaselect(*second, run=run).err  # exported, without an answer yet
+    shutil.rmtree(run / "select/round-2")
+    metaselect("annotate", "simulate", tmp_path / "truth.csv", run=run)
+    done = metaselect(*second, "--json", run=run)
+    assert (
+        "Method auto: disagreement, since the features are frozen and labels were bought before." in done.err
+    )
+    assert done.json["method"] == "disagreement"
+    record = record_of(run, 2)
+    assert record["details"]["choice"] == {
+        "clustered": 20,
+        "labels_of_the_head": 6,
+    }  # half of 39 samples, rounded
+    explained = metaselect("select", "--explain", ids[0], "--json", run=run).json
+    assert (explained["method"], explained["cluster"]) == ("disagreement", None)
+    assert explained["score"]["pool"] == 45
+    # The answers of a closed round are no labels that were bought before it, also when it is checked again.
+    metaselect("annotate", "simulate", tmp_path / "truth.csv", run=run)
+    assert "Round 2 is closed and stays as it is." in metaselect("select", "--budget", 5, run=run).err
+
+
+def test_a_closed_round_stays_where_the_rule_knows_more_labels_by_now(tmp_path: Path) -> None:
+    """Round 2 was chosen and exported before the answers of round 1 came."""
+    run = tmp_path / "run"
+    ids = [f"s{index:02d}" for index in range(30)]
+    data = table_of_features(tmp_path / "d.parquet", ids, ["cat", "dog"] * 15)
+    (tmp_path / "truth.csv").write_text(
+        "\n".join(["sample_id,clean_label", *(f"{i},cat" for i in ids)]) + "\n"
+    )
+    metaselect("warmup", data, "--epochs", 2, "--checkpoints", 1, run=run)
+    metaselect("select", "--budget", 4, run=run)
+    metaselect("annotate", "export", run=run)
+    metaselect("select", "--budget", 4, "--round", "next", run=run)
+    metaselect("annotate", "export", run=run)
+    metaselect("annotate", "simulate", tmp_path / "truth.csv", "--round", 1, run=run)
+    done = metaselect("select", "--budget", 4, run=run)
+    assert "Round 2 is closed and stays as it is." in done.err
+    assert "Round 2 is closed: it was exported" in metaselect("select", "--budget", 5, run=run, code=4).err
+    refused = metaselect("select", "--budget", 4, "--method", "random", run=run, code=4)
+    assert "Round 2 is closed: it was exported" in refused.err
+
+
 def test_a_rule_has_no_options_to_explain(tmp_path: Path) -> None:
     refused = metaselect("select", "--option", "help", run=tmp_path, code=2)
     assert "--option help explains the options of one method." in refused.err

@@ -105,7 +105,13 @@ def pool_of(n: int) -> PoolFeatures:
 def drawn(method: Any, taken: torch.Tensor, seed: int, number: int = 1) -> tuple[list[int], set[int]]:
     """The picks by rank, and the control, of a budget of 10 with 4 at random, from 40 samples."""
     options = SelectOptions(budget=10, seed=seed)
-    choice, control = _choose(method, pool_of(40), RoundPlan(number, taken, 10, 0, 4), options, no_progress)
+    choice, control = _choose(
+        method,
+        pool_of(40),
+        RoundPlan(number, taken, torch.arange(len(taken)) + 10, 10, 0, 4),
+        options,
+        no_progress,
+    )
     return choice.ranked.tolist(), control
 
 
@@ -134,6 +140,8 @@ def test_the_control_is_uniform_and_no_business_of_the_method() -> None:
 class Spy:
     """Takes the first samples that it sees, and remembers what it saw."""
 
+    required_features = ("probs", "bought_labels")
+
     def choose(self, features: PoolFeatures, budget: int, bought: torch.Tensor, *_: object) -> Choice:
         self.saw, self.bought = features, bought
         free = [index for index in range(len(features.labels)) if index not in bought.tolist()]
@@ -147,6 +155,8 @@ def test_the_method_never_sees_the_control() -> None:
     assert torch.equal(spy.saw.probs[0], pool.probs[0][seen_here])
     assert torch.equal(spy.saw.labels, pool.labels[seen_here])
     assert [seen_here[index] for index in spy.bought.tolist()] == taken.tolist()
+    assert spy.saw.bought_labels is not None
+    assert spy.saw.bought_labels.tolist() == [10, 11]  # of the plan, in the order of ``bought``
     assert ranked[:6] == [index for index in seen_here if index not in (2, 30)][:6]
 
 

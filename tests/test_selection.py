@@ -53,6 +53,8 @@ def choose(
     name: str, pool: PoolFeatures, budget: int, bought: torch.Tensor = NONE, seed: int = 3, **options: Any
 ) -> Choice:
     options = {**QUICK.get(name, {}), **options}
+    if pool.bought_labels is None:
+        pool = pool._replace(bought_labels=torch.arange(len(bought)) % 4 - 1)  # one in four has none
     method = configure(SELECTORS[name], [f"{key}={value}" for key, value in options.items()])
     return method.choose(pool, budget, bought, torch.Generator().manual_seed(seed))
 
@@ -360,4 +362,4 @@ def test_the_registry_names_things_that_exist_and_needs_no_torch() -> None:
 def test_selectors_declare_the_checkpoints_that_they_want(name: str) -> None:
     method = configure(SELECTORS[name], [])
     assert method.checkpoints in ("all", "last")
-    assert set(method.required_features) <= {"probs", "hidden", "gradients", "images"}
+    assert set(method.required_features) <= {"probs", "hidden", "gradients", "images", "bought_labels"}

@@ -20,7 +20,8 @@ def require_external_support(method: Selector, name: str) -> None:
     Raises:
         UsageError: naming the first feature that it cannot.
     """
-    missing = [field for field in method.required_features if field not in EXTERNAL_FIELDS]
+    known = (*EXTERNAL_FIELDS, "bought_labels")  # which the run has
+    missing = [field for field in method.required_features if field not in known]
     if missing:
         raise UsageError(
             f"{name} needs {missing[0]} of the warm-up's model, which --features cannot supply.",

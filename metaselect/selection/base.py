@@ -64,6 +64,8 @@ class PoolFeatures(NamedTuple):
         labels: (n,) int64, given labels.
         gradients: projected gradients of sampled layers at each of T checkpoints.
         images: None unless required.
+        bought_labels: (m,) int64 on the CPU, true labels of the ``bought`` samples of ``choose``, in their order; -1
+            where there is none (unusable, or not answered yet).
     """
 
     probs: tuple[torch.Tensor, ...]
@@ -71,9 +73,10 @@ class PoolFeatures(NamedTuple):
     labels: torch.Tensor
     gradients: tuple[Gradients, ...] = ()
     images: ImagePool | None = None
+    bought_labels: torch.Tensor | None = None
 
     def subset(self, ids: torch.Tensor) -> "PoolFeatures":
-        """The features of the samples at ``ids`` ((n',) int64 on the CPU), in that order."""
+        """The features of the samples at ``ids`` ((n',) int64 on the CPU), in that order; the same bought labels."""
         at = ids.to(self.labels.device)
         images = self.images
         return PoolFeatures(
@@ -82,6 +85,7 @@ class PoolFeatures(NamedTuple):
             self.labels[at],
             tuple(Gradients(block.norms[at], block.directions[at]) for block in self.gradients),
             images and images._replace(inputs=lambda rows: images.inputs(ids[rows])),
+            self.bought_labels,
         )
 
 

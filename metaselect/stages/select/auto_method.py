@@ -9,24 +9,35 @@ from metaselect.registry import AUTO_SELECTOR
 from metaselect.run.layout import Run
 
 
-def with_resolved_method(run: Run, options: SelectOptions, report: Reporter) -> SelectOptions:
+def with_resolved_method(
+    run: Run, options: SelectOptions, report: Reporter, *, has_labels: bool
+) -> SelectOptions:
     """The options, with the method that stands for ``auto``; a note says which one, and why.
 
-    Gradients of a network have factors that differ from sample to sample. Frozen features have no such history: what
-    counts there is to take the typical sample of each cluster.
+    On frozen features the typical sample of each cluster is the best first purchase, and disagreement a better second
+    one than more clusters. With a network trained on the given labels neither was better than ``rbc``, in any round
+    (``docs/selection.md`` has the measurements).
+
+    Args:
+        run: the run.
+        options: of the command.
+        report: takes the note.
+        has_labels: whether labels were bought outside this round.
     """
     if options.method != AUTO_SELECTOR:
         return options
-    method, reason = _method_and_reason(run, options)
+    method, reason = _method_and_reason(run, options, has_labels=has_labels)
     report.note(f"Method auto: {method}, {reason}.")
     return replace(options, method=method)
 
 
-def _method_and_reason(run: Run, options: SelectOptions) -> tuple[str, str]:
+def _method_and_reason(run: Run, options: SelectOptions, *, has_labels: bool) -> tuple[str, str]:
     if options.gradient is not None:
         return "rbc", "which has --gradient"
     if options.profile is not None:
         return "rbc", "which has --profile"
     if options.features is not None or run.info()["task"] == FEATURES:
+        if has_labels:
+            return "disagreement", "since the features are frozen and labels were bought before"
         return "k-means", "since the features are frozen"
     return "rbc", "since the features are those of a network trained on the given labels"

@@ -23,6 +23,7 @@ class RoundPlan(NamedTuple):
     Attributes:
         number: of the round, from 1.
         excluded: (m,) int64, sorted indices that must not be chosen: selected before, or labelled in any way.
+        labels: (m,) int64, the bought labels of the excluded samples; -1 where there is none.
         budget: samples to select, including replacements and control.
         replaces: how many of them replace unusable samples of earlier rounds.
         control: how many of them are drawn at random.
@@ -30,6 +31,7 @@ class RoundPlan(NamedTuple):
 
     number: int
     excluded: torch.Tensor
+    labels: torch.Tensor
     budget: int
     replaces: int
     control: int
@@ -80,7 +82,8 @@ def plan_round(
             f"--budget {requested} is not possible: the pool has {len(pool)} samples{excluded_text}{replacing}.",
             f"Choose a budget from 1 to {free - replaces}." if free > replaces else "Nothing is left to buy.",
         )
-    plan = RoundPlan(number, excluded, budget, replaces, _control_count(options.control, budget))
+    labels = _bought_labels(pool, ledger, excluded)
+    plan = RoundPlan(number, excluded, labels, budget, replaces, _control_count(options.control, budget))
     _require_min_per_class(options, plan, classes=len(pool.classes), free=free)
     return plan
 
@@ -160,6 +163,14 @@ def _excluded(run: Run, number: int, pool: Dataset, ledger: Ledger, *, is_closed
     return torch.tensor(
         [index for index, sample_id in enumerate(pool.sample_ids) if sample_id in excluded], dtype=torch.int64
     )
+
+
+def _bought_labels(pool: Dataset, ledger: Ledger, excluded: torch.Tensor) -> torch.Tensor:
+    """(m,) int64, the labels that the votes give the excluded samples; -1 where they give none."""
+    class_of = {name: position for position, name in enumerate(pool.classes)}
+    verdicts = (ledger.verdicts.get(pool.sample_ids[index]) for index in excluded.tolist())
+    labels = [class_of.get(verdict.clean_label, -1) if verdict else -1 for verdict in verdicts]
+    return torch.tensor(labels, dtype=torch.int64)
 
 
 def _selected_ids(run: Run, number: int) -> list[str]:

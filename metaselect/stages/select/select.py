@@ -52,18 +52,18 @@ def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
 
 def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     run.info()
-    chosen_by_rule = ("method", "option") if options.method == AUTO_SELECTOR else ()
-    options = with_resolved_method(run, options, report)
-    flags = {} if options.gradient is None else {"gradient": options.gradient}
-    method: Selector = configured_method(SELECTORS, options, report, **flags)
-    if options.features is not None:
-        require_external_support(method, options.method)
     ledger = read_ledger(run)
     number = round_number(run, options, ledger)
     stage = run.stage(SELECT.name(number=number))
     pool = load_pool(run)
     record = _existing_record(stage, force=options.force)
     plan = plan_round(run, options, number, pool, ledger=ledger, record=record, report=report)
+    by_rule = ("method", "option") if options.method == AUTO_SELECTOR else ()
+    options = with_resolved_method(run, options, report, has_labels=bool((plan.labels >= 0).any()))
+    flags = {} if options.gradient is None else {"gradient": options.gradient}
+    method: Selector = configured_method(SELECTORS, options, report, **flags)
+    if options.features is not None:
+        require_external_support(method, options.method)
     epochs = required_epochs(run, method, options.features)
     device = choose_device(options.device, report, needed=bool(method.required_features))
     key = StageKey(
@@ -76,7 +76,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
         },
         _inputs(run, options, epochs),
         device.type if method.required_features else "",
-        chosen_by_rule,
+        by_rule,
     )
     if not _is_done(ledger, stage, record, key, report, force=options.force):
         if options.dry_run:
@@ -153,6 +153,8 @@ def _choose(
     visible_position = rest.cumsum(0) - 1  # (n,) row of a sample in the method's input
     visible_features = features.subset(visible_ids) if len(control) else features
     bought = visible_position[plan.excluded]
+    if "bought_labels" in method.required_features:
+        visible_features = visible_features._replace(bought_labels=plan.labels)
     choice = method.choose(visible_features, plan.budget - plan.control, bought, random_stream, progress)
     if options.min_per_class:
         picks = with_min_per_class(choice, visible_features.labels.cpu(), options.min_per_class, bought)
@@ -249,7 +251,9 @@ def _is_done(
     if not round_is_closed(ledger, number):
         return stage.is_current(key, report, force=force)
     # The device is no reason to differ: a closed round may be checked on another machine.
-    if force or record is None or differences(replace(record.key, device=key.device), key):
+    # Nor is a choice of the rule, which may know more labels by now.
+    by_rule = set(record.key.auto) & set(key.auto) if record else ()
+    if force or record is None or differences(replace(record.key, device=key.device), key, ignore=by_rule):
         raise ArtefactError(
             f"Round {number} is closed: it was exported or has answers, which cost money.",
             "Open the next one with --round next --budget B, or use a copy of the run for another method.",
