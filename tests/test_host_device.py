@@ -116,6 +116,18 @@ def test_warmup(warmed: Runs) -> None:
     assert artefacts(warmed[NAME], "warmup") == artefacts(warmed["cpu"], "warmup")
 
 
+@pytest.mark.parametrize("folds", [None, 0])
+def test_warmup_of_a_model_that_is_solved(warmed: Runs, tmp_path: Path, folds: int | None) -> None:
+    found = {}
+    for name, run in copies(warmed, tmp_path).items():
+        options = WarmupOptions(model="linear", folds=folds, device=name, force=True)
+        before = traffic.operators
+        warmup(None, run, options, IngestOptions(), Listener())
+        assert (traffic.operators > before) == (name == NAME)
+        found[name] = artefacts(run, "warmup")
+    assert found[NAME] == found["cpu"]
+
+
 @pytest.mark.parametrize("method", SELECTORS)
 def test_selectors(method: str, warmed: Runs, tmp_path: Path) -> None:
     chosen = {}
