@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from metaselect.data.store import Dataset, load_pool
+from metaselect.models import neighbours as neighbours_module
 from metaselect.models.build import build_model, last_linear
 from metaselect.models.cross_fit import stratified_folds
 from metaselect.models.logistic_regression import fit_logistic_regression
+from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.options import WarmupOptions
 from metaselect.random import generator
 from metaselect.run.artefacts import WARMUP_PREDICTIONS
@@ -29,8 +31,6 @@ from metaselect.stages.warmup import plan as plan_module
 from metaselect.stages.warmup.descent import Descent, train_by_descent
 from metaselect.stages.warmup.fold_models import pool_predictions_by_descent
 from metaselect.stages.warmup.plan import plan_warmup
-from metaselect.training import neighbours as neighbours_module
-from metaselect.training.neighbours import neighbour_count, neighbour_votes
 from metaselect.training.pool_predictions import PoolPredictions, pool_predictions
 
 

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from metaselect.models.build import build_model, last_linear
 from metaselect.models.cross_fit import WEIGHT_DECAYS, CrossFit, cross_fit, stratified_folds
 from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
+from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.random import generator
 from metaselect.run.artefacts import CHECKPOINT
 from metaselect.stages.warmup.fitted import Fitted, WarmupRow
 from metaselect.stages.warmup.plan import LINEAR, WarmupPlan
 from metaselect.training.batches import Batches
-from metaselect.training.neighbours import neighbour_count, neighbour_votes
 from metaselect.training.pool_predictions import PoolPredictions
 from metaselect.training.predict import EVALUATION_BATCH
 from metaselect.training.saved_models import save_model

@@ -8,6 +8,7 @@ import torch
 from metaselect.features.extract import last_layer_factors
 from metaselect.features.files import LastLayerFactors
 from metaselect.models.cross_fit import stratified_folds
+from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.random import derive_seed, generator
 from metaselect.records import Reporter
 from metaselect.run.artefacts import BEST, CHECKPOINT, FOLD
@@ -15,7 +16,6 @@ from metaselect.stages.warmup.descent import Descent, saved_model
 from metaselect.stages.warmup.fitted import Fitted
 from metaselect.stages.warmup.plan import WarmupPlan
 from metaselect.training.config import Resolved
-from metaselect.training.neighbours import neighbour_count, neighbour_votes
 from metaselect.training.pool_predictions import PoolPredictions
 from metaselect.training.saved_models import save_model
 
