@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from metaselect.errors import UsageError
 from metaselect.models.logistic_regression import fit_logistic_regression
+from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.selection.base import (
     Choice,
     PoolFeatures,
@@ -32,7 +33,6 @@ from metaselect.selection.uncertainty import entropy
 HEAD_STRENGTH = (
     30.0  # scikit-learn's C: rows have norm 1, and a head of few labels must be able to separate them
 )
-TILE_ENTRIES = 2**22  # numbers in a block of cosines: 16 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,10 @@ class Disagreement:
 
     Attributes:
         share: part of the samples without a bought label, those of highest score, that are clustered.
-        neighbours: number of nearest neighbours whose labels are counted.
         starts: seeded starts of K-means, at most 3 by mini-batches; the best inertia is kept.
     """
 
     share: float = 0.5
-    neighbours: int = 30
     starts: int = 10
     checkpoints: ClassVar[str] = "last"
     required_features: ClassVar[tuple[str, ...]] = ("hidden", "bought_labels")
@@ -56,10 +54,8 @@ class Disagreement:
             raise UsageError(
                 f"--option share={self.share:g} must be above 0 and at most 1.", "The default is 0.5."
             )
-        if min(self.neighbours, self.starts) < 1:
-            raise UsageError(
-                "--option neighbours and starts must be at least 1.", "Leave them at their defaults."
-            )
+        if self.starts < 1:
+            raise UsageError(f"--option starts={self.starts} must be at least 1.", "Leave it at its default.")
 
     def choose(
         self,
@@ -78,8 +74,10 @@ class Disagreement:
         classes = int(torch.cat([labels, true_labels]).max()) + 1
         given = F.one_hot(labels, classes).float()
         labels[labelled] = true_labels
-        progress("neighbours")
-        views = [given, neighbour_votes(unit, F.one_hot(labels, classes).float(), self.neighbours)]
+        views = [given]
+        if len(unit) > 1:
+            progress("neighbours")
+            views.append(neighbour_votes(unit, labels, classes, neighbour_count(len(unit)), generator))
         scores = torch.zeros(len(unit))
         if len(true_labels.unique()) > 1:
             progress("head on the bought labels")
@@ -100,26 +98,6 @@ def jensen_shannon(views: list[torch.Tensor]) -> torch.Tensor:
     mean = torch.stack(views).mean(0)
     divergence: torch.Tensor = entropy(mean) - torch.stack([entropy(view) for view in views]).mean(0)
     return divergence.clamp(min=0)
-
-
-def neighbour_votes(unit: torch.Tensor, onehot: torch.Tensor, neighbours: int) -> torch.Tensor:
-    """(n, K) mean label of each row's nearest other rows by cosine; its own label where there is no other row.
-
-    Args:
-        unit: (n, d) float32, rows of norm 1 or 0.
-        onehot: (n, K) float32, labels.
-        neighbours: how many; all other rows where they are fewer.
-    """
-    n = len(unit)
-    count = min(neighbours, n - 1)
-    if count == 0:
-        return onehot.clone()
-    votes = []
-    for rows in torch.split(torch.arange(n), max(TILE_ENTRIES // n, 1)):
-        cosines = unit[rows] @ unit.T  # (b, n)
-        cosines[torch.arange(len(rows)), rows] = -torch.inf  # a sample is not its own neighbour
-        votes.append(onehot[cosines.topk(count).indices].mean(1))
-    return torch.cat(votes)
 
 
 def head_probs(
