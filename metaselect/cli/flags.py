@@ -118,7 +118,7 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         help=f"{', '.join(MODELS)}, a torchvision model such as resnet18, or package.module:factory.",
-        show_default="auto (by task and image size)",
+        show_default="auto (by the size of images or features)",
         rich_help_panel=TRAINING,
     ),
 ]

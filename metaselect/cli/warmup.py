@@ -111,10 +111,10 @@ def warmup(
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Train a model on the given labels, and keep checkpoints for selection.
+    """Fit a model to the given labels, and keep checkpoints for selection.
 
     Defaults: momentum 0.9 at 0.05; batches of 64, or 128 from 10,000 samples on; about 1,600 steps within 4 to 20
-    epochs.
+    epochs. The model linear, the default from 128 features on, is solved exactly instead.
 
     Examples:
         metaselect warmup train.parquet --run RUN
