@@ -1,6 +1,6 @@
 """The weighted K-means against n: seconds an iteration, memory, and the objective, beside scikit-learn's.
 
-    python benchiteration_ends/kmeans.py
+    python benchmarks/kmeans.py
 
 Shuffled random features of 3 checkpoints (K = 10 softmax outputs in loose classes, d = 64 behind a ReLU), 50 clusters,
 one thread, CPU seconds. Each measurement is a process of its own, so that its peak resident memory is its own, and
