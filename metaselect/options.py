@@ -211,7 +211,7 @@ class ReweightOptions(TrainingOptions):
         folds: of the bought labels, for the comparison by cross-fitting; 0: no comparison.
     """
 
-    method: str = "direct"
+    method: str = "auto"
     name: str | None = not_in_key(None)
     init: str = "warmup"
     meta_batch_size: int | None = None

@@ -36,6 +36,7 @@ AUTO_SELECTOR = "auto"
 """The value of `select --method` that stands for a selector by a rule; see ``stages.select.auto_method``."""
 
 REWEIGHTERS: dict[str, str] = {
+    "auto": "metaselect.reweighting.auto.method:Auto",
     "direct": "metaselect.reweighting.direct:Direct",
     "l2rw": "metaselect.reweighting.l2rw:L2RW",
     "mw-net": "metaselect.reweighting.mw_net:MetaWeightNet",

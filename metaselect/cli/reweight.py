@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
 def reweight(
     run: RunOption = None,
-    method: Annotated[ReweightMethod, typer.Option(help="Training method.")] = ReweightMethod("direct"),
+    method: Annotated[ReweightMethod, typer.Option(help="Training method.")] = ReweightMethod("auto"),
     name: Annotated[
         str | None, typer.Option(help="Name of the result's folder in reweight/.", show_default="the method")
     ] = None,

@@ -31,12 +31,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
+from torch.nn import functional as F
 
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
+from metaselect.models.cross_fit import cross_fit
+from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
 from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
+from metaselect.records import Json
+from metaselect.reweighting.evidence import Evidence
 
 State: TypeAlias = dict[str, torch.Tensor]
 """Name -> tensor of all that a run saves."""
@@ -73,6 +78,41 @@ class Labels(NamedTuple):
     bought: torch.Tensor
 
 
+class LinearProblem(NamedTuple):
+    """The data of the model ``linear``, whose parameters can be found exactly.
+
+    Attributes:
+        inputs: (n, d) float32, normalised features of the pool.
+        labels: (n,) int64, bought labels in place.
+        classes: K.
+        trained: (n',) int64, the samples that are trained on.
+        fold: (n',) int64, theirs, for the choice of a weight decay.
+        weight_decay: for the labels.
+        given_decay: --weight-decay, for all targets; None: chosen by their held-out loss.
+    """
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    classes: int
+    trained: torch.Tensor
+    fold: torch.Tensor
+    weight_decay: float
+    given_decay: float | None
+
+    def fit(self, targets: torch.Tensor) -> LinearParams:
+        """Parameters for the rows of soft labels ((n, K)) of the samples that are trained on."""
+        inputs, targets = self.inputs[self.trained], targets[self.trained].to(self.inputs.dtype)
+        decay = self.given_decay
+        if decay is None:
+            decay = cross_fit(inputs, targets, self.fold).weight_decay
+        return fit_logistic_regression(inputs, targets, decay)
+
+    def fit_labels(self) -> LinearParams:
+        """Parameters for the labels."""
+        targets = F.one_hot(self.labels[self.trained], self.classes).to(self.inputs.dtype)
+        return fit_logistic_regression(self.inputs[self.trained], targets, self.weight_decay)
+
+
 class Start(NamedTuple):
     """What a method may know when its run begins.
 
@@ -82,6 +122,7 @@ class Start(NamedTuple):
         lr: peak learning rate of the schedule.
         generator: for initial values.
         device: of the training.
+        evidence: what other models say of the labels; None unless the method needs it.
     """
 
     labels: Labels
@@ -89,6 +130,7 @@ class Start(NamedTuple):
     lr: float
     generator: torch.Generator
     device: torch.device
+    evidence: Evidence | None = None
 
     @property
     def n(self) -> int:
@@ -135,6 +177,23 @@ class MethodRun(ABC):
         """
         return bought[torch.randperm(len(bought), generator=generator)[:size]]
 
+    @property
+    def starts_anew(self) -> bool:
+        """Whether the model must be newly initialised, although the run was to start from the warm-up."""
+        return False
+
+    def solve(self, problem: LinearProblem) -> LinearParams | None:
+        """Parameters of the model ``linear``, found exactly; None: it is trained by steps as any other model."""
+        return None
+
+    def describe(self) -> dict[str, Json]:
+        """What the run found before its first step, for ``stage.json``."""
+        return {}
+
+    def sentence(self) -> str:
+        """The same in words, for people; empty where there is nothing to say."""
+        return ""
+
     def averaged(self) -> Params | None:
         """Parameters that the model is judged and saved with; None: those of the last step."""
         return None
@@ -163,12 +222,16 @@ class Method(ABC):
         excludes_bought: bought samples are not trained on; else they are, with their bought labels.
         needs_bought: it cannot train without bought labels.
         judged: the model is compared with the one that the run started from, and a failed run is reported.
+        needs_evidence: it uses ``Start.evidence``.
+        sgd_momentum: unless --momentum is given; 0 of most, since l2rw diverged with momentum.
     """
 
     weight_kind: ClassVar[str] = "label probability"
     excludes_bought: ClassVar[bool] = False
     needs_bought: ClassVar[bool] = False
     judged: ClassVar[bool] = True
+    needs_evidence: ClassVar[bool] = False
+    sgd_momentum: ClassVar[float] = 0.0
 
     def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
         """Samples of a meta batch; 0: the method has none.

@@ -11,8 +11,9 @@ import torch
 
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
+from metaselect.models.logistic_regression import LinearParams
 from metaselect.models.predictions import Predictions
-from metaselect.reweighting.base import Method, MethodRun, Start, StepObjective, equal_weights
+from metaselect.reweighting.base import LinearProblem, Method, MethodRun, Start, StepObjective, equal_weights
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class UniformRun(MethodRun):
     def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """1/B for each sample."""
         return StepObjective(equal_weights(ids))
+
+    def solve(self, problem: LinearProblem) -> LinearParams:
+        """Logistic regression on the labels."""
+        return problem.fit_labels()
 
     def pool_weights(self, predictions: Predictions) -> torch.Tensor:
         """All 1."""

@@ -104,11 +104,20 @@ WARMUP_PREDICTIONS = Artefact(
             "out_of_fold": "list of float32",
             "neighbours": "list of float32",
             "wrong_events": "float32",
+            "fold": "int32",
         }
     ),
-    "every pool sample; the third and fourth are empty without folds",
+    "every pool sample; the third, the fourth and the last are empty without folds",
     "warmup",
     ("reweight", "evaluate"),
+)
+FOLD_MODEL = Artefact(
+    WARMUP,
+    "folds/fold-<number>.safetensors",
+    (),
+    "the network that was trained without a fold",
+    "warmup",
+    ("reweight",),
 )
 # Both have one place: a selector looks at one kind of features. GBC's cannot be made from the factors.
 FACTORS = Artefact(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from metaselect.run.artefacts import WARMUP, WARMUP_PREDICTIONS
+from metaselect.run.artefacts import FOLD_MODEL, WARMUP, WARMUP_PREDICTIONS
 from metaselect.run.layout import Run
 from metaselect.run.tables import fixed_lists, read_parquet, rows_of_lists, write_parquet
 
@@ -23,12 +23,15 @@ class PoolPredictions(NamedTuple):
         neighbours: (n, K) the share of the nearest other samples that have each given label, in the space of the last
             layer's input of a model that was trained on none of these labels; None without folds.
         wrong_events: (n,) share of the epochs in which the prediction was not the given label.
+        fold: (n,) int64 from 0, the fold of the sample, of networks that were trained without it; None where there are
+            none.
     """
 
     probs: torch.Tensor
     out_of_fold: torch.Tensor | None
     neighbours: torch.Tensor | None
     wrong_events: torch.Tensor
+    fold: torch.Tensor | None = None
 
     @property
     def held_out(self) -> torch.Tensor:
@@ -47,6 +50,15 @@ def warmup_predictions_input(run: Run) -> tuple[str, ...]:
     return (WARMUP_PREDICTIONS.path(),) if made else ()
 
 
+def fold_model_inputs(run: Run) -> tuple[str, ...]:
+    """The paths of the networks that were trained without a fold, by fold; empty where there are none."""
+    outputs = run.stage(WARMUP.name()).require().outputs
+    paths: list[str] = []
+    while FOLD_MODEL.within(number=len(paths) + 1) in outputs:
+        paths.append(FOLD_MODEL.path(number=len(paths) + 1))
+    return tuple(paths)
+
+
 def write_pool_predictions(path: Path, sample_ids: Sequence[str], predictions: PoolPredictions) -> None:
     """Write the table, atomically."""
     classes = predictions.probs.shape[1]
@@ -58,6 +70,10 @@ def write_pool_predictions(path: Path, sample_ids: Sequence[str], predictions: P
         else:
             columns[name] = fixed_lists(values.float().cpu().numpy())
     columns["wrong_events"] = pa.array(predictions.wrong_events.float().cpu().numpy())
+    fold = predictions.fold
+    columns["fold"] = (
+        pa.nulls(len(sample_ids), pa.int32()) if fold is None else pa.array(fold.numpy(), pa.int32())
+    )
     write_parquet(path, WARMUP_PREDICTIONS, columns)
 
 
@@ -79,4 +95,7 @@ def pool_predictions(run: Run) -> PoolPredictions | None:
     probs = matrix("probs")
     assert probs is not None  # they are always there
     events = torch.from_numpy(table["wrong_events"].to_numpy().copy())
-    return PoolPredictions(probs, matrix("out_of_fold"), matrix("neighbours"), events)
+    fold = None
+    if not table["fold"].null_count:
+        fold = torch.from_numpy(table["fold"].to_numpy().astype(np.int64))
+    return PoolPredictions(probs, matrix("out_of_fold"), matrix("neighbours"), events, fold)

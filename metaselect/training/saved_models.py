@@ -15,6 +15,9 @@ from metaselect.run.artefacts import WARMUP, WARMUP_MODEL
 from metaselect.run.files import read_json, write_atomically
 from metaselect.run.layout import Run
 
+LINEAR = "linear"
+"""The name of the model that is solved exactly."""
+
 
 class WarmupModel(NamedTuple):
     """What ``warmup/model.json`` says.

@@ -28,6 +28,7 @@ from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_parquet, write_rows
 from metaselect.stages.reweight.comparison import compare
 from metaselect.stages.reweight.cross_fit import arms, comparison_epochs, cost, cross_fit, reason_without
+from metaselect.stages.reweight.evidence import label_evidence
 from metaselect.stages.reweight.failure_check import (
     BoughtScore,
     failure_reason,
@@ -37,11 +38,12 @@ from metaselect.stages.reweight.training import start_model, train_method
 from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.wrong_labels import wrong_labels
 from metaselect.training.config import RESUME_COPIES, training_needs
-from metaselect.training.pool_predictions import pool_predictions, warmup_predictions_input
-from metaselect.training.saved_models import (
-    model_description,
-    save_model,
+from metaselect.training.pool_predictions import (
+    fold_model_inputs,
+    pool_predictions,
+    warmup_predictions_input,
 )
+from metaselect.training.saved_models import model_description, save_model, warmup_model
 
 
 def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
@@ -79,6 +81,8 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
             needs["comparison_epochs"] = 0 if missing else comparison_epochs(setup, options.folds)
             return dry_run_outcome(stage, key, needs)
         with stage.working(key, report) as work:
+            if setup.method.needs_evidence:
+                setup = setup._replace(evidence=label_evidence(setup, report))
             result = _train(setup, name, work, report)
             comparison = None if missing else _compare(setup, options.folds, name, work, report)
             work.details["result"] = {**result, "comparison": comparison}
@@ -93,15 +97,21 @@ def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
     files = list(data_inputs(run))
     if run.path(META_SET.path()).is_file():
         files.append(META_SET.path())
-    if setup.start is not None:
-        files += [WARMUP_MODEL.path(), CHECKPOINT.path(epoch=setup.start.start_epoch)]
+    start = warmup_model(run) if setup.method.needs_evidence else setup.start
+    if start is not None:
+        files += [WARMUP_MODEL.path(), CHECKPOINT.path(epoch=start.start_epoch)]
         files += warmup_predictions_input(run)
+    if setup.method.needs_evidence:
+        files += fold_model_inputs(run)
     return inputs_of(run, *files)
 
 
 def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dict[str, Json]:
     trained = train_method(setup, work.folder / RESUME, f"reweight {name}", report)
-    pool, config = setup.pool, setup.resolved.config
+    if sentence := trained.run.sentence():
+        report.note(sentence)
+    work.details["method"] = trained.run.describe()
+    pool = setup.pool
     history, predictions = trained.history, trained.predictions
     write_rows(work.folder / REWEIGHT_HISTORY.within(), REWEIGHT_HISTORY, history)
     save_model(trained.model, work.folder / ROBUST_MODEL.within())
@@ -118,7 +128,7 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dic
         dead = failure_reason(zero_batches, trained.before, after, predictions.predicted)
     return {
         "model": setup.resolved.model,
-        "epochs": config.epochs,
+        "epochs": len(history),
         "bought": len(setup.meta_set.bought),
         "bought_accuracy": after.accuracy if len(setup.meta_set.bought) else None,
         "zero_batches": zero_batches,

@@ -13,6 +13,7 @@ from metaselect.options import ReweightOptions
 from metaselect.records import Reporter
 from metaselect.registry import REWEIGHTERS, configured_method
 from metaselect.reweighting.base import Method
+from metaselect.reweighting.evidence import Evidence
 from metaselect.run.artefacts import WARMUP
 from metaselect.run.layout import Run
 from metaselect.training.config import Resolved, resolve_reweight
@@ -26,6 +27,8 @@ class ReweightSetup(NamedTuple):
     Attributes:
         meta_batch_size: 0: the method has no meta batch.
         start: the warm-up whose model is trained on; None: a model from scratch.
+        options: as given.
+        evidence: what models of the given labels say, where the method needs it and something is trained.
     """
 
     pool: Dataset
@@ -36,6 +39,8 @@ class ReweightSetup(NamedTuple):
     start: WarmupModel | None
     device: torch.device
     run: Run
+    options: ReweightOptions
+    evidence: Evidence | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -61,6 +66,8 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
             f"First: metaselect annotate export {run.flag}, then annotate import FILE {run.flag}; or --method fsr.",
         )
     start = _start(run, options)
+    if method.needs_evidence:
+        warmup_model(run)  # the message where there is no warm-up
     device = choose_device(options.device, report)
     known = start or _finished_warmup(run)
     model = options.model or (known.architecture if known else auto_model(pool.inputs.shape[1:]))
@@ -68,13 +75,15 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     trained = len(trained_ids(pool, meta_set, method))
     if trained < 1:
         raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
-    resolved = resolve_reweight(options, pool, trained, model, device, weight_decay=decay)
+    resolved = resolve_reweight(
+        options, pool, trained, model, device, weight_decay=decay, momentum=method.sgd_momentum
+    )
     size = method.meta_batch_size(options.meta_batch_size, resolved.config.batch_size, len(meta_set.bought))
     if 0 < size < (options.meta_batch_size or 0):
         report.note(
             f"There are {size} bought samples, so a step takes {size}, not {options.meta_batch_size}."
         )
-    return ReweightSetup(pool, meta_set, method, resolved, size, start, device, run)
+    return ReweightSetup(pool, meta_set, method, resolved, size, start, device, run, options)
 
 
 def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:

@@ -7,20 +7,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from metaselect.models.build import build_model, input_channels
+from metaselect.models.build import build_model, input_channels, last_linear
+from metaselect.models.cross_fit import stratified_folds
 from metaselect.models.predictions import Predictions
 from metaselect.random import generator
 from metaselect.records import Reporter
-from metaselect.reweighting.base import Labels, MethodRun, Start
+from metaselect.reweighting.base import Labels, LinearProblem, MethodRun, Start
 from metaselect.run.artefacts import CHECKPOINT
+from metaselect.stages.reweight.evidence import normalised_features
 from metaselect.stages.reweight.failure_check import StartScore, score_on_bought, score_start
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
 from metaselect.training.loop import final_model, start_training, train
 from metaselect.training.predict import predict
-from metaselect.training.saved_models import load_weights
+from metaselect.training.saved_models import LINEAR, load_weights
 from metaselect.training.threads import limit_threads
+
+SOLVE_FOLDS = 5  # that an exact solution's weight decay is chosen by
 
 
 class ReweightRow(NamedTuple):
@@ -81,7 +85,15 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     before = score_start(model, batches, bought)
     pool_labels = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
     draw = generator(config.seed, "reweight", "method")
-    method = setup.method.begin(Start(pool_labels, config.epochs, config.lr, draw, setup.device))
+    method = setup.method.begin(
+        Start(pool_labels, config.epochs, config.lr, draw, setup.device, setup.evidence)
+    )
+    if method.starts_anew and setup.start is not None:
+        model.load_state_dict(start_model(setup._replace(start=None)).state_dict())
+    if setup.resolved.model == LINEAR:
+        solved = _solve(setup, model, method, batches, ids, bought)
+        if solved is not None:
+            return _trained(setup, model, method, batches, [solved], before)
     state = start_training(model, config, method)
     history = [ReweightRow(**row) for row in load_state(state, resume)]
     if 0 < state.epoch < config.epochs:
@@ -99,11 +111,58 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     for log in epochs:
         history.append(ReweightRow(*log, *score_on_bought(final_model(state), batches, bought)))
         save_state(state, history, resume)
+    return _trained(setup, final_model(state), method, batches, history, before)
+
+
+def _trained(
+    setup: ReweightSetup,
+    model: nn.Module,
+    method: MethodRun,
+    batches: Batches,
+    history: list[ReweightRow],
+    before: StartScore,
+) -> Trained:
     # Weights are of the given labels, so bought ones are taken out again.
-    final, given = final_model(state), batches.relabelled(pool.labels)
-    predictions = predict(final, given, torch.arange(len(pool)))
-    weights = state.method.pool_weights(predictions).float().cpu().numpy().clip(0, 1)
-    return Trained(final, given, predictions, weights, state.method, history, before)
+    given = batches.relabelled(setup.pool.labels)
+    predictions = predict(model, given, torch.arange(len(setup.pool)))
+    weights = method.pool_weights(predictions).float().cpu().numpy().clip(0, 1)
+    return Trained(model, given, predictions, weights, method, history, before)
+
+
+def _solve(
+    setup: ReweightSetup,
+    model: nn.Module,
+    method: MethodRun,
+    batches: Batches,
+    ids: torch.Tensor,
+    bought: torch.Tensor,
+) -> ReweightRow | None:
+    """Put the method's exact solution into the model; None where the method has none."""
+    config, classes = setup.resolved.config, len(setup.pool.classes)
+    inputs = normalised_features(setup)
+    fold = stratified_folds(
+        batches.labels.cpu()[ids], min(SOLVE_FOLDS, len(ids)), generator(config.seed, "reweight", "solve")
+    )
+    given_decay = setup.options.weight_decay
+    params = method.solve(
+        LinearProblem(inputs, batches.labels, classes, ids, fold, config.weight_decay, given_decay)
+    )
+    if params is None:
+        return None
+    head = last_linear(model)
+    with torch.no_grad():
+        head.weight.copy_(params.weight)
+        head.bias.copy_(params.bias)
+    predictions = predict(model, batches, ids)
+    return ReweightRow(
+        1,
+        0.0,
+        predictions.mean_loss,
+        predictions.accuracy,
+        1.0,
+        0.0,
+        *score_on_bought(model, batches, bought),
+    )
 
 
 def start_model(setup: ReweightSetup) -> nn.Module:

@@ -13,11 +13,11 @@ from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.random import generator
 from metaselect.run.artefacts import CHECKPOINT
 from metaselect.stages.warmup.fitted import Fitted, WarmupRow
-from metaselect.stages.warmup.plan import LINEAR, WarmupPlan
+from metaselect.stages.warmup.plan import WarmupPlan
 from metaselect.training.batches import Batches
 from metaselect.training.pool_predictions import PoolPredictions
 from metaselect.training.predict import EVALUATION_BATCH
-from metaselect.training.saved_models import save_model
+from metaselect.training.saved_models import LINEAR, save_model
 
 ONLY_EPOCH = 1  # under which the solution is kept
 

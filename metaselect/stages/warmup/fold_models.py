@@ -47,7 +47,7 @@ def pool_predictions_by_descent(
         given = labels[held_out].to(plan.device)
         votes = neighbour_votes(hidden, given, classes, neighbour_count(len(pool)), draw)
         neighbours[held_out] = votes.cpu()
-    return PoolPredictions(probs, out_of_fold, neighbours, fitted.wrong_events)
+    return PoolPredictions(probs, out_of_fold, neighbours, fitted.wrong_events, fold)
 
 
 def _train_without(

@@ -12,6 +12,7 @@ from metaselect.options import WarmupOptions, key_options
 from metaselect.random import generator
 from metaselect.records import Json, Reporter
 from metaselect.training.config import RESUME_COPIES, Resolved, resolve_warmup, training_needs
+from metaselect.training.saved_models import LINEAR
 
 HELD_OUT = 0.1  # of the pool
 DESCENT_FOLDS = 2  # each costs as much as the training itself
@@ -19,7 +20,7 @@ FOLDS_FROM, FOLDS_BELOW = 20, 100_000  # samples; other pools have none by defau
 LEAST_FOLD = 4  # samples of a fold, so that each has three neighbours
 MOST_NUMBERS = 20_000_000  # n x K of out-of-fold probabilities by default
 LINEAR_FOLDS = 5  # found more wrong labels of features of an encoder than 2 did; 10 found no more
-LINEAR, LINEAR_OR_MLP = "linear", "linear or mlp"
+LINEAR_OR_MLP = "linear or mlp"
 NOT_OF_LINEAR = ("epochs", "batch_size", "optimiser", "lr", "momentum", "accumulate", "schedule", "augment",
                  "amp", "checkpoints", "weights")  # fmt: skip
 """Options without an effect on a model that is solved exactly."""

@@ -17,7 +17,16 @@ from metaselect.data.store import data_inputs, load_pool, require_contents
 from metaselect.errors import DataError, UsageError
 from metaselect.options import IngestOptions, WarmupOptions
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import FOLD, RESUME, WARMUP, WARMUP_HISTORY, WARMUP_MODEL, WARMUP_PREDICTIONS
+from metaselect.run.artefacts import (
+    BEST,
+    FOLD,
+    FOLD_MODEL,
+    RESUME,
+    WARMUP,
+    WARMUP_HISTORY,
+    WARMUP_MODEL,
+    WARMUP_PREDICTIONS,
+)
 from metaselect.run.files import sha256_file, write_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import EXTERNAL, StageKey
@@ -29,10 +38,10 @@ from metaselect.stages.warmup.descent import held_out_losses, train_by_descent
 from metaselect.stages.warmup.exact import save_solution, solve
 from metaselect.stages.warmup.fitted import Fitted
 from metaselect.stages.warmup.fold_models import pool_predictions_by_descent
-from metaselect.stages.warmup.plan import LINEAR, WarmupPlan, plan_warmup
+from metaselect.stages.warmup.plan import WarmupPlan, plan_warmup
 from metaselect.training.device import choose_device
 from metaselect.training.pool_predictions import PoolPredictions, write_pool_predictions
-from metaselect.training.saved_models import model_description
+from metaselect.training.saved_models import LINEAR, model_description
 
 
 def warmup(
@@ -151,6 +160,11 @@ def _finish(plan: WarmupPlan, fitted: Fitted, predictions: PoolPredictions, work
     path = work.folder / WARMUP_PREDICTIONS.within()
     write_pool_predictions(path, plan.pool.sample_ids, predictions)
     (work.folder / RESUME).unlink(missing_ok=True)
-    for number in range(plan.folds):
-        shutil.rmtree(work.folder / FOLD.format(number=number + 1), ignore_errors=True)
+    for number in range(1, plan.folds + 1):
+        best = work.folder / FOLD.format(number=number) / BEST
+        if best.is_file() and predictions.fold is not None:
+            kept = work.folder / FOLD_MODEL.within(number=number)
+            kept.parent.mkdir(exist_ok=True)
+            best.replace(kept)
+        shutil.rmtree(best.parent, ignore_errors=True)
     work.details["result"] = result

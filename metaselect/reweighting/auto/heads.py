@@ -1,0 +1,133 @@
+"""Linear heads and a transition matrix, fitted together by expectation-maximisation.
+
+P(true class | sample) is the softmax of a linear head on the representations, T says how given labels come from true
+classes. Expectation: R_ik ~ P_ik T_k,g_i, bought labels in place. Maximisation: heads fitted to R, each predicting the
+half of the rows that it was not fitted to; one temperature for all, by the likelihood of the given labels; T.
+
+Source: Dempster, Laird, Rubin 1977, for the noise model of ``transition``; the heads are those of ``linear``.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
+from metaselect.reweighting.auto.problem import Problem
+from metaselect.reweighting.auto.transition import (
+    counted_transition,
+    estimate_transition,
+    posterior,
+    with_answers,
+)
+
+WEIGHT_DECAY = 3e-4  # of heads on rows of norm 1
+FEW_WEIGHT_DECAY = 1e-3  # of a head that is fitted to the bought labels alone
+ANSWER_WEIGHT = 5.0  # of a bought sample among those whose class is estimated
+ROUNDS = 8  # of expectation-maximisation
+SETTLED = 1e-3  # mean change of a probability in a round; below it the rounds end
+TOLERANCE = 1e-4  # of the heads' gradients
+TEMPERATURES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # factors of the logits
+
+
+class HeadModel(NamedTuple):
+    """Heads with their transition matrix.
+
+    Attributes:
+        probs: (r, K) P of every row, by heads that were not fitted to it (bought rows excepted).
+        transition: (K, K).
+        heads: by number of the space and fold.
+        temperature: factor of their logits.
+    """
+
+    probs: torch.Tensor
+    transition: torch.Tensor
+    heads: dict[tuple[int, int], LinearParams]
+    temperature: float
+
+
+def probs_of_answers(problem: Problem) -> torch.Tensor:
+    """(r, K) class probabilities by heads that are fitted to the bought labels alone."""
+    probs = torch.empty_like(problem.probs)
+    labels = F.one_hot(problem.answers, problem.classes).to(probs.dtype)
+    for space in problem.spaces:
+        head = fit_logistic_regression(space.hidden[problem.known], labels, FEW_WEIGHT_DECAY)
+        probs[space.members] = head.log_probs(space.hidden[space.members]).exp()
+    return probs
+
+
+def fit_heads(problem: Problem, start: torch.Tensor, fixed: torch.Tensor | None = None) -> HeadModel:
+    """Heads and T by expectation-maximisation.
+
+    Args:
+        problem: r rows.
+        start: (r, K), P before the first round.
+        fixed: (K, K), a T that is not estimated.
+    """
+    given, known, answers = problem.given, problem.known, problem.answers
+    probs, temperature = start, 1.0
+    heads: dict[tuple[int, int], LinearParams] = {}
+    transition = counted_transition(probs, given, known, answers) if fixed is None else fixed
+    for _ in range(ROUNDS):
+        if fixed is None:
+            transition = estimate_transition(probs, given, known, answers, transition)
+        targets = with_answers(posterior(probs, transition, given), known, answers)
+        heads, log_probs = fit_folds(problem, weighted(problem, targets), heads)
+        before = probs
+        temperature, probs = _calibrated(log_probs, transition, given)
+        if float((probs - before).abs().mean()) < SETTLED:
+            break
+    if fixed is None:
+        transition = estimate_transition(probs, given, known, answers, transition)
+    return HeadModel(probs, transition, heads, temperature)
+
+
+def weighted(problem: Problem, targets: torch.Tensor) -> torch.Tensor:
+    """(r, K) targets with the rows of bought samples times ``ANSWER_WEIGHT``."""
+    factors = torch.ones(len(targets), 1)
+    factors[problem.known] = ANSWER_WEIGHT
+    return targets * factors
+
+
+def fit_folds(
+    problem: Problem, targets: torch.Tensor, starts: dict[tuple[int, int], LinearParams]
+) -> tuple[dict[tuple[int, int], LinearParams], torch.Tensor]:
+    """A head for each space and fold, and (r, K) log probabilities of the rows of the other fold.
+
+    Args:
+        problem: r rows.
+        targets: (r, K) soft labels times the weights of the rows; rows of 0 are not fitted.
+        starts: heads to begin with.
+    """
+    is_known = torch.zeros(len(problem.rows), dtype=torch.bool)
+    is_known[problem.known] = True
+    log_probs = torch.empty_like(targets)
+    heads = {}
+    for number, space in enumerate(problem.spaces):
+        is_member = torch.zeros(len(problem.rows), dtype=torch.bool)
+        is_member[space.members] = True
+        for fold in (0, 1):
+            other = problem.fold == fold
+            train, test = ((is_member & ~other) | is_known).nonzero()[:, 0], is_member & other
+            heads[number, fold] = fit_logistic_regression(
+                space.hidden[train],
+                targets[train],
+                WEIGHT_DECAY,
+                starts.get((number, fold)),
+                tolerance=TOLERANCE,
+            )
+            log_probs[test] = heads[number, fold].log_probs(space.hidden[test])
+    return heads, log_probs
+
+
+def _calibrated(
+    log_probs: torch.Tensor, transition: torch.Tensor, given: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    """The factor of the logits under which the given labels are most likely, and (r, K) probabilities with it."""
+    best, chosen = -torch.inf, (1.0, log_probs.exp())
+    for factor in TEMPERATURES:
+        probs = (factor * log_probs).softmax(1)
+        likelihood = (probs * transition[:, given].T).sum(1).clamp(min=1e-9).log().mean()
+        if float(likelihood) > best:
+            best, chosen = float(likelihood), (factor, probs)
+    return chosen

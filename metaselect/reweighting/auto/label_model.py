@@ -1,0 +1,359 @@
+"""The model of the pool's labels: several candidates, weighed by how well they predict bought labels left out.
+
+A candidate gives P, class probabilities of every sample, and T, the transition matrix (``transition``):
+
+* plain: heads fitted to the given labels as they are, T near the identity: nothing is corrected;
+* symmetric: T has the rate of wrong labels among the bought ones, spread evenly;
+* given: T estimated, starting from what the warm-up says; right where most labels are;
+* bought: T estimated, starting from heads on the bought labels alone; right where the wrong label is the majority;
+* spread: P from bought labels spread over nearest neighbours, T estimated with that; right where features are good.
+
+Bought labels are left out in folds. Of each, R_i(y_i) is the posterior probability after its given label is seen,
+with T to a power between 0 and 1: where wrong labels depend on the sample and not on its class alone, a given label
+says less than T claims. The power of each candidate is the best one. The candidates are weighed by pseudo-Bayesian
+model averaging with the Bayesian bootstrap over the bought labels (Yao, Vehtari, Simpson, Gelman 2018, section 3.4).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from metaselect.models.logistic_regression import LinearParams
+from metaselect.reweighting.auto.heads import ANSWER_WEIGHT, HeadModel, fit_folds, fit_heads, probs_of_answers
+from metaselect.reweighting.auto.problem import Problem, make_problem
+from metaselect.reweighting.auto.spreading import NEIGHBOURS, Graph, as_shares, nearest, spread_answers
+from metaselect.reweighting.auto.transition import (
+    RATES,
+    counted_transition,
+    estimate_transition,
+    posterior,
+    symmetric_transition,
+    wrong_rate,
+)
+from metaselect.reweighting.evidence import Evidence
+
+PLAIN = "plain"
+FOLDS = 8  # of the bought labels
+MOST_ROWS, CROSS_ROWS = 10_000, 3_000  # samples that a model is fitted on, at the end and in each fold
+LEAST_LEFT_OUT = 4  # bought labels that must be left out for candidates to be compared
+BOOTSTRAP_DRAWS = 1000
+T_POWERS = (1.0, 0.75, 0.5, 0.25, 0.0)
+LEAST_WEIGHT = 0.05  # candidates below it are left out
+LEAST_PROB = 1e-3  # a probability below counts as this
+AGREEMENT_ROUNDS = 2
+T_STEPS = 20  # of expectation-maximisation of T with P fixed
+POWERS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of spread scores, which are too even
+
+
+class Candidate(NamedTuple):
+    """A fitted candidate.
+
+    Attributes:
+        probs: (r, K) P of the problem's rows.
+        transition: (K, K) T.
+        extend: (number of a space, (n', d') projected representations in it) -> (n', K) P of samples outside.
+    """
+
+    probs: torch.Tensor
+    transition: torch.Tensor
+    extend: Callable[[int, torch.Tensor], torch.Tensor]
+
+
+class LabelModel(NamedTuple):
+    """What is believed of every label of the pool.
+
+    Attributes:
+        probs: (n, K) P; of bought samples by models that did not know their bought label, where there is another one
+            of their class.
+        posterior: (n, K) R, after the given label is seen and before any bought one of that sample is.
+        transition: (K, K) T, the mean of the candidates' after their powers.
+        weights: of each candidate; they sum to 1.
+        log_likelihood: of each candidate, the mean of log R_i(y_i) over bought labels that were left out; empty where
+            there are none.
+        estimated: (K, K) the mean of the candidates' T before the powers.
+        corrects: some candidate predicts bought and given labels better than plain by more than a standard error.
+    """
+
+    probs: torch.Tensor
+    posterior: torch.Tensor
+    transition: torch.Tensor
+    weights: dict[str, float]
+    log_likelihood: dict[str, float]
+    estimated: torch.Tensor
+    corrects: bool
+
+    @property
+    def wrong_share(self) -> float:
+        """The share of given labels that are wrong: 1 less the mean of P_k T_kk over the pool's classes."""
+        return 1 - float((self.probs.mean(0) * self.estimated.diag()).sum())
+
+    @property
+    def chosen(self) -> str:
+        """The candidate with the largest weight, the plainest of equal ones."""
+        return max(self.weights, key=lambda name: self.weights[name])
+
+
+def fit_plain(problem: Problem) -> Candidate:
+    """Heads on the given labels."""
+    fixed = symmetric_transition(RATES[0], problem.classes)
+    return _of_heads(problem, fit_heads(problem, problem.probs, fixed))
+
+
+def fit_symmetric(problem: Problem) -> Candidate:
+    """Heads with symmetric noise of the rate among bought labels."""
+    rate = wrong_rate(problem.given[problem.known], problem.answers)
+    fixed = symmetric_transition(rate, problem.classes)
+    return _of_heads(problem, fit_heads(problem, problem.probs, fixed))
+
+
+def fit_given(problem: Problem) -> Candidate:
+    """Heads and T, starting from the predictions of the given labels."""
+    return _of_heads(problem, fit_heads(problem, problem.probs))
+
+
+def fit_bought(problem: Problem) -> Candidate:
+    """Heads and T, starting from heads on the bought labels alone."""
+    return _of_heads(problem, fit_heads(problem, probs_of_answers(problem)))
+
+
+def fit_spread(problem: Problem) -> Candidate:
+    """Bought labels spread over neighbours; then, from the given labels that agree, spreading and heads together.
+
+    The first scores are sharpened to the power under which bought labels predict each other best. In each round those
+    given labels are kept that the classes of highest probability confirm; they and the bought ones are spread again,
+    from each fold to the other, and multiplied with the probabilities of heads on the same labels.
+    """
+    graphs = [Graph(space.hidden) for space in problem.spaces]
+    probs = _spread_bought(problem, graphs)
+    heads: dict[tuple[int, int], LinearParams] = {}
+    for _ in range(AGREEMENT_ROUNDS):
+        kept = probs.argmax(1) == problem.given
+        labels = F.one_hot(problem.given, problem.classes).float() * kept[:, None]
+        labels[problem.known] = ANSWER_WEIGHT * F.one_hot(problem.answers, problem.classes).float()
+        spread = _spread_across(problem, graphs, labels)
+        heads, log_probs = fit_folds(problem, labels, heads)
+        probs = (spread.log() + log_probs).softmax(1)
+    start = counted_transition(probs, problem.given, problem.known, problem.answers)
+    transition = estimate_transition(
+        probs, problem.given, problem.known, problem.answers, start, steps=T_STEPS
+    )
+
+    def extend(number: int, hidden: torch.Tensor) -> torch.Tensor:
+        rows, graph = problem.spaces[number].hidden, graphs[number]
+        cosine, index = nearest(hidden, rows, min(NEIGHBOURS, len(rows)), same=False)
+        weight = F.normalize(graph.edge(cosine) + 1e-6, p=1, dim=1)
+        return (weight[:, :, None] * probs[index]).sum(1)
+
+    return Candidate(probs, transition, extend)
+
+
+def _spread_bought(problem: Problem, graphs: Sequence[Graph]) -> torch.Tensor:
+    """(r, K) class probabilities from bought labels alone."""
+    scores = torch.empty_like(problem.probs)
+    alone = torch.empty(len(problem.known), problem.classes)
+    for space, graph in zip(problem.spaces, graphs, strict=True):
+        all_rows, left_out = spread_answers(graph, problem.known, problem.answers, problem.classes)
+        scores[space.members] = all_rows[space.members]
+        of_space = torch.isin(problem.known, space.members)
+        alone[of_space] = left_out[of_space]
+    power = max(POWERS, key=lambda power: _log_prob(alone, power, problem.answers))
+    return (power * scores.log()).softmax(1)
+
+
+def _spread_across(problem: Problem, graphs: Sequence[Graph], labels: torch.Tensor) -> torch.Tensor:
+    """(r, K) shares of ``labels`` (r, K) spread from the other fold, and from bought rows, to each row."""
+    shares = torch.empty_like(problem.probs)
+    is_known = torch.zeros(len(problem.rows), dtype=torch.bool)
+    is_known[problem.known] = True
+    for space, graph in zip(problem.spaces, graphs, strict=True):
+        is_member = torch.zeros(len(problem.rows), dtype=torch.bool)
+        is_member[space.members] = True
+        for fold in (0, 1):
+            other = problem.fold == fold
+            sources = (is_member & ~other) | is_known
+            test = is_member & other
+            shares[test] = as_shares(graph.spread(labels * sources[:, None]))[test]
+    return shares
+
+
+CANDIDATES: dict[str, Callable[[Problem], Candidate]] = {
+    PLAIN: fit_plain,
+    "symmetric": fit_symmetric,
+    "given": fit_given,
+    "bought": fit_bought,
+    "spread": fit_spread,
+}
+"""Name -> the function that fits it, the plainest first."""
+
+
+def fit_label_model(
+    evidence: Evidence,
+    bought: torch.Tensor,
+    answers: torch.Tensor,
+    usable: torch.Tensor,
+    generator: torch.Generator,
+) -> LabelModel:
+    """The model of the labels.
+
+    Args:
+        evidence: of n samples.
+        bought: (m,) int64 sorted pool indices; m may be 0.
+        answers: (m,) int64, the bought labels.
+        usable: (n',) int64 sorted pool indices; the given labels of all others are not used.
+        generator: of the samples, the folds and the bootstrap.
+    """
+    problem = make_problem(evidence, bought, answers, usable, MOST_ROWS, generator)
+    fold = answer_folds(answers, generator)
+    if not (fold >= 0).any():
+        plain = fit_plain(problem)
+        probs = _whole_pool(plain, problem, evidence)
+        known = posterior(probs, plain.transition, evidence.given)
+        return LabelModel(probs, known, plain.transition, {PLAIN: 1.0}, {}, plain.transition, corrects=False)
+    crossed = make_problem(evidence, bought, answers, usable, CROSS_ROWS, generator)
+    left_out = {name: left_out_fits(crossed, fit, fold) for name, fit in CANDIDATES.items()}
+    powers = {name: fits.best_power(evidence.given[bought], answers) for name, fits in left_out.items()}
+    terms = {
+        name: fits.terms(powers[name], evidence.given[bought], answers) for name, fits in left_out.items()
+    }
+    weights = dict(zip(terms, averaging_weights(torch.stack([*terms.values()]), generator), strict=True))
+    probs, known = torch.zeros_like(evidence.probs), torch.zeros_like(evidence.probs)
+    transition = torch.zeros(problem.classes, problem.classes)
+    estimated = torch.zeros_like(transition)
+    for name, weight in weights.items():
+        if weight:
+            candidate = CANDIDATES[name](problem)
+            of_pool = _whole_pool(candidate, problem, evidence)
+            of_pool[bought[fold >= 0]] = left_out[name].probs[fold >= 0]
+            powered = to_power(candidate.transition, powers[name])
+            probs += weight * of_pool
+            known += weight * posterior(of_pool, powered, evidence.given)
+            transition += weight * powered
+            estimated += weight * candidate.transition
+    likelihood = {name: float(values.mean()) for name, values in terms.items()}
+    joint = {name: fits.joint_terms(evidence.given[bought], answers) for name, fits in left_out.items()}
+    corrects = any(is_above(terms, joint[PLAIN]) for name, terms in joint.items() if name != PLAIN)
+    return LabelModel(probs, known, transition, weights, likelihood, estimated, corrects)
+
+
+def is_above(terms: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether the mean of (m',) terms is above that of others of the same samples by more than a standard error."""
+    difference = (terms - others).double()
+    return float(difference.mean()) > float(difference.std()) / math.sqrt(len(difference))
+
+
+def answer_folds(answers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """(m,) int64 folds from 0, the classes spread over them; -1 for the only bought label of its class.
+
+    Without a class's only label no model could know that class, so that it is never left out. Where fewer than
+    ``LEAST_LEFT_OUT`` are left, all labels are, unless there are fewer than that.
+    """
+    m = len(answers)
+    order = torch.randperm(m, generator=generator)
+    order = order[torch.sort(answers[order], stable=True).indices]
+    fold = torch.empty(m, dtype=torch.int64)
+    fold[order] = torch.arange(m) % FOLDS
+    alone = torch.bincount(answers, minlength=1)[answers] == 1 if m else torch.zeros(0, dtype=torch.bool)
+    if m - int(alone.sum()) >= LEAST_LEFT_OUT:
+        fold[alone] = -1
+    elif m < LEAST_LEFT_OUT:
+        fold[:] = -1
+    return fold
+
+
+class LeftOut(NamedTuple):
+    """A candidate's predictions of bought samples whose labels were left out.
+
+    Attributes:
+        fold: (m,) int64, -1 where nothing was left out.
+        probs: (m, K) P_i; rows of fold -1 are undefined.
+        transitions: by fold, (K, K) T.
+    """
+
+    fold: torch.Tensor
+    probs: torch.Tensor
+    transitions: dict[int, torch.Tensor]
+
+    def terms(self, power: float, given: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+        """Log R_i(y_i) of the m' samples that were left out; ``given`` and ``answers`` are (m,)."""
+        values = torch.empty(len(self.fold))
+        for number, transition in self.transitions.items():
+            out = self.fold == number
+            known = posterior(self.probs[out], to_power(transition, power), given[out])
+            values[out] = known.gather(1, answers[out, None])[:, 0].clamp(min=LEAST_PROB).log()
+        return values[self.fold >= 0]
+
+    def joint_terms(self, given: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+        """Log P_i(y_i) T(y_i, g_i), of the bought and the given label, of the m' samples that were left out."""
+        values = torch.empty(len(self.fold))
+        for number, transition in self.transitions.items():
+            out = self.fold == number
+            of_answer = self.probs[out, answers[out]].clamp(min=LEAST_PROB)
+            values[out] = (of_answer * transition[answers[out], given[out]].clamp(min=LEAST_PROB)).log()
+        return values[self.fold >= 0]
+
+    def best_power(self, given: torch.Tensor, answers: torch.Tensor) -> float:
+        """The power of T with the largest sum of terms, the largest of equal ones."""
+        return max(T_POWERS, key=lambda power: float(self.terms(power, given, answers).sum()))
+
+
+def left_out_fits(problem: Problem, fit: Callable[[Problem], Candidate], fold: torch.Tensor) -> LeftOut:
+    """The candidate, fitted once for each fold (``answer_folds``) without its answers."""
+    probs = torch.full((len(fold), problem.classes), torch.nan)
+    transitions = {}
+    for number in sorted(set(fold.tolist()) - {-1}):
+        out = fold == number
+        candidate = fit(problem.without(out)) if not out.all() else fit_plain(problem.without(out))
+        probs[out] = candidate.probs[problem.known[out]]
+        transitions[number] = candidate.transition
+    return LeftOut(fold, probs, transitions)
+
+
+def averaging_weights(terms: torch.Tensor, generator: torch.Generator) -> list[float]:
+    """Weights of candidates: the softmax of the sums of their terms, averaged over draws of the Bayesian bootstrap.
+
+    Args:
+        terms: (candidates, m') log likelihoods of the same samples.
+        generator: of the draws.
+    """
+    count = terms.shape[1]
+    # Exponential draws, normalised: uniform over the simplex, Dirichlet(1, ..., 1).
+    draws = (
+        -torch.rand(BOOTSTRAP_DRAWS, count, generator=generator, dtype=torch.float64).clamp(min=1e-12).log()
+    )
+    sums = count * (draws / draws.sum(1, keepdim=True)) @ terms.double().T  # (draws, candidates)
+    shares = sums.softmax(1).mean(0)
+    shares = torch.where(shares < LEAST_WEIGHT, 0.0, shares)
+    return (shares / shares.sum()).tolist()
+
+
+def to_power(transition: torch.Tensor, power: float) -> torch.Tensor:
+    """(K, K) T with every entry to a power, rows normalised."""
+    return F.normalize(transition**power, p=1, dim=1)
+
+
+def _of_heads(problem: Problem, model: HeadModel) -> Candidate:
+    def extend(number: int, hidden: torch.Tensor) -> torch.Tensor:
+        logs = [model.heads[number, fold].log_probs(hidden) for fold in (0, 1)]
+        return (model.temperature * (logs[0] + logs[1]) / 2).softmax(1)
+
+    return Candidate(model.probs, model.transition, extend)
+
+
+def _whole_pool(candidate: Candidate, problem: Problem, evidence: Evidence) -> torch.Tensor:
+    """(n, K) P of the pool, from that of the problem's rows."""
+    probs = torch.empty_like(evidence.probs)
+    probs[problem.rows] = candidate.probs
+    for number, space in enumerate(evidence.spaces):
+        outside = space.members[~torch.isin(space.members, problem.rows)]
+        if len(outside):
+            hidden = problem.projections[number].apply(space.hidden[outside])
+            probs[outside] = candidate.extend(number, hidden)
+    return probs
+
+
+def _log_prob(scores: torch.Tensor, power: float, answers: torch.Tensor) -> float:
+    log_probs = (power * scores.log()).log_softmax(1)
+    return float(log_probs.gather(1, answers[:, None]).clamp(min=-7).sum())

@@ -1,0 +1,119 @@
+"""What `auto` estimates its model of the labels from: the pool as models see it that did not see its labels."""
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from metaselect.reweighting.evidence import Evidence, Space
+
+MOST_DIMENSIONS = 128  # of the representations of an encoder; more changed nothing and took six times as long
+
+
+class Projection(NamedTuple):
+    """From a model's representations to rows of norm 1.
+
+    Attributes:
+        mean: (d,), which is subtracted.
+        directions: (d, d') orthonormal columns; None: all directions are kept.
+    """
+
+    mean: torch.Tensor
+    directions: torch.Tensor | None
+
+    def apply(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(r, d') rows of norm 1 from (r, d)."""
+        centred = hidden - self.mean
+        if self.directions is not None:
+            centred = centred @ self.directions
+        return F.normalize(centred, dim=1)
+
+
+class Problem(NamedTuple):
+    """A sample of the pool that holds all bought samples, on which the model of the labels is fitted.
+
+    Attributes:
+        rows: (r,) int64 sorted pool indices; all other indices of this record are positions among them.
+        given: (r,) int64.
+        probs: (r, K).
+        spaces: with ``hidden`` (r, d') as projected.
+        projections: of each space.
+        fold: (r,) int64, 0 or 1; a row's class probabilities are of a head that was fitted to the other fold.
+        known: (m,) int64, rows with a bought label.
+        answers: (m,) int64.
+    """
+
+    rows: torch.Tensor
+    given: torch.Tensor
+    probs: torch.Tensor
+    spaces: tuple[Space, ...]
+    projections: tuple[Projection, ...]
+    fold: torch.Tensor
+    known: torch.Tensor
+    answers: torch.Tensor
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.probs.shape[1]
+
+    def without(self, left_out: torch.Tensor) -> "Problem":
+        """The same with the answers at ``left_out`` ((m,) bool) unknown."""
+        return self._replace(known=self.known[~left_out], answers=self.answers[~left_out])
+
+
+def fit_projection(hidden: torch.Tensor) -> Projection:
+    """The mean of (r, d) representations, and their main directions where there are more than are kept."""
+    mean = hidden.mean(0)
+    if hidden.shape[1] <= MOST_DIMENSIONS:
+        return Projection(mean, None)
+    centred = (hidden - mean).double()
+    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -MOST_DIMENSIONS:]
+    return Projection(mean, directions.to(hidden.dtype))
+
+
+def make_problem(
+    evidence: Evidence,
+    bought: torch.Tensor,
+    answers: torch.Tensor,
+    usable: torch.Tensor,
+    most_rows: int,
+    generator: torch.Generator,
+) -> Problem:
+    """At most ``most_rows`` random usable samples of the pool, and all bought ones.
+
+    Args:
+        evidence: of n samples.
+        bought: (m,) int64 sorted pool indices.
+        answers: (m,) int64.
+        usable: (n',) int64 sorted pool indices, the bought ones among them.
+        most_rows: at least 1.
+        generator: of the sample and the folds.
+    """
+    n = len(evidence.given)
+    chosen = torch.zeros(n, dtype=torch.bool)
+    chosen[usable[torch.randperm(len(usable), generator=generator)[:most_rows]]] = True
+    chosen[bought] = True
+    rows = chosen.nonzero()[:, 0]
+    position = torch.full((n,), -1, dtype=torch.int64)
+    position[rows] = torch.arange(len(rows))
+    spaces, projections = [], []
+    for space in evidence.spaces:
+        members = position[space.members]
+        members = members[members >= 0]
+        hidden = space.hidden[rows]
+        projections.append(fit_projection(hidden[members]))
+        spaces.append(Space(projections[-1].apply(hidden), members))
+    # Alternating over a random order, so that both folds have the same size.
+    fold = torch.empty(len(rows), dtype=torch.int64)
+    fold[torch.randperm(len(rows), generator=generator)] = torch.arange(len(rows)) % 2
+    return Problem(
+        rows,
+        evidence.given[rows],
+        evidence.probs[rows],
+        tuple(spaces),
+        tuple(projections),
+        fold,
+        position[bought],
+        answers,
+    )

@@ -1,0 +1,98 @@
+"""Label spreading: bought labels spread over the graph of nearest neighbours.
+
+Source: Zhou, Bousquet, Lal, Weston, Schoelkopf 2004, "Learning with local and global consistency".
+Differs: edges are weighed by a power of the rescaled cosine; the series is cut after ``STEPS`` terms.
+"""
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch.nn import functional as F
+
+ALPHA = 0.9  # share of a sample's value that comes from its neighbours
+NEIGHBOURS, POWER, STEPS = 10, 3, 40  # 0.9^40 is 0.015
+BLOCK = 2048  # rows of cosines at a time
+
+
+def nearest(
+    rows: torch.Tensor, reference: torch.Tensor, count: int, *, same: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and indices of the nearest reference rows: two tensors (n, count), the nearest first.
+
+    Args:
+        rows: (n, d) of norm 1.
+        reference: (n', d) of norm 1.
+        count: of neighbours, at most n' (n' - 1 where ``same``).
+        same: ``rows`` are the reference, so that no row is its own neighbour.
+    """
+    parts = []
+    for start in range(0, len(rows), BLOCK):
+        cosine = rows[start : start + BLOCK] @ reference.T
+        if same:
+            at = torch.arange(len(cosine))
+            cosine[at, start + at] = -torch.inf
+        parts.append(cosine.topk(count, 1))
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+
+class Graph:
+    """The symmetric, normalised graph of nearest neighbours of n rows.
+
+    Args:
+        rows: (n, d) of norm 1, n at least 3.
+    """
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        n = len(rows)
+        cosine, index = nearest(rows, rows, min(NEIGHBOURS, n - 1), same=True)
+        self.lowest = cosine.min()
+        source = np.repeat(np.arange(n), cosine.shape[1])
+        edges = scipy.sparse.csr_array(
+            (self.edge(cosine).reshape(-1).numpy(), (source, index.reshape(-1).numpy())), shape=(n, n)
+        )
+        edges = (edges + edges.T) / 2
+        scale = scipy.sparse.diags_array(1 / np.sqrt(edges.sum(1).clip(1e-12)))
+        self.matrix = (scale @ edges @ scale).tocsr()
+
+    def edge(self, cosine: torch.Tensor) -> torch.Tensor:
+        """Weights of edges, 1 for a cosine of 1 and 0 for the lowest cosine of a neighbour."""
+        return ((cosine - self.lowest) / (1 - self.lowest).clamp(min=1e-6)).clamp(0, 1) ** POWER
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """(n, c) sum over s from 0 to ``STEPS`` of (ALPHA S)^s values, S the graph's matrix; values (n, c)."""
+        total = start = values.numpy()
+        for _ in range(STEPS):
+            total = ALPHA * (self.matrix @ total) + start
+        return torch.from_numpy(total).to(values.dtype)
+
+
+def spread_answers(
+    graph: Graph, known: torch.Tensor, answers: torch.Tensor, classes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Class scores from bought labels: of all rows, and of the bought rows without their own label.
+
+    Spreading is linear in the labels, so that a row's score without its own label is exactly the score with that
+    column left out.
+
+    Args:
+        graph: of n rows.
+        known: (m,) int64, bought rows.
+        answers: (m,) int64.
+        classes: K.
+
+    Returns:
+        (n, K) and (m, K), rows that sum to 1.
+    """
+    one_each = torch.zeros(graph.matrix.shape[0], len(known))
+    one_each[known, torch.arange(len(known))] = 1
+    influence = graph.spread(one_each)  # (n, m)
+    labels = F.one_hot(answers, classes).float()
+    among = influence[known].clone()  # (m, m)
+    among.fill_diagonal_(0)
+    return as_shares(influence @ labels), as_shares(among @ labels)
+
+
+def as_shares(scores: torch.Tensor) -> torch.Tensor:
+    """Rows that sum to 1, even where no bought label reaches."""
+    floor = 1e-3 * scores.sum(1, keepdim=True).mean() / scores.shape[1]
+    return F.normalize(scores + floor.clamp(min=1e-12), p=1, dim=1)
