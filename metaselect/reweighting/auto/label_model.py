@@ -1,13 +1,5 @@
 """The model of the pool's labels: several candidates, weighed by how well they predict bought labels left out.
 
-A candidate gives P, class probabilities of every sample, and T, the transition matrix (``transition``):
-
-* plain: heads fitted to the given labels as they are, T near the identity: nothing is corrected;
-* symmetric: T has the rate of wrong labels among the bought ones, spread evenly;
-* given: T estimated, starting from what the warm-up says; right where most labels are;
-* bought: T estimated, starting from heads on the bought labels alone; right where the wrong label is the majority;
-* spread: P from bought labels spread over nearest neighbours, T estimated with that; right where features are good.
-
 Bought labels are left out in folds. Of each, R_i(y_i) is the posterior probability after its given label is seen,
 with T to a power between 0 and 1: where wrong labels depend on the sample and not on its class alone, a given label
 says less than T claims. The power of each candidate is the best one. The candidates are weighed by pseudo-Bayesian
@@ -15,51 +7,24 @@ model averaging with the Bayesian bootstrap over the bought labels (Yao, Vehtari
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from metaselect.models.logistic_regression import LinearParams
-from metaselect.reweighting.auto.heads import ANSWER_WEIGHT, HeadModel, fit_folds, fit_heads, probs_of_answers
+from metaselect.reweighting.auto.candidates import CANDIDATES, PLAIN, Candidate, fit_plain
 from metaselect.reweighting.auto.problem import Problem, make_problem
-from metaselect.reweighting.auto.spreading import NEIGHBOURS, Graph, as_shares, nearest, spread_answers
-from metaselect.reweighting.auto.transition import (
-    RATES,
-    counted_transition,
-    estimate_transition,
-    posterior,
-    symmetric_transition,
-    wrong_rate,
-)
+from metaselect.reweighting.auto.transition import posterior
 from metaselect.reweighting.evidence import Evidence
 
-PLAIN = "plain"
 FOLDS = 8  # of the bought labels
-MOST_ROWS, CROSS_ROWS = 10_000, 3_000  # samples that a model is fitted on, at the end and in each fold
 LEAST_LEFT_OUT = 4  # bought labels that must be left out for candidates to be compared
 BOOTSTRAP_DRAWS = 1000
 T_POWERS = (1.0, 0.75, 0.5, 0.25, 0.0)
+MOST_ROWS, CROSS_ROWS = 10_000, 3_000  # samples that a model is fitted on, at the end and in each fold
 LEAST_WEIGHT = 0.05  # candidates below it are left out
 LEAST_PROB = 1e-3  # a probability below counts as this
-AGREEMENT_ROUNDS = 2
-T_STEPS = 20  # of expectation-maximisation of T with P fixed
-POWERS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of spread scores, which are too even
-
-
-class Candidate(NamedTuple):
-    """A fitted candidate.
-
-    Attributes:
-        probs: (r, K) P of the problem's rows.
-        transition: (K, K) T.
-        extend: (number of a space, (n', d') projected representations in it) -> (n', K) P of samples outside.
-    """
-
-    probs: torch.Tensor
-    transition: torch.Tensor
-    extend: Callable[[int, torch.Tensor], torch.Tensor]
 
 
 class LabelModel(NamedTuple):
@@ -94,99 +59,6 @@ class LabelModel(NamedTuple):
     def chosen(self) -> str:
         """The candidate with the largest weight, the plainest of equal ones."""
         return max(self.weights, key=lambda name: self.weights[name])
-
-
-def fit_plain(problem: Problem) -> Candidate:
-    """Heads on the given labels."""
-    fixed = symmetric_transition(RATES[0], problem.classes)
-    return _of_heads(problem, fit_heads(problem, problem.probs, fixed))
-
-
-def fit_symmetric(problem: Problem) -> Candidate:
-    """Heads with symmetric noise of the rate among bought labels."""
-    rate = wrong_rate(problem.given[problem.known], problem.answers)
-    fixed = symmetric_transition(rate, problem.classes)
-    return _of_heads(problem, fit_heads(problem, problem.probs, fixed))
-
-
-def fit_given(problem: Problem) -> Candidate:
-    """Heads and T, starting from the predictions of the given labels."""
-    return _of_heads(problem, fit_heads(problem, problem.probs))
-
-
-def fit_bought(problem: Problem) -> Candidate:
-    """Heads and T, starting from heads on the bought labels alone."""
-    return _of_heads(problem, fit_heads(problem, probs_of_answers(problem)))
-
-
-def fit_spread(problem: Problem) -> Candidate:
-    """Bought labels spread over neighbours; then, from the given labels that agree, spreading and heads together.
-
-    The first scores are sharpened to the power under which bought labels predict each other best. In each round those
-    given labels are kept that the classes of highest probability confirm; they and the bought ones are spread again,
-    from each fold to the other, and multiplied with the probabilities of heads on the same labels.
-    """
-    graphs = [Graph(space.hidden) for space in problem.spaces]
-    probs = _spread_bought(problem, graphs)
-    heads: dict[tuple[int, int], LinearParams] = {}
-    for _ in range(AGREEMENT_ROUNDS):
-        kept = probs.argmax(1) == problem.given
-        labels = F.one_hot(problem.given, problem.classes).float() * kept[:, None]
-        labels[problem.known] = ANSWER_WEIGHT * F.one_hot(problem.answers, problem.classes).float()
-        spread = _spread_across(problem, graphs, labels)
-        heads, log_probs = fit_folds(problem, labels, heads)
-        probs = (spread.log() + log_probs).softmax(1)
-    start = counted_transition(probs, problem.given, problem.known, problem.answers)
-    transition = estimate_transition(
-        probs, problem.given, problem.known, problem.answers, start, steps=T_STEPS
-    )
-
-    def extend(number: int, hidden: torch.Tensor) -> torch.Tensor:
-        rows, graph = problem.spaces[number].hidden, graphs[number]
-        cosine, index = nearest(hidden, rows, min(NEIGHBOURS, len(rows)), same=False)
-        weight = F.normalize(graph.edge(cosine) + 1e-6, p=1, dim=1)
-        return (weight[:, :, None] * probs[index]).sum(1)
-
-    return Candidate(probs, transition, extend)
-
-
-def _spread_bought(problem: Problem, graphs: Sequence[Graph]) -> torch.Tensor:
-    """(r, K) class probabilities from bought labels alone."""
-    scores = torch.empty_like(problem.probs)
-    alone = torch.empty(len(problem.known), problem.classes)
-    for space, graph in zip(problem.spaces, graphs, strict=True):
-        all_rows, left_out = spread_answers(graph, problem.known, problem.answers, problem.classes)
-        scores[space.members] = all_rows[space.members]
-        of_space = torch.isin(problem.known, space.members)
-        alone[of_space] = left_out[of_space]
-    power = max(POWERS, key=lambda power: _log_prob(alone, power, problem.answers))
-    return (power * scores.log()).softmax(1)
-
-
-def _spread_across(problem: Problem, graphs: Sequence[Graph], labels: torch.Tensor) -> torch.Tensor:
-    """(r, K) shares of ``labels`` (r, K) spread from the other fold, and from bought rows, to each row."""
-    shares = torch.empty_like(problem.probs)
-    is_known = torch.zeros(len(problem.rows), dtype=torch.bool)
-    is_known[problem.known] = True
-    for space, graph in zip(problem.spaces, graphs, strict=True):
-        is_member = torch.zeros(len(problem.rows), dtype=torch.bool)
-        is_member[space.members] = True
-        for fold in (0, 1):
-            other = problem.fold == fold
-            sources = (is_member & ~other) | is_known
-            test = is_member & other
-            shares[test] = as_shares(graph.spread(labels * sources[:, None]))[test]
-    return shares
-
-
-CANDIDATES: dict[str, Callable[[Problem], Candidate]] = {
-    PLAIN: fit_plain,
-    "symmetric": fit_symmetric,
-    "given": fit_given,
-    "bought": fit_bought,
-    "spread": fit_spread,
-}
-"""Name -> the function that fits it, the plainest first."""
 
 
 def fit_label_model(
@@ -334,14 +206,6 @@ def to_power(transition: torch.Tensor, power: float) -> torch.Tensor:
     return F.normalize(transition**power, p=1, dim=1)
 
 
-def _of_heads(problem: Problem, model: HeadModel) -> Candidate:
-    def extend(number: int, hidden: torch.Tensor) -> torch.Tensor:
-        logs = [model.heads[number, fold].log_probs(hidden) for fold in (0, 1)]
-        return (model.temperature * (logs[0] + logs[1]) / 2).softmax(1)
-
-    return Candidate(model.probs, model.transition, extend)
-
-
 def _whole_pool(candidate: Candidate, problem: Problem, evidence: Evidence) -> torch.Tensor:
     """(n, K) P of the pool, from that of the problem's rows."""
     probs = torch.empty_like(evidence.probs)
@@ -352,8 +216,3 @@ def _whole_pool(candidate: Candidate, problem: Problem, evidence: Evidence) -> t
             hidden = problem.projections[number].apply(space.hidden[outside])
             probs[outside] = candidate.extend(number, hidden)
     return probs
-
-
-def _log_prob(scores: torch.Tensor, power: float, answers: torch.Tensor) -> float:
-    log_probs = (power * scores.log()).log_softmax(1)
-    return float(log_probs.gather(1, answers[:, None]).clamp(min=-7).sum())
