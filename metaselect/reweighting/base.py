@@ -138,6 +138,18 @@ class Start(NamedTuple):
         return len(self.labels.given)
 
 
+class Recipe(NamedTuple):
+    """Training options that a run prefers to the defaults, where the user gave none.
+
+    Attributes:
+        momentum: of SGD.
+        batch_size: at least.
+    """
+
+    momentum: float
+    batch_size: int
+
+
 class MethodRun(ABC):
     """The state of one training run, and its weights for each batch."""
 
@@ -176,6 +188,11 @@ class MethodRun(ABC):
             generator: of this epoch's meta batches.
         """
         return bought[torch.randperm(len(bought), generator=generator)[:size]]
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Training options of this run in place of the defaults; None: the defaults."""
+        return None
 
     @property
     def starts_anew(self) -> bool:
@@ -223,7 +240,6 @@ class Method(ABC):
         needs_bought: it cannot train without bought labels.
         judged: the model is compared with the one that the run started from, and a failed run is reported.
         needs_evidence: it uses ``Start.evidence``.
-        sgd_momentum: unless --momentum is given; 0 of most, since l2rw diverged with momentum.
     """
 
     weight_kind: ClassVar[str] = "label probability"
@@ -231,7 +247,6 @@ class Method(ABC):
     needs_bought: ClassVar[bool] = False
     judged: ClassVar[bool] = True
     needs_evidence: ClassVar[bool] = False
-    sgd_momentum: ClassVar[float] = 0.0
 
     def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
         """Samples of a meta batch; 0: the method has none.

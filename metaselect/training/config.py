@@ -79,9 +79,8 @@ def resolve_reweight(
     device: torch.device,
     *,
     weight_decay: float | None = None,
-    momentum: float = 0.0,
 ) -> Resolved:
-    """Re-weighting: SGD at 0.05, at least about 2,500 steps.
+    """Re-weighting: plain SGD at 0.05 (with momentum, l2rw diverged), at least about 2,500 steps.
 
     Args:
         options: as given.
@@ -90,7 +89,6 @@ def resolve_reweight(
         model: the value of `auto`, which is the model of the warm-up.
         device: where.
         weight_decay: that the warm-up chose for this model; None: it chose none.
-        momentum: the method's.
 
     Raises:
         UsageError: --accumulate is more than the number of samples.
@@ -101,7 +99,7 @@ def resolve_reweight(
     if options.weight_decay is None and weight_decay is not None:
         options = replace(options, weight_decay=weight_decay)
     return _resolved(
-        options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=momentum
+        options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.0
     )
 
 

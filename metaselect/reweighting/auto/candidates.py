@@ -95,8 +95,8 @@ def fit_spread(problem: Problem) -> Candidate:
 
     def extend(number: int, hidden: torch.Tensor) -> torch.Tensor:
         rows, graph = problem.spaces[number].hidden, graphs[number]
-        cosine, index = nearest(hidden, rows, min(NEIGHBOURS, len(rows)), same=False)
-        weight = F.normalize(graph.edge(cosine) + 1e-6, p=1, dim=1)
+        similarity, index = nearest(hidden, rows, min(NEIGHBOURS, len(rows)), same=False)
+        weight = F.normalize(graph.edge(similarity) + 1e-6, p=1, dim=1)
         return (weight[:, :, None] * probs[index]).sum(1)
 
     return Candidate(probs, transition, extend)

@@ -39,7 +39,8 @@ class LabelModel(NamedTuple):
         log_likelihood: of each candidate, the mean of log R_i(y_i) over bought labels that were left out; empty where
             there are none.
         estimated: (K, K) the mean of the candidates' T before the powers.
-        corrects: some candidate predicts bought and given labels better than plain by more than a standard error.
+        corrects: a bought label differs from the given one, and some candidate predicts bought and given labels better
+            than plain by more than a standard error.
     """
 
     probs: torch.Tensor
@@ -106,7 +107,8 @@ def fit_label_model(
             estimated += weight * candidate.transition
     likelihood = {name: float(values.mean()) for name, values in terms.items()}
     joint = {name: fits.joint_terms(evidence.given[bought], answers) for name, fits in left_out.items()}
-    corrects = any(is_above(terms, joint[PLAIN]) for name, terms in joint.items() if name != PLAIN)
+    wrong = bool((evidence.given[bought] != answers).any())
+    corrects = wrong and any(is_above(terms, joint[PLAIN]) for name, terms in joint.items() if name != PLAIN)
     return LabelModel(probs, known, transition, weights, likelihood, estimated, corrects)
 
 

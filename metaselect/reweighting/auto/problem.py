@@ -7,26 +7,29 @@ from torch.nn import functional as F
 
 from metaselect.reweighting.evidence import Evidence, Space
 
+LEAST_DIMENSIONS = 64  # of rows of norm 1; the length of a shorter one, of a table of features, says as much
 MOST_DIMENSIONS = 128  # of the representations of an encoder; more changed nothing and took six times as long
 
 
 class Projection(NamedTuple):
-    """From a model's representations to rows of norm 1.
+    """From a model's representations to rows of norm 1, or of mean norm 1 where there are few numbers.
 
     Attributes:
         mean: (d,), which is subtracted.
         directions: (d, d') orthonormal columns; None: all directions are kept.
+        scale: that rows are divided by; None: each by its norm.
     """
 
     mean: torch.Tensor
     directions: torch.Tensor | None
+    scale: torch.Tensor | None
 
     def apply(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(r, d') rows of norm 1 from (r, d)."""
+        """(r, d') rows from (r, d)."""
         centred = hidden - self.mean
         if self.directions is not None:
             centred = centred @ self.directions
-        return F.normalize(centred, dim=1)
+        return F.normalize(centred, dim=1) if self.scale is None else centred / self.scale
 
 
 class Problem(NamedTuple):
@@ -65,11 +68,13 @@ class Problem(NamedTuple):
 def fit_projection(hidden: torch.Tensor) -> Projection:
     """The mean of (r, d) representations, and their main directions where there are more than are kept."""
     mean = hidden.mean(0)
+    if hidden.shape[1] < LEAST_DIMENSIONS:
+        return Projection(mean, None, (hidden - mean).norm(dim=1).mean().clamp(min=1e-12))
     if hidden.shape[1] <= MOST_DIMENSIONS:
-        return Projection(mean, None)
+        return Projection(mean, None, None)
     centred = (hidden - mean).double()
     directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -MOST_DIMENSIONS:]
-    return Projection(mean, directions.to(hidden.dtype))
+    return Projection(mean, directions.to(hidden.dtype), None)
 
 
 def make_problem(

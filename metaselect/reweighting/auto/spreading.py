@@ -1,7 +1,7 @@
 """Label spreading: bought labels spread over the graph of nearest neighbours.
 
 Source: Zhou, Bousquet, Lal, Weston, Schoelkopf 2004, "Learning with local and global consistency".
-Differs: edges are weighed by a power of the rescaled cosine; the series is cut after ``STEPS`` terms.
+Differs: edges are weighed by a power of the rescaled similarity; the series is cut after ``STEPS`` terms.
 """
 
 import numpy as np
@@ -11,27 +11,31 @@ from torch.nn import functional as F
 
 ALPHA = 0.9  # share of a sample's value that comes from its neighbours
 NEIGHBOURS, POWER, STEPS = 10, 3, 40  # 0.9^40 is 0.015
-BLOCK = 2048  # rows of cosines at a time
+BLOCK = 2048  # rows of similarities at a time
 
 
 def nearest(
     rows: torch.Tensor, reference: torch.Tensor, count: int, *, same: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and indices of the nearest reference rows: two tensors (n, count), the nearest first.
+    """Similarities and indices of the nearest reference rows: two tensors (n, count), the nearest first.
+
+    Similarity is 1 - ||a - b||^2 / 2, which is the cosine of rows of norm 1.
 
     Args:
-        rows: (n, d) of norm 1.
-        reference: (n', d) of norm 1.
+        rows: (n, d).
+        reference: (n', d).
         count: of neighbours, at most n' (n' - 1 where ``same``).
         same: ``rows`` are the reference, so that no row is its own neighbour.
     """
     parts = []
+    half = reference.square().sum(1) / 2
     for start in range(0, len(rows), BLOCK):
-        cosine = rows[start : start + BLOCK] @ reference.T
+        block = rows[start : start + BLOCK]
+        similarity = 1 + block @ reference.T - half - block.square().sum(1, keepdim=True) / 2
         if same:
-            at = torch.arange(len(cosine))
-            cosine[at, start + at] = -torch.inf
-        parts.append(cosine.topk(count, 1))
+            at = torch.arange(len(block))
+            similarity[at, start + at] = -torch.inf
+        parts.append(similarity.topk(count, 1))
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
@@ -39,24 +43,24 @@ class Graph:
     """The symmetric, normalised graph of nearest neighbours of n rows.
 
     Args:
-        rows: (n, d) of norm 1, n at least 3.
+        rows: (n, d), n at least 3.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
         n = len(rows)
-        cosine, index = nearest(rows, rows, min(NEIGHBOURS, n - 1), same=True)
-        self.lowest = cosine.min()
-        source = np.repeat(np.arange(n), cosine.shape[1])
+        similarity, index = nearest(rows, rows, min(NEIGHBOURS, n - 1), same=True)
+        self.lowest = similarity.min()
+        source = np.repeat(np.arange(n), similarity.shape[1])
         edges = scipy.sparse.csr_array(
-            (self.edge(cosine).reshape(-1).numpy(), (source, index.reshape(-1).numpy())), shape=(n, n)
+            (self.edge(similarity).reshape(-1).numpy(), (source, index.reshape(-1).numpy())), shape=(n, n)
         )
         edges = (edges + edges.T) / 2
         scale = scipy.sparse.diags_array(1 / np.sqrt(edges.sum(1).clip(1e-12)))
         self.matrix = (scale @ edges @ scale).tocsr()
 
-    def edge(self, cosine: torch.Tensor) -> torch.Tensor:
-        """Weights of edges, 1 for a cosine of 1 and 0 for the lowest cosine of a neighbour."""
-        return ((cosine - self.lowest) / (1 - self.lowest).clamp(min=1e-6)).clamp(0, 1) ** POWER
+    def edge(self, similarity: torch.Tensor) -> torch.Tensor:
+        """Weights of edges, 1 for a similarity of 1 and 0 for the lowest one of a neighbour."""
+        return ((similarity - self.lowest) / (1 - self.lowest).clamp(min=1e-6)).clamp(0, 1) ** POWER
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """(n, c) sum over s from 0 to ``STEPS`` of (ALPHA S)^s values, S the graph's matrix; values (n, c)."""

@@ -75,9 +75,7 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     trained = len(trained_ids(pool, meta_set, method))
     if trained < 1:
         raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
-    resolved = resolve_reweight(
-        options, pool, trained, model, device, weight_decay=decay, momentum=method.sgd_momentum
-    )
+    resolved = resolve_reweight(options, pool, trained, model, device, weight_decay=decay)
     size = method.meta_batch_size(options.meta_batch_size, resolved.config.batch_size, len(meta_set.bought))
     if 0 < size < (options.meta_batch_size or 0):
         report.note(
