@@ -7,7 +7,7 @@ The model of the labels (``label_model``) gives the posterior R_i of every sampl
 with p the network's softmax of this step: the forward correction of Patrini et al. 2017 (arXiv:1609.03683), whose
 gradient has the second factor alone as target, and the posterior as a prior that the network cannot talk itself out of.
 Where no candidate predicts bought labels better than uncorrected ones by more than a standard error, training is plain,
-with the bought labels in place. Where the smallest class has less than a tenth of the largest one's share, logits are
+with the bought labels in place and the options of ``uniform``. Where the smallest class has less than a tenth of the largest one's share, logits are
 trained with the logarithm of the class shares added (balanced softmax: Ren et al. 2020, arXiv:2007.10740; logit
 adjustment: Menon et al. 2021, arXiv:2007.07314), so that the model is for classes of equal frequency.
 
@@ -35,6 +35,7 @@ from metaselect.reweighting.base import (
     LinearProblem,
     Method,
     MethodRun,
+    Recipe,
     Start,
     State,
     StepObjective,
@@ -46,6 +47,7 @@ from metaselect.reweighting.evidence import Evidence
 
 PRIORS = ("auto", "given", "balanced")
 TAIL = 10  # the largest class to the smallest, above which classes are balanced
+MOMENTUM, BATCH_SIZE = 0.9, 64  # of a corrected training
 LEAST_PROB = 1e-4  # of T and R in logarithms
 FIRST_QUARTER = 0.25  # of the epochs, whose predictions are not averaged
 MEMORISED = 0.1  # more given labels repeated than by models that did not see them
@@ -68,7 +70,6 @@ class Auto(Method):
     priors: str = "auto"
     weight_kind: ClassVar[str] = "posterior"
     needs_evidence: ClassVar[bool] = True
-    sgd_momentum: ClassVar[float] = 0.9
 
     def __post_init__(self) -> None:
         require_option(self, "share", "from 0 to 1", holds=0 <= self.share <= 1)
@@ -129,11 +130,16 @@ class AutoRun(MethodRun):
     def starts_anew(self) -> bool:
         """Whether the warm-up learnt other classes than the true ones, so that training must not start from it."""
         other = self.model.probs.argmax(1) != self.evidence.fitted.argmax(1)
-        return float(other.float().mean()) > RELEARNT
+        return self.model.corrects and float(other.float().mean()) > RELEARNT
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Momentum and larger batches for corrected labels; plain training is that of ``uniform``."""
+        return Recipe(MOMENTUM, BATCH_SIZE) if self.model.corrects else None
 
     def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """Equal weights, and cross-entropy with the corrected targets, or with the labels as they are."""
-        if self.method.ema and not self.average:
+        if self.method.ema and self.model.corrects and not self.average:
             self.average = {name: value.detach().clone() for name, value in forward.params.items()}
         log_probs = F.log_softmax(forward.logits + self.log_shares, 1)
         if self.epoch >= FIRST_QUARTER * self.epochs:

@@ -182,18 +182,9 @@ def without(setup: ReweightSetup, method: Method, fold: Fold) -> ReweightSetup:
     return setup._replace(
         method=method,
         meta_set=MetaSet(meta_set.bought[stays], meta_set.labels[stays], left_out),
-        resolved=replace(
-            setup.resolved,
-            config=replace(config, epochs=fold_epochs(setup), momentum=_momentum(setup, method)),
-        ),
+        resolved=replace(setup.resolved, config=replace(config, epochs=fold_epochs(setup))),
         meta_batch_size=size,
     )
-
-
-def _momentum(setup: ReweightSetup, method: Method) -> float:
-    """As the method's own run has it: the one that was given, else the method's; only SGD has it."""
-    given = setup.options.momentum
-    return method.sgd_momentum if given is None and setup.options.optimiser == "sgd" else given or 0.0
 
 
 def _predictions(

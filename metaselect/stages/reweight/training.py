@@ -1,5 +1,6 @@
 """One training by a method, from its start to the model, its predictions and the weights."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from metaselect.stages.reweight.failure_check import StartScore, score_on_bought
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
-from metaselect.training.loop import final_model, start_training, train
+from metaselect.training.loop import TrainingConfig, final_model, start_training, train
 from metaselect.training.predict import predict
 from metaselect.training.saved_models import LINEAR, load_weights
 from metaselect.training.threads import limit_threads
@@ -88,6 +89,7 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     method = setup.method.begin(
         Start(pool_labels, config.epochs, config.lr, draw, setup.device, setup.evidence)
     )
+    config = _preferred(setup, method)
     if method.starts_anew and setup.start is not None:
         model.load_state_dict(start_model(setup._replace(start=None)).state_dict())
     if setup.resolved.model == LINEAR:
@@ -163,6 +165,18 @@ def _solve(
         0.0,
         *score_on_bought(model, batches, bought),
     )
+
+
+def _preferred(setup: ReweightSetup, method: MethodRun) -> TrainingConfig:
+    """The configuration, with what the method's run prefers where the user gave nothing."""
+    config, options, recipe = setup.resolved.config, setup.options, method.recipe
+    if recipe is None:
+        return config
+    if options.momentum is None and options.optimiser == "sgd":
+        config = replace(config, momentum=recipe.momentum)
+    if options.batch_size is None:
+        config = replace(config, batch_size=max(config.batch_size, recipe.batch_size))
+    return config
 
 
 def start_model(setup: ReweightSetup) -> nn.Module:
