@@ -7,9 +7,11 @@ The model of the labels (``label_model``) gives the posterior R_i of every sampl
 with p the network's softmax of this step: the forward correction of Patrini et al. 2017 (arXiv:1609.03683), whose
 gradient has the second factor alone as target, and the posterior as a prior that the network cannot talk itself out of.
 Where no candidate predicts bought labels better than uncorrected ones by more than a standard error, training is plain,
-with the bought labels in place and the options of ``uniform``. Where the smallest class has less than a tenth of the largest one's share, logits are
-trained with the logarithm of the class shares added (balanced softmax: Ren et al. 2020, arXiv:2007.10740; logit
-adjustment: Menon et al. 2021, arXiv:2007.07314), so that the model is for classes of equal frequency.
+with the bought labels in place and the options of ``uniform``.
+
+Where the smallest class has less than a tenth of the largest one's share, logits are trained with the logarithm of the
+class shares added (balanced softmax: Ren et al. 2020, arXiv:2007.10740; logit adjustment: Menon et al. 2021,
+arXiv:2007.07314), so that the model is for classes of equal frequency.
 
 The weight is the posterior probability that the given label is right, from the mean of the network's predictions in the
 last three quarters of the epochs; from the model of the labels alone where training was plain or the network repeats
