@@ -143,7 +143,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         momentum: of SGD.
-        batch_size: at least.
+        batch_size: at least; with a larger one there are as many more epochs, so that the steps stay as many.
     """
 
     momentum: float
@@ -193,6 +193,9 @@ class MethodRun(ABC):
     def recipe(self) -> Recipe | None:
         """Training options of this run in place of the defaults; None: the defaults."""
         return None
+
+    def set_epochs(self, epochs: int) -> None:  # noqa: B027, nothing by default
+        """Called before the first step with the number of epochs, which the recipe may have changed."""
 
     @property
     def starts_anew(self) -> bool:

@@ -139,6 +139,10 @@ class AutoRun(MethodRun):
         """Momentum and larger batches for corrected labels; plain training is that of ``uniform``."""
         return Recipe(MOMENTUM, BATCH_SIZE) if self.model.corrects else None
 
+    def set_epochs(self, epochs: int) -> None:
+        """Keep the number, for the quarter of the epochs whose predictions are not averaged."""
+        self.epochs = epochs
+
     def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """Equal weights, and cross-entropy with the corrected targets, or with the labels as they are."""
         if self.method.ema and self.model.corrects and not self.average:

@@ -90,6 +90,7 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
         Start(pool_labels, config.epochs, config.lr, draw, setup.device, setup.evidence)
     )
     config = _preferred(setup, method)
+    method.set_epochs(config.epochs)
     if method.starts_anew and setup.start is not None:
         model.load_state_dict(start_model(setup._replace(start=None)).state_dict())
     if setup.resolved.model == LINEAR:
@@ -174,8 +175,9 @@ def _preferred(setup: ReweightSetup, method: MethodRun) -> TrainingConfig:
         return config
     if options.momentum is None and options.optimiser == "sgd":
         config = replace(config, momentum=recipe.momentum)
-    if options.batch_size is None:
-        config = replace(config, batch_size=max(config.batch_size, recipe.batch_size))
+    if options.batch_size is None and recipe.batch_size > config.batch_size:
+        factor = 1 if options.epochs else recipe.batch_size / config.batch_size
+        config = replace(config, batch_size=recipe.batch_size, epochs=round(config.epochs * factor))
     return config
 
 
