@@ -1,4 +1,4 @@
-"""What models of the given labels say of the pool, for methods that model how labels go wrong."""
+"""Predictions and representations of the pool by models of the given labels, for methods that model label noise."""
 
 from typing import NamedTuple
 

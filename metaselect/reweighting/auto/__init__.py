@@ -1,1 +1,1 @@
-"""The method `auto`: a model of how given labels come from true ones, and training with what it says of each label."""
+"""The method `auto`: a model of how given labels come from true ones, and training with each sample's posterior."""

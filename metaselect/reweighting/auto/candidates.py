@@ -4,10 +4,10 @@ P are class probabilities of every sample that do not depend on its given label,
 
 * plain: heads fitted to the given labels as they are, T near the identity: nothing is corrected;
 * symmetric: T has the rate of wrong labels among the bought ones, spread evenly;
-* given: T estimated, starting from what the warm-up says; right where most labels are;
-* bought: T estimated, starting from heads on the bought labels alone; right where the wrong label is the majority;
-* spread: P from bought labels spread over nearest neighbours and the given labels that agree; right where features are
-  good.
+* given: T estimated, starting from the warm-up's predictions; for pools where most labels of each class are right;
+* bought: T estimated, starting from heads on the bought labels alone; for pools where most labels are wrong;
+* spread: P by label spreading from the bought labels and the given labels that agree with them; for features in which
+  neighbours have the same class.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,11 +72,11 @@ def fit_bought(problem: Problem) -> Candidate:
 
 
 def fit_spread(problem: Problem) -> Candidate:
-    """Bought labels spread over neighbours; then, from the given labels that agree, spreading and heads together.
+    """Label spreading from bought labels; then spreading and heads from those and the given labels that agree.
 
-    The first scores are sharpened to the power under which bought labels predict each other best. In each round those
-    given labels are kept that the classes of highest probability confirm; they and the bought ones are spread again,
-    from each fold to the other, and multiplied with the probabilities of heads on the same labels.
+    The first scores are raised to the power under which bought labels predict each other best. Each round keeps the
+    given labels that are a sample's most probable class. They and the bought ones are spread again, from each fold to
+    the other, and the shares are multiplied with the probabilities of heads fitted to the same labels.
     """
     graphs = [Graph(space.hidden) for space in problem.spaces]
     probs = _spread_bought(problem, graphs)

@@ -28,7 +28,7 @@ LEAST_PROB = 1e-3  # a probability below counts as this
 
 
 class LabelModel(NamedTuple):
-    """What is believed of every label of the pool.
+    """Class probabilities of every sample of the pool, and the transition matrix, both means over candidates.
 
     Attributes:
         probs: (n, K) P; of bought samples by models that did not know their bought label, where there is another one

@@ -1,11 +1,11 @@
-"""`auto`, the default: training with what a model of the labels says of each, or plain training where it has no case.
+"""`auto`, the default: training with posteriors by a model of the labels, or plain where nothing favours a correction.
 
 The model of the labels (``label_model``) gives the posterior R_i of every sample's class. The target of sample i is
 
     t_ik ~ R_ik^s (p_ik T_k,g_i)^(1 - s),
 
-with p the network's softmax of this step: the forward correction of Patrini et al. 2017 (arXiv:1609.03683), whose
-gradient has the second factor alone as target, and the posterior as a prior that the network cannot talk itself out of.
+with p the network's softmax of this step. The second factor alone is the forward correction of Patrini et al. 2017
+(arXiv:1609.03683), whose gradient it gives; the first is a prior that training does not change.
 Where no candidate predicts bought labels better than uncorrected ones by more than a standard error, training is plain,
 with the bought labels in place and the options of ``uniform``.
 
@@ -14,8 +14,8 @@ class shares added (balanced softmax: Ren et al. 2020, arXiv:2007.10740; logit a
 arXiv:2007.07314), so that the model is for classes of equal frequency.
 
 The weight is the posterior probability that the given label is right, from the mean of the network's predictions in the
-last three quarters of the epochs; from the model of the labels alone where training was plain or the network repeats
-given labels more often than models do that did not see them.
+last three quarters of the epochs. It is from the model of the labels alone where training was plain, or where the
+network predicts given labels more often, by a tenth of the samples, than models that were not trained on them.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ TAIL = 10  # the largest class to the smallest, above which classes are balanced
 MOMENTUM, BATCH_SIZE = 0.9, 64  # of a corrected training
 LEAST_PROB = 1e-4  # of T and R in logarithms
 FIRST_QUARTER = 0.25  # of the epochs, whose predictions are not averaged
-MEMORISED = 0.1  # more given labels repeated than by models that did not see them
+MEMORISED = 0.1  # share of samples whose given label is predicted, above that of models not trained on it
 RELEARNT = 0.5  # of the pool where the warm-up gives another class: it has learnt the wrong ones
 
 
@@ -157,7 +157,7 @@ class AutoRun(MethodRun):
         targets = corrected_targets(
             log_probs, self.targets[ids], self.transition, self.given[ids], self.method.share
         )
-        # A bought label is believed as far as the model of the labels does, whatever the network says.
+        # The target of a bought sample does not depend on the network, which could else undo a bought label.
         targets = torch.where(self.is_bought[ids, None], self.targets[ids], targets)
         return StepObjective(equal_weights(ids), losses=-(targets * log_probs).sum(1))
 
@@ -191,7 +191,7 @@ class AutoRun(MethodRun):
         return known.gather(1, self.given[:, None])[:, 0]
 
     def _memorised(self, mean: torch.Tensor, seen: torch.Tensor) -> float:
-        """How many more given labels the network repeats than models that did not see them, as a share."""
+        """The share of given labels that the network predicts, less that of models not trained on them."""
         if not seen.any():
             return 0.0
         hits = (mean.argmax(1) == self.given)[seen].float().mean()
@@ -199,7 +199,7 @@ class AutoRun(MethodRun):
         return float(hits) - float(held_out)
 
     def describe(self) -> dict[str, Json]:
-        """What the model of the labels found."""
+        """The candidates' weights, the estimated T and share of wrong labels, and what they decide."""
         weights: dict[str, Json] = dict(self.model.weights)
         likelihood: dict[str, Json] = dict(self.model.log_likelihood)
         return {

@@ -1,4 +1,4 @@
-"""What `auto` estimates its model of the labels from: the pool as models see it that did not see its labels."""
+"""The data that the model of the labels is fitted to: a sample of the pool, with representations and bought labels."""
 
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ class Problem(NamedTuple):
 
     Attributes:
         rows: (r,) int64 sorted pool indices; all other indices of this record are positions among them.
-        given: (r,) int64.
-        probs: (r, K).
+        given: (r,) int64, given labels.
+        probs: (r, K) ``Evidence.probs`` of the rows.
         spaces: with ``hidden`` (r, d') as projected.
         projections: of each space.
         fold: (r,) int64, 0 or 1; a row's class probabilities are of a head that was fitted to the other fold.

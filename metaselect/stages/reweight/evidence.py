@@ -1,4 +1,4 @@
-"""What models of the given labels say of the pool, for methods that need it."""
+"""Predictions and representations of the pool by the warm-up's models, for methods that need them."""
 
 import torch
 
