@@ -1,5 +1,7 @@
 """Label spreading against dense matrices."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -18,19 +20,24 @@ from metaselect.reweighting.auto.spreading import (
 
 
 def unit_rows(n: int, d: int = 5, seed: int = 0) -> torch.Tensor:
-    return F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)
+    return F.normalize(rows_of_any_length(n, d, seed), dim=1)
+
+
+def rows_of_any_length(n: int, d: int = 5, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
 
 
 def dense(rows: torch.Tensor) -> np.ndarray:
     """(n, n) the normalised graph, edge by edge."""
-    cosine = (rows @ rows.T).double().numpy()
+    x = rows.double().numpy()
+    similarity = 1 - np.square(x[:, None] - x).sum(2) / 2
     n, neighbours = len(rows), min(NEIGHBOURS, len(rows) - 1)
-    chosen = [sorted(set(range(n)) - {i}, key=lambda j: -cosine[i, j])[:neighbours] for i in range(n)]
-    lowest = min(cosine[i, j] for i in range(n) for j in chosen[i])
+    chosen = [sorted(set(range(n)) - {i}, key=lambda j: -similarity[i, j])[:neighbours] for i in range(n)]
+    lowest = min(similarity[i, j] for i in range(n) for j in chosen[i])
     edges = np.zeros((n, n))
     for i in range(n):
         for j in chosen[i]:
-            weight = ((cosine[i, j] - lowest) / (1 - lowest)) ** POWER
+            weight = ((similarity[i, j] - lowest) / (1 - lowest)) ** POWER
             edges[i, j] += weight / 2
             edges[j, i] += weight / 2
     scale = 1 / np.sqrt(edges.sum(1))
@@ -38,8 +45,11 @@ def dense(rows: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("n", [4, 12, 60])
-def test_spreading_is_the_truncated_series_of_the_dense_matrix(n: int) -> None:
-    rows, values = unit_rows(n), torch.rand(n, 3, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("draw", [unit_rows, rows_of_any_length])
+def test_spreading_is_the_truncated_series_of_the_dense_matrix(
+    n: int, draw: Callable[[int], torch.Tensor]
+) -> None:
+    rows, values = draw(n), torch.rand(n, 3, generator=torch.Generator().manual_seed(1))
     matrix, graph = dense(rows), Graph(rows)
     np.testing.assert_allclose(graph.matrix.toarray(), matrix, atol=1e-5)
     total, term = np.zeros((n, 3)), values.numpy().astype(float)
@@ -86,7 +96,7 @@ def test_a_label_has_no_influence_on_its_own_score() -> None:
 
 
 def test_duplicates_share_what_they_know() -> None:
-    """Twenty copies of each of three rows, all at a cosine of 1."""
+    """Twenty copies of each of three rows, all at a similarity of 1."""
     rows = unit_rows(3).repeat_interleave(20, 0)
     scores, left_out = spread_answers(
         Graph(rows), torch.tensor([0, 1, 20, 40]), torch.tensor([0, 0, 1, 2]), 3
@@ -104,15 +114,16 @@ def test_equal_rows_and_rows_without_direction_do_not_break_it() -> None:
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_nearest_rows_by_sorting(same: bool) -> None:
-    reference = unit_rows(30)
-    rows = reference if same else unit_rows(9, seed=1)
-    cosine, index = nearest(rows, reference, 4, same=same)
+@pytest.mark.parametrize("draw", [unit_rows, rows_of_any_length])
+def test_nearest_rows_by_sorting(same: bool, draw: Callable[..., torch.Tensor]) -> None:
+    reference = draw(30)
+    rows = reference if same else draw(9, seed=1)
+    similarity, index = nearest(rows, reference, 4, same=same)
     for i in range(len(rows)):
-        order = sorted(
-            (j for j in range(30) if not (same and i == j)), key=lambda j: -float(rows[i] @ reference[j])
-        )
-        assert index[i].tolist() == order[:4]
-        assert cosine[i].tolist() == pytest.approx(
-            [float(rows[i] @ reference[j]) for j in order[:4]], abs=1e-6
-        )
+        apart = {j: float((rows[i] - reference[j]).norm()) for j in range(30) if not (same and i == j)}
+        order = sorted(apart, key=lambda j: apart[j])[:4]
+        assert index[i].tolist() == order
+        expected = [1 - apart[j] ** 2 / 2 for j in order]
+        assert similarity[i].tolist() == pytest.approx(expected, abs=1e-5)
+        if draw is unit_rows:
+            assert expected == pytest.approx([float(rows[i] @ reference[j]) for j in order], abs=1e-5)
