@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.options import WarmupOptions
 from metaselect.random import generator
 from metaselect.run.artefacts import WARMUP_PREDICTIONS
+from metaselect.run.files import sha256_file
 from metaselect.run.layout import Run
 from metaselect.stages.warmup import plan as plan_module
 from metaselect.stages.warmup.descent import Descent, train_by_descent
@@ -196,27 +198,45 @@ def test_the_command_writes_them_and_says_what_they_cost(warm: Path) -> None:
     metaselect("verify", run=warm)
 
 
-def test_without_folds_two_columns_are_empty(warm: Path) -> None:
+def test_without_folds_three_columns_are_empty(warm: Path) -> None:
     before = pool_predictions(Run(warm))
     done = metaselect(*WARMUP, "--force", "--folds", 0, run=warm)
     assert "more models" not in done.err
     read = pool_predictions(Run(warm))
     assert read is not None
     assert before is not None
-    assert (read.out_of_fold, read.neighbours) == (None, None)
+    assert (read.out_of_fold, read.neighbours, read.fold) == (None, None, None)
+    assert before.fold is not None
+    assert sorted(set(before.fold.tolist())) == [0, 1]
+    assert not (warm / "warmup/folds").exists()
     assert torch.equal(read.probs, before.probs)
     assert torch.equal(read.wrong_events, before.wrong_events)
     assert "folds: 0 -> 2" in metaselect(*WARMUP, run=warm, code=4).err
 
 
-def test_a_run_of_an_earlier_version_has_none(finished: Path) -> None:
-    (finished / "warmup/predictions.parquet").unlink()
-    record = finished / "warmup/stage.json"
-    raw = json.loads(record.read_text())
-    del raw["outputs"]["predictions.parquet"]
-    record.write_text(json.dumps(raw))
-    assert pool_predictions(Run(finished)) is None
+@pytest.mark.parametrize("column", [True, False], ids=["without the column fold", "without the table"])
+def test_a_run_of_an_earlier_version_can_be_read(finished: Path, column: bool) -> None:
+    """Neither had the networks of the folds: `auto` takes the representations of the warm-up's own."""
+    path, record = finished / "warmup/predictions.parquet", finished / "warmup/stage.json"
+    raw, table = json.loads(record.read_text()), pq.read_table(path)
+    outputs = {name: stamp for name, stamp in raw["outputs"].items() if not name.startswith("folds/")}
+    shutil.rmtree(finished / "warmup/folds")
+    if column:
+        pq.write_table(table.drop_columns(["fold"]), path)
+        outputs[path.name] |= {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    else:
+        path.unlink()
+        del outputs[path.name]
+    record.write_text(json.dumps({**raw, "outputs": outputs}))
+    found = pool_predictions(Run(finished))
+    assert (found is not None) == column
+    if found is not None:
+        assert found.fold is None
+        assert found.out_of_fold is not None
+        assert found.out_of_fold.tolist() == table["out_of_fold"].to_pylist()
     metaselect("select", "--budget", 20, run=finished)
+    metaselect("reweight", "--epochs", 2, "--folds", 0, "--name", "now", run=finished)
+    metaselect("verify", run=finished)
 
 
 def test_dry_runs_and_large_pools(warm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,8 @@ WARMUP_PREDICTIONS = Artefact(
             "neighbours": "list of float32",
             "wrong_events": "float32",
             "fold": "int32",
-        }
+        },
+        "fold",
     ),
     "every pool sample; the third, the fourth and the last are empty without folds",
     "warmup",

@@ -9,10 +9,17 @@ PLACEHOLDER = re.compile(r"<(\w+)>")
 
 
 class Column(NamedTuple):
-    """A column of a table; ``type`` is Arrow's word, "list of ..." for rows of numbers, and empty in a CSV."""
+    """A column of a table.
+
+    Attributes:
+        name: its header.
+        type: Arrow's word, "list of ..." for rows of numbers; empty in a CSV.
+        optional: files that an earlier version of the program wrote lack it; it is null when they are read.
+    """
 
     name: str
     type: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,6 @@ def csv_columns(*names: str) -> tuple[Column, ...]:
     return tuple(Column(name) for name in names)
 
 
-def parquet_columns(columns: Mapping[str, str]) -> tuple[Column, ...]:
-    """Columns of a Parquet table, from name to type."""
-    return tuple(Column(name, kind) for name, kind in columns.items())
+def parquet_columns(columns: Mapping[str, str], *optional: str) -> tuple[Column, ...]:
+    """Columns of a Parquet table, from name to type, and the names of those that are optional."""
+    return tuple(Column(name, kind, name in optional) for name, kind in columns.items())

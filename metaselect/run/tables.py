@@ -125,10 +125,17 @@ def read_parquet(
     Raises:
         ArtefactError: not a Parquet file, or a column is missing or of another type.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = require_parquet(run, artefact, **parts)
-    return pq.read_table(path, columns=list(columns), filters=None if where is None else [where])
+    there = set(pq.read_schema(path).names)
+    present = [name for name in columns if name in there]
+    table = pq.read_table(path, columns=present, filters=None if where is None else [where])
+    for name in columns:
+        if name not in there:  # optional, or ``require_parquet`` had refused the file
+            table = table.append_column(name, pa.nulls(len(table)))
+    return table
 
 
 def require_parquet(run: Run, artefact: Artefact, **parts: str | int) -> Path:
@@ -229,6 +236,8 @@ def _difference(schema: "pa.Schema", wanted: Sequence[Any], *, exact: bool) -> s
         else:
             matching = [column.name] if column.name in types else []
         if not matching:
+            if column.optional and not exact:
+                continue
             return f"it has no column {column.name}; it has {', '.join(types) or 'none'}"
         for name in matching:
             if types.pop(name) != column.type:  # what stays in ``types`` is not in the table
