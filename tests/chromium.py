@@ -78,8 +78,10 @@ def serving(run: Run, *words: object) -> Iterator[tuple[subprocess.Popen[str], s
     )
     with started:
         assert started.stdout
-        yield started, started.stdout.readline().strip()
-        started.kill()
+        try:
+            yield started, started.stdout.readline().strip()
+        finally:
+            started.kill()  # after a failed assertion too, or the test would wait for ever
 
 
 def sample(page: Any, done: int) -> str:
