@@ -129,9 +129,12 @@ def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> tuple[Fitted, PoolPr
 def is_above(losses: torch.Tensor, others: torch.Tensor) -> bool:
     """Whether the mean of (n',) losses is above that of others of the same samples by more than a standard error.
 
-    The one-standard-error rule: the epoch of the others was chosen on these samples, which makes them look too low.
+    The one-standard-error rule: the epoch of the others was chosen on these samples, which makes them look too low. Of
+    one sample there is no standard error, so that nothing is above.
     """
     difference = losses.double() - others.double()
+    if len(difference) < 2:
+        return False
     return float(difference.mean()) > float(difference.std()) / math.sqrt(len(difference))
 
 
