@@ -20,6 +20,7 @@ from metaselect.registry import REWEIGHTERS
 from metaselect.run.layout import Run
 from metaselect.stages.reweight import cross_fit as module
 from metaselect.stages.reweight.cross_fit import Fold, split, without
+from metaselect.stages.reweight.evidence import label_evidence
 from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
 from metaselect.stages.reweight.training import train_method
@@ -58,6 +59,11 @@ def options_of(method: str = "direct", **changes: Any) -> ReweightOptions:
 
 def setup_of(run: Run, method: str) -> ReweightSetup:
     return resolve_setup(run, options_of(method), Listener())
+
+
+def with_evidence(setup: ReweightSetup) -> ReweightSetup:
+    """As the stage does it before it trains."""
+    return setup._replace(evidence=label_evidence(setup, Listener()))
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])
@@ -99,14 +105,15 @@ def test_nothing_of_a_held_out_sample_enters_the_training_without_it(
     )
     states = [
         train_method(
-            without(each, METHODS[method], fold), tmp_path / name, "test", Listener()
+            without(with_evidence(each), METHODS[method], fold), tmp_path / name, "test", Listener()
         ).model.state_dict()
         for each, name in ((setup, "as it is"), (changed, "changed"))
     ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     # The test of the test: a bought label that is not held out does enter.
     clean[~held] = (clean[~held] + 1) % 3
-    entered = without(changed._replace(meta_set=meta_set._replace(labels=clean)), METHODS[method], fold)
+    changed = with_evidence(changed._replace(meta_set=meta_set._replace(labels=clean)))
+    entered = without(changed, METHODS[method], fold)
     other = train_method(entered, tmp_path / "entered", "test", Listener()).model.state_dict()
     assert not all(torch.equal(states[0][name], other[name]) for name in other)
 
@@ -273,6 +280,24 @@ def test_a_dry_run_says_what_the_comparison_costs(run: Run) -> None:
         assert "For the comparison with plain training" in done.err
     done = metaselect(*words, "--folds", 0, run=run.root)
     assert done.json["needs"]["comparison_epochs"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "epochs", "said"),
+    [
+        ("auto", 0, "2 exact solutions of uniform and 2 exact solutions of the method follow the run"),
+        (
+            "direct",
+            4,
+            "2 exact solutions of uniform and 2 trainings of 2 epochs of the method follow the 4 epochs",
+        ),
+    ],
+)
+def test_a_model_that_is_solved_takes_no_epochs(run: Run, method: str, epochs: int, said: str) -> None:
+    words = ("reweight", "--method", method, "--name", "dry", "--model", "linear", "--init", "scratch")
+    done = metaselect(*words, "--epochs", EPOCHS, "--dry-run", "--json", run=run.root)
+    assert done.json["needs"]["comparison_epochs"] == epochs
+    assert f"For the comparison with plain training, {said}" in done.err
 
 
 def test_samples_of_a_fold_come_in_order() -> None:

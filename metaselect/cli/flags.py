@@ -148,7 +148,7 @@ MomentumOption = Annotated[
     float | None,
     typer.Option(
         help="Nesterov momentum of SGD.",
-        show_default="auto (warmup 0.9, reweight 0)",
+        show_default="auto (warmup 0.9; reweight 0, or 0.9 where auto corrects labels)",
         rich_help_panel=TRAINING,
     ),
 ]

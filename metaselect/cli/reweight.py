@@ -93,8 +93,8 @@ def reweight(
 ) -> None:
     """Train a model, and learn a weight for every sample of the training set.
 
-    Defaults: the warm-up's model and best checkpoint; plain SGD at 0.05; batches of 32, or 128 from 10,000 samples
-    on; at least 2,500 steps.
+    Defaults: the method auto; the warm-up's model and best checkpoint; SGD at 0.05; batches of 32, or 128 from 10,000
+    samples on; at least 2,500 steps.
 
     Examples:
         metaselect reweight --run RUN

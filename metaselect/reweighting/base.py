@@ -143,7 +143,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         momentum: of SGD.
-        batch_size: at least; with a larger one there are as many more epochs, so that the steps stay as many.
+        batch_size: at least, where --epochs was not given either; there are more epochs then, and as many steps.
     """
 
     momentum: float
@@ -243,6 +243,7 @@ class Method(ABC):
         needs_bought: it cannot train without bought labels.
         judged: the model is compared with the one that the run started from, and a failed run is reported.
         needs_evidence: it uses ``Start.evidence``.
+        solves_linear: its run has ``solve``, so that the model ``linear`` takes no epochs.
     """
 
     weight_kind: ClassVar[str] = "label probability"
@@ -250,6 +251,7 @@ class Method(ABC):
     needs_bought: ClassVar[bool] = False
     judged: ClassVar[bool] = True
     needs_evidence: ClassVar[bool] = False
+    solves_linear: ClassVar[bool] = False
 
     def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
         """Samples of a meta batch; 0: the method has none.

@@ -21,6 +21,7 @@ class Uniform(Method):
     """Cross-entropy with equal weights."""
 
     weight_kind: ClassVar[str] = "uniform"
+    solves_linear: ClassVar[bool] = True
     judged: ClassVar[bool] = False  # it is what the others are compared with
 
     def begin(self, start: Start) -> "UniformRun":

@@ -31,7 +31,7 @@ from metaselect.models.logistic_regression import LinearParams
 from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
 from metaselect.records import Json
-from metaselect.reweighting.auto.label_model import LabelModel, fit_label_model
+from metaselect.reweighting.auto.label_model import LEAST_LEFT_OUT, LabelModel, fit_label_model
 from metaselect.reweighting.auto.transition import answered, posterior
 from metaselect.reweighting.base import (
     LinearProblem,
@@ -53,7 +53,7 @@ MOMENTUM, BATCH_SIZE = 0.9, 64  # of a corrected training
 LEAST_PROB = 1e-4  # of T and R in logarithms
 FIRST_QUARTER = 0.25  # of the epochs, whose predictions are not averaged
 MEMORISED = 0.1  # share of samples whose given label is predicted, above that of models not trained on it
-RELEARNT = 0.5  # of the pool where the warm-up gives another class: it has learnt the wrong ones
+RELEARNT = 0.5  # of the samples have another class by the warm-up, which learnt the wrong ones
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Auto(Method):
     """Hyper-parameters.
 
     Attributes:
-        share: s, the share of the model of the labels in a target; in [0, 1].
+        share: s, how much of a target comes from the model of the labels, and not from the network; in [0, 1].
         ema: judge and save an average of the parameters that keeps this share a step; 0: none.
-        priors: classes of which frequency the model is for: "given", "balanced", or "auto": balanced where the classes
-            have a long tail.
+        priors: frequencies of the classes that the model is for: "given" (those of the pool), "balanced" (equal ones),
+            or "auto": balanced where the largest class has more than ten times the share of the smallest.
     """
 
     share: float = 0.5
@@ -72,6 +72,7 @@ class Auto(Method):
     priors: str = "auto"
     weight_kind: ClassVar[str] = "posterior"
     needs_evidence: ClassVar[bool] = True
+    solves_linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_option(self, "share", "from 0 to 1", holds=0 <= self.share <= 1)
@@ -132,7 +133,7 @@ class AutoRun(MethodRun):
     def starts_anew(self) -> bool:
         """Whether the warm-up learnt other classes than the true ones, so that training must not start from it."""
         other = self.model.probs.argmax(1) != self.evidence.fitted.argmax(1)
-        return self.model.corrects and float(other.float().mean()) > RELEARNT
+        return self.model.corrects and float(other[self.trained].float().mean()) > RELEARNT
 
     @property
     def recipe(self) -> Recipe | None:
@@ -214,13 +215,15 @@ class AutoRun(MethodRun):
 
     def sentence(self) -> str:
         """The same in words."""
-        found = f"{self.model.wrong_share:.0%} of the given labels are wrong by the model of the labels"
+        plain = f"training is plain{', with the bought labels in place' if self.bought.any() else ''}"
+        if not self.model.log_likelihood:
+            return f"Fewer than {LEAST_LEFT_OUT} bought labels do not show how given ones go wrong: {plain}."
         if not self.model.corrects:
-            return (
-                f"{found}, and the bought labels do not favour a correction: training is plain, with the bought "
-                "labels in place."
-            )
-        return f"{found} ({self.model.chosen}): training uses corrected labels."
+            return f"The bought labels do not favour a correction of the given ones: {plain}."
+        return (
+            f"{self.model.wrong_share:.0%} of the given labels are wrong by the model of the labels "
+            f"(mostly its candidate {self.model.chosen}): training uses corrected labels."
+        )
 
     def state_dict(self) -> State:
         """Mean predictions and averaged parameters; the model of the labels is fitted anew."""

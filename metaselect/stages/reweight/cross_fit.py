@@ -29,6 +29,7 @@ from metaselect.stages.reweight.training import train_method
 from metaselect.training.batches import Batches
 from metaselect.training.pool_predictions import pool_predictions
 from metaselect.training.predict import predict
+from metaselect.training.saved_models import LINEAR
 
 FEWEST = 4  # bought labels; with fewer, a fold would hold one
 KEPT_OUT_SHARE, KEPT_OUT = 0.1, 500  # of the samples that were not bought, in each fold, at most
@@ -111,20 +112,30 @@ def arms(setup: ReweightSetup) -> dict[str, Method]:
     )
 
 
+def is_solved(setup: ReweightSetup, method: Method) -> bool:
+    """Whether its model is found exactly, without epochs."""
+    return setup.resolved.model == LINEAR and method.solves_linear
+
+
 def comparison_epochs(setup: ReweightSetup, folds: int) -> int:
     """Epochs of all trainings of the comparison together."""
-    return len(arms(setup)) * min(folds, len(setup.meta_set.bought)) * fold_epochs(setup)
+    count = sum(not is_solved(setup, method) for method in arms(setup).values())
+    return count * min(folds, len(setup.meta_set.bought)) * fold_epochs(setup)
 
 
 def cost(setup: ReweightSetup, folds: int) -> str:
     """What the comparison costs, as a sentence."""
     count = min(folds, len(setup.meta_set.bought))
-    names = " and as many of ".join(
-        {"baseline": BASELINE, "method": "the method"}[arm] for arm in arms(setup)
-    )
+    names = {"baseline": BASELINE, "method": "the method"}
+    parts = [
+        f"{count} exact solutions of {names[arm]}"
+        if is_solved(setup, method)
+        else f"{count} trainings of {fold_epochs(setup)} epochs of {names[arm]}"
+        for arm, method in arms(setup).items()
+    ]
+    run = "run" if is_solved(setup, setup.method) else f"{setup.resolved.config.epochs} epochs of the run"
     return (
-        f"For the comparison with plain training, {count} trainings of {fold_epochs(setup)} epochs of {names} follow "
-        f"the {setup.resolved.config.epochs} epochs of the run (--folds 0: none)."
+        f"For the comparison with plain training, {' and '.join(parts)} follow the {run} (--folds 0: none)."
     )
 
 

@@ -27,7 +27,14 @@ from metaselect.run.layout import Run, checked_folder_name
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_parquet, write_rows
 from metaselect.stages.reweight.comparison import compare
-from metaselect.stages.reweight.cross_fit import arms, comparison_epochs, cost, cross_fit, reason_without
+from metaselect.stages.reweight.cross_fit import (
+    arms,
+    comparison_epochs,
+    cost,
+    cross_fit,
+    is_solved,
+    reason_without,
+)
 from metaselect.stages.reweight.evidence import label_evidence
 from metaselect.stages.reweight.failure_check import (
     BoughtScore,
@@ -111,6 +118,12 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dic
     if sentence := trained.run.sentence():
         report.note(sentence)
     work.details["method"] = trained.run.describe()
+    if not is_solved(setup, setup.method):
+        work.details["training"] = {
+            "epochs": trained.config.epochs,
+            "batch_size": trained.config.batch_size,
+            "momentum": trained.config.momentum,
+        }
     pool = setup.pool
     history, predictions = trained.history, trained.predictions
     write_rows(work.folder / REWEIGHT_HISTORY.within(), REWEIGHT_HISTORY, history)

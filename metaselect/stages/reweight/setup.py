@@ -65,9 +65,12 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
             f"{options.method} learns from bought labels, and {run.root} has none.",
             f"First: metaselect annotate export {run.flag}, then annotate import FILE {run.flag}; or --method fsr.",
         )
+    if method.needs_evidence and _finished_warmup(run) is None:
+        raise ArtefactError(
+            f"{options.method} judges labels by the predictions of the warm-up, which has not been run.",
+            f"First run: metaselect {WARMUP.command} {run.flag}; or leave it out with --method uniform --init scratch.",
+        )
     start = _start(run, options)
-    if method.needs_evidence:
-        warmup_model(run)  # the message where there is no warm-up
     device = choose_device(options.device, report)
     known = start or _finished_warmup(run)
     model = options.model or (known.architecture if known else auto_model(pool.inputs.shape[1:]))

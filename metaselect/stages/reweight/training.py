@@ -52,6 +52,7 @@ class Trained(NamedTuple):
         run: the method's state at the end.
         history: one row an epoch.
         before: the score of the model that it started from.
+        config: with what the method's run preferred.
     """
 
     model: nn.Module
@@ -61,6 +62,7 @@ class Trained(NamedTuple):
     run: MethodRun
     history: list[ReweightRow]
     before: StartScore
+    config: TrainingConfig
 
 
 def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter) -> Trained:
@@ -96,7 +98,7 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     if setup.resolved.model == LINEAR:
         solved = _solve(setup, model, method, batches, ids, bought)
         if solved is not None:
-            return _trained(setup, model, method, batches, [solved], before)
+            return _trained(setup, model, method, batches, [solved], before, config)
     state = start_training(model, config, method)
     history = [ReweightRow(**row) for row in load_state(state, resume)]
     if 0 < state.epoch < config.epochs:
@@ -114,7 +116,7 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     for log in epochs:
         history.append(ReweightRow(*log, *score_on_bought(final_model(state), batches, bought)))
         save_state(state, history, resume)
-    return _trained(setup, final_model(state), method, batches, history, before)
+    return _trained(setup, final_model(state), method, batches, history, before, config)
 
 
 def _trained(
@@ -124,12 +126,13 @@ def _trained(
     batches: Batches,
     history: list[ReweightRow],
     before: StartScore,
+    config: TrainingConfig,
 ) -> Trained:
     # Weights are of the given labels, so bought ones are taken out again.
     given = batches.relabelled(setup.pool.labels)
     predictions = predict(model, given, torch.arange(len(setup.pool)))
     weights = method.pool_weights(predictions).float().cpu().numpy().clip(0, 1)
-    return Trained(model, given, predictions, weights, method, history, before)
+    return Trained(model, given, predictions, weights, method, history, before, config)
 
 
 def _solve(
@@ -175,8 +178,9 @@ def _preferred(setup: ReweightSetup, method: MethodRun) -> TrainingConfig:
         return config
     if options.momentum is None and options.optimiser == "sgd":
         config = replace(config, momentum=recipe.momentum)
-    if options.batch_size is None and recipe.batch_size > config.batch_size:
-        factor = 1 if options.epochs else recipe.batch_size / config.batch_size
+    # With a given number of epochs, larger batches would be fewer steps.
+    if options.batch_size is None and options.epochs is None and recipe.batch_size > config.batch_size:
+        factor = recipe.batch_size / config.batch_size
         config = replace(config, batch_size=recipe.batch_size, epochs=round(config.epochs * factor))
     return config
 
