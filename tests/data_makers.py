@@ -29,6 +29,7 @@ from metaselect.models.predictions import Predictions
 from metaselect.options import IngestOptions, ReadOptions
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import Labels, Method, Start
+from metaselect.reweighting.evidence import Evidence, Space
 from metaselect.run.layout import Run
 from metaselect.stages.ingest import ingest
 from metaselect.training.batches import Batches
@@ -86,13 +87,38 @@ def start_of(
     lr: float = 0.1,
     bought: torch.Tensor | None = None,
     stream: torch.Generator | None = None,
+    evidence: Evidence | None = None,
 ) -> Start:
     """Of a run on a pool with these labels, (n,) int64; without bought ones, and as if excluding them, by default."""
     bought = torch.empty(0, dtype=torch.int64) if bought is None else bought
     trained = torch.ones(len(labels), dtype=torch.bool)
     trained[bought] = method is not None and not method.excludes_bought
     known = Labels(labels, int(labels.max()) + 1, trained.nonzero()[:, 0], bought)
-    return Start(known, epochs, lr, stream or torch.Generator(), torch.device("cpu"))
+    evidence = evidence or evidence_of(labels, bought)
+    return Start(known, epochs, lr, stream or torch.Generator(), torch.device("cpu"), evidence)
+
+
+def evidence_of(labels: torch.Tensor, bought: torch.Tensor) -> Evidence:
+    """Of a pool in which half of the given labels are the class after the true one, as bought labels show.
+
+    Args:
+        labels: (n,) int64, bought labels in place.
+        bought: (m,) int64.
+    """
+    n, classes, draw = len(labels), int(labels.max()) + 1, torch.Generator().manual_seed(5)
+    is_bought = torch.zeros(n, dtype=torch.bool)
+    is_bought[bought] = True
+    moved = (torch.arange(n) // classes % 2 == 0).long()
+    given = (labels + moved * is_bought) % classes
+    true = (labels - moved * ~is_bought) % classes
+    fold = torch.arange(n) // 2 % 2
+    spaces = tuple(
+        Space(4 * nn.functional.one_hot(true, classes) + torch.randn(n, classes, generator=draw), members)
+        for members in ((fold == 0).nonzero()[:, 0], (fold == 1).nonzero()[:, 0])
+    )
+    mixed = sum(nn.functional.one_hot((true + step) % classes, classes).float() for step in (0, 1))
+    probs, fitted = ((2 * mixed + torch.randn(n, classes, generator=draw)).softmax(1) for _ in range(2))
+    return Evidence(given, probs, fitted, spaces)
 
 
 def predictions_of(losses: torch.Tensor) -> Predictions:
@@ -140,10 +166,17 @@ def trained(
     *,
     bought: torch.Tensor | None = None,
     stream: torch.Generator | None = None,
+    evidence: Evidence | None = None,
 ) -> tuple[TrainState, list[EpochLog]]:
     """A whole training of a model by a method, with meta batches of up to 8 samples."""
     start = start_of(
-        batches.labels, method=method, epochs=config.epochs, lr=config.lr, bought=bought, stream=stream
+        batches.labels,
+        method=method,
+        epochs=config.epochs,
+        lr=config.lr,
+        bought=bought,
+        stream=stream,
+        evidence=evidence,
     )
     state = start_training(model, config, method.begin(start))
     epochs = train(

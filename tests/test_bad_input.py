@@ -171,17 +171,24 @@ def test_the_whole_pool_is_a_budget(warm: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("method", "option", "said"),
     [
-        ("speed=3", "Options: step=1.0"),
-        ("step", "has no value"),
-        ("step=fast", "'fast' is not a number"),
-        ("step=-1", "above 0"),
-        ("step=nan", "above 0"),
+        ("direct", "speed=3", "Options: step=1.0"),
+        ("direct", "step", "has no value"),
+        ("direct", "step=fast", "'fast' is not a number"),
+        ("direct", "step=-1", "above 0"),
+        ("direct", "step=nan", "above 0"),
+        ("auto", "step=1", "Options: share=0.5, ema=0.99, priors=auto"),
+        ("auto", "share=1.5", "from 0 to 1"),
+        ("auto", "ema=1", "at least 0 and below 1"),
+        ("auto", "priors=odd", "One of auto, given, balanced"),
     ],
 )
-def test_an_option_that_the_method_does_not_have_is_refused(finished: Path, option: str, said: str) -> None:
-    refusal(metaselect(*REWEIGHT, "--option", option, run=finished, code=2), "--option", said)
+def test_an_option_that_the_method_does_not_have_is_refused(
+    finished: Path, method: str, option: str, said: str
+) -> None:
+    words = (*REWEIGHT, "--method", method, "--option", option)
+    refusal(metaselect(*words, run=finished, code=2), "--option", said)
 
 
 @pytest.mark.parametrize(

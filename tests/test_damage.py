@@ -32,10 +32,10 @@ DAMAGE = {
     "select/round-1/gradients-epoch-0003.parquet": SELECT,
     "annotate/votes.csv": SIMULATE,
     "annotate/meta_set.csv": REWEIGHT,
-    "reweight/direct/history.csv": REWEIGHT,
-    "reweight/direct/model.safetensors": EVALUATE,
-    "reweight/direct/model.json": EVALUATE,
-    "reweight/direct/weights.parquet": EVALUATE,
+    "reweight/auto/history.csv": REWEIGHT,
+    "reweight/auto/model.safetensors": EVALUATE,
+    "reweight/auto/model.json": EVALUATE,
+    "reweight/auto/weights.parquet": EVALUATE,
     "evaluate/test/metrics.json": EVALUATE,
     "evaluate/test/predictions.parquet": EVALUATE,
 }
@@ -58,7 +58,7 @@ def test_a_flipped_byte_is_found_and_named(finished: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["select/round-1/selected.csv", "reweight/direct/model.safetensors", "annotate/votes.csv"],
+    ["select/round-1/selected.csv", "reweight/auto/model.safetensors", "annotate/votes.csv"],
 )
 @pytest.mark.parametrize("how", ["truncated", "missing"])
 def test_a_truncated_or_missing_artefact_is_found_and_named(finished: Path, name: str, how: str) -> None:
@@ -81,14 +81,14 @@ def test_a_byte_changed_behind_size_and_time_is_found_by_verify(finished: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["warmup", "select/round-1", "reweight/direct"])
+@pytest.mark.parametrize("stage", ["warmup", "select/round-1", "reweight/auto"])
 def test_a_damaged_record_is_named_and_force_makes_it_anew(
     bought: Path, finished_once: Path, stage: str
 ) -> None:
     shutil.rmtree(bought / "annotate")
     shutil.copytree(finished_once / "run/reweight", bought / "reweight")
     (bought / stage / "stage.json").write_text('{"options": ')
-    words = {"warmup": WARMUP, "select/round-1": SELECT, "reweight/direct": (*UNIFORM, "--name", "direct")}
+    words = {"warmup": WARMUP, "select/round-1": SELECT, "reweight/auto": (*UNIFORM, "--name", "auto")}
     assert str(bought / stage / "stage.json") in metaselect(*words[stage], run=bought, code=4).err
     assert states(bought, 1)[stage][0] == "damaged"
     metaselect(*words[stage], "--force", run=bought)

@@ -30,7 +30,7 @@ AGAIN = {
     "warmup": "warmup is up to date",
     "select": "Round 1 is closed and stays as it is",
     "simulate": "Every sample of round 1 is answered",
-    "reweight": "reweight/direct is up to date",
+    "reweight": "reweight/auto is up to date",
     "uniform": "reweight/uniform is up to date",
     "evaluate": "evaluate/test is up to date",
 }
@@ -77,8 +77,8 @@ def test_an_open_round_is_up_to_date_too(warm: Path) -> None:
         ((*WARMUP, "--epochs", 7), "epochs: 6 -> 7"),
         ((*WARMUP, "--no-augment", "--seed", 1), "seed: 0 -> 1"),
         ((*REWEIGHT, "--lr", 0.03), "lr: 0.02 -> 0.03"),
-        ((*REWEIGHT, "--option", "step=2"), "option step: 1.0 -> 2.0"),
-        ((*UNIFORM, "--name", "direct"), 'method: "direct" -> "uniform"'),
+        ((*REWEIGHT, "--option", "share=0.4"), "option share: 0.5 -> 0.4"),
+        ((*UNIFORM, "--name", "auto"), 'method: "auto" -> "uniform"'),
         ((*EVALUATE, "--k", 5), "k: null -> 5"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
@@ -100,7 +100,7 @@ def test_force_recomputes_and_what_follows_is_stale(finished: Path) -> None:
     found = states(finished, 1)
     assert found["warmup"] == ("done", "")
     assert found["select/round-1"][0] == "done"  # it was paid for
-    for name in ("reweight/direct", "reweight/uniform", "evaluate/test"):
+    for name in ("reweight/auto", "reweight/uniform", "evaluate/test"):
         assert found[name][0] == "stale"
         assert "warmup/model.json" in found[name][1]
     done = metaselect(*UNIFORM, run=finished)
@@ -117,14 +117,14 @@ def test_a_changed_answer_makes_its_followers_stale_and_they_recompute(
     shown = metaselect("status", "--json", run=finished, code=1).json
     found = {row["stage"]: (row["state"], row["why"]) for row in shown["stages"]}
     stale = ("stale", "annotate/meta_set.csv changed since")
-    assert found["reweight/direct"] == found["reweight/uniform"] == stale
+    assert found["reweight/auto"] == found["reweight/uniform"] == stale
     assert shown["next"].startswith("metaselect reweight --epochs 8 --lr 0.02")
     assert metaselect("status", run=finished, code=1).err.startswith("Warning: ")
     done = metaselect(*UNIFORM, "--json", run=finished)
     assert done.json["ok"]
     assert "Recomputing reweight/uniform: annotate/meta_set.csv changed since." in done.err
     assert "up to date" in metaselect(*UNIFORM, run=finished).err
-    shutil.rmtree(finished / "reweight/direct")
+    shutil.rmtree(finished / "reweight/auto")
     assert states(finished, 1)["evaluate/test"][0] == "stale"
     after = metaselect("status", "--json", run=finished, code=1).json["next"]
     assert after.startswith("metaselect evaluate ")
@@ -239,13 +239,14 @@ def test_an_open_round_must_go_out_before_the_next(warm: Path) -> None:
     ("words", "remedy"),
     [
         (SELECT, "metaselect warmup --run"),
-        (REWEIGHT, "metaselect annotate export"),
+        (REWEIGHT, "metaselect warmup --run"),
+        ((*REWEIGHT, "--method", "direct"), "metaselect annotate export"),
         (UNIFORM, "metaselect warmup --run"),
         (EVALUATE, "metaselect warmup --run"),
         (("annotate", "export"), "metaselect select --budget 50 --run"),
         (SIMULATE, "metaselect select --budget 50 --run"),
     ],
-    ids=["select", "reweight", "uniform", "evaluate", "export", "simulate"],
+    ids=["select", "reweight", "direct", "uniform", "evaluate", "export", "simulate"],
 )
 def test_a_stage_out_of_order_names_the_command_that_is_missing(
     warm: Path, words: tuple[object, ...], remedy: str

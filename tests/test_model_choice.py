@@ -136,16 +136,16 @@ def test_what_is_not_usable_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_dead_run_is_shown_as_dead_and_never_taken(finished: Path) -> None:
-    path = finished / "reweight/direct/stage.json"
+    path = finished / "reweight/auto/stage.json"
     record = json.loads(path.read_text())
     record["details"]["result"]["dead"] = "The run is dead: made up."
     record["details"]["result"]["comparison"]["against_baseline"] = difference(0.9)
     path.write_text(json.dumps(record))
     shown = metaselect("status", "--json", run=finished).json
     rows = {row["stage"]: (row["state"], row["why"]) for row in shown["stages"]}
-    assert rows["reweight/direct"] == ("dead", "The run is dead: made up.")
+    assert rows["reweight/auto"] == ("dead", "The run is dead: made up.")
     assert shown["take"]["model"] == "uniform"
     shown = metaselect(*EVALUATE, "--name", "again", "--json", run=finished)
-    assert shown.json["reweight"]["direct"]["dead"] == "The run is dead: made up."
-    assert shown.json["take"]["model"] != "direct"
-    assert "reweight/direct is evaluated as it is, but dead: The run is dead: made up." in shown.err
+    assert shown.json["reweight"]["auto"]["dead"] == "The run is dead: made up."
+    assert shown.json["take"]["model"] != "auto"
+    assert "reweight/auto is evaluated as it is, but dead: The run is dead: made up." in shown.err

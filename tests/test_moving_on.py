@@ -22,14 +22,17 @@ def outside_labels(run: Path, count: int, file: Path) -> None:
 
 def test_more_labels_recompute_what_was_left_to_a_rule(finished: Path, tmp_path: Path) -> None:
     """The meta batch holds every label, so that more of them change an option that nobody gave."""
+    direct = ("reweight", "--method", "direct", "--lr", 0.02)
+    metaselect(*direct, "--epochs", 8, run=finished)
     outside_labels(finished, 5, tmp_path / "more.csv")
     metaselect("annotate", "import", tmp_path / "more.csv", "--outside-round", run=finished)
     stale = metaselect(*EVALUATE, run=finished)
     assert "reweight/direct is evaluated as it is, but stale" in stale.err
-    done = metaselect(*REWEIGHT, "--json", run=finished)
-    assert "Recomputing reweight/direct: annotate/meta_set.csv changed since." in done.err
-    assert done.json["bought"] == 25
-    metaselect("reweight", "--epochs", 3, "--lr", 0.02, run=finished, code=4)
+    for words, name in (((*direct, "--epochs", 8), "direct"), (REWEIGHT, "auto")):
+        done = metaselect(*words, "--json", run=finished)
+        assert f"Recomputing reweight/{name}: annotate/meta_set.csv changed since." in done.err
+        assert done.json["bought"] == 25
+    metaselect(*direct, "--epochs", 3, run=finished, code=4)
 
 
 def test_sizes_of_clusters_are_those_of_their_members_in_later_rounds(finished: Path) -> None:
@@ -46,7 +49,7 @@ def test_a_truth_file_may_come_later(finished: Path) -> None:
     metaselect("evaluate", TEST, "--name", "later", run=finished)
     done = metaselect("evaluate", TEST, "--name", "later", "--truth", TRUTH, "--json", run=finished)
     assert "Recomputing evaluate/later" in done.err
-    assert done.json["reweight"]["direct"]["weight_auc"] is not None
+    assert done.json["reweight"]["auto"]["weight_auc"] is not None
 
 
 def test_replaced_data_stop_every_stage_with_a_sentence(finished: Path) -> None:

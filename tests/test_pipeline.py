@@ -29,12 +29,13 @@ STAGES = (
     "warmup",
     "select/round-1",
     "annotate",
-    "reweight/direct",
+    "reweight/auto",
     "reweight/uniform",
     "evaluate/test",
 )
 PATHS = {
-    "<name>": ("direct", "uniform"),
+    "<name>": ("auto", "uniform"),
+    "fold-<number>": ("fold-1", "fold-2"),
     "<test>": ("test",),
     "round-<number>": ("round-1",),
     "epoch-<epoch>": ("epoch-0003", "epoch-0006"),
@@ -92,16 +93,16 @@ def test_every_stage_prints_one_json_object(finished_once: Path) -> None:
 def test_evaluate_says_what_the_labels_were_worth(finished_once: Path) -> None:
     result = said(finished_once)["evaluate"]
     models = {"warmup": result["warmup"], **result["reweight"]}
-    assert set(models) == {"warmup", "direct", "uniform"}
+    assert set(models) == {"warmup", "auto", "uniform"}
     for found in models.values():
         assert 0 <= found["test_accuracy"] <= 1
         assert np.sum(found["confusion"]) == result["test_samples"] == 360
-    assert 0 <= result["reweight"]["direct"]["weight_auc"] <= 1
+    assert 0 <= result["reweight"]["auto"]["weight_auc"] <= 1
     assert result["reweight"]["uniform"]["weight_auc"] is None  # every weight is 1
     assert "weight_auc" not in result["warmup"]
     for found in models.values():  # the ranking is judged for every model, of equal weights too
         assert 0 <= found["rank_auc"] <= 1
-        assert found["k"] == result["reweight"]["direct"]["k"]
+        assert found["k"] == result["reweight"]["auto"]["k"]
         assert 0 <= found["precision_at_k"] <= 1
         shares = [share for share in found["per_class_accuracy"].values() if share is not None]
         assert found["balanced_accuracy"] == pytest.approx(np.mean(shares))
@@ -129,7 +130,7 @@ def test_tables_have_the_documented_columns(finished_once: Path, entry: Any) -> 
         if path is not None:
             expected = list(entry.columns)
             if "predicted_<model>" in expected:
-                expected[-1:] = [f"predicted_{name}" for name in ("warmup", "direct", "uniform")]
+                expected[-1:] = [f"predicted_{name}" for name in ("warmup", "auto", "uniform")]
             assert columns_of(path) == expected
     assert bool(tables) == entry.template.endswith((".csv", ".parquet"))
 
@@ -144,7 +145,7 @@ def test_selected_samples_are_ranked_and_distinct(finished_once: Path) -> None:
     assert ranks == {row["sample_id"]: int(row["rank"]) for row in rows}
 
 
-@pytest.mark.parametrize("name", ["direct", "uniform"])
+@pytest.mark.parametrize("name", ["auto", "uniform"])
 def test_weights_have_one_row_a_sample(finished_once: Path, name: str) -> None:
     run = finished_once / "run"
     table = pq.read_table(run / f"reweight/{name}/weights.parquet")
@@ -171,7 +172,7 @@ def test_weights_have_one_row_a_sample(finished_once: Path, name: str) -> None:
 
 
 def test_models_can_be_loaded_without_the_program(finished_once: Path) -> None:
-    for folder in ("reweight/direct", "reweight/uniform"):
+    for folder in ("reweight/auto", "reweight/uniform"):
         described = json.loads((finished_once / "run" / folder / "model.json").read_text())
         assert described["architecture"] == "convnet"
         assert described["classes"] == [str(digit) for digit in range(10)]
@@ -255,7 +256,7 @@ def test_features_end_to_end(tmp_path: Path) -> None:
     metaselect("annotate", "simulate", truth, run=run)
     metaselect("reweight", "--epochs", 10, run=run)
     judged = metaselect("evaluate", tmp_path / "test.csv", *columns, "--truth", truth, "--json", run=run).json
-    assert judged["reweight"]["direct"]["test_accuracy"] > 0.9
+    assert judged["reweight"]["auto"]["test_accuracy"] > 0.9
     assert judged["noise"]["measured_rate"] == pytest.approx(0.4, abs=0.1)
     said = metaselect("evaluate", tmp_path / "test.csv", *columns, "--truth", truth, run=run).err
     assert "up to date" in said

@@ -49,5 +49,5 @@ def test_a_command_reads_a_file_once(finished: Path, words: tuple[str, ...]) -> 
 def test_evaluate_reads_each_model_once(finished: Path) -> None:
     counts = reads(finished, *PIPELINE["evaluate"], "--name", "again")
     assert {
-        name: counts[name] for name in (*ONCE, "reweight/direct/model.json") if counts.get(name, 0) > 1
+        name: counts[name] for name in (*ONCE, "reweight/auto/model.json") if counts.get(name, 0) > 1
     } == {}

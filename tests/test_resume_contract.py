@@ -43,6 +43,7 @@ KNOBS = ("every=2", "every=3 scope=top", "scope=last")
 """Options of every method that has the field ``every``."""
 
 OPTIONS: dict[str, tuple[str, ...]] = {
+    "auto": ("ema=0", "share=0 priors=balanced", "bought=none", "bought=none ema=0.5"),
     "direct": ("step=20",),
     "mw-net": (
         "hidden=3 net_lr=0.1",
@@ -124,7 +125,8 @@ class Case:
         """Before its first step; all initial values are drawn from ``seed``."""
         torch.manual_seed(seed)
         model = EveryState()
-        stream = torch.Generator().manual_seed(seed)
+        # A method with evidence fits a model when it begins, and again, with the same seed, when it resumes.
+        stream = torch.Generator().manual_seed(0 if self.method.needs_evidence else seed)
         method = self.method.begin(self.known._replace(generator=stream))
         return start_training(model, self.plan, method)
 

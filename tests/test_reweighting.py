@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import METHODS, Listener, predictions_of, start_of, trained
+from data_makers import METHODS, Listener, evidence_of, predictions_of, start_of, trained
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,10 +18,12 @@ from metaselect.metagrad.forward import Forward
 from metaselect.metrics import clean_label_auc
 from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
+from metaselect.models.cross_fit import cross_fit
 from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, configure, format_value, settings
 from metaselect.reweighting.base import MethodRun
 from metaselect.reweighting.direct import DirectRun, move_weights
+from metaselect.reweighting.evidence import Evidence, Space
 from metaselect.reweighting.l2rw import L2RW, L2RWRun, rectify_and_normalise
 from metaselect.reweighting.meta_gradient import MetaGradient
 from metaselect.training.batches import Batches
@@ -55,6 +57,7 @@ def final_weights(
     given: Batches | None = None,
     bought: torch.Tensor = BOUGHT,
     model: str = "convnet",
+    evidence: Evidence | None = None,
     **changes: Any,
 ) -> tuple[torch.Tensor, list[EpochLog]]:
     """(n,) weights after a small run, and its history; ``given`` holds given labels where bought ones differ."""
@@ -63,7 +66,9 @@ def final_weights(
     shape = tuple(batches.raw.shape[1:])
     net = build_model(model, shape, int(batches.labels.max()) + 1, seed=resolved.seed)
     stream = generator(resolved.seed, "reweight", "method")
-    trainee, history = trained(method, net, batches, resolved, bought=bought, stream=stream)
+    trainee, history = trained(
+        method, net, batches, resolved, bought=bought, stream=stream, evidence=evidence
+    )
     view = predict(trainee.model, given or batches, torch.arange(n))
     return trainee.method.pool_weights(view), history
 
@@ -103,6 +108,8 @@ def forwards(count: int) -> Iterator[tuple[Forward, Batch, torch.Tensor]]:
 
 
 def begun(name: str, seed: int) -> MethodRun:
+    # A method with evidence fits a model when it begins, and again, with the same seed, when it resumes.
+    seed = 1 if METHODS[name].needs_evidence else seed
     start = start_of(torch.arange(20) % 3, stream=torch.Generator().manual_seed(seed))
     return METHODS[name].begin(start)
 
@@ -152,9 +159,10 @@ def test_step_weights_are_factors_of_the_loss_sum(name: str) -> None:
 
 @pytest.mark.parametrize("name", WEIGHING)
 def test_one_flipped_bought_label_changes_the_weights(name: str, tiny_batches: Batches) -> None:
-    before, _ = final_weights(name, tiny_batches)
+    evidence = evidence_of(tiny_batches.labels, BOUGHT)
+    before, _ = final_weights(name, tiny_batches, evidence=evidence)
     tiny_batches.labels[BOUGHT[3]] = (tiny_batches.labels[BOUGHT[3]] + 1) % 3
-    after, _ = final_weights(name, tiny_batches)
+    after, _ = final_weights(name, tiny_batches, evidence=evidence)
     pool = torch.ones(24, dtype=torch.bool)
     pool[BOUGHT] = False
     assert not torch.equal(before[pool], after[pool])
@@ -358,8 +366,19 @@ def test_wrong_labels_lose_weight(
     name: str, noisy_blobs: tuple[Batches, Batches, torch.Tensor, np.ndarray]
 ) -> None:
     batches, given, bought, clean = noisy_blobs
+    inputs, fold = given.raw, torch.arange(300) % 2
+    probs = cross_fit(inputs, F.one_hot(given.labels, 3).float(), fold).log_probs.exp()
+    evidence = Evidence(given.labels, probs, probs, (Space(inputs, torch.arange(300)),))
     weights, _ = final_weights(
-        name, batches, given=given, bought=bought, model="mlp", epochs=40, batch_size=32, lr=0.1
+        name,
+        batches,
+        given=given,
+        bought=bought,
+        evidence=evidence,
+        model="mlp",
+        epochs=40,
+        batch_size=32,
+        lr=0.1,
     )
     auc = clean_label_auc(weights.numpy()[30:], clean[30:])
     assert auc is not None

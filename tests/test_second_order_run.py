@@ -79,7 +79,7 @@ def test_second_order_reproduces_the_weights_of_a_tiny_run(tmp_path: Path) -> No
     metaselect("warmup", "--run", run, "--epochs", 2)
     metaselect("select", "--run", run, "--budget", 20)
     metaselect("annotate", "simulate", SAMPLES / "truth.csv", "--run", run)
-    metaselect("reweight", "--run", run, "--epochs", 1)
+    metaselect("reweight", "--run", run, "--method", "direct", "--epochs", 1)
     weights = learnt(run)
     np.testing.assert_allclose(weights, direct_by_second_order(run), atol=1e-4)
 
@@ -91,6 +91,6 @@ def test_second_order_reproduces_the_weights_of_a_tiny_run(tmp_path: Path) -> No
     answer = tmp_path / "answer.csv"
     answer.write_text(f"sample_id,clean_label,annotator\n{first['sample_id']},{other},simulated\n")
     metaselect("annotate", "import", answer, "--run", flipped)
-    metaselect("reweight", "--run", flipped, "--epochs", 1)
+    metaselect("reweight", "--run", flipped, "--method", "direct", "--epochs", 1)
     assert np.abs(learnt(flipped) - weights).max() > 1e-3
     np.testing.assert_allclose(learnt(flipped), direct_by_second_order(flipped), atol=1e-4)

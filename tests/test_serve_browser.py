@@ -282,7 +282,7 @@ def test_a_model_speaks_only_when_it_is_asked(finished: Path, context: Any) -> N
 def weights(run: Run) -> list[dict[str, str]]:
     import pyarrow.parquet as pq
 
-    return list(pq.read_table(run.path("reweight/direct/weights.parquet")).to_pylist())
+    return list(pq.read_table(run.path("reweight/auto/weights.parquet")).to_pylist())
 
 
 def test_features_alone_show_their_id_and_say_so(tmp_path: Path, context: Any) -> None:

@@ -17,7 +17,7 @@ def test_rerun_gives_the_same_bytes_and_writes_nothing(finished: Path) -> None:
     assert set(done.json["recomputed"]) == {
         "warmup",
         "select/round-1",
-        "reweight/direct",
+        "reweight/auto",
         "reweight/uniform",
         "evaluate/test",
     }
