@@ -41,7 +41,8 @@ def dense(rows: torch.Tensor) -> np.ndarray:
             edges[i, j] += weight / 2
             edges[j, i] += weight / 2
     scale = 1 / np.sqrt(edges.sum(1))
-    return edges * scale[:, None] * scale
+    normalised: np.ndarray = edges * scale[:, None] * scale
+    return normalised
 
 
 @pytest.mark.parametrize("n", [4, 12, 60])
