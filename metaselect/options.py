@@ -217,7 +217,7 @@ class ReweightOptions(TrainingOptions):
     meta_batch_size: int | None = None
     option: tuple[str, ...] = ()
     profile: str | None = not_in_key(None)
-    folds: int = 2
+    folds: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()

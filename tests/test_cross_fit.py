@@ -54,7 +54,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def options_of(method: str = "direct", **changes: Any) -> ReweightOptions:
-    return ReweightOptions(method=method, **{"epochs": EPOCHS, "batch_size": 8, "device": "cpu", **changes})
+    return ReweightOptions(
+        method=method, **{"epochs": EPOCHS, "batch_size": 8, "device": "cpu", "folds": 2, **changes}
+    )
 
 
 def setup_of(run: Run, method: str) -> ReweightSetup:
@@ -285,11 +287,11 @@ def test_a_dry_run_says_what_the_comparison_costs(run: Run) -> None:
 @pytest.mark.parametrize(
     ("method", "epochs", "said"),
     [
-        ("auto", 0, "2 exact solutions of uniform and 2 exact solutions of the method follow the run"),
+        ("auto", 0, "4 exact solutions of uniform and 4 exact solutions of the method follow the run"),
         (
             "direct",
             4,
-            "2 exact solutions of uniform and 2 trainings of 2 epochs of the method follow the 4 epochs",
+            "4 exact solutions of uniform and 4 trainings of 1 epochs of the method follow the 4 epochs",
         ),
     ],
 )

@@ -73,9 +73,9 @@ def reweight(
         int,
         typer.Option(
             help="Parts of the bought labels in the comparison with plain training (cross-fitting); 0: none. "
-            "Two parts cost as many epochs as the run, and as many of plain training.",
+            "All parts together cost as many epochs as the run, and as many of plain training.",
         ),
-    ] = 2,
+    ] = 4,
     optimiser: OptimiserOption = Optimiser.sgd,
     lr: LearningRateOption = None,
     momentum: MomentumOption = None,

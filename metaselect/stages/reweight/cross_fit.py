@@ -100,8 +100,8 @@ def reason_without(setup: ReweightSetup, folds: int) -> str:
 
 
 def fold_epochs(setup: ReweightSetup) -> int:
-    """Epochs of each training: half of the run's, so that two folds cost as much as the run."""
-    return max(setup.resolved.config.epochs // 2, 1)
+    """Epochs of each training: the run's over the number of folds, so that all folds cost as much as the run."""
+    return max(setup.resolved.config.epochs // max(setup.options.folds, 1), 1)
 
 
 def arms(setup: ReweightSetup) -> dict[str, Method]:
