@@ -309,6 +309,23 @@ def test_plain_training_has_the_options_of_the_control() -> None:
     assert run_of(label_model()).recipe == (MOMENTUM, BATCH_SIZE)
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "corrects", "said"),
+    [
+        ({}, False, "Fewer than 4 bought labels do not show how given ones go wrong: training is plain, with"),
+        ({"plain": -0.1}, False, "The bought labels do not favour a correction of the given ones: training is plain"),
+        ({"plain": -0.1}, True, "(mostly its candidate plain): training uses corrected labels."),
+    ],
+)  # fmt: skip
+def test_the_sentence_says_whether_labels_are_corrected_and_why_not(
+    likelihood: dict[str, float], corrects: bool, said: str
+) -> None:
+    run = run_of(label_model(corrects=corrects)._replace(log_likelihood=likelihood))
+    assert said in run.sentence()
+    run.bought[:] = False
+    assert ("in place" in run.sentence()) is False
+
+
 @pytest.mark.parametrize("word", ["share=1.5", "share=nan", "ema=1", "ema=-0.1", "priors=equal"])
 def test_a_wrong_option_is_refused(word: str) -> None:
     with pytest.raises(UsageError, match=word.partition("=")[0]):

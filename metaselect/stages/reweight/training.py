@@ -91,7 +91,7 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     method = setup.method.begin(
         Start(pool_labels, config.epochs, config.lr, draw, setup.device, setup.evidence)
     )
-    config = _preferred(setup, method)
+    config = preferred_config(setup, method)
     method.set_epochs(config.epochs)
     if method.starts_anew and setup.start is not None:
         model.load_state_dict(start_model(setup._replace(start=None)).state_dict())
@@ -171,7 +171,7 @@ def _solve(
     )
 
 
-def _preferred(setup: ReweightSetup, method: MethodRun) -> TrainingConfig:
+def preferred_config(setup: ReweightSetup, method: MethodRun) -> TrainingConfig:
     """The configuration, with what the method's run prefers where the user gave nothing."""
     config, options, recipe = setup.resolved.config, setup.options, method.recipe
     if recipe is None:
