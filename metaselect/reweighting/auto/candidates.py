@@ -139,6 +139,8 @@ CANDIDATES: dict[str, Callable[[Problem], Candidate]] = {
     "spread": fit_spread,
 }
 """Name -> the function that fits it, the plainest first."""
+OF_ANSWERS = ("bought", "spread")
+"""Candidates that know a class by its bought labels alone."""
 
 
 def _of_heads(problem: Problem, model: HeadModel) -> Candidate:

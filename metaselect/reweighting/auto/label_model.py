@@ -7,13 +7,13 @@ model averaging with the Bayesian bootstrap over the bought labels (Yao, Vehtari
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from metaselect.reweighting.auto.candidates import CANDIDATES, PLAIN, Candidate, fit_plain
+from metaselect.reweighting.auto.candidates import CANDIDATES, OF_ANSWERS, PLAIN, Candidate, fit_plain
 from metaselect.reweighting.auto.problem import Problem, make_problem
 from metaselect.reweighting.auto.transition import posterior
 from metaselect.reweighting.evidence import Evidence
@@ -62,6 +62,15 @@ class LabelModel(NamedTuple):
         return max(self.weights, key=lambda name: self.weights[name])
 
 
+class Part(NamedTuple):
+    """What one candidate, or a mean of them, says; fields as those of ``LabelModel``."""
+
+    probs: torch.Tensor
+    posterior: torch.Tensor
+    transition: torch.Tensor
+    estimated: torch.Tensor
+
+
 def fit_label_model(
     evidence: Evidence,
     bought: torch.Tensor,
@@ -92,24 +101,59 @@ def fit_label_model(
         name: fits.terms(powers[name], evidence.given[bought], answers) for name, fits in left_out.items()
     }
     weights = dict(zip(terms, averaging_weights(torch.stack([*terms.values()]), generator), strict=True))
-    probs, known = torch.zeros_like(evidence.probs), torch.zeros_like(evidence.probs)
-    transition = torch.zeros(problem.classes, problem.classes)
-    estimated = torch.zeros_like(transition)
+    parts: dict[str, Part] = {}
     for name, weight in weights.items():
         if weight:
             candidate = CANDIDATES[name](problem)
             of_pool = _whole_pool(candidate, problem, evidence)
             of_pool[bought[fold >= 0]] = left_out[name].probs[fold >= 0]
             powered = to_power(candidate.transition, powers[name])
-            probs += weight * of_pool
-            known += weight * posterior(of_pool, powered, evidence.given)
-            transition += weight * powered
-            estimated += weight * candidate.transition
+            known = posterior(of_pool, powered, evidence.given)
+            parts[name] = Part(of_pool, known, powered, candidate.transition)
+    probs, known, transition, estimated = mixed(
+        parts, weights, torch.bincount(answers, minlength=problem.classes) > 0
+    )
     likelihood = {name: float(values.mean()) for name, values in terms.items()}
     joint = {name: fits.joint_terms(evidence.given[bought], answers) for name, fits in left_out.items()}
     wrong = bool((evidence.given[bought] != answers).any())
     corrects = wrong and any(is_above(terms, joint[PLAIN]) for name, terms in joint.items() if name != PLAIN)
     return LabelModel(probs, known, transition, weights, likelihood, estimated, corrects)
+
+
+def mixed(parts: Mapping[str, Part], weights: Mapping[str, float], has_answer: torch.Tensor) -> Part:
+    """The weighted mean of candidates.
+
+    Candidates that know a class from its bought labels alone say nothing of a class without one: there the others
+    decide, for the columns of P and R and the row of T.
+
+    Args:
+        parts: by name of the candidate.
+        weights: by the same names.
+        has_answer: (K,) bool, classes with a bought label.
+    """
+    mean = _weighted_mean(parts, weights)
+    others = {name: part for name, part in parts.items() if name not in OF_ANSWERS}
+    if has_answer.all() or not others:
+        return mean
+    rest = _weighted_mean(others, weights)
+    probs, known = (
+        torch.where(has_answer, F.normalize(of_all * has_answer, p=1, dim=1), 0.0)
+        * (1 - (of_rest * ~has_answer).sum(1, keepdim=True))
+        + of_rest * ~has_answer
+        for of_all, of_rest in ((mean.probs, rest.probs), (mean.posterior, rest.posterior))
+    )
+    transition, estimated = (
+        torch.where(has_answer[:, None], of_all, of_rest)
+        for of_all, of_rest in ((mean.transition, rest.transition), (mean.estimated, rest.estimated))
+    )
+    return Part(probs, known, transition, estimated)
+
+
+def _weighted_mean(parts: Mapping[str, Part], weights: Mapping[str, float]) -> Part:
+    total = sum(weights[name] for name in parts)
+    fields = zip(*parts.values(), strict=True)
+    shares = [weights[name] / total for name in parts]
+    return Part(*(sum(share * value for share, value in zip(shares, field, strict=True)) for field in fields))
 
 
 def is_above(terms: torch.Tensor, others: torch.Tensor) -> bool:
@@ -179,7 +223,7 @@ def left_out_fits(problem: Problem, fit: Callable[[Problem], Candidate], fold: t
     transitions = {}
     for number in sorted(set(fold.tolist()) - {-1}):
         out = fold == number
-        candidate = fit(problem.without(out)) if not out.all() else fit_plain(problem.without(out))
+        candidate = fit(problem.without(out))
         probs[out] = candidate.probs[problem.known[out]]
         transitions[number] = candidate.transition
     return LeftOut(fold, probs, transitions)
