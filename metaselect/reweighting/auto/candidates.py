@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from metaselect.models.logistic_regression import LinearParams
 from metaselect.reweighting.auto.heads import ANSWER_WEIGHT, HeadModel, fit_folds, fit_heads, probs_of_answers
 from metaselect.reweighting.auto.problem import Problem
-from metaselect.reweighting.auto.spreading import NEIGHBOURS, Graph, as_shares, nearest, spread_answers
+from metaselect.reweighting.auto.spreading import BLOCK, NEIGHBOURS, Graph, as_shares, nearest, spread_answers
 from metaselect.reweighting.auto.transition import (
     RATES,
     counted_transition,
@@ -97,7 +97,8 @@ def fit_spread(problem: Problem) -> Candidate:
         rows, graph = problem.spaces[number].hidden, graphs[number]
         similarity, index = nearest(hidden, rows, min(NEIGHBOURS, len(rows)), same=False)
         weight = F.normalize(graph.edge(similarity) + 1e-6, p=1, dim=1)
-        return (weight[:, :, None] * probs[index]).sum(1)
+        parts = zip(weight.split(BLOCK), index.split(BLOCK), strict=True)  # of rows x neighbours x K numbers
+        return torch.cat([(shares[:, :, None] * probs[near]).sum(1) for shares, near in parts])
 
     return Candidate(probs, transition, extend)
 

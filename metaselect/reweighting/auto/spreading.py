@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 ALPHA = 0.9  # share of a sample's value that comes from its neighbours
 NEIGHBOURS, POWER, STEPS = 10, 3, 40  # 0.9^40 is 0.015
-BLOCK = 2048  # rows of similarities at a time
+BLOCK = 2048  # rows of similarities, or bought labels, at a time
 
 
 def nearest(
@@ -87,13 +87,18 @@ def spread_answers(
     Returns:
         (n, K) and (m, K), rows that sum to 1.
     """
-    one_each = torch.zeros(graph.matrix.shape[0], len(known))
-    one_each[known, torch.arange(len(known))] = 1
-    influence = graph.spread(one_each)  # (n, m)
     labels = F.one_hot(answers, classes).float()
-    among = influence[known].clone()  # (m, m)
-    among.fill_diagonal_(0)
-    return as_shares(influence @ labels), as_shares(among @ labels)
+    everywhere, left_out = torch.zeros(graph.matrix.shape[0], classes), torch.zeros(len(known), classes)
+    for columns in torch.arange(len(known)).split(BLOCK):
+        place = torch.arange(len(columns))
+        one_each = torch.zeros(len(everywhere), len(columns))
+        one_each[known[columns], place] = 1
+        influence = graph.spread(one_each)  # (n, columns)
+        among = influence[known]  # (m, columns)
+        among[columns, place] = 0
+        everywhere += influence @ labels[columns]
+        left_out += among @ labels[columns]
+    return as_shares(everywhere), as_shares(left_out)
 
 
 def as_shares(scores: torch.Tensor) -> torch.Tensor:
