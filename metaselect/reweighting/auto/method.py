@@ -114,9 +114,12 @@ class AutoRun(MethodRun):
         targets = model.posterior.clone()
         targets[labels.bought] = answered(targets[labels.bought], labels.given[labels.bought])
         shares = targets[labels.trained].mean(0).clamp(min=1 / start.n)
-        tail = float(shares.max() / shares.min()) > TAIL
+        # A class without a sample is no tail: nothing holds its probability, which must not be raised.
+        occurs = torch.bincount(labels.given[labels.trained], minlength=len(shares)) > 0
+        tail = float(shares[occurs].max() / shares[occurs].min()) > TAIL
         self.balanced = method.priors == "balanced" or (method.priors == "auto" and tail)
-        self.log_shares = (shares.log() if self.balanced else torch.zeros_like(shares)).to(start.device)
+        log_shares = torch.where(occurs, shares.log(), 0.0) if self.balanced else torch.zeros_like(shares)
+        self.log_shares = log_shares.to(start.device)
         self.trained = labels.trained
         self.bought = torch.zeros(start.n, dtype=torch.bool)
         self.bought[labels.bought] = True
