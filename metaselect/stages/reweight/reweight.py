@@ -72,6 +72,7 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     key = StageKey(
         {
             **setup.resolved.as_options(options),
+            **_left_to_method(setup),
             "option": settings(setup.method),
             "meta_batch_size": setup.meta_batch_size,
         },
@@ -98,6 +99,14 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     wrong = wrong_labels(run, name, rounds(run))
     shown: dict[str, Json] = {"run": str(run.root), "name": name, **result}
     return Outcome({**shown, "wrong_labels": wrong and wrong._asdict()}, unmet=result["dead"] or "")
+
+
+def _left_to_method(setup: ReweightSetup) -> dict[str, Json]:
+    """Options that the method may set by what it finds: a default that is given is not the same as none given."""
+    if not setup.method.needs_evidence:
+        return {}
+    names = ("batch_size", "epochs", "momentum", "weight_decay")
+    return {"left_to_method": [name for name in names if getattr(setup.options, name) is None]}
 
 
 def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
