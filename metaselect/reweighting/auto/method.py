@@ -6,8 +6,8 @@ The model of the labels (``label_model``) gives the posterior R_i of every sampl
 
 with p the network's softmax of this step. The second factor alone is the forward correction of Patrini et al. 2017
 (arXiv:1609.03683), whose gradient it gives; the first is a prior that training does not change.
-Where no candidate predicts bought labels better than uncorrected ones by more than a standard error, training is plain,
-with the bought labels in place and the options of ``uniform``.
+Where no candidate predicts bought labels and their given ones better than plain by more than a standard error, training
+is plain, with the bought labels in place and the options of ``uniform``.
 
 Where the smallest class has less than a tenth of the largest one's share, logits are trained with the logarithm of the
 class shares added (balanced softmax: Ren et al. 2020, arXiv:2007.10740; logit adjustment: Menon et al. 2021,
@@ -219,6 +219,8 @@ class AutoRun(MethodRun):
     def sentence(self) -> str:
         """The same in words."""
         plain = f"training is plain{', with the bought labels in place' if self.bought.any() else ''}"
+        if self.balanced:
+            plain += ", for classes of equal frequency (--option priors=given: of the pool's)"
         if not self.model.log_likelihood:
             return f"Fewer than {LEAST_LEFT_OUT} bought labels do not show how given ones go wrong: {plain}."
         if not self.model.corrects:
