@@ -19,6 +19,7 @@ from metaselect.reweighting.auto.transition import posterior
 from metaselect.reweighting.evidence import Evidence
 
 FOLDS = 8  # of the bought labels
+LEAST_BOUGHT = 10  # bought labels that a correction takes; five made it correct what was right
 LEAST_LEFT_OUT = 4  # bought labels that must be left out for candidates to be compared
 BOOTSTRAP_DRAWS = 1000
 T_POWERS = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -39,8 +40,8 @@ class LabelModel(NamedTuple):
         log_likelihood: of each candidate, the mean of log R_i(y_i) over bought labels that were left out; empty where
             there are none.
         estimated: (K, K) the mean of the candidates' T before the powers.
-        corrects: a bought label differs from the given one, and some candidate predicts bought and given labels better
-            than plain by more than a standard error.
+        corrects: there are enough bought labels, one of them differs from the given one, and some candidate predicts
+            bought and given labels better than plain by more than a standard error.
     """
 
     probs: torch.Tensor
@@ -115,8 +116,8 @@ def fit_label_model(
     )
     likelihood = {name: float(values.mean()) for name, values in terms.items()}
     joint = {name: fits.joint_terms(evidence.given[bought], answers) for name, fits in left_out.items()}
-    wrong = bool((evidence.given[bought] != answers).any())
-    corrects = wrong and any(is_above(terms, joint[PLAIN]) for name, terms in joint.items() if name != PLAIN)
+    case = len(bought) >= LEAST_BOUGHT and bool((evidence.given[bought] != answers).any())
+    corrects = case and any(is_above(terms, joint[PLAIN]) for name, terms in joint.items() if name != PLAIN)
     return LabelModel(probs, known, transition, weights, likelihood, estimated, corrects)
 
 
