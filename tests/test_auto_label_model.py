@@ -49,7 +49,7 @@ def test_each_kind_of_noise_is_found_from_200_bought_labels(noise: str) -> None:
 def test_left_out_fits_are_fits_without_those_answers(name: str) -> None:
     data, fit = pool(), CANDIDATES[name]
     problem = data.problem()
-    fold = answer_folds(problem.answers, stream())
+    fold = answer_folds(problem.answers, FOLDS, stream())
     found = left_out_fits(problem, fit, fold)
     assert set(fold.tolist()) == set(range(FOLDS))
     for number in range(FOLDS):
@@ -63,7 +63,7 @@ def test_left_out_fits_are_fits_without_those_answers(name: str) -> None:
 def test_an_answer_that_is_left_out_has_no_influence_on_its_own_prediction(name: str) -> None:
     data = pool("uniform 40", apart=3)
     answers = data.true[data.bought]
-    fold = answer_folds(answers, stream())
+    fold = answer_folds(answers, FOLDS, stream())
     changed = answers.clone()
     changed[4] = (answers[4] + 1) % 3
     before, after = (left_out_fits(data.problem(each), CANDIDATES[name], fold) for each in (answers, changed))
@@ -76,7 +76,7 @@ def test_an_answer_that_is_left_out_has_no_influence_on_its_own_prediction(name:
 def test_terms_by_hand() -> None:
     data = pool()
     given, answers = data.evidence.given[data.bought], data.true[data.bought]
-    fold = answer_folds(answers, stream())
+    fold = answer_folds(answers, FOLDS, stream())
     found = left_out_fits(data.problem(), CANDIDATES["symmetric"], fold)
     for power in (1.0, 0.5):
         terms, joint = found.terms(power, given, answers), found.joint_terms(given, answers)
@@ -93,7 +93,7 @@ def test_terms_by_hand() -> None:
 
 def test_folds_spread_the_classes_and_keep_the_only_label_of_a_class() -> None:
     answers = torch.tensor([0] * 20 + [1] * 13 + [2] * 8 + [3, 4])
-    fold = answer_folds(answers, stream())
+    fold = answer_folds(answers, FOLDS, stream())
     assert fold[-2:].tolist() == [-1, -1]
     assert (fold[:-2] >= 0).all()
     for label, count in ((0, 20), (1, 13), (2, 8)):
@@ -103,7 +103,7 @@ def test_folds_spread_the_classes_and_keep_the_only_label_of_a_class() -> None:
     assert (
         torch.bincount(fold[:-2]).max() - torch.bincount(fold[:-2]).min() <= 2
     )  # the two alone took a place each
-    assert torch.equal(answer_folds(answers, stream()), fold)
+    assert torch.equal(answer_folds(answers, FOLDS, stream()), fold)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_folds_spread_the_classes_and_keep_the_only_label_of_a_class() -> None:
 )  # fmt: skip
 def test_few_answers(answers: list[int], left_out: list[int]) -> None:
     """Fewer than four: none is left out. Fewer than four with another one of their class: all are."""
-    fold = answer_folds(torch.tensor(answers, dtype=torch.int64), stream())
+    fold = answer_folds(torch.tensor(answers, dtype=torch.int64), FOLDS, stream())
     assert (fold >= 0).int().tolist() == left_out
     assert len(set(fold[fold >= 0].tolist())) == sum(left_out)
 

@@ -18,7 +18,7 @@ from metaselect.reweighting.auto.problem import Problem, make_problem
 from metaselect.reweighting.auto.transition import posterior
 from metaselect.reweighting.evidence import Evidence
 
-FOLDS = 8  # of the bought labels
+FOLDS, FOLDS_OF_MANY, MANY_CLASSES = 8, 3, 30  # of the bought labels; fits of many classes take long
 LEAST_BOUGHT = 10  # bought labels that a correction takes; five made it correct what was right
 LEAST_LEFT_OUT = 4  # bought labels that must be left out for candidates to be compared
 BOOTSTRAP_DRAWS = 1000
@@ -89,7 +89,7 @@ def fit_label_model(
         generator: of the samples, the folds and the bootstrap.
     """
     problem = make_problem(evidence, bought, answers, usable, MOST_ROWS, generator)
-    fold = answer_folds(answers, generator)
+    fold = answer_folds(answers, FOLDS if problem.classes <= MANY_CLASSES else FOLDS_OF_MANY, generator)
     if not (fold >= 0).any():
         plain = fit_plain(problem)
         probs = _whole_pool(plain, problem, evidence)
@@ -163,7 +163,7 @@ def is_above(terms: torch.Tensor, others: torch.Tensor) -> bool:
     return float(difference.mean()) > float(difference.std()) / math.sqrt(len(difference))
 
 
-def answer_folds(answers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def answer_folds(answers: torch.Tensor, folds: int, generator: torch.Generator) -> torch.Tensor:
     """(m,) int64 folds from 0, the classes spread over them; -1 for the only bought label of its class.
 
     Without a class's only label no model could know that class, so that it is never left out. Where fewer than
@@ -173,7 +173,7 @@ def answer_folds(answers: torch.Tensor, generator: torch.Generator) -> torch.Ten
     order = torch.randperm(m, generator=generator)
     order = order[torch.sort(answers[order], stable=True).indices]
     fold = torch.empty(m, dtype=torch.int64)
-    fold[order] = torch.arange(m) % FOLDS
+    fold[order] = torch.arange(m) % folds
     alone = torch.bincount(answers, minlength=1)[answers] == 1 if m else torch.zeros(0, dtype=torch.bool)
     if m - int(alone.sum()) >= LEAST_LEFT_OUT:
         fold[alone] = -1

@@ -107,7 +107,7 @@ def make_problem(
         members = position[space.members]
         members = members[members >= 0]
         hidden = space.hidden[rows]
-        projections.append(fit_projection(hidden[members]))
+        projections.append(fit_projection(hidden[members] if len(members) > 1 else hidden))
         spaces.append(Space(projections[-1].apply(hidden), members))
     # Alternating over a random order, so that both folds have the same size.
     fold = torch.empty(len(rows), dtype=torch.int64)
