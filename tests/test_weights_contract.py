@@ -138,7 +138,8 @@ def weighed(request: pytest.FixtureRequest) -> Weighed:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("metaselect.stages.reweight.training.train", watched)
-        options = ReweightOptions(method=name, epochs=4, batch_size=8, device="cpu", folds=0)
+        # By force: the tests of a module may come in an order that makes the fixture twice on the same run.
+        options = ReweightOptions(method=name, epochs=4, batch_size=8, device="cpu", folds=0, force=True)
         reweight(run, options, Listener())
     folder, ids = run.path(f"reweight/{name}"), sorted(pool.given)
     table = pq.read_table(folder / "weights.parquet")
