@@ -7,6 +7,7 @@ import torch
 from noisy_clusters import NOISE, Pool, pool, stream
 from torch.nn import functional as F
 
+from metaselect.models.cross_fit import is_above
 from metaselect.reweighting.auto import heads
 from metaselect.reweighting.auto.candidates import CANDIDATES, PLAIN
 from metaselect.reweighting.auto.heads import fit_heads
@@ -15,7 +16,6 @@ from metaselect.reweighting.auto.label_model import (
     LabelModel,
     answer_folds,
     averaging_weights,
-    is_above,
     left_out_fits,
 )
 from metaselect.reweighting.auto.transition import PRIOR_COUNT, symmetric_transition

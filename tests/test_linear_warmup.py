@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
+from metaselect.models.cross_fit import is_above
 from metaselect.registry import REWEIGHTERS
 from metaselect.run.layout import Run
-from metaselect.stages.warmup.warmup import is_above
 from metaselect.training.saved_models import warmup_model
 
 CLASSES = ("ant", "bee", "cat")

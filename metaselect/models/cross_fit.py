@@ -82,6 +82,12 @@ def cross_fit(
     return CrossFit(best, best_log_probs, _mean_loss(best_log_probs, targets))
 
 
+def is_above(values: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether the mean of (m,) values is above that of others of the same samples by more than a standard error."""
+    difference = (values - others).double()
+    return float(difference.mean()) > float(difference.std()) / math.sqrt(len(difference))
+
+
 def _fit_without(
     inputs: torch.Tensor,
     targets: torch.Tensor,

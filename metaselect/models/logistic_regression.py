@@ -14,6 +14,7 @@ Differs: the loss may rise by its own rounding error in a step, without which fl
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 TOLERANCE = 1e-5  # of the largest entry of the gradient
@@ -36,6 +37,12 @@ class LinearParams(NamedTuple):
     def log_probs(self, inputs: torch.Tensor) -> torch.Tensor:
         """(n', K) logarithms of the class probabilities of ``inputs`` (n', d)."""
         return F.log_softmax(torch.addmm(self.bias, inputs, self.weight.T), 1)
+
+    def copy_to(self, layer: nn.Linear) -> None:
+        """Put them into a layer from d to K, in place."""
+        with torch.no_grad():
+            layer.weight.copy_(self.weight)
+            layer.bias.copy_(self.bias)
 
 
 def fit_logistic_regression(

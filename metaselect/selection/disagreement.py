@@ -27,7 +27,7 @@ from metaselect.selection.base import (
     lowest_unbought,
     no_progress,
 )
-from metaselect.selection.clustering.euclidean import typical_members
+from metaselect.selection.clustering.euclidean import require_starts, typical_members
 from metaselect.selection.uncertainty import entropy
 
 HEAD_STRENGTH = (
@@ -54,8 +54,7 @@ class Disagreement:
             raise UsageError(
                 f"--option share={self.share:g} must be above 0 and at most 1.", "The default is 0.5."
             )
-        if self.starts < 1:
-            raise UsageError(f"--option starts={self.starts} must be at least 1.", "Leave it at its default.")
+        require_starts(self.starts)
 
     def choose(
         self,

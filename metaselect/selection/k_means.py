@@ -12,9 +12,8 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from metaselect.errors import UsageError
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, no_progress
-from metaselect.selection.clustering.euclidean import typical_members
+from metaselect.selection.clustering.euclidean import require_starts, typical_members
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class KMeansCentres:
     required_features: ClassVar[tuple[str, ...]] = ("hidden",)
 
     def __post_init__(self) -> None:
-        if self.starts < 1:
-            raise UsageError(f"--option starts={self.starts} must be at least 1.", "Leave it at its default.")
+        require_starts(self.starts)
 
     def choose(
         self,

@@ -11,6 +11,12 @@ from metaselect.training.batches import Batches
 EVALUATION_BATCH, EVALUATION_NUMBERS = 1000, 2**22  # samples, and input values, at most
 
 
+def pool_inputs(batches: Batches) -> torch.Tensor:
+    """(n, d) float32 on the device: all samples as a model gets them, flattened, without augmentation."""
+    chunks = torch.split(torch.arange(len(batches)), EVALUATION_BATCH)
+    return torch.cat([batch.inputs.flatten(1) for _, batch in batches.stream(chunks)])
+
+
 def predict(model: nn.Module, batches: Batches, ids: torch.Tensor) -> Predictions:
     """Run the model over ``ids`` ((n',) int64 on the CPU): eval mode, no augmentation, no autocast.
 

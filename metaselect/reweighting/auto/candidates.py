@@ -119,16 +119,8 @@ def _spread_bought(problem: Problem, graphs: Sequence[Graph]) -> torch.Tensor:
 def _spread_across(problem: Problem, graphs: Sequence[Graph], labels: torch.Tensor) -> torch.Tensor:
     """(r, K) shares of ``labels`` (r, K) spread from the other fold, and from bought rows, to each row."""
     shares = torch.empty_like(problem.probs)
-    is_known = torch.zeros(len(problem.rows), dtype=torch.bool)
-    is_known[problem.known] = True
-    for space, graph in zip(problem.spaces, graphs, strict=True):
-        is_member = torch.zeros(len(problem.rows), dtype=torch.bool)
-        is_member[space.members] = True
-        for fold in (0, 1):
-            other = problem.fold == fold
-            sources = (is_member & ~other) | is_known
-            test = is_member & other
-            shares[test] = as_shares(graph.spread(labels * sources[:, None]))[test]
+    for number, _, sources, test in problem.splits():
+        shares[test] = as_shares(graphs[number].spread(labels * sources[:, None]))[test]
     return shares
 
 

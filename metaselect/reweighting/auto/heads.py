@@ -99,24 +99,16 @@ def fit_folds(
         targets: (r, K) soft labels times the weights of the rows; rows of 0 are not fitted.
         starts: heads to begin with.
     """
-    is_known = torch.zeros(len(problem.rows), dtype=torch.bool)
-    is_known[problem.known] = True
     log_probs = torch.empty_like(targets)
     heads = {}
-    for number, space in enumerate(problem.spaces):
-        is_member = torch.zeros(len(problem.rows), dtype=torch.bool)
-        is_member[space.members] = True
-        for fold in (0, 1):
-            other = problem.fold == fold
-            train, test = ((is_member & ~other) | is_known).nonzero()[:, 0], is_member & other
-            heads[number, fold] = fit_logistic_regression(
-                space.hidden[train],
-                targets[train],
-                WEIGHT_DECAY,
-                starts.get((number, fold)),
-                tolerance=TOLERANCE,
-            )
-            log_probs[test] = heads[number, fold].log_probs(space.hidden[test])
+    for number, fold, train, test in problem.splits():
+        hidden = problem.spaces[number].hidden
+        start = starts.get((number, fold))
+        head = fit_logistic_regression(
+            hidden[train], targets[train], WEIGHT_DECAY, start, tolerance=TOLERANCE
+        )
+        log_probs[test] = head.log_probs(hidden[test])
+        heads[number, fold] = head
     return heads, log_probs
 
 

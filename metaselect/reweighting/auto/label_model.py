@@ -6,13 +6,13 @@ says less than T claims. The power of each candidate is the best one. The candid
 model averaging with the Bayesian bootstrap over the bought labels (Yao, Vehtari, Simpson, Gelman 2018, section 3.4).
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
+from metaselect.models.cross_fit import is_above, stratified_folds
 from metaselect.reweighting.auto.candidates import CANDIDATES, OF_ANSWERS, PLAIN, Candidate, fit_plain
 from metaselect.reweighting.auto.problem import Problem, make_problem
 from metaselect.reweighting.auto.transition import posterior
@@ -157,12 +157,6 @@ def _weighted_mean(parts: Mapping[str, Part], weights: Mapping[str, float]) -> P
     return Part(*(sum(share * value for share, value in zip(shares, field, strict=True)) for field in fields))
 
 
-def is_above(terms: torch.Tensor, others: torch.Tensor) -> bool:
-    """Whether the mean of (m',) terms is above that of others of the same samples by more than a standard error."""
-    difference = (terms - others).double()
-    return float(difference.mean()) > float(difference.std()) / math.sqrt(len(difference))
-
-
 def answer_folds(answers: torch.Tensor, folds: int, generator: torch.Generator) -> torch.Tensor:
     """(m,) int64 folds from 0, the classes spread over them; -1 for the only bought label of its class.
 
@@ -170,10 +164,7 @@ def answer_folds(answers: torch.Tensor, folds: int, generator: torch.Generator) 
     ``LEAST_LEFT_OUT`` are left, all labels are, unless there are fewer than that.
     """
     m = len(answers)
-    order = torch.randperm(m, generator=generator)
-    order = order[torch.sort(answers[order], stable=True).indices]
-    fold = torch.empty(m, dtype=torch.int64)
-    fold[order] = torch.arange(m) % folds
+    fold = stratified_folds(answers, folds, generator)
     alone = torch.bincount(answers, minlength=1)[answers] == 1 if m else torch.zeros(0, dtype=torch.bool)
     if m - int(alone.sum()) >= LEAST_LEFT_OUT:
         fold[alone] = -1

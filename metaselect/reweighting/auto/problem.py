@@ -1,5 +1,6 @@
 """The data that the model of the labels is fitted to: a sample of the pool, with representations and bought labels."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -60,9 +61,36 @@ class Problem(NamedTuple):
         """K."""
         return self.probs.shape[1]
 
+    def splits(self) -> "Iterator[Split]":
+        """Every fold of every space; the rows to predict in them are all members, each once."""
+        is_known = torch.zeros(len(self.rows), dtype=torch.bool)
+        is_known[self.known] = True
+        for number, space in enumerate(self.spaces):
+            is_member = torch.zeros(len(self.rows), dtype=torch.bool)
+            is_member[space.members] = True
+            for fold in (0, 1):
+                inside = self.fold == fold
+                yield Split(number, fold, (is_member & ~inside) | is_known, is_member & inside)
+
     def without(self, left_out: torch.Tensor) -> "Problem":
         """The same with the answers at ``left_out`` ((m,) bool) unknown."""
         return self._replace(known=self.known[~left_out], answers=self.answers[~left_out])
+
+
+class Split(NamedTuple):
+    """One fold of one space.
+
+    Attributes:
+        space: its number.
+        fold: 0 or 1.
+        train: (r,) bool, members of the other fold, and all bought rows.
+        test: (r,) bool, members of this fold.
+    """
+
+    space: int
+    fold: int
+    train: torch.Tensor
+    test: torch.Tensor
 
 
 def fit_projection(hidden: torch.Tensor) -> Projection:

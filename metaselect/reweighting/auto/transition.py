@@ -75,7 +75,7 @@ def estimate_transition(
         steps: of expectation-maximisation.
     """
     classes = probs.shape[1]
-    prior = symmetric_transition(wrong_rate(given[known], answers), classes) * PRIOR_COUNT * classes
+    prior = _prior_counts(given[known], answers, classes)
     labels = F.one_hot(given, classes).to(probs.dtype)
     transition = start
     for _ in range(steps):
@@ -89,7 +89,7 @@ def counted_transition(
 ) -> torch.Tensor:
     """(K, K) T counted with P as the responsibilities, to start from; arguments as ``estimate_transition``."""
     classes = probs.shape[1]
-    prior = symmetric_transition(wrong_rate(given[known], answers), classes) * PRIOR_COUNT * classes
+    prior = _prior_counts(given[known], answers, classes)
     counts = with_answers(probs, known, answers).T @ F.one_hot(given, classes).to(probs.dtype)
     return F.normalize(counts + prior, p=1, dim=1)
 
@@ -99,3 +99,8 @@ def with_answers(probs: torch.Tensor, known: torch.Tensor, answers: torch.Tensor
     replaced = probs.clone()
     replaced[known] = answered(probs[known], answers)
     return replaced
+
+
+def _prior_counts(given: torch.Tensor, answers: torch.Tensor, classes: int) -> torch.Tensor:
+    """(K, K) pseudo-observations of T from the bought samples' given labels and answers, (m,) each."""
+    return symmetric_transition(wrong_rate(given, answers), classes) * PRIOR_COUNT * classes

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 from torch.nn import functional as F
 
+from metaselect.errors import UsageError
 from metaselect.selection.clustering.factored import BLOCK_ENTRIES
 
 MINIBATCH_SIZE = 5000  # samples, as in TypiClust's code
@@ -32,6 +33,16 @@ class TypicalMembers(NamedTuple):
     ranked: torch.Tensor
     cluster: torch.Tensor
     similarity: torch.Tensor
+
+
+def require_starts(starts: int) -> None:
+    """Check that K-means has a seeded start.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if starts < 1:
+        raise UsageError(f"--option starts={starts} must be at least 1.", "Leave it at its default.")
 
 
 def typical_members(

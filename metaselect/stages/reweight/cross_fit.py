@@ -27,7 +27,7 @@ from metaselect.run.files import read_json, write_json
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
 from metaselect.stages.reweight.training import train_method
 from metaselect.training.batches import Batches
-from metaselect.training.pool_predictions import pool_predictions
+from metaselect.training.pool_predictions import PoolPredictions, pool_predictions
 from metaselect.training.predict import predict
 from metaselect.training.saved_models import LINEAR
 
@@ -150,9 +150,10 @@ def cross_fit(setup: ReweightSetup, folds: int, work: Path, name: str, report: R
         report: shows progress.
     """
     parts = split(setup, folds)
+    warm = None if setup.start is None else pool_predictions(setup.run)
     rows: list[CrossFitRow] = []
     for part in parts:
-        found: dict[str, list[ArmPrediction] | None] = {"warmup": _warmup_predictions(setup, part)}
+        found: dict[str, list[ArmPrediction] | None] = {"warmup": _warmup_predictions(setup, warm, part)}
         for arm, method in arms(setup).items():
             what = f"comparison of {name}, {arm} {part.number} of {len(parts)}"
             try:
@@ -211,9 +212,10 @@ def _predictions(
     return [ArmPrediction(*each) for each in read_json(done, "Run the same command again with --force.")]
 
 
-def _warmup_predictions(setup: ReweightSetup, fold: Fold) -> list[ArmPrediction] | None:
+def _warmup_predictions(
+    setup: ReweightSetup, predictions: PoolPredictions | None, fold: Fold
+) -> list[ArmPrediction] | None:
     """Of the warm-up, which saw no bought label; None where the run did not start from it."""
-    predictions = None if setup.start is None else pool_predictions(setup.run)
     if predictions is None:
         return None
     columns = (

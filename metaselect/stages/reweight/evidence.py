@@ -10,7 +10,7 @@ from metaselect.run.artefacts import CHECKPOINT
 from metaselect.stages.reweight.setup import ReweightSetup
 from metaselect.training.batches import Batches
 from metaselect.training.pool_predictions import fold_model_inputs, pool_predictions
-from metaselect.training.predict import EVALUATION_BATCH
+from metaselect.training.predict import pool_inputs
 from metaselect.training.saved_models import LINEAR, load_weights, warmup_model
 
 
@@ -25,7 +25,7 @@ def label_evidence(setup: ReweightSetup, report: Reporter) -> Evidence:
     given, all_ids = torch.from_numpy(pool.labels), torch.arange(len(pool))
     predictions = pool_predictions(run)
     if predictions is not None and start.architecture == LINEAR:
-        spaces: tuple[Space, ...] = (Space(normalised_features(setup).cpu(), all_ids),)
+        spaces: tuple[Space, ...] = (Space(pool_inputs(_batches(setup, LINEAR)).cpu(), all_ids),)
     elif predictions is not None and predictions.fold is not None:
         fold = predictions.fold
         spaces = tuple(
@@ -40,21 +40,18 @@ def label_evidence(setup: ReweightSetup, report: Reporter) -> Evidence:
     return Evidence(given, predictions.held_out, predictions.probs, spaces)
 
 
-def normalised_features(setup: ReweightSetup) -> torch.Tensor:
-    """(n, d) float32 on the device, the features as a model gets them."""
-    pool = setup.pool
-    batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=setup.device, channels=1)
-    chunks = torch.split(torch.arange(len(pool)), EVALUATION_BATCH)
-    return torch.cat([batch.inputs.flatten(1) for _, batch in batches.stream(chunks)])
-
-
 def _factors(setup: ReweightSetup, weights: str, report: Reporter) -> tuple[torch.Tensor, torch.Tensor]:
     """(n, K) probabilities and (n, d) representations by the network of a file below the run, on the CPU."""
     run, pool = setup.run, setup.pool
     name, shape = warmup_model(run).architecture, pool.inputs.shape[1:]
     model = build_model(name, shape, len(pool.classes), seed=0)
     load_weights(model, run.path(weights))
-    channels = input_channels(name, shape)
-    batches = Batches(pool.inputs, pool.labels, pool.preprocess, device=setup.device, channels=channels)
-    factors = last_layer_factors(model.to(setup.device), batches, report, "representations")
+    factors = last_layer_factors(model.to(setup.device), _batches(setup, name), report, "representations")
     return factors.probs.float().cpu(), factors.hidden.float().cpu()
+
+
+def _batches(setup: ReweightSetup, model: str) -> Batches:
+    """The pool with its given labels, as a model takes it."""
+    pool = setup.pool
+    channels = input_channels(model, pool.inputs.shape[1:])
+    return Batches(pool.inputs, pool.labels, pool.preprocess, device=setup.device, channels=channels)

@@ -15,13 +15,12 @@ from metaselect.random import generator
 from metaselect.records import Reporter
 from metaselect.reweighting.base import Labels, LinearProblem, MethodRun, Start
 from metaselect.run.artefacts import CHECKPOINT
-from metaselect.stages.reweight.evidence import normalised_features
 from metaselect.stages.reweight.failure_check import StartScore, score_on_bought, score_start
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
 from metaselect.training.loop import TrainingConfig, final_model, start_training, train
-from metaselect.training.predict import predict
+from metaselect.training.predict import pool_inputs, predict
 from metaselect.training.saved_models import LINEAR, load_weights
 from metaselect.training.threads import limit_threads
 
@@ -145,7 +144,7 @@ def _solve(
 ) -> ReweightRow | None:
     """Put the method's exact solution into the model; None where the method has none."""
     config, classes = setup.resolved.config, len(setup.pool.classes)
-    inputs = normalised_features(setup)
+    inputs = pool_inputs(batches)
     fold = stratified_folds(
         batches.labels.cpu()[ids], min(SOLVE_FOLDS, len(ids)), generator(config.seed, "reweight", "solve")
     )
@@ -155,10 +154,7 @@ def _solve(
     )
     if params is None:
         return None
-    head = last_linear(model)
-    with torch.no_grad():
-        head.weight.copy_(params.weight)
-        head.bias.copy_(params.bias)
+    params.copy_to(last_linear(model))
     predictions = predict(model, batches, ids)
     return ReweightRow(
         1,

@@ -16,7 +16,7 @@ from metaselect.stages.warmup.fitted import Fitted, WarmupRow
 from metaselect.stages.warmup.plan import WarmupPlan
 from metaselect.training.batches import Batches
 from metaselect.training.pool_predictions import PoolPredictions
-from metaselect.training.predict import EVALUATION_BATCH
+from metaselect.training.predict import pool_inputs
 from metaselect.training.saved_models import LINEAR, save_model
 
 ONLY_EPOCH = 1  # under which the solution is kept
@@ -79,8 +79,7 @@ def solve(plan: WarmupPlan) -> LinearFit:
     batches = Batches(
         pool.inputs, pool.labels, pool.preprocess, device=plan.device, channels=pool.inputs.shape[1]
     )
-    chunks = torch.split(torch.arange(len(pool)), EVALUATION_BATCH)
-    inputs = torch.cat([batch.inputs.flatten(1) for _, batch in batches.stream(chunks)])
+    inputs = pool_inputs(batches)
     targets = F.one_hot(batches.labels, len(pool.classes)).to(inputs.dtype)
     draw = generator(plan.options.seed, "warmup", "folds")
     fold = stratified_folds(torch.from_numpy(pool.labels), plan.linear_folds, draw)
@@ -93,10 +92,7 @@ def save_solution(linear: LinearFit, plan: WarmupPlan, folder: Path) -> None:
     """Make the solution the only checkpoint in ``folder``."""
     pool = plan.pool
     model = build_model(LINEAR, pool.inputs.shape[1:], len(pool.classes), seed=0)
-    head = last_linear(model)
-    with torch.no_grad():
-        head.weight.copy_(linear.params.weight)
-        head.bias.copy_(linear.params.bias)
+    linear.params.copy_to(last_linear(model))
     for path in folder.glob(CHECKPOINT.within(epoch="*")):  # of the model that it was compared with
         path.unlink()
     save_model(model, folder / CHECKPOINT.within(epoch=ONLY_EPOCH))

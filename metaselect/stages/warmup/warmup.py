@@ -6,15 +6,13 @@ ones by heart, and `reweight` starts from it. The model ``linear`` is solved exa
 cross-validation chooses.
 """
 
-import math
 import shutil
 from pathlib import Path
-
-import torch
 
 from metaselect.data.listing import open_source
 from metaselect.data.store import data_inputs, load_pool, require_contents
 from metaselect.errors import DataError, UsageError
+from metaselect.models.cross_fit import is_above
 from metaselect.options import IngestOptions, WarmupOptions
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import (
@@ -113,6 +111,7 @@ def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> tuple[Fitted, PoolPr
     linear = solve(plan)
     losses, others = linear.held_out_losses(plan), held_out_losses(plan, trained, work.folder)
     means = {LINEAR: float(losses.double().mean()), trained.model: float(others.double().mean())}
+    # The one-standard-error rule: the epoch of the others was chosen on these samples, which makes them look too low.
     solved = not is_above(losses, others)
     report.note(
         f"Taking {LINEAR if solved else trained.model}: the cross-entropy with held-out given labels is "
@@ -124,18 +123,6 @@ def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> tuple[Fitted, PoolPr
         return linear.fitted()._replace(held_out_losses=means), linear.pool_predictions(plan)
     predictions = pool_predictions_by_descent(plan, plan.descent, trained, work.folder, report)
     return trained._replace(held_out_losses=means), predictions
-
-
-def is_above(losses: torch.Tensor, others: torch.Tensor) -> bool:
-    """Whether the mean of (n',) losses is above that of others of the same samples by more than a standard error.
-
-    The one-standard-error rule: the epoch of the others was chosen on these samples, which makes them look too low. Of
-    one sample there is no standard error, so that nothing is above.
-    """
-    difference = losses.double() - others.double()
-    if len(difference) < 2:
-        return False
-    return float(difference.mean()) > float(difference.std()) / math.sqrt(len(difference))
 
 
 def _finish(plan: WarmupPlan, fitted: Fitted, predictions: PoolPredictions, work: Work) -> None:
