@@ -18,10 +18,8 @@ from metaselect.models.build import build_model
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.auto.label_model import LabelModel
 from metaselect.reweighting.auto.method import (
-    BATCH_SIZE,
     FIRST_QUARTER,
     LEAST_PROB,
-    MOMENTUM,
     Auto,
     AutoRun,
     corrected_targets,
@@ -306,13 +304,13 @@ def test_a_warmup_that_learnt_other_classes_is_not_started_from() -> None:
 
 def test_plain_training_has_the_options_of_the_control() -> None:
     assert run_of(label_model(corrects=False)).recipe is None
-    assert run_of(label_model()).recipe == (MOMENTUM, BATCH_SIZE)
+    assert run_of(label_model()).recipe == Auto.recipe
 
 
 @pytest.mark.parametrize(
     ("likelihood", "corrects", "said"),
     [
-        ({}, False, "Fewer than 4 bought labels do not show how given ones go wrong: training is plain, with"),
+        ({}, False, "Too few classes have two bought labels, which show how given ones go wrong: training is plain"),
         ({"plain": -0.1}, False, "The bought labels do not favour a correction of the given ones: training is plain"),
         ({"plain": -0.1}, True, "(mostly its candidate plain): training uses corrected labels."),
     ],
@@ -321,9 +319,14 @@ def test_the_sentence_says_whether_labels_are_corrected_and_why_not(
     likelihood: dict[str, float], corrects: bool, said: str
 ) -> None:
     run = run_of(label_model(corrects=corrects)._replace(log_likelihood=likelihood))
+    run.bought[:] = True
     assert said in run.sentence()
-    run.bought[:] = False
-    assert ("in place" in run.sentence()) is False
+    for bought in (9, 0):  # too few, whatever they say
+        run.bought[:] = torch.arange(len(run.bought)) < bought
+        assert run.sentence().startswith(
+            "Given labels are corrected from 10 bought labels on: training is plain"
+        )
+        assert ("in place" in run.sentence()) is (bought > 0)
 
 
 @pytest.mark.parametrize("word", ["share=1.5", "share=nan", "ema=1", "ema=-0.1", "priors=equal"])

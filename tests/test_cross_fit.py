@@ -291,13 +291,14 @@ def test_a_dry_run_says_what_the_comparison_costs(run: Run) -> None:
         (
             "direct",
             4,
-            "4 exact solutions of uniform and 4 trainings of 1 epochs of the method follow the 4 epochs",
+            "4 exact solutions of uniform and 4 trainings of 1 epoch of the method follow the 4 epochs",
         ),
     ],
 )
 def test_a_model_that_is_solved_takes_no_epochs(run: Run, method: str, epochs: int, said: str) -> None:
     words = ("reweight", "--method", method, "--name", "dry", "--model", "linear", "--init", "scratch")
     done = metaselect(*words, "--epochs", EPOCHS, "--dry-run", "--json", run=run.root)
+    assert ("--epochs has no effect on the model linear" in done.err) == (method == "auto")
     assert done.json["needs"]["comparison_epochs"] == epochs
     assert f"For the comparison with plain training, {said}" in done.err
 

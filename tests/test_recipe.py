@@ -8,20 +8,11 @@ import pytest
 from data_makers import Listener
 
 from metaselect.options import ReweightOptions
-from metaselect.reweighting.auto.method import BATCH_SIZE, MOMENTUM
+from metaselect.reweighting.auto.method import Auto
 from metaselect.reweighting.base import Recipe
-from metaselect.reweighting.uniform import UniformRun
 from metaselect.run.layout import Run
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
 from metaselect.stages.reweight.training import preferred_config
-
-
-class Demanding(UniformRun):
-    """Wants momentum, and batches of twice the default's size."""
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe(0.9, 64)
 
 
 def setup_of(run: Path, **options: Any) -> ReweightSetup:
@@ -44,10 +35,10 @@ def test_a_recipe_holds_where_nothing_was_given(
     bought: Path, options: dict[str, Any], momentum: float, batch_size: int, more_epochs: int
 ) -> None:
     setup = setup_of(bought, **options)
-    found = preferred_config(setup, Demanding())
+    found = preferred_config(setup, Recipe(0.9, 64))
     assert (found.momentum, found.batch_size) == (momentum, batch_size)
     assert found.epochs == more_epochs * setup.resolved.config.epochs
-    assert preferred_config(setup, UniformRun()) == setup.resolved.config
+    assert preferred_config(setup, None) == setup.resolved.config
 
 
 def test_the_record_has_what_auto_found_and_how_it_trained(finished: Path) -> None:
@@ -63,5 +54,5 @@ def test_the_record_has_what_auto_found_and_how_it_trained(finished: Path) -> No
         found["corrects"] is True
     )  # 60 % of the labels are wrong, and so are many of the 20 that were bought
     assert [sum(row) for row in found["transition"]] == pytest.approx([1] * 10)
-    assert details["auto"]["training"] == {"epochs": 8, "batch_size": 32, "momentum": MOMENTUM}
-    assert BATCH_SIZE > 32
+    assert details["auto"]["training"] == {"epochs": 8, "batch_size": 32, "momentum": Auto.recipe.momentum}
+    assert Auto.recipe.batch_size > 32

@@ -144,9 +144,11 @@ def reweight(
         return
     result = outcome.result
     right = result["bought_accuracy"]
+    count = result["epochs"]
+    trained = "solved exactly" if count is None else f"{count} epoch{'' if count == 1 else 's'}"
     learnt = f", {right:.0%} of the bought labels right" if isinstance(right, float) else ""
     console.line(
-        f"{run_directory.path('reweight')}/{result['name']}: {result['model']}, {result['epochs']} epochs, "
+        f"{run_directory.path('reweight')}/{result['name']}: {result['model']}, {trained}, "
         f"{result['bought']} bought labels{learnt}"
     )
     comparison: Any = result["comparison"]

@@ -161,7 +161,7 @@ def warmup(
     if "weight_decay" in result:
         fitted = f"solved with weight decay {result['weight_decay']:.3g}"
     else:
-        fitted = f"{result['epochs']} epochs"
+        fitted = f"{result['epochs']} epoch{'' if result['epochs'] == 1 else 's'}"
     console.line(
         f"{run_directory.path('warmup')}: {result['model']}, {fitted}, "
         f"{result['accuracy_on_given_labels']:.1%} of the given labels learnt "

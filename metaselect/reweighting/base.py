@@ -244,6 +244,7 @@ class Method(ABC):
         judged: the model is compared with the one that the run started from, and a failed run is reported.
         needs_evidence: it uses ``Start.evidence``.
         solves_linear: its run has ``solve``, so that the model ``linear`` takes no epochs.
+        recipe: that its run may prefer; None: always the defaults.
     """
 
     weight_kind: ClassVar[str] = "label probability"
@@ -252,6 +253,7 @@ class Method(ABC):
     judged: ClassVar[bool] = True
     needs_evidence: ClassVar[bool] = False
     solves_linear: ClassVar[bool] = False
+    recipe: ClassVar[Recipe | None] = None
 
     def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
         """Samples of a meta batch; 0: the method has none.

@@ -17,6 +17,18 @@ MIB = 2**20
 WARMUP_STEPS = 1600  # enough to learn the classes, too few to memorise wrong labels
 WARMUP_EPOCHS = (4, 20)
 CONFIG_OPTIONS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp")
+NOT_OF_SOLVED = (
+    "epochs",
+    "batch_size",
+    "optimiser",
+    "lr",
+    "momentum",
+    "accumulate",
+    "schedule",
+    "augment",
+    "amp",
+)
+"""Options without an effect on a model that is solved exactly."""
 LARGE_POOL, LARGE_BATCH = 10_000, 128
 RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written
 REWEIGHT_STEPS = 2500  # on small pools, runs with fewer steps failed with every method
@@ -37,6 +49,14 @@ class Resolved:
         """The options of the stage that its result depends on, with `auto` resolved."""
         resolved = {name: getattr(self.config, name) for name in CONFIG_OPTIONS}
         return {**key_options(options), **resolved, "model": self.model}
+
+
+def without_effect(options: TrainingOptions, names: tuple[str, ...] = NOT_OF_SOLVED) -> dict[str, str]:
+    """Options among ``names`` that were given, as flags, with the sentence that a solved model does not use them."""
+    default = type(options)()
+    given = [name for name in names if getattr(options, name) != getattr(default, name)]
+    flags = [f"--{name.replace('_', '-')}" for name in given]
+    return {flag: f"{flag} has no effect on the model linear, which is solved exactly." for flag in flags}
 
 
 def training_needs(model: nn.Module, pool: Dataset, copies: int) -> dict[str, Json]:

@@ -31,7 +31,7 @@ from metaselect.models.logistic_regression import LinearParams
 from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
 from metaselect.records import Json
-from metaselect.reweighting.auto.label_model import LEAST_LEFT_OUT, LabelModel, fit_label_model
+from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, LabelModel, fit_label_model
 from metaselect.reweighting.auto.transition import answered, posterior
 from metaselect.reweighting.base import (
     LinearProblem,
@@ -49,7 +49,6 @@ from metaselect.reweighting.evidence import Evidence
 
 PRIORS = ("auto", "given", "balanced")
 TAIL = 10  # the largest class to the smallest, above which classes are balanced
-MOMENTUM, BATCH_SIZE = 0.9, 64  # of a corrected training
 LEAST_PROB = 1e-4  # of T and R in logarithms
 FIRST_QUARTER = 0.25  # of the epochs, whose predictions are not averaged
 MEMORISED = 0.1  # share of samples whose given label is predicted, above that of models not trained on it
@@ -73,6 +72,7 @@ class Auto(Method):
     weight_kind: ClassVar[str] = "posterior"
     needs_evidence: ClassVar[bool] = True
     solves_linear: ClassVar[bool] = True
+    recipe: ClassVar[Recipe] = Recipe(momentum=0.9, batch_size=64)  # of a corrected training
 
     def __post_init__(self) -> None:
         require_option(self, "share", "from 0 to 1", holds=0 <= self.share <= 1)
@@ -141,7 +141,7 @@ class AutoRun(MethodRun):
     @property
     def recipe(self) -> Recipe | None:
         """Momentum and larger batches for corrected labels; plain training is that of ``uniform``."""
-        return Recipe(MOMENTUM, BATCH_SIZE) if self.model.corrects else None
+        return self.method.recipe if self.model.corrects else None
 
     def set_epochs(self, epochs: int) -> None:
         """Keep the number, for the quarter of the epochs whose predictions are not averaged."""
@@ -221,8 +221,10 @@ class AutoRun(MethodRun):
         plain = f"training is plain{', with the bought labels in place' if self.bought.any() else ''}"
         if self.balanced:
             plain += ", for classes of equal frequency (--option priors=given: of the pool's)"
+        if self.bought.sum() < LEAST_BOUGHT:
+            return f"Given labels are corrected from {LEAST_BOUGHT} bought labels on: {plain}."
         if not self.model.log_likelihood:
-            return f"Fewer than {LEAST_LEFT_OUT} bought labels do not show how given ones go wrong: {plain}."
+            return f"Too few classes have two bought labels, which show how given ones go wrong: {plain}."
         if not self.model.corrects:
             return f"The bought labels do not favour a correction of the given ones: {plain}."
         return (

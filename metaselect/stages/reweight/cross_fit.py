@@ -25,7 +25,7 @@ from metaselect.reweighting.base import Method
 from metaselect.run.artefacts import RESUME
 from metaselect.run.files import read_json, write_json
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
-from metaselect.stages.reweight.training import train_method
+from metaselect.stages.reweight.training import preferred_config, train_method
 from metaselect.training.batches import Batches
 from metaselect.training.pool_predictions import PoolPredictions, pool_predictions
 from metaselect.training.predict import predict
@@ -100,8 +100,20 @@ def reason_without(setup: ReweightSetup, folds: int) -> str:
 
 
 def fold_epochs(setup: ReweightSetup) -> int:
-    """Epochs of each training: the run's over the number of folds, so that all folds cost as much as the run."""
+    """Epochs of each training: the run's over the number of folds, so that all folds cost as much as the run.
+
+    Before the method's recipe, which may raise both.
+    """
     return max(setup.resolved.config.epochs // max(setup.options.folds, 1), 1)
+
+
+def most_epochs(setup: ReweightSetup, method: Method, *, in_fold: bool) -> int:
+    """Epochs of one training, in a fold or of the run itself, with the recipe that the method may prefer."""
+    config = setup.resolved.config
+    if in_fold:
+        config = replace(config, epochs=fold_epochs(setup))
+    fitted = setup._replace(resolved=replace(setup.resolved, config=config))
+    return preferred_config(fitted, method.recipe).epochs
 
 
 def arms(setup: ReweightSetup) -> dict[str, Method]:
@@ -118,9 +130,10 @@ def is_solved(setup: ReweightSetup, method: Method) -> bool:
 
 
 def comparison_epochs(setup: ReweightSetup, folds: int) -> int:
-    """Epochs of all trainings of the comparison together."""
-    count = sum(not is_solved(setup, method) for method in arms(setup).values())
-    return count * min(folds, len(setup.meta_set.bought)) * fold_epochs(setup)
+    """Epochs of all trainings of the comparison together, at most."""
+    trained = [method for method in arms(setup).values() if not is_solved(setup, method)]
+    epochs = sum(most_epochs(setup, method, in_fold=True) for method in trained)
+    return min(folds, len(setup.meta_set.bought)) * epochs
 
 
 def cost(setup: ReweightSetup, folds: int) -> str:
@@ -130,13 +143,22 @@ def cost(setup: ReweightSetup, folds: int) -> str:
     parts = [
         f"{count} exact solutions of {names[arm]}"
         if is_solved(setup, method)
-        else f"{count} trainings of {fold_epochs(setup)} epochs of {names[arm]}"
+        else f"{count} trainings of {_epochs(setup, method, in_fold=True)} of {names[arm]}"
         for arm, method in arms(setup).items()
     ]
-    run = "run" if is_solved(setup, setup.method) else f"{setup.resolved.config.epochs} epochs of the run"
+    solved = is_solved(setup, setup.method)
+    run = "run" if solved else f"{_epochs(setup, setup.method, in_fold=False)} of the run"
     return (
         f"For the comparison with plain training, {' and '.join(parts)} follow the {run} (--folds 0: none)."
     )
+
+
+def _epochs(setup: ReweightSetup, method: Method, *, in_fold: bool) -> str:
+    """How many epochs a training takes, in words."""
+    most = most_epochs(setup, method, in_fold=in_fold)
+    usual = fold_epochs(setup) if in_fold else setup.resolved.config.epochs
+    count = f"{usual}" if most == usual else f"{usual} to {most}"
+    return f"{count} epoch{'' if count == '1' else 's'}"
 
 
 def cross_fit(setup: ReweightSetup, folds: int, work: Path, name: str, report: Reporter) -> list[CrossFitRow]:

@@ -150,7 +150,7 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dic
         dead = failure_reason(zero_batches, trained.before, after, predictions.predicted)
     return {
         "model": setup.resolved.model,
-        "epochs": len(history),
+        "epochs": None if is_solved(setup, setup.method) else len(history),
         "bought": len(setup.meta_set.bought),
         "bought_accuracy": after.accuracy if len(setup.meta_set.bought) else None,
         "zero_batches": zero_batches,

@@ -16,9 +16,9 @@ from metaselect.reweighting.base import Method
 from metaselect.reweighting.evidence import Evidence
 from metaselect.run.artefacts import WARMUP
 from metaselect.run.layout import Run
-from metaselect.training.config import Resolved, resolve_reweight
+from metaselect.training.config import Resolved, resolve_reweight, without_effect
 from metaselect.training.device import choose_device
-from metaselect.training.saved_models import WarmupModel, warmup_model
+from metaselect.training.saved_models import LINEAR, WarmupModel, warmup_model
 
 
 class ReweightSetup(NamedTuple):
@@ -79,6 +79,9 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     if trained < 1:
         raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
     resolved = resolve_reweight(options, pool, trained, model, device, weight_decay=decay)
+    if model == LINEAR and method.solves_linear:
+        for reason in without_effect(options).values():
+            report.note(f"{reason} --model mlp --init scratch is trained by gradient descent.")
     size = method.meta_batch_size(options.meta_batch_size, resolved.config.batch_size, len(meta_set.bought))
     if 0 < size < (options.meta_batch_size or 0):
         report.note(

@@ -13,7 +13,7 @@ from metaselect.models.cross_fit import stratified_folds
 from metaselect.models.predictions import Predictions
 from metaselect.random import generator
 from metaselect.records import Reporter
-from metaselect.reweighting.base import Labels, LinearProblem, MethodRun, Start
+from metaselect.reweighting.base import Labels, LinearProblem, MethodRun, Recipe, Start
 from metaselect.run.artefacts import CHECKPOINT
 from metaselect.stages.reweight.failure_check import StartScore, score_on_bought, score_start
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
@@ -90,7 +90,7 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     method = setup.method.begin(
         Start(pool_labels, config.epochs, config.lr, draw, setup.device, setup.evidence)
     )
-    config = preferred_config(setup, method)
+    config = preferred_config(setup, method.recipe)
     method.set_epochs(config.epochs)
     if method.starts_anew and setup.start is not None:
         model.load_state_dict(start_model(setup._replace(start=None)).state_dict())
@@ -167,9 +167,9 @@ def _solve(
     )
 
 
-def preferred_config(setup: ReweightSetup, method: MethodRun) -> TrainingConfig:
-    """The configuration, with what the method's run prefers where the user gave nothing."""
-    config, options, recipe = setup.resolved.config, setup.options, method.recipe
+def preferred_config(setup: ReweightSetup, recipe: Recipe | None) -> TrainingConfig:
+    """The configuration, with what a recipe prefers where the user gave nothing."""
+    config, options = setup.resolved.config, setup.options
     if recipe is None:
         return config
     if options.momentum is None and options.optimiser == "sgd":

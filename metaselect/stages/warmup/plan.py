@@ -11,7 +11,14 @@ from metaselect.models.build import auto_model, build_model
 from metaselect.options import WarmupOptions, key_options
 from metaselect.random import generator
 from metaselect.records import Json, Reporter
-from metaselect.training.config import RESUME_COPIES, Resolved, resolve_warmup, training_needs
+from metaselect.training.config import (
+    NOT_OF_SOLVED,
+    RESUME_COPIES,
+    Resolved,
+    resolve_warmup,
+    training_needs,
+    without_effect,
+)
 from metaselect.training.saved_models import LINEAR
 
 HELD_OUT = 0.1  # of the pool
@@ -21,9 +28,7 @@ LEAST_FOLD = 4  # samples of a fold, so that each has three neighbours
 MOST_NUMBERS = 20_000_000  # n x K of out-of-fold probabilities by default
 LINEAR_FOLDS = 5  # found more wrong labels of features of an encoder than 2 did; 10 found no more
 LINEAR_OR_MLP = "linear or mlp"
-NOT_OF_LINEAR = ("epochs", "batch_size", "optimiser", "lr", "momentum", "accumulate", "schedule", "augment",
-                 "amp", "checkpoints", "weights")  # fmt: skip
-"""Options without an effect on a model that is solved exactly."""
+NOT_OF_LINEAR = (*NOT_OF_SOLVED, "checkpoints", "weights")
 
 
 @dataclass(frozen=True)
@@ -159,11 +164,7 @@ def checkpoint_epochs(epochs: int, count: int) -> list[int]:
 
 def _check_effects(options: WarmupOptions, report: Reporter) -> None:
     """Refuse options that do nothing for ``linear`` where it was named, and note them where a rule chose it."""
-    default = WarmupOptions()
-    for name in NOT_OF_LINEAR:
-        if getattr(options, name) != getattr(default, name):
-            flag = f"--{name.replace('_', '-')}"
-            reason = f"{flag} has no effect on the model linear, which is solved exactly."
-            if options.model == LINEAR:
-                raise UsageError(reason, f"Leave out {flag}.")
-            report.note(f"{reason} --model mlp is trained by gradient descent.")
+    for flag, reason in without_effect(options, NOT_OF_LINEAR).items():
+        if options.model == LINEAR:
+            raise UsageError(reason, f"Leave out {flag}.")
+        report.note(f"{reason} --model mlp is trained by gradient descent.")
