@@ -85,7 +85,7 @@ def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: 
     model = options.model or auto_model(pool.inputs.shape[1:])
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 64)
     low, high = WARMUP_EPOCHS
-    epochs = min(max(math.ceil(WARMUP_STEPS * batch_size * options.accumulate / trained), low), high)
+    epochs = min(max(_epochs(WARMUP_STEPS, batch_size * options.accumulate, trained), low), high)
     return _resolved(
         options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.9
     )
@@ -114,13 +114,18 @@ def resolve_reweight(
         UsageError: --accumulate is more than the number of samples.
     """
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 32)
-    epochs = math.ceil(REWEIGHT_STEPS * batch_size * options.accumulate / trained)
+    epochs = _epochs(REWEIGHT_STEPS, batch_size * options.accumulate, trained)
     model = options.model or model
     if options.weight_decay is None and weight_decay is not None:
         options = replace(options, weight_decay=weight_decay)
     return _resolved(
         options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.0
     )
+
+
+def _epochs(steps: int, samples: int, trained: int) -> int:
+    """Epochs of at least about ``steps`` steps of ``samples``; a pool that is smaller is one step an epoch."""
+    return math.ceil(steps * min(samples, trained) / trained)
 
 
 def _resolved(

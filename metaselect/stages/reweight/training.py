@@ -176,7 +176,9 @@ def preferred_config(setup: ReweightSetup, recipe: Recipe | None) -> TrainingCon
         config = replace(config, momentum=recipe.momentum)
     # With a given number of epochs, larger batches would be fewer steps.
     if options.batch_size is None and options.epochs is None and recipe.batch_size > config.batch_size:
-        factor = recipe.batch_size / config.batch_size
+        trained = len(trained_ids(setup.pool, setup.meta_set, setup.method))
+        # A batch of the whole pool is one step an epoch, whatever its size.
+        factor = min(recipe.batch_size, trained) / min(config.batch_size, trained)
         config = replace(config, batch_size=recipe.batch_size, epochs=round(config.epochs * factor))
     return config
 
