@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from metaselect.features import extract as features
 from metaselect.features.extract import last_layer_factors
 from metaselect.features.files import LastLayerFactors, read_factors, read_recipe, write_factors
-from metaselect.models.build import build_model, last_linear
+from metaselect.models.build import build_model
+from metaselect.models.head import head_of
 from metaselect.training.batches import Batches
 
 
@@ -34,7 +35,7 @@ def test_factors_are_the_softmax_and_the_input_of_the_last_layer(
     torch.testing.assert_close(found.probs, probs)
     assert found.probs.dtype == found.hidden.dtype == torch.float32
     assert reporter.tracked == [("features", 0, 24)]
-    assert not last_linear(model)._forward_pre_hooks
+    assert not head_of(model)._forward_pre_hooks
 
 
 def test_factors_make_the_gradient_of_the_last_layer(
@@ -44,7 +45,7 @@ def test_factors_make_the_gradient_of_the_last_layer(
     found = last_layer_factors(model, tiny_batches, reporter, "features")
     inputs, labels = tiny_batches.get(torch.arange(24))
     model.double()
-    weight = last_linear(model).weight
+    weight = head_of(model).weight
     for j in range(24):
         loss = F.cross_entropy(model(inputs[j : j + 1].double()), labels[j : j + 1])
         (gradient,) = torch.autograd.grad(loss, weight)

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch, frozen_statistics
-from metaselect.models.build import build_model, last_linear
+from metaselect.models.build import build_model
+from metaselect.models.head import head_of
 from metaselect.models.parameters import parameters_in
 from metaselect.random import seeded_globals
 from metaselect.reweighting.base import MethodRun, StepObjective
@@ -504,7 +505,7 @@ def test_every_pass_draws_the_same_mask_and_leaves_the_global_generator_alone(ne
 def test_jvp_is_linear_and_zero_where_a_parameter_does_not_matter() -> None:
     scene = make_scene("convnet")
     with torch.no_grad():
-        last_linear(scene.model).weight.zero_()  # the hidden layers bear on nothing now
+        head_of(scene.model).weight.zero_()  # the hidden layers bear on nothing now
     forward = scene.forward()
     v = {name: torch.ones_like(value) for name, value in forward.params.items()}
     hidden_only = {name: value * (not name.startswith("classifier")) for name, value in v.items()}

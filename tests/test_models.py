@@ -11,7 +11,8 @@ from torch import nn
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
-from metaselect.models.build import auto_model, build_model, input_channels, last_linear
+from metaselect.models.build import auto_model, build_model, input_channels
+from metaselect.models.head import head_of
 from metaselect.registry import MODELS, TORCHVISION_FAMILIES
 
 
@@ -79,7 +80,7 @@ def test_our_models_have_the_size_of_their_papers(
     model = build_model(name, shape, classes, seed=0)
     assert model.training
     assert size(model) == parameters
-    last = last_linear(model)
+    last = head_of(model)
     assert (last.in_features, last.out_features) == (width, classes)
     caught = []
     hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].shape))
@@ -114,7 +115,7 @@ def test_same_seed_same_weights_and_the_global_generator_is_left_alone(name: str
     again, other = build_model(name, shape, 3, seed=7), build_model(name, shape, 3, seed=8)
     for key, value in once.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
-    assert not torch.equal(last_linear(once).weight, last_linear(other).weight)
+    assert not torch.equal(head_of(once).weight, head_of(other).weight)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +188,9 @@ def factories(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("factories")
 def test_a_factory_is_called_with_shape_and_classes() -> None:
     model = build_model("their_models:good", (1, 4, 4), 3, seed=1)
-    assert last_linear(model).in_features == 16
+    assert head_of(model).in_features == 16
     again = build_model("their_models:good", (1, 4, 4), 3, seed=1)
-    assert torch.equal(last_linear(model).weight, last_linear(again).weight)
+    assert torch.equal(head_of(model).weight, head_of(again).weight)
 
 
 @pytest.mark.usefixtures("factories")
@@ -202,8 +203,8 @@ def test_a_factory_is_called_with_shape_and_classes() -> None:
         (".their_models:good", "cannot be imported"),
         ("their_models:no_model", "returned a str"),
         ("their_models:no_linear", "no nn.Linear"),
-        ("their_models:other_classes", "one output for each of 3 classes"),
-        ("their_models:not_last", "one output for each of 3 classes"),
+        ("their_models:other_classes", r"logits of shape \(2, 4\) for 2 samples, not \(2, 3\)"),
+        ("their_models:not_last", "not the output of an nn.Linear"),
         ("their_models:other_inputs", "cannot take inputs of shape"),
     ],
 )

@@ -20,8 +20,9 @@ from torch import nn
 
 from metaselect.data.store import Dataset, load_pool
 from metaselect.models import neighbours as neighbours_module
-from metaselect.models.build import build_model, last_linear
+from metaselect.models.build import build_model
 from metaselect.models.cross_fit import stratified_folds
+from metaselect.models.head import head_of
 from metaselect.models.logistic_regression import fit_logistic_regression
 from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.options import WarmupOptions
@@ -88,7 +89,7 @@ def softmax_and_hidden(name: str, weights: Path, pool: Dataset) -> tuple[torch.T
     scale = pool.preprocess
     inputs = (torch.from_numpy(np.array(pool.inputs)) / 255 - scale.mean[0]) / scale.std[0]
     caught: list[torch.Tensor] = []
-    last_linear(model).register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+    head_of(model).register_forward_pre_hook(lambda _, args: caught.append(args[0]))
     with torch.no_grad():
         return model(inputs).softmax(1), caught[0]
 

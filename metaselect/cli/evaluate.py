@@ -19,6 +19,7 @@ from metaselect.cli.flags import (
     OnBadSampleOption,
     ProgressOption,
     RunOption,
+    TrustModelOption,
 )
 from metaselect.cli.results import finish, print_model_choice, print_noise_estimate, print_wrong_labels
 from metaselect.options import EvaluateOptions
@@ -58,6 +59,7 @@ def evaluate(
     feature_columns: FeatureColumnsOption = None,
     on_bad_sample: OnBadSampleOption = OnBadSample.stop,
     device: DeviceOption = "auto",
+    trust_model: TrustModelOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -82,7 +84,7 @@ def evaluate(
         device=device,
         force=force,
     )
-    run_directory = Run.at(run)
+    run_directory = Run.at(run, trust_model=trust_model)
     from metaselect.stages.evaluate.evaluate import evaluate as run_evaluate
 
     outcome = run_evaluate(test, run_directory, options, console)

@@ -69,6 +69,14 @@ DeviceOption = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+TrustModelOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-model",
+        help="Run the code of a model package.module:factory that only the run's files name.",
+        rich_help_panel=TRAINING,
+    ),
+]
 MethodOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -30,6 +30,7 @@ from metaselect.cli.flags import (
     Schedule,
     ScheduleOption,
     SeedOption,
+    TrustModelOption,
     WeightDecayOption,
 )
 from metaselect.cli.results import finish, print_dry_run, print_method_options, print_wrong_labels
@@ -86,6 +87,7 @@ def reweight(
     amp: AmpOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    trust_model: TrustModelOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -135,7 +137,7 @@ def reweight(
         profile=profile,
         folds=folds,
     )
-    run_directory = Run.at(run)
+    run_directory = Run.at(run, trust_model=trust_model, model=model)
     from metaselect.stages.reweight.reweight import reweight as run_reweight
 
     outcome = run_reweight(run_directory, options, console)
@@ -157,5 +159,5 @@ def reweight(
     elif comparison:
         console.line(comparison["sentence"])
     print_wrong_labels(console, result["wrong_labels"])
-    console.note(f"Next: metaselect evaluate TEST {run_directory.flag}")
+    console.note(f"Next: metaselect evaluate TEST {run_directory.model_flags}")
     finish(console, outcome)

@@ -17,6 +17,7 @@ from metaselect.cli.flags import (
     RunOption,
     SeedOption,
     SelectMethod,
+    TrustModelOption,
 )
 from metaselect.cli.results import finish, print_dry_run, print_method_options
 from metaselect.errors import UsageError
@@ -89,6 +90,7 @@ def select(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    trust_model: TrustModelOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -133,7 +135,7 @@ def select(
         force=force,
         dry_run=dry_run,
     )
-    run_directory = Run.at(run)
+    run_directory = Run.at(run, trust_model=trust_model)
     if explain is not None and discard_round is not None:
         raise UsageError("--explain and --discard-round exclude each other.", "Leave one out.")
     if explain is not None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console
-from metaselect.cli.flags import JsonOption, RunOption
+from metaselect.cli.flags import JsonOption, RunOption, TrustModelOption
 from metaselect.cli.results import finish
 from metaselect.records import Outcome
 from metaselect.run.layout import Run
@@ -24,6 +24,7 @@ def verify(
             "--rerun", help="Also run every stage again in a copy of the run, and compare the results."
         ),
     ] = False,
+    trust_model: TrustModelOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check every file of the run against the hash that its stage recorded.
@@ -32,9 +33,11 @@ def verify(
         metaselect verify --run RUN
 
         metaselect verify --run RUN --rerun
+
+    --rerun finds files that the stages were given by relative paths from the folder where it is started.
     """
     console = Console(as_json=as_json)
-    run_directory = Run.at(run)
+    run_directory = Run.at(run, trust_model=trust_model)
     from metaselect.stages.status import verify as run_verify
 
     outcome = run_verify(run_directory, console)

@@ -167,5 +167,5 @@ def warmup(
         f"{result['accuracy_on_given_labels']:.1%} of the given labels learnt "
         f"({result['held_out_accuracy_on_given_labels']:.1%} of those held out)"
     )
-    console.note(f"Next: metaselect select --budget 50 {run_directory.flag}")
+    console.note(f"Next: {run_directory.select_command}")
     finish(console, outcome)

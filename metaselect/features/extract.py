@@ -15,7 +15,7 @@ from metaselect.features.per_sample_gradients import (
 )
 from metaselect.features.projections import make_projection
 from metaselect.models.batch import full_precision
-from metaselect.models.build import last_linear
+from metaselect.models.head import head_of
 from metaselect.records import Json, Reporter
 from metaselect.selection.base import Gradients
 from metaselect.training.batches import Batches
@@ -58,7 +58,7 @@ def last_layer_factors(
     model.eval()
     ids = torch.arange(len(batches)) if ids is None else ids
     hidden_inputs: list[torch.Tensor] = []
-    hook = last_linear(model).register_forward_pre_hook(lambda _, inputs: hidden_inputs.append(inputs[0]))
+    hook = head_of(model).register_forward_pre_hook(lambda _, inputs: hidden_inputs.append(inputs[0]))
     size = _batch_size(batches, FORWARD_PIXELS, FORWARD_BATCH)
     factors: LastLayerFactors | None = None
     try:

@@ -18,7 +18,6 @@ from metaselect.features.files import (
     write_factors,
     write_gradients,
 )
-from metaselect.models.build import build_model
 from metaselect.random import generator
 from metaselect.records import Json, Reporter
 from metaselect.run.artefacts import CHECKPOINT, FACTORS, SELECT
@@ -28,7 +27,7 @@ from metaselect.run.layout import Run
 from metaselect.run.stage import Work
 from metaselect.selection.base import Gradients, ImagePool, PoolFeatures, Selector
 from metaselect.training.batches import Batches
-from metaselect.training.saved_models import load_weights, warmup_model
+from metaselect.training.saved_models import load_weights, recorded_model, warmup_model
 
 FEATURES_VERSION = 1  # to be raised whenever the numbers in a file of features change their meaning
 GRADIENT_SETTINGS = (
@@ -115,8 +114,8 @@ class WarmupFeatures:
 
     def _model(self, epoch: int) -> nn.Module:
         """The warm-up's model at a checkpoint, on the device."""
-        model = build_model(
-            self.warmup_description.architecture, self.pool.inputs.shape[1:], len(self.pool.classes), seed=0
+        model = recorded_model(
+            self.run, self.warmup_description.architecture, self.pool.inputs.shape[1:], len(self.pool.classes)
         )
         load_weights(model, self.run.path(CHECKPOINT.path(epoch=epoch)))
         return model.to(self.device)

@@ -31,7 +31,7 @@ from metaselect.metagrad.jvp import JvpSolver
 from metaselect.metagrad.jvp_strategies import LossPasses
 from metaselect.metagrad.virtual_step import SteppedParameter, step_parameter, virtual_rate
 from metaselect.models.batch import Batch, frozen_statistics, full_precision
-from metaselect.models.build import last_linear
+from metaselect.models.head import head_of
 from metaselect.models.parameters import Params
 from metaselect.random import seeded_globals
 
@@ -109,7 +109,7 @@ class Forward:
     def _run(self, inputs: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Logits (B, K), and a list with the input (B, d) of the last linear layer."""
         hidden: list[torch.Tensor] = []
-        hook = last_linear(self.model).register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+        hook = head_of(self.model).register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
         try:
             with self._autocast_and_seed():
                 logits = self.model(inputs)

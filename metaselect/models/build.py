@@ -1,6 +1,7 @@
 """Building a model by its name: own models, torchvision's, or a user's factory."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from importlib import import_module
 from typing import Any
 
@@ -8,9 +9,14 @@ import torch
 from torch import nn
 
 from metaselect.errors import UsageError
+from metaselect.models.head import head_of, mark_head
 from metaselect.random import derive_seed, seeded_globals
 from metaselect.registry import MODELS, TORCHVISION_FAMILIES, load
 
+AUTHORS_ERRORS = (Exception, SystemExit)
+"""What code that is not ours may raise; an interruption by the user is not among it."""
+FACTORIES: list[str] = []
+"""Names ``package.module:factory`` that this process has called, the latest last; an error in their code is theirs."""
 LINEAR_FROM = 128  # features, which then come from a frozen encoder, where a linear model is what is needed
 
 
@@ -45,7 +51,7 @@ def build_model(name: str, shape: Sequence[int], classes: int, *, seed: int) -> 
         seed: of the initialisation.
 
     Raises:
-        UsageError: no such model, or one that has no last linear layer of K outputs.
+        UsageError: no such model, one that fails, or one whose logits are not K outputs of an ``nn.Linear``.
     """
     with seeded_globals(derive_seed(seed, "init", name)):
         if name in MODELS:
@@ -54,20 +60,8 @@ def build_model(name: str, shape: Sequence[int], classes: int, *, seed: int) -> 
             model = _from_factory(name, shape, classes)
         else:
             model = _from_torchvision(name, shape, classes)
-    _check_outputs(model, name, shape, classes)
+        _check(model, name, shape, classes)  # lazy layers get their initial values here
     return model
-
-
-def last_linear(model: nn.Module) -> nn.Linear:
-    """The last ``nn.Linear`` in the order of registration; its input is the representation (width d).
-
-    Raises:
-        UsageError: the model has none.
-    """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise UsageError("The model has no nn.Linear layer.", "Its last layer must be an nn.Linear.")
-    return layers[-1]
 
 
 def _from_registry(name: str, shape: Sequence[int], classes: int) -> nn.Module:
@@ -81,11 +75,18 @@ def _from_factory(name: str, shape: Sequence[int], classes: int) -> nn.Module:
     module, _, attribute = name.partition(":")
     try:
         factory: Any = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except AUTHORS_ERRORS as error:
         raise UsageError(
-            f"--model {name} cannot be imported: {error}.", "Check its name and PYTHONPATH."
-        ) from None
-    model = factory(tuple(shape), classes)
+            f"--model {name} cannot be imported: {described(error)}.", "Check its name and PYTHONPATH."
+        ) from error
+    FACTORIES.append(name)
+    try:
+        model = factory(tuple(shape), classes)
+    except AUTHORS_ERRORS as error:
+        raise UsageError(
+            f"--model {name}: the factory failed with {described(error)}.",
+            f"It is called as {attribute}({tuple(shape)}, {classes}).",
+        ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"--model {name} returned a {type(model).__name__}.",
@@ -115,25 +116,48 @@ def _require_images(name: str, shape: Sequence[int]) -> None:
         )
 
 
-def _check_outputs(model: nn.Module, name: str, shape: Sequence[int], classes: int) -> None:
+def _check(model: nn.Module, name: str, shape: Sequence[int], classes: int) -> None:
     """Run the model on a batch of zeros, so that one that does not fit the data is refused before training."""
-    last = last_linear(model)
     channels = input_channels(name, shape)
     batch = torch.zeros(2, *((channels, *shape[1:]) if len(shape) == 3 else shape))
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
-            logits = model(batch)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        logits = mark_head(model, batch)
+        if ":" in name:
+            _check_training(model, batch, logits)
+    except UsageError as error:
+        raise UsageError(f"--model {name}: {error}", error.hint) from None
+    except AUTHORS_ERRORS as error:
+        if isinstance(error, RuntimeError) or ":" in name:
+            raise UsageError(
+                f"--model {name} cannot take inputs of shape {tuple(shape)}: {described(error)}.",
+                "Choose another model, or another --image-size at ingest.",
+            ) from None
+        raise
+    if logits.shape != (2, classes):
         raise UsageError(
-            f"--model {name} cannot take inputs of shape {tuple(shape)}: {reason}.",
-            "Choose another model, or another --image-size at ingest.",
-        ) from None
-    model.train(was_training)
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes) or last.out_features != classes:
-        raise UsageError(
-            f"--model {name} does not end in an nn.Linear with one output for each of {classes} classes.",
-            "Choose another model.",
+            f"--model {name} gives logits of shape {tuple(logits.shape)} for 2 samples, not (2, {classes}).",
+            "It must have one output for each class.",
         )
+    if not all(value.requires_grad for value in head_of(model).parameters()):
+        raise UsageError(f"--model {name}: its head is frozen.", "Leave at least the last layer trainable.")
+
+
+def _check_training(model: nn.Module, batch: torch.Tensor, logits: torch.Tensor) -> None:
+    """Refuse a model that gives something else in training mode, such as the logits of auxiliary heads beside its own.
+
+    Raises:
+        UsageError: it does.
+    """
+    with torch.no_grad():
+        output = deepcopy(model).train()(batch)
+    if not isinstance(output, torch.Tensor) or output.shape != logits.shape:
+        raise UsageError(
+            f"In training mode the model gives a {type(output).__name__} that is not its logits alone.",
+            "It must return the logits, (B, K), in both modes.",
+        )
+
+
+def described(error: BaseException) -> str:
+    """The type and the last line of an error of code that is not ours."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1].strip()}".rstrip(":. ")

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from metaselect.models.build import last_linear
+from metaselect.models.head import head_of
 
 Params: TypeAlias = dict[str, torch.Tensor]
 """From the name of a parameter to a tensor of its shape."""
@@ -23,7 +23,7 @@ def parameters_in(model: nn.Module, scope: str) -> frozenset[str]:
     tensors = dict(model.named_parameters())
     if scope == "all":
         return frozenset(tensors)
-    head = last_linear(model)
+    head = head_of(model)
     names = {name for name, value in tensors.items() if value is head.weight or value is head.bias}
     if scope == "top":
         # A layer begins with its weight, a tensor of two or more dimensions; biases and norms follow it.

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
-from metaselect.run.artefacts import DATA, LAYOUT_VERSION, LOCK, RECORD, RUN_INFO, WARMUP
+from metaselect.run.artefacts import DATA, LAYOUT_VERSION, LOCK, RECORD, RUN_INFO, WARMUP, WARMUP_MODEL
 from metaselect.run.files import write_json
 from metaselect.run.memo import FileMemo
 from metaselect.run.stage import Stage, run_flag
@@ -33,13 +33,21 @@ class Run:
 
     Attributes:
         root: its path.
+        trusts: names ``package.module:factory`` of models whose code may run, though only a file of the run names
+            them; None: any.
     """
 
     root: Path
+    trusts: frozenset[str] | None = frozenset()
 
     @classmethod
-    def at(cls, root: Path | None) -> "Run":
+    def at(cls, root: Path | None, *, trust_model: bool = False, model: str | None = None) -> "Run":
         """The run at ``root``, which may be empty or missing.
+
+        Args:
+            root: its path.
+            trust_model: of --trust-model: code that the run's files name may run.
+            model: of --model, which may run.
 
         Raises:
             UsageError: ``root`` is None, a file, or nothing that could be a folder.
@@ -52,7 +60,7 @@ class Run:
             raise UsageError(f"--run {root}: {error.strerror}.", "Name another folder.") from None
         if is_file:
             raise UsageError(f"--run {root} is a file.", "Name a folder, new or made by metaselect ingest.")
-        return cls(root)
+        return cls(root, None if trust_model else frozenset([model] if model else []))
 
     @property
     def flag(self) -> str:
@@ -72,11 +80,33 @@ class Run:
         """Whether the run holds ids and labels alone, so that no model can be trained in it."""
         return bool(self.info()["task"] == IDS_ALONE)
 
+    def require_trust(self, model: str) -> None:
+        """Check that a model which a file of the run names may be built.
+
+        Raises:
+            UsageError: it is somebody's code, ``package.module:factory``, and the command line did not name it.
+        """
+        if ":" in model and self.trusts is not None and model not in self.trusts:
+            raise UsageError(
+                f"{self.root} names the model {model}, which is code that this command would run.",
+                "Add --trust-model if you trust whoever made the run, and the code under that name.",
+            )
+
+    @property
+    def model_flags(self) -> str:
+        """``flag``, for commands that load the warm-up's model: with --trust-model where that is somebody's code."""
+        try:
+            described = json.loads(self.path(WARMUP_MODEL.path()).read_text(encoding="utf-8"))
+            is_code = ":" in described["architecture"]
+        except (OSError, ValueError, LookupError, TypeError):
+            is_code = False  # the command that loads it says what is wrong
+        return f"--trust-model {self.flag}" if is_code else self.flag
+
     @property
     def select_command(self) -> str:
         """The command that selects the first samples, for messages."""
         features = "--features FILE " if self.ids_alone else ""
-        return f"metaselect select --budget 50 {features}{self.flag}"
+        return f"metaselect select --budget 50 {features}{self.model_flags}"
 
     @property
     def exists(self) -> bool:

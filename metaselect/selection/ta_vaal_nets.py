@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.models.build import last_linear
+from metaselect.models.head import head_of
 from metaselect.random import seeded_globals
 from metaselect.selection.base import ImagePool
 
@@ -35,7 +35,7 @@ class RankedModel(nn.Module):
 
     def __init__(self, model: nn.Module, device: torch.device, *, seed: int) -> None:
         super().__init__()
-        last = last_linear(model)
+        last = head_of(model)
         self.model = model
         with seeded_globals(seed):
             self.module = nn.Sequential(nn.Linear(last.in_features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))

@@ -5,18 +5,22 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import metaselect
 from metaselect.errors import ConditionUnmet
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import META_SET, RECORD, RUN_INFO, SELECT, folder_of
+from metaselect.run.artefacts import META_SET, RECORD, RUN_INFO, SELECT, WARMUP, folder_of
 from metaselect.run.files import sha256_file
 from metaselect.run.layout import Run
 from metaselect.run.stage import Stage
 from metaselect.stages.table import STAGES
 
+TRUST = "--trust-model"
 FIRST_ROUND = SELECT.name(number=1)
+PACKAGE = str(Path(metaselect.__file__).parents[1])
 
 
 def rerun(run: Run, report: Reporter) -> Outcome:
@@ -50,7 +54,7 @@ def rerun(run: Run, report: Reporter) -> Outcome:
                 report.note(f"{name} was selected after labels were bought; it is copied as it is.")
             elif not copied:
                 report.note(f"Running {name} again.")
-                _run_again(stage, copy)
+                _run_again(stage, copy, run)
                 compared.append(name)
             # So that the next stage starts from the run's own files, and each difference is reported at its stage.
             shutil.rmtree(copy.path(name), ignore_errors=True)
@@ -58,24 +62,27 @@ def rerun(run: Run, report: Reporter) -> Outcome:
     return Outcome({"run": str(run.root), "recomputed": compared})
 
 
-def _run_again(stage: Stage, copy: Run) -> None:
+def _run_again(stage: Stage, copy: Run, original: Run) -> None:
+    """Run a stage's recorded command in the copy; relative paths in it start at the working folder of this process.
+
+    Raises:
+        ConditionUnmet: it fails, or gives other bytes.
+        UsageError: it would run code of a model that this command line did not allow.
+    """
     record = stage.require()
     words = shlex.split(stage.command())[1:-2]  # less the program's name and --run RUN
+    words = [word for word in words if word != TRUST]  # a record cannot allow code; this command line can
+    _check_models(words, original)
+    words += [TRUST] if original.trusts is None and stage.kind != WARMUP.kind else []
     words_of_kind = folder_of(stage.name).command.split()
     if len(words_of_kind) == 1 and len(words) > 1 and not words[1].startswith("-"):
         del words[1]  # the DATA of warmup, which the run holds
-    command = [sys.executable, "-m", "metaselect", *words, "--run", str(copy.root.resolve())]
+    # -P: without it, a module in the working folder would be imported in place of one of Python's own.
+    command = [sys.executable, "-P", "-m", "metaselect", *words, "--run", str(copy.root.resolve())]
     # Sums in another number of threads are rounded otherwise.
     environment = os.environ | {"OMP_NUM_THREADS": str(record.details["threads"])}
-    folder = Path(record.details["working_folder"])  # relative paths start there
-    process = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        cwd=folder if folder.is_dir() else None,
-    )
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGE, os.environ.get("PYTHONPATH")]))
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     made = copy.path(stage.name)
     if not (made / RECORD).is_file():
         raise ConditionUnmet(f"{stage.name} could not be run again: {process.stderr.strip()[-500:]}")
@@ -89,3 +96,15 @@ def _run_again(stage: Stage, copy: Run) -> None:
             f"{stage.name} gives other bytes when it is run again: {', '.join(differing)}.",
             f"Was it made on another machine, or with other versions? {RECORD} says which.",
         )
+
+
+def _check_models(words: list[str], run: Run) -> None:
+    """Check that a recorded command names no code of a model that may not run.
+
+    Raises:
+        UsageError: it does.
+    """
+    names = [word.partition("=")[2] for word in words if word.startswith("--model=")]
+    names += [value for word, value in pairwise(words) if word == "--model"]
+    for name in names:
+        run.require_trust(name)

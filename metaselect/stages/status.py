@@ -174,4 +174,5 @@ def next_command(run: Run, states: list[State], open_work: OpenWork, view: Annot
 
 def _command(run: Run, folder: Folder, *flags: str) -> str:
     """The command line that fills a folder of the run."""
-    return " ".join(["metaselect", folder.command, *flags, run.flag])
+    loads_model = folder in (REWEIGHT, EVALUATE)
+    return " ".join(["metaselect", folder.command, *flags, run.model_flags if loads_model else run.flag])

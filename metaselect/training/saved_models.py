@@ -1,5 +1,6 @@
 """Finished models on disk: safetensors, with a description that lets anybody load them without MetaSelect."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from metaselect.data.store import Dataset
 from metaselect.errors import DataError
-from metaselect.models.build import input_channels
+from metaselect.models.build import build_model, input_channels
 from metaselect.records import Json
 from metaselect.run.artefacts import WARMUP, WARMUP_MODEL
 from metaselect.run.files import read_json, write_atomically
@@ -52,6 +53,16 @@ def warmup_model(run: Run) -> WarmupModel:
         raw["start_epoch"],
         raw.get("weight_decay"),
     )
+
+
+def recorded_model(run: Run, name: str, shape: Sequence[int], classes: int, *, seed: int = 0) -> nn.Module:
+    """``build_model`` for a name that a file of the run gives: code runs only where the command line says so.
+
+    Raises:
+        UsageError: the name is of somebody's code, ``package.module:factory``, and the command did not name it.
+    """
+    run.require_trust(name)
+    return build_model(name, shape, classes, seed=seed)
 
 
 def save_model(model: nn.Module, path: Path) -> None:

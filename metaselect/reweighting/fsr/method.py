@@ -24,7 +24,7 @@ import torch
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
-from metaselect.models.build import last_linear
+from metaselect.models.head import head_of
 from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
 from metaselect.options import not_in_key
@@ -224,7 +224,7 @@ class FSRRun(MethodRun):
 
     def _look_ahead(self, forward: Forward, meta_batch: Batch, own: torch.Tensor) -> LookAhead:
         hidden, meta_hidden = forward.joint_hidden(meta_batch)
-        linear, hyper = last_linear(forward.model), self.hyper
+        linear, hyper = head_of(forward.model), self.hyper
         decay = forward.optimiser.param_groups[0]["weight_decay"]
         return look_ahead(
             layer_of(linear),

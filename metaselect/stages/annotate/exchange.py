@@ -242,7 +242,7 @@ def _note_next_command(run: Run, result: Mapping[str, Json], report: Reporter) -
         )
     if result["bought"]:
         ids_alone = f"The bought labels are in {run.path(META_SET.path())}."
-        report.note(ids_alone if run.ids_alone else f"Next: metaselect reweight {run.flag}")
+        report.note(ids_alone if run.ids_alone else f"Next: metaselect reweight {run.model_flags}")
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 
 from metaselect.data.store import Dataset
-from metaselect.models.build import build_model
 from metaselect.models.predictions import Predictions
 from metaselect.run.artefacts import (
     CHECKPOINT,
@@ -21,7 +20,7 @@ from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.training.batches import Batches
 from metaselect.training.predict import predict
-from metaselect.training.saved_models import load_weights, warmup_model
+from metaselect.training.saved_models import load_weights, recorded_model, warmup_model
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def predict_with(run: Run, candidate: Candidate, samples: Dataset, device: torch
     """
     described = read_json(run.path(candidate.description), "Run the stage again with --force.")
     shape = samples.inputs.shape[1:]
-    model = build_model(described["architecture"], shape, len(samples.classes), seed=0)
+    model = recorded_model(run, described["architecture"], shape, len(samples.classes))
     load_weights(model, run.path(candidate.weights))
     batches = Batches(
         samples.inputs,

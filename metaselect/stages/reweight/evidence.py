@@ -3,7 +3,7 @@
 import torch
 
 from metaselect.features.extract import last_layer_factors
-from metaselect.models.build import build_model, input_channels
+from metaselect.models.build import input_channels
 from metaselect.records import Reporter
 from metaselect.reweighting.evidence import Evidence, Space
 from metaselect.run.artefacts import CHECKPOINT
@@ -11,7 +11,7 @@ from metaselect.stages.reweight.setup import ReweightSetup
 from metaselect.training.batches import Batches
 from metaselect.training.pool_predictions import fold_model_inputs, pool_predictions
 from metaselect.training.predict import pool_inputs
-from metaselect.training.saved_models import LINEAR, load_weights, warmup_model
+from metaselect.training.saved_models import LINEAR, load_weights, recorded_model, warmup_model
 
 
 def label_evidence(setup: ReweightSetup, report: Reporter) -> Evidence:
@@ -44,7 +44,7 @@ def _factors(setup: ReweightSetup, weights: str, report: Reporter) -> tuple[torc
     """(n, K) probabilities and (n, d) representations by the network of a file below the run, on the CPU."""
     run, pool = setup.run, setup.pool
     name, shape = warmup_model(run).architecture, pool.inputs.shape[1:]
-    model = build_model(name, shape, len(pool.classes), seed=0)
+    model = recorded_model(run, name, shape, len(pool.classes))
     load_weights(model, run.path(weights))
     factors = last_layer_factors(model.to(setup.device), _batches(setup, name), report, "representations")
     return factors.probs.float().cpu(), factors.hidden.float().cpu()

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from metaselect.models.build import build_model, input_channels, last_linear
+from metaselect.models.build import input_channels
 from metaselect.models.cross_fit import stratified_folds
+from metaselect.models.head import head_of
 from metaselect.models.predictions import Predictions
 from metaselect.random import generator
 from metaselect.records import Reporter
@@ -21,7 +22,7 @@ from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
 from metaselect.training.loop import TrainingConfig, final_model, start_training, train
 from metaselect.training.predict import pool_inputs, predict
-from metaselect.training.saved_models import LINEAR, load_weights
+from metaselect.training.saved_models import LINEAR, load_weights, recorded_model
 from metaselect.training.threads import limit_threads
 
 SOLVE_FOLDS = 5  # that an exact solution's weight decay is chosen by
@@ -154,7 +155,7 @@ def _solve(
     )
     if params is None:
         return None
-    params.copy_to(last_linear(model))
+    params.copy_to(head_of(model))
     predictions = predict(model, batches, ids)
     return ReweightRow(
         1,
@@ -186,7 +187,9 @@ def preferred_config(setup: ReweightSetup, recipe: Recipe | None) -> TrainingCon
 def start_model(setup: ReweightSetup) -> nn.Module:
     """The model before its first step: of the warm-up's checkpoint, or newly initialised."""
     pool, config = setup.pool, setup.resolved.config
-    model = build_model(setup.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=config.seed)
+    model = recorded_model(
+        setup.run, setup.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=config.seed
+    )
     if setup.start is not None:
         load_weights(model, setup.run.path(CHECKPOINT.path(epoch=setup.start.start_epoch)))
     return model

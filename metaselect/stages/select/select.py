@@ -16,7 +16,7 @@ from metaselect.data.store import Dataset, data_inputs, load_pool
 from metaselect.errors import ArtefactError, DataError
 from metaselect.features.external_features import load_external_features, require_external_support
 from metaselect.features.warmup_features import WarmupFeatures, required_epochs
-from metaselect.models.build import build_model, last_linear
+from metaselect.models.head import head_of
 from metaselect.options import SelectOptions, key_options
 from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
@@ -35,7 +35,7 @@ from metaselect.stages.select.auto_method import with_resolved_method
 from metaselect.stages.select.round_plan import RoundPlan, plan_round, round_number
 from metaselect.training.config import MIB
 from metaselect.training.device import choose_device
-from metaselect.training.saved_models import warmup_model
+from metaselect.training.saved_models import recorded_model, warmup_model
 
 
 def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
@@ -190,8 +190,8 @@ def _feature_sizes(
     sizes: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
     if epochs and "images" not in method.required_features:
         description = warmup_model(run)
-        model = build_model(description.architecture, pool.inputs.shape[1:], len(pool.classes), seed=0)
-        last = last_linear(model)
+        model = recorded_model(run, description.architecture, pool.inputs.shape[1:], len(pool.classes))
+        last = head_of(model)
         factors = 4 * (last.in_features + last.out_features)  # bytes per sample and checkpoint, float32
         # Projected gradients: a float32 norm and float16 directions.
         width = 4 + 2 * getattr(method, "width", 0) if "gradients" in method.required_features else factors

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from metaselect.models.build import build_model, last_linear
+from metaselect.models.build import build_model
 from metaselect.models.cross_fit import WEIGHT_DECAYS, CrossFit, cross_fit, stratified_folds
+from metaselect.models.head import head_of
 from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
 from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.random import generator
@@ -92,7 +93,7 @@ def save_solution(linear: LinearFit, plan: WarmupPlan, folder: Path) -> None:
     """Make the solution the only checkpoint in ``folder``."""
     pool = plan.pool
     model = build_model(LINEAR, pool.inputs.shape[1:], len(pool.classes), seed=0)
-    linear.params.copy_to(last_linear(model))
+    linear.params.copy_to(head_of(model))
     for path in folder.glob(CHECKPOINT.within(epoch="*")):  # of the model that it was compared with
         path.unlink()
     save_model(model, folder / CHECKPOINT.within(epoch=ONLY_EPOCH))
