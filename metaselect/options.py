@@ -50,6 +50,7 @@ class ReadOptions:
         image_column: path relative to the manifest, bytes, or {bytes, path}.
         feature_columns: a glob over numeric columns, or None for the list column ``features``.
         on_bad_sample: "stop" or "skip".
+        split: of a folder of Parquet files that are named by split, the one to read.
     """
 
     id_column: str | None = None
@@ -57,6 +58,7 @@ class ReadOptions:
     image_column: str = "image"
     feature_columns: str | None = None
     on_bad_sample: str = "stop"
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -282,10 +284,9 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """`annotate import`.
+    """`annotate import`; round None: all rounds.
 
     Attributes:
-        round: None is all rounds.
         outside_round: take labels of pool samples that were never selected.
         annotator: who answered, where the file does not say.
         require_complete: samples that are still without an answer make the exit code 1.

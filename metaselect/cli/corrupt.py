@@ -17,6 +17,7 @@ from metaselect.cli.flags import (
     OnBadSampleOption,
     ProgressOption,
     SeedOption,
+    SplitOption,
 )
 from metaselect.cli.results import finish
 from metaselect.errors import UsageError
@@ -99,6 +100,7 @@ def corrupt(
     image_column: ImageColumnOption = "image",
     feature_columns: FeatureColumnsOption = None,
     on_bad_sample: OnBadSampleOption = OnBadSample.stop,
+    split: SplitOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the files in OUT.")] = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -119,6 +121,7 @@ def corrupt(
         image_column=image_column,
         feature_columns=feature_columns,
         on_bad_sample=on_bad_sample,
+        split=split,
         noise=kind,
         rate=rate or 0.0,
         imbalance=imbalance,

@@ -19,6 +19,7 @@ from metaselect.cli.flags import (
     OnBadSampleOption,
     ProgressOption,
     RunOption,
+    SplitOption,
     TrustModelOption,
 )
 from metaselect.cli.results import finish, print_model_choice, print_noise_estimate, print_wrong_labels
@@ -58,6 +59,7 @@ def evaluate(
     image_column: ImageColumnOption = "image",
     feature_columns: FeatureColumnsOption = None,
     on_bad_sample: OnBadSampleOption = OnBadSample.stop,
+    split: SplitOption = None,
     device: DeviceOption = "auto",
     trust_model: TrustModelOption = False,
     force: ForceOption = False,
@@ -78,6 +80,7 @@ def evaluate(
         image_column=image_column,
         feature_columns=feature_columns,
         on_bad_sample=on_bad_sample,
+        split=split,
         truth=truth,
         name=name,
         k=k,

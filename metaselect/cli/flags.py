@@ -107,6 +107,14 @@ LabelColumnOption = Annotated[str, typer.Option(help="Column with labels.", rich
 ImageColumnOption = Annotated[
     str, typer.Option(help="Column with image paths or image bytes.", rich_help_panel=INPUT)
 ]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Which files of a folder whose Parquet files are named by split, such as train or test.",
+        show_default="there is one split",
+        rich_help_panel=INPUT,
+    ),
+]
 FeatureColumnsOption = Annotated[
     str | None,
     typer.Option(

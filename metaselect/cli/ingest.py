@@ -20,6 +20,7 @@ from metaselect.cli.flags import (
     ProgressOption,
     RunOption,
     SeedOption,
+    SplitOption,
 )
 from metaselect.cli.results import finish
 from metaselect.options import IngestOptions
@@ -57,6 +58,7 @@ def ingest(
     image_column: ImageColumnOption = "image",
     feature_columns: FeatureColumnsOption = None,
     on_bad_sample: OnBadSampleOption = OnBadSample.stop,
+    split: SplitOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -73,6 +75,7 @@ def ingest(
         image_column=image_column,
         feature_columns=feature_columns,
         on_bad_sample=on_bad_sample,
+        split=split,
         image_size=image_size,
         limit=limit,
         seed=seed,

@@ -34,6 +34,7 @@ from metaselect.cli.flags import (
     Schedule,
     ScheduleOption,
     SeedOption,
+    SplitOption,
     WeightDecayOption,
 )
 from metaselect.cli.results import finish, print_dry_run
@@ -106,6 +107,7 @@ def warmup(
     image_column: ImageColumnOption = "image",
     feature_columns: FeatureColumnsOption = None,
     on_bad_sample: OnBadSampleOption = OnBadSample.stop,
+    split: SplitOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -148,6 +150,7 @@ def warmup(
         image_column=image_column,
         feature_columns=feature_columns,
         on_bad_sample=on_bad_sample,
+        split=split,
         image_size=image_size,
     )
     run_directory = Run.at(run)

@@ -4,10 +4,29 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from unicodedata import normalize
 
 from metaselect.errors import DataError
 
 INTEGER = re.compile(r"-?[0-9]+")  # names that sort as numbers: "9" before "10"
+WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+MISSING = frozenset(("nan", "NaN", "NAN", "None", "NULL", "Null", "null", "N/A", "n/a", "#N/A", "<NA>"))
+"""What programs write where a value is missing; "none" is not among it, which people write for a class."""
+
+
+def class_form(name: str) -> str:
+    """The one form of a class name: no outer spaces, letters composed (NFC), a whole number without decimals."""
+    text = normalize("NFC", name.strip())
+    whole = WHOLE.fullmatch(text)
+    return str(int(whole[1])) if whole else text
+
+
+def case_variants(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that differ in case only, each group sorted."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(name.casefold(), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
@@ -52,7 +71,7 @@ def declared_classes(metadata: Mapping[bytes, bytes] | None, column: str) -> tup
         return ()
     if not isinstance(names, list):
         return ()
-    declared = tuple(str(name) for name in names)
+    declared = tuple(class_form(str(name)) for name in names)
     if len(set(declared)) != len(declared):
         raise DataError(f"The ClassLabel names of column {column} are not distinct.", "Rename the classes.")
     check_integers(declared)

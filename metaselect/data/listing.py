@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from metaselect.data.classes import order_classes, suggest
+from metaselect.data.classes import MISSING, order_classes, suggest
 from metaselect.data.readers.base import MEND_OR_SKIP, BadSample, BadSamples, Source, UnusableContent
-from metaselect.data.readers.csv import CsvSource
-from metaselect.data.readers.folder import FolderSource
+from metaselect.data.readers.metadata import MANIFESTS, image_folder
 from metaselect.data.readers.parquet import ParquetSource
+from metaselect.data.readers.splits import SUFFIXES, parquet_files
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 
-PARQUET_SUFFIXES = (".parquet", ".pq")
+FILLER = "-1"
 ID_DIGITS = 16  # hex digits of a made id: 64 bits, a clash among a million samples has chance 3e-8
 
 
@@ -70,20 +70,22 @@ def open_source(path: Path, options: ReadOptions) -> Source:
     Raises:
         DataError: there is none of these.
     """
-    if path.is_dir():
-        shards = sorted(
-            (file for file in path.iterdir() if file.suffix.lower() in PARQUET_SUFFIXES and file.is_file()),
-            key=lambda file: file.name,
-        )
-        return ParquetSource(shards, path, options) if shards else FolderSource(path)
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path} does not exist.", "Check the path.")
-    if path.suffix.lower() in PARQUET_SUFFIXES:
+    if path.is_dir():
+        shards = parquet_files(path, options.split)
+        if shards:
+            return ParquetSource(shards, shards[0].parent, options)
+    if options.split is not None:
+        raise DataError(f"{path} is no folder of Parquet files.", "Leave --split out.")
+    if path.is_dir():
+        return image_folder(path, options)
+    if path.suffix.lower() in SUFFIXES:
         return ParquetSource([path], path.parent, options)
-    if path.suffix.lower() == ".csv":
-        return CsvSource(path, options)
+    if path.suffix.lower() in MANIFESTS:
+        return MANIFESTS[path.suffix.lower()](path, options)
     raise DataError(
-        f"{path} is neither a .csv nor a .parquet file.",
+        f"{path} is no {', '.join(MANIFESTS)} or .parquet file.",
         "Name a manifest, a folder of .parquet files, or a folder with one folder of images for each class.",
     )
 
@@ -111,6 +113,9 @@ def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None 
         names.append(entry.label)
         paths.append(entry.path)
         problem = entry.problem or _problem(entry.label, entry.sample_id, source.brings_ids)
+        if entry.label in MISSING and entry.label not in (known or source.declared):
+            problem = problem or f"its label {entry.label!r} is what programs write where there is none"
+            names[-1] = None
         if not problem and known is not None and entry.label not in known:
             near = suggest(entry.label or "", tuple(classes or ()))
             problem = f"the label {entry.label!r} is not among the run's classes: {near}"
@@ -118,6 +123,12 @@ def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None 
             problems[position] = problem
     if not rows:
         raise DataError(f"{source.root} holds no sample.", "Name data with at least one row.")
+    if known is None and not source.declared and _is_filler(names):
+        for position in (position for position, name in enumerate(names) if name == FILLER):
+            problems.setdefault(
+                position, f"its label {FILLER} stands for none beside the classes 0, 1, and so on"
+            )
+            names[position] = None
     fixed = tuple(classes or source.declared) or order_classes(name for name in names if name)
     places = {name: place for place, name in enumerate(fixed)}
     labels = np.array([places.get(name or "", -1) for name in names], dtype=np.int64)
@@ -130,6 +141,12 @@ def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None 
         _make_ids(listing, bad)
     _check_distinct(listing, bad)
     return listing
+
+
+def _is_filler(names: Iterable[str | None]) -> bool:
+    """Whether the labels are -1 and 0..K-1, so that -1 is no class."""
+    others = set(names) - {None, FILLER}
+    return FILLER in names and len(others) > 1 and others == {str(number) for number in range(len(others))}
 
 
 def _problem(label: str | None, sample_id: str | None, brings_ids: bool) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from metaselect.errors import ArtefactError, DataError
 from metaselect.records import Json
@@ -139,6 +139,18 @@ def read_json(path: Path, remedy: str) -> Any:
         raise ArtefactError(f"{path} is missing.", remedy) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtefactError(f"{path} is damaged: {error}.", remedy) from None
+
+
+def read_delimiter(stream: TextIO) -> tuple[str, int]:
+    """What separates the cells of a CSV file, and the line of its header, where the stream then stands.
+
+    In many languages spreadsheets separate by ; or tab, and some name the separator in a line before the header.
+    """
+    first = stream.readline()
+    if first.rstrip("\r\n") in ("sep=,", "sep=;", "sep=\t"):
+        return first[4], 2
+    stream.seek(0)
+    return next((mark for mark in ",;\t" if mark in first), ","), 1
 
 
 def format_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

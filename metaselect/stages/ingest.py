@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metaselect.data.classes import case_variants
 from metaselect.data.ingest import Journal, choose_target, fill, hash_contents, restore_bad
 from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.readers.base import BadSample, BadSamples
@@ -139,6 +140,10 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
     listing = list_samples(source, bad)
     for remark in source.remarks:
         report.warn(remark)
+    for variants in case_variants(listing.classes):
+        report.warn(
+            f"The classes {' and '.join(map(repr, variants))} differ in case only; they are kept apart."
+        )
     if not listing.keep.any():
         raise DataError(f"{data} holds no sample that can be used.", "Look at the list of bad samples.")
     if len(listing.classes) < 2:

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from metaselect.annotation.formats.base import FILLED_IN, GIVEN, NO_IMAGES, STDOUT, Answer, Form
 from metaselect.errors import DataError
-from metaselect.run.files import format_csv
+from metaselect.run.files import format_csv, read_delimiter
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
 ESCAPED = (*FORMULA, "'")
@@ -148,14 +148,9 @@ def _text(content: bytes) -> TextIO:
 
 def _open_table(text: TextIO) -> tuple[list[str], Iterator[list[str]], int]:
     """The column names in lower case, the rows behind them, and the number of the first of these."""
-    # In many languages spreadsheets separate by ; or tab, and some name the separator in a line before the header.
-    first = text.readline()
-    named = first.rstrip("\r\n") in ("sep=,", "sep=;", "sep=\t")
-    delimiter = first[4] if named else next((mark for mark in ",;\t" if mark in first), ",")
-    if not named:
-        text.seek(0)
+    delimiter, line = read_delimiter(text)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
-    return [cell.strip().lower() for cell in next(reader, [])], reader, 3 if named else 2
+    return [cell.strip().lower() for cell in next(reader, [])], reader, line + 1
 
 
 def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+from metaselect.data.classes import class_form
 from metaselect.errors import DataError
 
 STOP = "stop"
@@ -111,7 +112,7 @@ class BadSamples:
 
 
 def label_name(value: object) -> str | None:
-    """The class name of a label cell; None where it is missing. A float such as 3.0 is named "3"."""
+    """The class name of a label cell, in the form of ``class_form``; None where it is missing."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -121,7 +122,7 @@ def label_name(value: object) -> str | None:
     if value is None:
         return None
     name = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return name if name.strip() else None  # a name of spaces alone would be invisible
+    return class_form(name) or None  # a name of spaces alone would be invisible
 
 
 def check_features(row: np.ndarray, width: int) -> np.ndarray | UnusableContent:

@@ -31,6 +31,11 @@ class Columns:
     features: tuple[str, ...]
 
     @property
+    def single(self) -> frozenset[str]:
+        """Columns with one value a row: id, label and image."""
+        return frozenset(name for name in (self.sample_id, self.label, self.image) if name is not None)
+
+    @property
     def task(self) -> str:
         """What the samples are."""
         if self.image is not None:

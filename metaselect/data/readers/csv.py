@@ -6,11 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from metaselect.data.readers.base import Content, SampleEntry, UnusableContent, check_features, label_name
+from metaselect.data.readers.base import (
+    Content,
+    SampleEntry,
+    UnusableContent,
+    check_features,
+    label_name,
+)
 from metaselect.data.readers.columns import FEATURE_LIST, choose_columns
 from metaselect.data.readers.paths import clean_path, escapes, read_below
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
+from metaselect.run.files import read_delimiter
 
 
 class CsvSource:
@@ -47,9 +54,9 @@ class CsvSource:
                 continue
             sample_id = cells[at[names.sample_id]] or None if names.sample_id is not None else None
             path = cells[at[names.image]] if names.image is not None else ""
+            label = label_name(cells[at[names.label]])
             problem = "it names no image" if names.image is not None and not path else ""
-            yield SampleEntry(line, sample_id, label_name(cells[at[names.label]]), clean_path(path) if path else "",
-                        problem)  # fmt: skip
+            yield SampleEntry(line, sample_id, label, clean_path(path) if path else "", problem)
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """The bytes of the files, or the numbers of the feature columns, of which there may be none."""
@@ -90,27 +97,39 @@ class CsvSource:
                 if entry.path and not escapes(entry.path):
                     yield entry.path, self.root / entry.path
 
+    @classmethod
+    def header(cls, path: Path) -> list[str]:
+        """The names of the columns of a file.
+
+        Raises:
+            DataError: it is empty or no such file.
+        """
+        source = cls.__new__(cls)
+        source.path = path
+        return source._read_header()
+
     def _read_header(self) -> list[str]:
+        for _, cells in self._lines():
+            return cells
+        raise DataError(f"{self.path} is empty.", "The first line must name the columns.")
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """(line where the row starts, cells) of every row that is not blank."""
+        for number, (line, cells) in enumerate(self._lines()):
+            if number and cells:
+                yield line, cells
+
+    def _lines(self) -> Iterator[tuple[int, list[str]]]:
+        """The same with the header, and with blank rows."""
         with self.path.open(
             encoding="utf-8-sig", newline=""
         ) as stream:  # spreadsheets write a byte order mark
             try:
-                return next(csv.reader(stream, strict=True))
-            except StopIteration:
-                raise DataError(f"{self.path} is empty.", "The first line must name the columns.") from None
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise self._unreadable(error) from None
-
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(line where the row starts, cells) of every row that is not blank."""
-        with self.path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            line = 1
-            try:
-                for number, cells in enumerate(reader):
-                    if number and cells:
-                        yield line, cells
-                    line = reader.line_num + 1  # a quoted cell may span lines
+                delimiter, line = read_delimiter(stream)
+                reader, before = csv.reader(stream, delimiter=delimiter, strict=True), line - 1
+                for cells in reader:
+                    yield line, cells
+                    line = before + reader.line_num + 1  # a quoted cell may span lines
             except (csv.Error, UnicodeDecodeError) as error:
                 raise self._unreadable(error) from None
 

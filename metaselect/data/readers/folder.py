@@ -1,19 +1,24 @@
 """The reader of image folders, ``DATA/<class>/*``: one folder of images for each class."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from metaselect.data.classes import order_classes
+from metaselect.data.classes import class_form, order_classes
 from metaselect.data.readers.base import Content, SampleEntry, UnusableContent
 from metaselect.data.store import IMAGES
 from metaselect.errors import DataError
 
 SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".webp", ".gif", ".bmp"),
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"),
 )
+
+
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
+SHOWN = 5  # suffixes that a message names
 
 
 class FolderSource:
@@ -27,21 +32,39 @@ class FolderSource:
         for folder in class_folders(root):
             if not _is_text(folder.name):
                 raise DataError(f"The name of the folder {str(folder)!a} is not UTF-8.", "Rename it.")
-        self.declared = order_classes(folder.name for folder in class_folders(root))
-        self._ignored = 0
-        self._paths = [path for name in self.declared for path in self._images(name)]
+        folders = class_folders(root)
+        self.declared = order_classes(class_form(folder.name) for folder in folders)
+        self._ignored: Counter[str] = Counter(
+            file.suffix.lower() for file in root.iterdir() if _counts(file) and file.is_file()
+        )
+        self._beside = sum(self._ignored[suffix] for suffix in SUFFIXES)
+        place = {name: number for number, name in enumerate(self.declared)}
+        folders.sort(key=lambda folder: (place[class_form(folder.name)], folder.name))
+        self._paths = [path for folder in folders for path in self._images(folder.name)]
         if not self._paths:
             raise DataError(
-                f"{root} holds neither Parquet files nor folders of images.",
-                "Name a manifest (.csv, .parquet), a folder of .parquet files, or a folder with one folder "
+                f"{root} holds neither Parquet files nor folders of images{self._what_is_there()}.",
+                "Name a manifest (.csv, .jsonl, .parquet), a folder of .parquet files, or a folder with one folder "
                 "of images for each class.",
             )
+        self.remarks: tuple[str, ...] = self._remarks()
 
-        ignored = f"{self._ignored} files in {root} are no images and were ignored."
-        self.remarks: tuple[str, ...] = (ignored,) if self._ignored else ()
+    def _remarks(self) -> tuple[str, ...]:
+        """What was left out, by suffix."""
+        found = []
+        if self._beside:
+            found.append(f"{self.root}: images in no class folder were left out: {self._beside}.")
+        others = {suffix: count for suffix, count in self._ignored.items() if suffix not in SUFFIXES}
+        if others:
+            found.append(f"{self.root}: files that are no readable images were left out: {_shown(others)}.")
+        return tuple(found)
+
+    def _what_is_there(self) -> str:
+        """The files that were found instead, for an error."""
+        return f"; there are files {_shown(self._ignored)}" if self._ignored else ""
 
     def _images(self, class_name: str) -> list[str]:
-        """Relative paths of the class's images; other files are counted in ``_ignored``."""
+        """Relative paths of a class folder's images; other files are counted in ``_ignored``."""
         paths = []
         for path in sorted(self.root.joinpath(class_name).iterdir(), key=lambda path: path.name):
             if path.name.startswith("."):
@@ -53,8 +76,8 @@ class FolderSource:
                 )
             if path.suffix.lower() in SUFFIXES:
                 paths.append(f"{class_name}/{path.name}")
-            else:
-                self._ignored += 1
+            elif _counts(path):
+                self._ignored[path.suffix.lower()] += 1
         return paths
 
     def where(self, position: int, row: int, path: str) -> str:
@@ -65,7 +88,9 @@ class FolderSource:
         """Every image, with the name of its folder as the label."""
         for path in self._paths:
             problem = "" if _is_text(path) else "the name of its file is not UTF-8"
-            yield SampleEntry(0, None, path.split("/", 1)[0], path if not problem else ascii(path), problem)
+            yield SampleEntry(
+                0, None, class_form(path.split("/", 1)[0]), path if not problem else ascii(path), problem
+            )
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """The files' bytes."""
@@ -96,6 +121,18 @@ def class_folders(root: Path) -> list[Path]:
         for path in sorted(root.iterdir(), key=lambda path: path.name)
         if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"
     ]
+
+
+def _counts(file: Path) -> bool:
+    """Whether a file that is not read is worth a word: not what systems put into folders."""
+    return not file.name.startswith(".") and file.name not in SYSTEM_FILES
+
+
+def _shown(counts: Mapping[str, int]) -> str:
+    """Counts by suffix, the most frequent first."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in ranked[:SHOWN])
+    return shown + (", ..." if len(ranked) > SHOWN else "")
 
 
 def _is_text(name: str) -> bool:

@@ -13,7 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaselect.data.classes import declared_classes, suggest
-from metaselect.data.readers.base import Content, SampleEntry, UnusableContent, check_features, label_name
+from metaselect.data.readers.base import (
+    Content,
+    SampleEntry,
+    UnusableContent,
+    check_features,
+    label_name,
+)
 from metaselect.data.readers.columns import choose_columns
 from metaselect.data.readers.paths import clean_path, escapes, read_below
 from metaselect.data.store import FEATURES
@@ -189,6 +195,12 @@ class ParquetSource:
 
     def _check_types(self) -> None:
         columns, file = self._columns, self._files[0]
+        kind = self._types[columns.label]
+        if pa.types.is_nested(kind):
+            raise DataError(
+                f"{file}: column {columns.label} is {kind}; a label is one name or number.",
+                "Name another column with --label-column.",
+            )
         if columns.image is not None:
             kind = self._types[columns.image]
             known = _is_binary(kind) or _is_text(kind) or (

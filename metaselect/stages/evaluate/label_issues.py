@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from metaselect.annotation.formats.csv import read_truth
+from metaselect.data.classes import class_form
 from metaselect.data.store import Dataset
 from metaselect.errors import DataError
 from metaselect.metrics import clean_label_auc, ranking
@@ -68,7 +69,9 @@ def true_labels(path: Path, pool: Dataset) -> np.ndarray:
     Raises:
         DataError: a sample is not in the truth file, or its label is no class.
     """
-    truth: Mapping[str, str] = read_truth(path.read_bytes(), str(path))
+    truth: Mapping[str, str] = {
+        name: class_form(label) for name, label in read_truth(path.read_bytes(), str(path)).items()
+    }
     missing = [sample_id for sample_id in pool.sample_ids if sample_id not in truth]
     if missing:
         raise DataError(

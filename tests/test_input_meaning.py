@@ -1,0 +1,324 @@
+"""What a data set means: forms of one class name, labels that are none, splits, tables beside images, file suffixes."""
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import metaselect
+from data_makers import encode, listed, made, pictures, refused, write_images, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaselect.data.classes import MISSING, case_variants, class_form, order_classes
+from metaselect.data.readers.base import label_name
+from metaselect.data.readers.splits import split_of
+from metaselect.errors import DataError
+
+N = 12
+
+
+def table_of(folder: Path, labels: list[object], name: str = "data.csv") -> Path:
+    """A manifest of features whose labels go through a list."""
+    rows = [(f"x{i:02d}", i, labels[i % len(labels)]) for i in range(N)]
+    return write_rows(folder / name, ["sample_id", "f0", "label"], rows)
+
+
+def classes_of(data: Path, **options: object) -> tuple[str, ...]:
+    return listed(data, **options).classes  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["cat", "cat ", " cat", "dog", "\tdog"], ("cat", "dog")),
+        (["1", "1.0", "2.0", "0"], ("0", "1", "2")),
+        (["-1.0", "5", "-1", "5.00"], ("-1", "5")),
+        (["1.5", "1.50"], ("1.5", "1.50")),  # only whole numbers have one form
+        (["caf\u00e9", "cafe\u0301", "x"], ("caf\u00e9", "x")),
+        (["none", "some"], ("none", "some")),  # people write "none" for a class of its own
+        (["-1", "a"], ("-1", "a")),
+        (["-1", "1"], ("-1", "1")),  # signs: there are no classes 0 to K-1
+        (["-1", "1", "2"], ("-1", "1", "2")),
+    ],
+)
+def test_one_class_has_one_form(tmp_path: Path, labels: list[object], classes: tuple[str, ...]) -> None:
+    data = table_of(tmp_path, labels)
+    assert classes_of(data) == order_classes(classes)
+    columns = {
+        "sample_id": [f"x{i:02d}" for i in range(N)],
+        "features": pa.array([[float(i)] for i in range(N)], pa.list_(pa.float32())),
+        "label": [labels[i % len(labels)] for i in range(N)],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    lines = "".join(
+        json.dumps({"id": f"x{i}", "f0": i, "label": labels[i % len(labels)]}) + "\n" for i in range(N)
+    )
+    (tmp_path / "data.jsonl").write_text(lines, encoding="utf-8")
+    assert classes_of(tmp_path / "data.parquet") == classes_of(data)
+    assert classes_of(tmp_path / "data.jsonl", feature_columns="f*") == classes_of(data)
+
+
+def test_numbers_of_any_type_have_the_names_of_their_text() -> None:
+    for value in (3, 3.0, "3", "3.0", " 3 ", b"3.00"):
+        assert label_name(value) == "3"
+    assert label_name(2.5) == label_name("2.5") == "2.5"
+
+
+@given(st.text())
+def test_a_form_is_a_form_of_itself(name: str) -> None:
+    form = class_form(name)
+    assert class_form(form) == form == class_form(f" {unicodedata.normalize('NFD', name)}\n")
+
+
+@pytest.mark.parametrize("text", sorted(MISSING))
+def test_what_programs_write_for_nothing_is_no_class(tmp_path: Path, text: str) -> None:
+    data = table_of(tmp_path, ["cat", "dog", text, "cat"])
+    assert f"row 4, id x02: its label {text!r} is what programs write where there is none" in refused(data)
+    found = listed(data, "skip")
+    assert found.classes == ("cat", "dog")
+    assert found.keep.sum() == N - 3
+
+
+def test_minus_one_beside_numbered_classes_is_no_class(tmp_path: Path) -> None:
+    data = table_of(tmp_path, ["0", "1", "-1", 2])
+    assert "its label -1 stands for none beside the classes 0, 1" in refused(data)
+    assert listed(data, "skip").classes == ("0", "1", "2")
+
+
+def test_a_folder_may_be_named_as_nothing(tmp_path: Path) -> None:
+    """Somebody who made a folder of that name means a class."""
+    samples = pictures(8, ("None", "cat"))
+    assert classes_of(write_images(tmp_path, samples)) == ("None", "cat")
+
+
+def test_classes_that_differ_in_case_are_named_and_kept(tmp_path: Path) -> None:
+    data = table_of(tmp_path, ["True", "true", "FALSE", "x"])
+    done = metaselect("ingest", data, "--feature-columns", "f*", run=tmp_path / "run")
+    assert "The classes 'True' and 'true' differ in case only" in done.err
+    assert case_variants(["a", "B", "b", "A", "c"]) == [("A", "a"), ("B", "b")]
+    assert case_variants(["stra\u00dfe", "STRASSE"]) == [("STRASSE", "stra\u00dfe")]
+
+
+def test_folders_that_are_one_class_are_read_together(tmp_path: Path) -> None:
+    for folder, names in (("dog", "ab"), ("dog ", "cd"), ("cat", "ef")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / f"{name}.png").write_bytes(pictures(6)["abcdef".index(name)].raw)
+    found = listed(tmp_path)
+    assert found.classes == ("cat", "dog")
+    assert [found.classes[label] for label in found.labels] == ["cat"] * 2 + ["dog"] * 4
+    assert len(set(found.sample_ids)) == 6
+
+
+def test_test_data_and_truth_are_read_in_the_same_form(tmp_path: Path, finished: Path) -> None:
+    truth = tmp_path / "truth.csv"
+    with (Path(__file__).parents[1] / "sample_data/truth.csv").open() as stream:
+        rows = [(row["sample_id"], f" {row['clean_label']}") for row in csv.DictReader(stream)]
+    write_rows(truth, ["sample_id", "clean_label"], rows)
+    plain, spaced = (
+        metaselect("evaluate", "sample_data/test.parquet", "--truth", path, "--name", "t", "--force", "--json",
+                   run=finished, cwd=Path(__file__).parents[1]).json
+        for path in ("sample_data/truth.csv", truth)
+    )  # fmt: skip
+    assert plain["noise"] == spaced["noise"]
+
+
+NESTED: dict[str, pa.Array] = {
+    "list": pa.array([["a"], ["b"]] * 6),
+    "struct": pa.array([{"name": "a"}, {"name": "b"}] * 6),
+    "map": pa.array([[("a", 1)], [("b", 2)]] * 6, pa.map_(pa.string(), pa.int64())),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_a_nested_label_is_refused_with_its_type(tmp_path: Path, kind: str) -> None:
+    columns = {"id": [f"x{i}" for i in range(N)], "label": NESTED[kind]}
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    message = refused(tmp_path / "data.parquet")
+    assert "column label is" in message
+    assert kind in message
+
+
+def test_a_nested_label_in_json_is_refused_with_its_row(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"id": 1, "label": "a"}\n\n{"id": 2, "label": ["b"]}\n')
+    assert "row 3: label is a list" in refused(tmp_path / "data.jsonl")
+    (tmp_path / "data.jsonl").write_text('{"id": 1, "label": "a"}\n[1]\n')
+    assert "line 2 is no object" in refused(tmp_path / "data.jsonl")
+    (tmp_path / "data.jsonl").write_text('{"id": 1, "label": "a"\n')
+    assert "not a file of JSON lines" in refused(tmp_path / "data.jsonl")
+
+
+def shard(path: Path, start: int, stop: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features = pa.array([[float(i)] for i in range(start, stop)], pa.list_(pa.float32()))
+    ids = [f"x{i:02d}" for i in range(start, stop)]
+    pq.write_table(
+        pa.table({"sample_id": ids, "features": features, "label": [i % 2 for i in range(start, stop)]}), path
+    )
+
+
+@pytest.mark.parametrize("folder", ["", "data/"])
+def test_files_of_several_splits_are_not_mixed(tmp_path: Path, folder: str) -> None:
+    for name, start, stop in (
+        ("train-00000-of-00002", 0, 4),
+        ("train-00001-of-00002", 4, 8),
+        ("test-00000-of-00001", 8, 12),
+    ):
+        shard(tmp_path / f"{folder}{name}.parquet", start, stop)
+    (tmp_path / "README.md").write_text("a data set")
+    message = refused(tmp_path)
+    assert "Parquet files of several splits: test (1), train (2)" in message
+    assert listed(tmp_path, split="train").sample_ids == [f"x{i:02d}" for i in range(8)]
+    assert listed(tmp_path, split="test").sample_ids == [f"x{i:02d}" for i in range(8, 12)]
+    assert "no Parquet file of the split valid" in refused(tmp_path, split="valid")
+    run = made(tmp_path, tmp_path.parent / f"{tmp_path.name}-run", split="train")
+    assert run.info()["task"] == "features"
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "b"), ("train-a", "train-b"), ("training", "training_2"), ("tests", "trains")]
+)
+def test_files_of_one_split_are_read_together(tmp_path: Path, names: tuple[str, str]) -> None:
+    for place, name in enumerate(names):
+        shard(tmp_path / f"{name}.parquet", 4 * place, 4 * place + 4)
+    assert len(listed(tmp_path).sample_ids) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train.parquet", "train"),
+        ("Test-00000.pq", "test"),
+        ("validation_1.parquet", "validation"),
+        ("dev.v2.parquet", "dev"),
+        ("trained.parquet", "no split"),
+        ("my-train.parquet", "no split"),
+    ],
+)
+def test_the_split_is_the_first_word_of_the_name(name: str, split: str) -> None:
+    assert split_of(Path(name)) == split
+
+
+def test_a_split_is_of_folders_of_parquet_files_alone(tmp_path: Path) -> None:
+    data = table_of(tmp_path, ["a", "b"])
+    assert "no folder of Parquet files" in refused(data, split="train", feature_columns="f*")
+
+
+def write_table(folder: Path, suffix: str, rows: list[dict[str, str]]) -> None:
+    if suffix == "csv":
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        text = stream.getvalue()
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / f"metadata.{suffix}").write_text(text)
+
+
+def beside(folder: Path, place: Callable[[int], str], suffix: str, label: str = "label") -> Path:
+    """Images with a table of their labels, cat and dog in turn."""
+    rows = []
+    for i, picture in enumerate(pictures(8)):
+        path = folder / place(i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture.raw)
+        rows.append({"file_name": place(i), label: ("cat", "dog")[i % 2]})
+    write_table(folder, suffix, rows)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("place", ["{}.png", "shard-{half}/{}.png", "a/b/{}.png"])
+def test_the_table_beside_images_has_their_labels(tmp_path: Path, suffix: str, place: str) -> None:
+    beside(tmp_path, lambda i: place.format(i, half=i // 4), suffix)
+    found = listed(tmp_path)
+    assert found.classes == ("cat", "dog")
+    assert [found.classes[label] for label in found.labels] == ["cat", "dog"] * 4
+    assert made(tmp_path, tmp_path.parent / f"{tmp_path.name}-run").info()["task"] == "images"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_table_that_contradicts_the_folders_stops(tmp_path: Path, suffix: str) -> None:
+    data = beside(tmp_path, lambda i: f"{('dog', 'cat')[i % 2]}/{i}.png", suffix)
+    message = refused(data)
+    assert "dog/0.png has the label 'cat', and its folder is named like the class 'dog'" in message
+    table = data / f"metadata.{suffix}"
+    assert listed(table, image_column="file_name").classes == ("cat", "dog")  # the remedy that it names
+    table.unlink()
+    assert listed(data).classes == ("cat", "dog")
+
+
+def test_a_table_that_agrees_with_the_folders_is_used(tmp_path: Path) -> None:
+    data = beside(tmp_path, lambda i: f"{('cat', 'dog')[i % 2]}/{i}.png", "csv")
+    assert listed(data).classes == ("cat", "dog")
+    (data / "cat/more.png").write_bytes((data / "cat/0.png").read_bytes())
+    done = metaselect("ingest", data, run=tmp_path.parent / f"{tmp_path.name}-run")
+    assert "images that metadata.csv does not name were left out: 1." in done.err
+
+
+def test_a_table_without_labels_leaves_them_to_the_folders(tmp_path: Path) -> None:
+    data = beside(tmp_path, lambda i: f"{'ab'[i % 2]}/{i}.png", "csv", label="caption")
+    done = metaselect("ingest", data, "--json", run=tmp_path.parent / f"{tmp_path.name}-run")
+    assert done.json["classes"] == ["a", "b"]
+    assert "metadata.csv has no column label, so the names of folders are the labels" in done.err
+    assert listed(data, label_column="caption").classes == ("cat", "dog")
+
+
+def test_two_tables_are_refused(tmp_path: Path) -> None:
+    data = beside(tmp_path, lambda i: f"{i}.png", "csv")
+    beside(tmp_path, lambda i: f"{i}.png", "jsonl")
+    assert "metadata.csv and metadata.jsonl" in refused(data)
+
+
+def test_files_that_are_not_read_are_counted_by_suffix(tmp_path: Path) -> None:
+    samples = write_images(tmp_path, pictures(6, ("cat", "dog")))
+    raw = pictures(1)[0].raw
+    for name in (
+        "cat/a.heic",
+        "cat/b.heic",
+        "dog/notes.txt",
+        "loose.png",
+        "cat/Thumbs.db",
+        ".DS_Store",
+        "cat/c",
+    ):
+        (tmp_path / name).write_bytes(raw)
+    (tmp_path / "dog/photo.JFIF").write_bytes(encode(np.zeros((6, 6), np.uint8), "JPEG"))
+    done = metaselect("ingest", samples, "--json", run=tmp_path.parent / f"{tmp_path.name}-run")
+    assert done.json["n"] == 7
+    assert "images in no class folder were left out: 1." in done.err
+    assert "files that are no readable images were left out: 2 .heic, 1 without a suffix, 1 .txt." in done.err
+
+
+def test_a_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
+    for name in ("a/1.heic", "a/2.heic", "b/3.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert "2 .heic, 1 .mp4" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize("named", [False, True])
+def test_csv_files_of_spreadsheets_are_read(tmp_path: Path, separator: str, named: bool) -> None:
+    lines = [separator.join(("sample_id", "f0", "label"))]
+    lines += [separator.join((f"x{i:02d}", str(i), f'"a{separator}b"' if i % 2 else "c")) for i in range(N)]
+    text = (f"sep={separator}\r\n" if named else "") + "\r\n".join(lines) + "\r\n"
+    (tmp_path / "data.csv").write_text(text, newline="")
+    found = listed(tmp_path / "data.csv", feature_columns="f*")
+    assert found.classes == (f"a{separator}b", "c")
+    assert found.rows[0] == 2 + named
+    assert found.sample_ids[-1] == "x11"
+
+
+def test_what_is_no_data_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("x")
+    with pytest.raises(DataError, match=r"is no \.csv, \.jsonl or \.parquet file"):
+        listed(tmp_path / "data.txt")
