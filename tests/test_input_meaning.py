@@ -92,6 +92,26 @@ def test_minus_one_beside_numbered_classes_is_no_class(tmp_path: Path) -> None:
     assert listed(data, "skip").classes == ("0", "1", "2")
 
 
+@given(st.lists(st.integers(-(10**6), 10**6), min_size=1, unique=True))
+def test_integers_are_sorted_by_value(numbers: list[int]) -> None:
+    assert order_classes(map(str, numbers)) == tuple(map(str, sorted(numbers)))
+
+
+def test_integers_of_any_length_are_read() -> None:
+    long = "7" * 5000
+    assert class_form(f"00{long}.000") == long
+    assert order_classes([f"-{long}", long, "3", f"{long}1", "-2"]) == (
+        f"-{long}",
+        "-2",
+        "3",
+        long,
+        f"{long}1",
+    )
+    assert class_form("-0.0") == "0"
+    with pytest.raises(DataError, match="are the same number"):
+        order_classes([long, f"0{long}"])
+
+
 def test_a_folder_may_be_named_as_nothing(tmp_path: Path) -> None:
     """Somebody who made a folder of that name means a class."""
     samples = pictures(8, ("None", "cat"))

@@ -76,7 +76,9 @@ def test_an_image_folder_gives_hashes_of_paths_and_folder_names(tmp_path: Path) 
     assert listing.classes == ("cat", "dog", "owl")
     assert listing.sample_ids == [path_hash(path) for path in listing.paths]
     assert [listing.classes[label] for label in listing.labels] == [path[:3] for path in listing.paths]
-    assert listing.source.remarks == (f"{tmp_path / 'd'}: files that are no readable images were left out: 1 .txt.",)
+    assert listing.source.remarks == (
+        f"{tmp_path / 'd'}: files that are no readable images were left out: 1 .txt.",
+    )
 
 
 def test_the_same_paths_give_the_same_ids_in_every_form(tmp_path: Path) -> None:

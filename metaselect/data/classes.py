@@ -18,7 +18,14 @@ def class_form(name: str) -> str:
     """The one form of a class name: no outer spaces, letters composed (NFC), a whole number without decimals."""
     text = normalize("NFC", name.strip())
     whole = WHOLE.fullmatch(text)
-    return str(int(whole[1])) if whole else text
+    return canonical_integer(whole[1]) if whole else text
+
+
+def canonical_integer(digits: str) -> str:
+    """Decimal digits without leading zeros, and without a sign of zero; int() would refuse 4,301 of them."""
+    magnitude = digits.removeprefix("-").lstrip("0")
+    sign = "-" if digits.startswith("-") and magnitude else ""
+    return f"{sign}{magnitude or '0'}"
 
 
 def case_variants(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -38,8 +45,17 @@ def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     distinct = sorted(set(names))
     check_integers(distinct)
     if all(INTEGER.fullmatch(name) for name in distinct):
-        return tuple(sorted(distinct, key=int))
+        return tuple(sorted(distinct, key=_by_value))
     return tuple(distinct)
+
+
+def _by_value(name: str) -> tuple[bool, int, str]:
+    """A sort key of the digits of integers that gives their order as numbers."""
+    value = canonical_integer(name)
+    if not value.startswith("-"):
+        return True, len(value), value
+    flipped = "".join(str(9 - int(digit)) for digit in value[1:])  # the larger, the earlier
+    return False, -len(value), flipped
 
 
 def check_integers(names: Sequence[str]) -> None:
@@ -48,11 +64,11 @@ def check_integers(names: Sequence[str]) -> None:
     Raises:
         DataError: naming both.
     """
-    seen: dict[int, str] = {}
+    seen: dict[str, str] = {}
     for name in names:
-        if INTEGER.fullmatch(name) and seen.setdefault(int(name), name) != name:
+        if INTEGER.fullmatch(name) and (first := seen.setdefault(canonical_integer(name), name)) != name:
             raise DataError(
-                f"The classes {seen[int(name)]!r} and {name!r} are the same number.",
+                f"The classes {first!r} and {name!r} are the same number.",
                 "Write each class in one way only.",
             )
 
