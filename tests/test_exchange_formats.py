@@ -131,7 +131,7 @@ def test_who_skipped_and_then_answered_has_answered() -> None:
 
 
 def test_choices_under_another_name_are_not_taken_in_silence() -> None:
-    with pytest.raises(DataError, match="choices named animal, and none named clean_label"):
+    with pytest.raises(DataError, match="answers to animal .choices., and no choices named clean_label"):
         LabelStudioFormat().read(annotated(chose("cat", control="animal")), "f")
 
 
@@ -175,7 +175,7 @@ def test_what_is_no_harmless_export_of_cvat_is_refused(content: bytes, why: str)
 def test_boxes_are_no_tags_and_say_so() -> None:
     box = b'<box label="cat" xtl="0" ytl="0" xbr="4" ybr="4" occluded="0" z_order="0"></box>'
     boxed = TAGGED.replace(b'<tag label="cat"/>', box)
-    with pytest.raises(DataError, match="holds 1 boxes or other shapes, and no tags"):
+    with pytest.raises(DataError, match="holds 1 boxes, tracks or other shapes, and no tags"):
         CvatFormat().read(boxed, "annotations.xml")
     both = TAGGED.replace(b"</image>", box + b"</image>")
     assert CvatFormat().read(both, "x") == CvatFormat().read(TAGGED, "x")

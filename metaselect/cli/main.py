@@ -14,10 +14,11 @@ from typer.core import TyperGroup
 
 from metaselect import __version__
 from metaselect.cli.console import Console
-from metaselect.errors import MetaSelectError, ResourceError, UsageError
+from metaselect.errors import ArtefactError, MetaSelectError, ResourceError, UsageError
 from metaselect.signals import INTERRUPTED, SENTENCES, TERMINATED, Terminated, unwinding
 from metaselect.stages.table import STAGES
 
+IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 # Typer contains a copy of Click and does not export the base class of its usage errors, which is this one.
 CLICK_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(console, authors)
         return int(exit_request.code or 0) if "_METASELECT_COMPLETE" in os.environ else 0
     except Exception as error:
-        known = _resource_error(error) or _factory_error(error)
+        known = _system_error(error) or _factory_error(error)
         if known:
             return _fail(console, known)
         if "--debug" in words:
@@ -144,8 +145,8 @@ def _usage_error(error: Any) -> UsageError:
     return UsageError(message or "The command is missing.", hint)
 
 
-def _resource_error(error: Exception) -> ResourceError | None:
-    """The error as one of memory, disk or permission; None if it is none of these."""
+def _system_error(error: Exception) -> MetaSelectError | None:
+    """The error as one of memory, disk, permission or the layout of files; None if it is none of these."""
     text = str(error)
     # safetensors wraps an OSError in an error of its own, with the number in its text.
     match = re.search(r"\(os error (\d+)\)", text)
@@ -158,6 +159,16 @@ def _resource_error(error: Exception) -> ResourceError | None:
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return ResourceError(
             "Out of memory.", "Close other programs; for warmup and reweight, try a smaller --batch-size."
+        )
+    if number in IN_THE_WAY:
+        return ArtefactError(
+            f"{name}: {os.strerror(number)}.",
+            "Something else stands where a file or folder of the run belongs.",
+        )
+    if number == errno.EXDEV:
+        target = getattr(error, "filename2", None) or name
+        return ArtefactError(
+            f"{target} is on another file system than the rest of the run.", "Keep a run on one file system."
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ResourceError(f"Permission denied: {name}.", "Check the folder's owner and mode.")

@@ -25,7 +25,7 @@ def dataset_signature(path: Path, options: ReadOptions | None = None) -> str:
         try:
             status = file.stat()
             lines.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n")
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a zero byte in the name
             lines.append(f"{name}\0missing\n")  # a missing image is a bad sample, not an error here
     digest = hashlib.sha256()
     for line in sorted(lines):

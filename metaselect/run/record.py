@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from metaselect.records import Json
@@ -12,6 +12,9 @@ from metaselect.run.environment import environment
 from metaselect.run.files import Stamp, stamp, write_json
 from metaselect.run.key import StageKey, key_as_json
 from metaselect.run.memo import FileMemo
+
+KINDS = {"options": dict, "inputs": dict, "device": str, "auto": list, "outputs": dict, "details": dict}
+"""Types of what a ``stage.json`` holds."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,24 @@ raw_record = FileMemo(_read_json)
 
 def _read_record(path: Path) -> StageRecord:
     raw = raw_record(path)
+    for name, kind in KINDS.items():
+        if not isinstance(raw[name], kind):
+            raise TypeError(f"{name} is a {type(raw[name]).__name__}")
+    if not all(isinstance(value, str) for value in (*raw["inputs"].values(), *raw["auto"])):
+        raise TypeError("inputs or auto hold something else than texts")
     key = StageKey(raw["options"], raw["inputs"], raw["device"], tuple(raw["auto"]))
-    outputs = {name: Stamp(**value) for name, value in raw["outputs"].items()}
+    outputs = {name: _stamp(name, value) for name, value in raw["outputs"].items()}
     return StageRecord(key, outputs, raw["details"])
+
+
+def _stamp(name: str, value: dict[str, Any]) -> Stamp:
+    """The stamp of an output; KeyError for a path that leaves the stage's folder, TypeError for other fields."""
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise KeyError(name)
+    found = Stamp(**value)
+    if not isinstance(found.sha256, str) or not all(isinstance(each, int) for each in astuple(found)[1:]):
+        raise TypeError(f"the stamp of {name}")
+    return found
 
 
 read_record = FileMemo(_read_record)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from metaselect.errors import DataError
+
 GIVEN = "given labels"
 PREDICTIONS = "predictions"
 STDOUT = "a form on stdout"
@@ -133,6 +135,23 @@ class ExchangeFormat(Protocol):
 
     def spellings(self, text: str) -> Iterable[str]:
         """What ids or class names a cell may stand for, the most likely first."""
+
+
+def require_text(answers: Iterable[Answer], name: str) -> None:
+    """Refuse texts that no file can hold: halves of a character, which JSON's escapes can name.
+
+    Raises:
+        DataError: naming the row.
+    """
+    for answer in answers:
+        for text in answer[1:]:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise DataError(
+                    f"{name}:{answer.row}: {text!a:.200} holds half of a character.",
+                    "Export the file again, or correct that text.",
+                ) from None
 
 
 def has_answers(answers: Sequence[Answer]) -> bool:

@@ -6,9 +6,11 @@ names, since CVAT matches an uploaded file by frame number in some places and by
 
 import io
 import json
+import lzma
+import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from xml.sax.saxutils import escape, quoteattr
 
@@ -22,7 +24,13 @@ from metaselect.run.files import format_csv
 
 ANNOTATIONS = "annotations.xml"
 MAX_BYTES = 1 << 30  # of the unpacked XML: a small zip may unpack to any size
+CHUNK = 1 << 20
 ZIP = b"PK\x03\x04"
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(NotImplementedError, RuntimeError, EOFError, OSError, ValueError),
+)
+"""What the standard library raises for a damaged zip."""
 REMEDY = "Export the task from CVAT as `CVAT for images 1.1`, with or without images."
 
 
@@ -74,7 +82,7 @@ class CvatFormat:
             raise DataError(f"{name} is not an export of CVAT for images.", REMEDY)
         if reader.shapes and not has_answers(reader.answers):
             raise DataError(
-                f"{name} holds {reader.shapes} boxes or other shapes, and no tags.",
+                f"{name} holds {reader.shapes} boxes, tracks or other shapes, and no tags.",
                 "A label is a tag of the whole image: make the task with labels.json, whose labels are tags.",
             )
         return reader.answers
@@ -110,6 +118,8 @@ class _TagCollector:
     def start(self, element: str, attributes: Mapping[str, str]) -> None:
         if self.depth == 0:
             self.is_annotations = element == "annotations"
+        elif self.depth == 1 and element == "track":  # of a video
+            self.shapes += 1
         elif self.depth == 1 and element == "image":
             self.row, self.image, self.tags = self.row + 1, attributes.get("name", ""), []
         elif self.depth == 2 and element == "tag" and self.image is not None:
@@ -127,10 +137,11 @@ class _TagCollector:
             self.image = None
 
 
-def _annotations_xml(content: bytes, name: str) -> bytes:
-    """The XML, taken from its zip where it is in one."""
+def _annotations_xml(content: bytes, name: str) -> Iterator[bytes]:
+    """The XML in chunks, unpacked from its zip where it is in one, so that memory does not grow with what it holds."""
     if not content.startswith(ZIP):
-        return content
+        yield content
+        return
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if "xl/workbook.xml" in archive.namelist():
@@ -138,10 +149,14 @@ def _annotations_xml(content: bytes, name: str) -> bytes:
             found = [each for each in archive.infolist() if PurePosixPath(each.filename).name == ANNOTATIONS]
             if len(found) != 1:
                 raise DataError(f"{name} holds {len(found)} files {ANNOTATIONS}, not one.", REMEDY)
+            size = 0
             with archive.open(found[0]) as stream:
-                text = stream.read(MAX_BYTES + 1)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+                while chunk := stream.read(CHUNK):
+                    size += len(chunk)
+                    if size > MAX_BYTES:
+                        raise DataError(
+                            f"{name}: its {ANNOTATIONS} has more than {MAX_BYTES >> 20} MiB.", REMEDY
+                        )
+                    yield chunk
+    except DAMAGE as error:
         raise DataError(f"{name} is a damaged zip: {error}.", REMEDY) from None
-    if len(text) > MAX_BYTES:
-        raise DataError(f"{name}: its {ANNOTATIONS} has more than {MAX_BYTES >> 20} MiB.", REMEDY)
-    return text

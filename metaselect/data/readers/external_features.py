@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from metaselect.data.classes import suggest
 from metaselect.data.readers.base import BadSample, UnusableContent, check_features
+from metaselect.data.readers.columnar import id_text, is_list, is_number, read_batches, readable
 from metaselect.data.readers.columns import FEATURE_LIST, check_distinct
-from metaselect.data.readers.parquet import id_text, is_list, is_number, read_batches, readable
 from metaselect.errors import DataError
 from metaselect.run.artefacts import CLASSES, SAMPLES
 

@@ -99,8 +99,11 @@ class FolderSource:
                 yield position, self._read(self._paths[position])
 
     def _read(self, path: str) -> bytes | UnusableContent:
+        file = self.root / path
         try:
-            return (self.root / path).read_bytes()
+            if file.exists() and not file.is_file():  # a pipe would never end
+                return UnusableContent("it is not a regular file")
+            return file.read_bytes()
         except OSError as error:
             return UnusableContent(f"the file cannot be read ({error.__class__.__name__})")
 

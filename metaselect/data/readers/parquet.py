@@ -3,7 +3,6 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,23 @@ from metaselect.data.readers.base import (
     check_features,
     label_name,
 )
+from metaselect.data.readers.columnar import (
+    id_text,
+    is_binary,
+    is_list,
+    is_number,
+    is_text,
+    numbers,
+    read_batches,
+    readable,
+    texts,
+)
 from metaselect.data.readers.columns import choose_columns
 from metaselect.data.readers.paths import clean_path, escapes, read_below
 from metaselect.data.store import FEATURES
 from metaselect.errors import DataError
 from metaselect.options import ReadOptions
 from metaselect.run.layout import IDS_ALONE
-
-READ_ROWS = 256  # rows held at a time: images of 100 kB make 25 MB
-READ_BUFFER = 1 << 20  # bytes; without it a whole column of a row group is loaded at once
 
 
 class ParquetSource:
@@ -65,13 +72,16 @@ class ParquetSource:
         for file in self._files:
             rows = itertools.count(1)
             for batch in read_batches(file, wanted):
-                labels = batch.column(names.label).to_pylist()
-                ids = batch.column(names.sample_id).to_pylist() if names.sample_id else [None] * len(labels)
+                labels = texts(batch.column(names.label))
+                ids = texts(batch.column(names.sample_id)) if names.sample_id else [None] * len(labels)
                 paths = self._paths(batch) if path_column else [None] * len(labels)
                 for row, sample_id, label, path in zip(rows, ids, labels, paths, strict=False):
                     yield self._entry(row, sample_id, label, path)
 
     def _entry(self, row: int, sample_id: object, label: object, path: str | None) -> SampleEntry:
+        for what, cell in (("id", sample_id), ("label", label)):
+            if isinstance(cell, bytes):
+                return SampleEntry(row, None, None, "", f"its {what} is not text in UTF-8")
         name, problem = label_name(label), ""
         if self.declared and isinstance(label, int):
             inside = 0 <= label < len(self.declared)
@@ -124,9 +134,9 @@ class ParquetSource:
                 if values is None:
                     yield UnusableContent("it has no features")
                 else:
-                    yield check_features(_numbers(values), width)
+                    yield check_features(numbers(values), width)
             return
-        table = np.stack([_numbers(batch.column(name)) for name in self._columns.features], axis=1)
+        table = np.stack([numbers(batch.column(name)) for name in self._columns.features], axis=1)
         for row in table:
             yield check_features(row, width)
 
@@ -161,7 +171,7 @@ class ParquetSource:
         """Whether some image may be a path without bytes, by the files' own statistics."""
         kind = self._types[self._columns.image or ""]
         if not pa.types.is_struct(kind):
-            return not _is_binary(kind)
+            return not is_binary(kind)
         for file in self._files:
             metadata = pq.read_metadata(file)
             for group, column in itertools.product(
@@ -184,7 +194,7 @@ class ParquetSource:
         kind = self._types[self._columns.image]
         if pa.types.is_struct(kind):
             return [f"{self._columns.image}.path"] if kind.get_field_index("path") >= 0 else []
-        return [] if _is_binary(kind) else [self._columns.image]
+        return [] if is_binary(kind) else [self._columns.image]
 
     def _paths(self, batch: Any) -> list[str | None]:
         cells = batch.column(self._columns.image).to_pylist()
@@ -203,7 +213,7 @@ class ParquetSource:
             )
         if columns.image is not None:
             kind = self._types[columns.image]
-            known = _is_binary(kind) or _is_text(kind) or (
+            known = is_binary(kind) or is_text(kind) or (
                 pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
             )  # fmt: skip
             if not known:
@@ -238,60 +248,3 @@ class ParquetSource:
     def _schema(self, file: Path) -> Any:
         with readable(file):
             return pq.read_schema(file)
-
-
-def read_batches(file: Path, names: Sequence[str], groups: list[int] | None = None) -> Iterator[Any]:
-    """Record batches of some columns, so that never more than a few rows are held.
-
-    Raises:
-        DataError: the file is no Parquet file or is damaged.
-    """
-    with readable(file), pq.ParquetFile(file, buffer_size=READ_BUFFER) as parquet:
-        yield from parquet.iter_batches(READ_ROWS, row_groups=groups, columns=list(names), use_threads=False)
-
-
-@contextmanager
-def readable(file: Path) -> Iterator[None]:
-    """A context in which pyarrow's errors become one sentence about the file.
-
-    Raises:
-        DataError: the file is no Parquet file or is damaged.
-    """
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise DataError(
-            f"{file} is not a readable Parquet file: {reason}.", "Write or copy it anew."
-        ) from None
-
-
-def id_text(cell: object) -> str | None:
-    """The id in a cell as text, numbers too; None where the cell is empty."""
-    return None if cell is None or cell == "" else str(cell)
-
-
-def _numbers(values: Any) -> np.ndarray:
-    return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-def _is_binary(kind: Any) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    )
-
-
-def _is_text(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def is_number(kind: Any) -> bool:
-    """Whether an Arrow type is one of integers or floats."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def is_list(kind: Any) -> bool:
-    """Whether an Arrow type is a list of any kind."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -5,6 +5,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from metaselect.data.readers.base import UnusableContent
 
+SHOWN = 200  # characters of a path in a message
+
 
 def clean_path(path: str) -> str:
     """The path without "./" and doubled slashes, so that each file has one name."""
@@ -16,17 +18,25 @@ def read_below(root: Path, path: str) -> bytes | UnusableContent:
     if escapes(path):
         return UnusableContent(f"the path {path} leaves the folder of the manifest")
     target = root / path
-    # Folders are resolved once: resolving the whole path of each file takes longer than reading the file.
-    parent = _resolved(target.parent)
-    real = target.resolve() if target.is_symlink() else parent / target.name
-    if not real.is_relative_to(_resolved(root)):
-        return UnusableContent(f"the path {path} is a link that leaves the folder of the manifest")
     try:
+        # Folders are resolved once: resolving the whole path of each file takes longer than reading the file.
+        parent = _resolved(target.parent)
+        real = target.resolve() if target.is_symlink() else parent / target.name
+        if not real.is_relative_to(_resolved(root)):
+            return UnusableContent(f"the path {path} is a link that leaves the folder of the manifest")
+        if real.exists() and not real.is_file():  # a pipe would never end
+            return UnusableContent(f"{path} is not a regular file")
         return real.read_bytes()
     except FileNotFoundError:
         return UnusableContent(f"the file {path} does not exist")
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        return UnusableContent(f"the file {path} cannot be read ({error.__class__.__name__})")
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return UnusableContent(f"the file {short(path)} cannot be read ({reason})")
+
+
+def short(path: str) -> str:
+    """The path for a message: without control characters, and not longer than a few lines."""
+    return path if len(path) <= SHOWN and path.isprintable() else ascii(path[:SHOWN]) + "..."
 
 
 def escapes(path: str) -> bool:
