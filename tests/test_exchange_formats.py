@@ -131,7 +131,7 @@ def test_who_skipped_and_then_answered_has_answered() -> None:
 
 
 def test_choices_under_another_name_are_not_taken_in_silence() -> None:
-    with pytest.raises(DataError, match="answers to animal .choices., and no choices named clean_label"):
+    with pytest.raises(DataError, match=r"answers to animal \(choices\), and no choices named clean_label"):
         LabelStudioFormat().read(annotated(chose("cat", control="animal")), "f")
 
 

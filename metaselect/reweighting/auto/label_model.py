@@ -1,12 +1,10 @@
 """The model of the pool's labels: several candidates, weighed by how well they predict bought labels left out.
 
-Bought labels are left out in folds. The likelihood of a candidate is that of bought and given labels together,
-R_i(y_i) p(g_i), with R_i(y_i) the posterior probability after the given label is seen. The second factor needs no
-bought label: its logarithm is a mean over the pool, which tells bad optima of expectation-maximisation from good ones
-where few labels are bought. The first one is with T to a power between 0 and 1: where wrong labels depend on the sample
-and not on its class alone, a given label says less than T claims. The power of each candidate is the most probable one,
-with a prior for T itself. The candidates are weighed by pseudo-Bayesian model averaging with the Bayesian bootstrap
-over the bought labels (Yao, Vehtari, Simpson, Gelman 2018, section 3.4).
+Bought labels are left out in folds. Of each, R_i(y_i) is the posterior probability after its given label is seen,
+with T to a power between 0 and 1: where wrong labels depend on the sample and not on its class alone, a given label
+says less than T claims. The power of each candidate is the most probable one, with a prior for T itself. Candidates are
+weighed by pseudo-Bayesian model averaging with the Bayesian bootstrap over the bought labels (Yao, Vehtari, Simpson,
+Gelman 2018, section 3.4).
 """
 
 from collections.abc import Callable, Mapping
@@ -26,9 +24,7 @@ LEAST_BOUGHT = 10  # bought labels that a correction takes; five made it correct
 LEAST_LEFT_OUT = 4  # bought labels that must be left out for candidates to be compared
 BOOTSTRAP_DRAWS = 1000
 T_POWERS = (1.0, 0.75, 0.5, 0.25, 0.0)
-POWER_PRIOR = (
-    2.0  # log of the prior odds of power 1 to power 0; without it, 20 labels chose the power by chance
-)
+POWER_PRIOR = 1.5  # log odds of power 1 to power 0; without a prior, 20 labels chose the power by chance
 MOST_ROWS, CROSS_ROWS = 10_000, 3_000  # samples that a model is fitted on, at the end and in each fold
 LEAST_WEIGHT = 0.05  # candidates below it are left out
 LEAST_PROB = 1e-3  # a probability below counts as this
@@ -43,8 +39,8 @@ class LabelModel(NamedTuple):
         posterior: (n, K) R, after the given label is seen and before any bought one of that sample is.
         transition: (K, K) T, the mean of the candidates' after their powers.
         weights: of each candidate; they sum to 1.
-        log_likelihood: of each candidate, the mean of log R_i(y_i) over bought labels that were left out, plus that of
-            log p(g_i) over the pool; empty where none was left out.
+        log_likelihood: of each candidate, the mean of log R_i(y_i) over bought labels that were left out; empty where
+            there are none.
         estimated: (K, K) the mean of the candidates' T before the powers.
         corrects: there are enough bought labels, one of them differs from the given one, and some candidate predicts
             bought and given labels better than plain by more than a standard error.
@@ -105,8 +101,7 @@ def fit_label_model(
     left_out = {name: left_out_fits(crossed, fit, fold) for name, fit in CANDIDATES.items()}
     powers = {name: fits.best_power(evidence.given[bought], answers) for name, fits in left_out.items()}
     terms = {
-        name: fits.terms(powers[name], evidence.given[bought], answers) + fits.given
-        for name, fits in left_out.items()
+        name: fits.terms(powers[name], evidence.given[bought], answers) for name, fits in left_out.items()
     }
     weights = dict(zip(terms, averaging_weights(torch.stack([*terms.values()]), generator), strict=True))
     parts: dict[str, Part] = {}
@@ -187,13 +182,11 @@ class LeftOut(NamedTuple):
         fold: (m,) int64, -1 where nothing was left out.
         probs: (m, K) P_i; rows of fold -1 are undefined.
         transitions: by fold, (K, K) T.
-        given: the mean of log p(g_i) = log (P_i T)(g_i) over the pool and the folds.
     """
 
     fold: torch.Tensor
     probs: torch.Tensor
     transitions: dict[int, torch.Tensor]
-    given: float
 
     def terms(self, power: float, given: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
         """Log R_i(y_i) of the m' samples that were left out; ``given`` and ``answers`` are (m,)."""
@@ -224,15 +217,13 @@ class LeftOut(NamedTuple):
 def left_out_fits(problem: Problem, fit: Callable[[Problem], Candidate], fold: torch.Tensor) -> LeftOut:
     """The candidate, fitted once for each fold (``answer_folds``) without its answers."""
     probs = torch.full((len(fold), problem.classes), torch.nan)
-    transitions, of_given = {}, []
+    transitions = {}
     for number in sorted(set(fold.tolist()) - {-1}):
         out = fold == number
         candidate = fit(problem.without(out))
         probs[out] = candidate.probs[problem.known[out]]
         transitions[number] = candidate.transition
-        seen = (candidate.probs @ candidate.transition).gather(1, problem.given[:, None])
-        of_given.append(float(seen.clamp(min=LEAST_PROB).log().mean()))
-    return LeftOut(fold, probs, transitions, sum(of_given) / max(len(of_given), 1))
+    return LeftOut(fold, probs, transitions)
 
 
 def averaging_weights(terms: torch.Tensor, generator: torch.Generator) -> list[float]:
