@@ -1,5 +1,6 @@
 """`metaselect annotate undo`: imports by number, and that what counted before counts again."""
 
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from metaselect.annotation.imports import Import, Source, vote_positions
 from metaselect.annotation.undo import votes_that_undo, without_round
 from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.run.layout import Run
+from metaselect.signals import interruption
 
 CAT_DOG = "sample_id,clean_label\ns0,cat\ns1,dog\n"
 OWLS = "sample_id,clean_label\ns1,owl\ns2,owl\n"
@@ -254,3 +256,28 @@ def test_forgetting_a_round_keeps_imports_and_their_votes_together(
         before = [votes[at] for at in vote_positions(imports, row, len(votes))]
         after = [kept[at] for at in vote_positions(rows, rows[row.number - 1], len(kept))]
         assert after == [vote for vote in before if vote.round != gone]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_of_an_undo_does_not_say_to_run_it_again(number: signal.Signals) -> None:
+    """Killed behind its last write, the same command would undo one import more."""
+    assert "Run the same command again" in interruption(number, ["annotate", "import", "x.csv"])
+    assert "Run the same command again" in interruption(number, ["annotate", "undo", "--import", "2"])
+    assert "Run the same command again" in interruption(number, ["annotate", "undo", "--import=2"])
+    said = interruption(number, ["annotate", "undo", "--run", "r"])
+    assert "Run the same command again" not in said
+    assert "may be undone already" in said
+
+
+def test_an_undo_by_number_is_safe_to_repeat(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, label in enumerate(("cat", "dog")):
+        path = tmp_path / f"{number}.csv"
+        path.write_text(f"sample_id,clean_label\ns1,{label}\n")
+        assert call(run, "import", str(path)) == 0
+    assert call(run, "undo", "--import", "2") == 0
+    votes = (run.root / "annotate/votes.csv").read_bytes()
+    capsys.readouterr()
+    assert "Import 2 is undone already" in error(run, capsys, "undo", "--import", "2", code=2)
+    assert (run.root / "annotate/votes.csv").read_bytes() == votes

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from metaselect import __version__
 from metaselect.cli.console import Console
 from metaselect.errors import ArtefactError, MetaSelectError, ResourceError, UsageError
-from metaselect.signals import INTERRUPTED, SENTENCES, TERMINATED, Terminated, unwinding
+from metaselect.signals import INTERRUPTED, TERMINATED, Terminated, interruption, unwinding
 from metaselect.stages.table import STAGES
 
 IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
@@ -104,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CLICK_USAGE_ERROR as error:
         return _fail(console, _usage_error(error))
     except (KeyboardInterrupt, typer.Abort):
-        console.note(SENTENCES[signal.SIGINT])
+        console.note(interruption(signal.SIGINT, words))
         return INTERRUPTED
     except Terminated:
-        console.note(SENTENCES[signal.SIGTERM])
+        console.note(interruption(signal.SIGTERM, words))
         return TERMINATED
     except BrokenPipeError:
         os.dup2(
