@@ -1,6 +1,7 @@
 """A run that goes on: more labels, more rounds, a truth file that comes later, and data that was replaced."""
 
 import csv
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,21 @@ def test_a_second_round_comes_home_and_can_be_put_aside(finished: Path) -> None:
 def test_evaluate_does_not_forget_a_truth_file(finished: Path) -> None:
     done = metaselect("evaluate", TEST, run=finished, code=4)
     assert "truth was given before" in done.err
+
+
+def test_the_way_to_bought_labels_is_named_step_by_step(tmp_path: Path) -> None:
+    """What each command asks for first is a command that then works."""
+    run = tmp_path / "run"
+    metaselect("ingest", TRAIN, "--limit", 60, run=run)
+    steps = []
+    for _ in range(3):
+        done = metaselect("reweight", "--method", "direct", run=run, code=4)
+        step = shlex.split(done.err.rpartition("First run: ")[2])
+        steps.append(" ".join(step[1:3]))
+        also = metaselect("annotate", "export", run=run, code=0 if steps[-1] == "annotate export" else 4)
+        assert steps[-1] == "annotate export" or shlex.split(also.err.rpartition("First run: ")[2]) == step
+        extra = ("--epochs", 1, "--folds", 0) if step[1] == "warmup" else ()
+        metaselect(*step[1:], *extra, code=0)
+    assert steps == ["warmup --run", "select --budget", "annotate export"]
+    last = metaselect("reweight", "--method", "direct", run=run, code=4)
+    assert "First run: metaselect annotate import FILE" in last.err

@@ -12,7 +12,18 @@ from filelock import FileLock, Timeout
 
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
-from metaselect.run.artefacts import DATA, LAYOUT_VERSION, LOCK, RECORD, RUN_INFO, WARMUP, WARMUP_MODEL
+from metaselect.run.artefacts import (
+    ANNOTATE,
+    DATA,
+    FORMS,
+    LAYOUT_VERSION,
+    LOCK,
+    RECORD,
+    RUN_INFO,
+    SELECT,
+    WARMUP,
+    WARMUP_MODEL,
+)
 from metaselect.run.files import write_json
 from metaselect.run.memo import FileMemo
 from metaselect.run.stage import Stage, run_flag
@@ -107,6 +118,17 @@ class Run:
         """The command that selects the first samples, for messages."""
         features = "--features FILE " if self.ids_alone else ""
         return f"metaselect select --budget 50 {features}{self.model_flags}"
+
+    @property
+    def buying_command(self) -> str:
+        """The next command on the way to bought labels, for messages."""
+        if not self.ids_alone and not self.path(f"{WARMUP.name()}/{RECORD}").is_file():
+            return f"metaselect {WARMUP.command} {self.flag}"
+        if not self.stage_names(SELECT.kind):
+            return self.select_command
+        latest = self.stage_names(SELECT.kind)[-1].rpartition("/")[2]
+        step = ANNOTATE if self.path(f"{FORMS.kind}/{latest}").is_dir() else FORMS
+        return f"metaselect {step.command} {self.flag}"
 
     @property
     def exists(self) -> bool:

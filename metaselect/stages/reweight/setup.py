@@ -63,7 +63,7 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     if method.needs_bought and not len(meta_set.bought):
         raise ArtefactError(
             f"{options.method} learns from bought labels, and {run.root} has none.",
-            f"First: metaselect annotate export {run.flag}, then annotate import FILE {run.flag}; or --method fsr.",
+            f"First run: {run.buying_command}",
         )
     if method.needs_evidence and _finished_warmup(run) is None:
         raise ArtefactError(
