@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
-from metaselect.models.cross_fit import cross_fit
+from metaselect.models.cross_fit import WEIGHT_DECAYS, cross_fit
 from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
 from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
@@ -78,6 +78,10 @@ class Labels(NamedTuple):
     bought: torch.Tensor
 
 
+LEAST_DECAY = 10**-1.5  # held out, targets that were computed from the same inputs favour nearly none
+DECAYS = tuple(decay for decay in WEIGHT_DECAYS if decay > 0.9 * LEAST_DECAY)
+
+
 class LinearProblem(NamedTuple):
     """The data of the model ``linear``, whose parameters can be found exactly.
 
@@ -88,7 +92,7 @@ class LinearProblem(NamedTuple):
         trained: (n',) int64, the samples that are trained on.
         fold: (n',) int64, theirs, for the choice of a weight decay.
         weight_decay: for the labels.
-        given_decay: --weight-decay, for all targets; None: chosen by their held-out loss.
+        given_decay: --weight-decay, for all targets; None: chosen by their held-out loss, at least ``LEAST_DECAY``.
     """
 
     inputs: torch.Tensor
@@ -104,7 +108,7 @@ class LinearProblem(NamedTuple):
         inputs, targets = self.inputs[self.trained], targets[self.trained].to(self.inputs.dtype)
         decay = self.given_decay
         if decay is None:
-            decay = cross_fit(inputs, targets, self.fold).weight_decay
+            decay = cross_fit(inputs, targets, self.fold, DECAYS).weight_decay
         return fit_logistic_regression(inputs, targets, decay)
 
     def fit_labels(self) -> LinearParams:
