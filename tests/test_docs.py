@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import typer
-from command_line import command, environment, run_process
+from command_line import command, environment, metaselect, run_process
 
 import metaselect as package
 from metaselect.cli.main import CLICK_USAGE_ERROR, app
@@ -155,3 +155,9 @@ def test_help_comes_within_half_a_second() -> None:
 
 def test_the_version_is_the_packages() -> None:
     assert run_process("--version").out == f"metaselect {package.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [(), ("reweight",), ("annotate",), ("annotate", "export")])
+def test_short_flags_are_the_long_ones(words: tuple[str, ...]) -> None:
+    assert metaselect(*words, "-h").out == metaselect(*words, "--help").out
+    assert metaselect("-V").out == metaselect("--version").out
