@@ -342,3 +342,44 @@ def test_what_is_no_data_says_so(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_text("x")
     with pytest.raises(DataError, match=r"is no \.csv, \.jsonl or \.parquet file"):
         listed(tmp_path / "data.txt")
+
+
+WAYS: dict[str, Callable[[Path, str], str]] = {
+    "relative": lambda _, name: name,
+    "dotted": lambda _, name: f"./{name}".replace("/", "//"),
+    "windows": lambda _, name: name.replace("/", "\\"),
+    "absolute": lambda folder, name: str(folder / name),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_one_file_has_one_name_however_the_manifest_spells_it(tmp_path: Path, way: str, form: str) -> None:
+    samples = pictures(6, ("cat", "dog"))
+    write_images(tmp_path / "plain", samples)
+    write_images(tmp_path / "other", samples)
+    found = []
+    for folder, spell in (("plain", WAYS["relative"]), ("other", WAYS[way])):
+        place = tmp_path / folder
+        paths = [spell(place, sample.path) for sample in samples]
+        if form == "csv":
+            data = write_rows(
+                place / "data.csv", ["image", "label"], [*zip(paths, ("cat", "dog") * 3, strict=True)]
+            )
+        else:
+            data = place / "data.parquet"
+            pq.write_table(pa.table({"image": paths, "label": ["cat", "dog"] * 3}), data)
+        run = made(data, tmp_path / f"run-{folder}")
+        found.append(run.path("data/samples.parquet").read_bytes())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "C:\\secret.png", "..\\secret.png", "a\\..\\..\\secret.png", "\\\\host\\x"]
+)
+def test_a_path_outside_the_folder_stays_outside(tmp_path: Path, path: str) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "secret.png").write_bytes(pictures(1)[0].raw)
+    data = write_rows(tmp_path / "d/data.csv", ["image", "label"], [(path, "a"), (path, "b")])
+    done = metaselect("ingest", data, run=tmp_path / "run", code=3)
+    assert "leaves the folder of the manifest" in done.err

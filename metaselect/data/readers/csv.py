@@ -56,7 +56,7 @@ class CsvSource:
             path = cells[at[names.image]] if names.image is not None else ""
             label = label_name(cells[at[names.label]])
             problem = "it names no image" if names.image is not None and not path else ""
-            yield SampleEntry(line, sample_id, label, clean_path(path) if path else "", problem)
+            yield SampleEntry(line, sample_id, label, clean_path(path, self.root) if path else "", problem)
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """The bytes of the files, or the numbers of the feature columns, of which there may be none."""
@@ -66,7 +66,7 @@ class CsvSource:
             if position < start or not keep[position]:
                 continue
             if self._columns.image is not None:
-                yield position, read_below(self.root, cells[at[self._columns.image]])
+                yield position, read_below(self.root, clean_path(cells[at[self._columns.image]], self.root))
             else:
                 yield position, self._numbers([cells[place] for place in chosen])
 

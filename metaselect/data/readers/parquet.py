@@ -89,7 +89,9 @@ class ParquetSource:
             problem = "" if inside else f"the label {label} is outside 0..{len(self.declared) - 1}"
         elif self.declared and name is not None and name not in self._names:
             problem = f"the label {name!r} is not among the classes: {suggest(name, self.declared)}"
-        return SampleEntry(row, id_text(sample_id), name, clean_path(path) if path else "", problem)
+        return SampleEntry(
+            row, id_text(sample_id), name, clean_path(path, self.root) if path else "", problem
+        )
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """Row group by row group, a few rows at a time."""
@@ -115,7 +117,9 @@ class ParquetSource:
             contents = self._images(batch) if self._columns.image else self._rows(batch)
             for content in contents:
                 if wanted[position]:
-                    yield position, read_below(self.root, content) if isinstance(content, str) else content
+                    if isinstance(content, str):
+                        content = read_below(self.root, clean_path(content, self.root))
+                    yield position, content
                 position += 1
 
     def _images(self, batch: Any) -> Iterator[bytes | str | UnusableContent]:

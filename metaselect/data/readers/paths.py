@@ -1,5 +1,6 @@
 """Image paths of a manifest: only files below its folder are read."""
 
+import os
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -8,9 +9,19 @@ from metaselect.data.readers.base import UnusableContent
 SHOWN = 200  # characters of a path in a message
 
 
-def clean_path(path: str) -> str:
-    """The path without "./" and doubled slashes, so that each file has one name."""
-    return str(PurePosixPath(path))
+def clean_path(path: str, root: Path) -> str:
+    """A manifest's path as its one relative POSIX name: without "./", doubled slashes, or Windows' backslashes.
+
+    An absolute path below ``root``, the manifest's folder, becomes relative to it; any other one stays, to be refused.
+    """
+    if "\\" in path and "/" not in path and not PureWindowsPath(path).is_absolute():
+        path = path.replace("\\", "/")
+    pure = PurePosixPath(path)
+    if pure.is_absolute():
+        for folder in (Path(os.path.abspath(root)), _resolved(root)):
+            if pure.is_relative_to(folder):
+                return str(pure.relative_to(folder))
+    return str(pure)
 
 
 def read_below(root: Path, path: str) -> bytes | UnusableContent:
@@ -36,7 +47,8 @@ def read_below(root: Path, path: str) -> bytes | UnusableContent:
 
 def short(path: str) -> str:
     """The path for a message: without control characters, and not longer than a few lines."""
-    return path if len(path) <= SHOWN and path.isprintable() else ascii(path[:SHOWN]) + "..."
+    shown = path[:SHOWN] if path.isprintable() else ascii(path[:SHOWN])
+    return shown + ("..." if len(path) > SHOWN else "")
 
 
 def escapes(path: str) -> bool:
