@@ -188,7 +188,7 @@ def test_a_missing_file_and_a_run_without_rounds_are_named(
     bare = make_run(tmp_path / "bare")
     table = answers(run, "sample_id,clean_label\ns0,cat\n")
     for words in (("import", table), ("export",), ("simulate", table)):
-        assert "metaselect select --budget" in error(bare, capsys, *words, code=4)
+        assert "metaselect warmup" in error(bare, capsys, *words, code=4)  # select would ask for it
     assert call(bare, "import", table, "--outside-round") == 0
     assert "metaselect ingest" in error(Run(tmp_path / "none"), capsys, "status", code=4)
     assert not (tmp_path / "none").exists()

@@ -240,11 +240,11 @@ def test_an_open_round_must_go_out_before_the_next(warm: Path) -> None:
     [
         (SELECT, "metaselect warmup --run"),
         (REWEIGHT, "metaselect warmup --run"),
-        ((*REWEIGHT, "--method", "direct"), "metaselect annotate export"),
+        ((*REWEIGHT, "--method", "direct"), "metaselect warmup --run"),
         (UNIFORM, "metaselect warmup --run"),
         (EVALUATE, "metaselect warmup --run"),
-        (("annotate", "export"), "metaselect select --budget 50 --run"),
-        (SIMULATE, "metaselect select --budget 50 --run"),
+        (("annotate", "export"), "metaselect warmup --run"),  # select would ask for it
+        (SIMULATE, "metaselect warmup --run"),
     ],
     ids=["select", "reweight", "direct", "uniform", "evaluate", "export", "simulate"],
 )

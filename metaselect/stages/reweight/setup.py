@@ -62,7 +62,7 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     meta_set = load_meta_set(run, pool)  # empty where nothing was bought
     if method.needs_bought and not len(meta_set.bought):
         raise ArtefactError(
-            f"{options.method} learns from bought labels, and {run.root} has none.",
+            f"{options.method} learns from bought labels, and {run.root} has none (--method fsr needs none).",
             f"First run: {run.buying_command}",
         )
     if method.needs_evidence and _finished_warmup(run) is None:
