@@ -41,7 +41,7 @@ def classes_of(data: Path, **options: object) -> tuple[str, ...]:
         (["1", "1.0", "2.0", "0"], ("0", "1", "2")),
         (["-1.0", "5", "-1", "5.00"], ("-1", "5")),
         (["1.5", "1.50"], ("1.5", "1.50")),  # only whole numbers have one form
-        (["caf\u00e9", "cafe\u0301", "x"], ("caf\u00e9", "x")),
+        (["\u00c5", "A\u030a", "x"], ("\u00c5", "x")),
         (["none", "some"], ("none", "some")),  # people write "none" for a class of its own
         (["-1", "a"], ("-1", "a")),
         (["-1", "1"], ("-1", "1")),  # signs: there are no classes 0 to K-1
