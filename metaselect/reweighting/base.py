@@ -79,7 +79,7 @@ class Labels(NamedTuple):
 
 
 LEAST_DECAY = 10**-1.5  # held out, targets that were computed from the same inputs favour nearly none
-DECAYS = tuple(decay for decay in WEIGHT_DECAYS if decay > 0.9 * LEAST_DECAY)
+DECAYS = tuple(decay for decay in WEIGHT_DECAYS if decay >= LEAST_DECAY)
 
 
 class LinearProblem(NamedTuple):

@@ -6,13 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaselect.data.readers.base import (
-    Content,
-    SampleEntry,
-    UnusableContent,
-    check_features,
-    label_name,
-)
+from metaselect.data.readers.base import Content, SampleEntry, UnusableContent, check_features, label_name
 from metaselect.data.readers.columns import FEATURE_LIST, choose_columns
 from metaselect.data.readers.paths import clean_path, escapes, read_below
 from metaselect.errors import DataError
@@ -111,7 +105,7 @@ class CsvSource:
     def _read_header(self) -> list[str]:
         for _, cells in self._lines():
             return cells
-        raise DataError(f"{self.path} is empty.", "The first line must name the columns.")
+        raise self._empty()
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """(line where the row starts, cells) of every row that is not blank."""
@@ -132,6 +126,9 @@ class CsvSource:
                     line = before + reader.line_num + 1  # a quoted cell may span lines
             except (csv.Error, UnicodeDecodeError) as error:
                 raise self._unreadable(error) from None
+
+    def _empty(self) -> DataError:
+        return DataError(f"{self.path} is empty.", "The first line must name the columns.")
 
     def _unreadable(self, error: Exception) -> DataError:
         return DataError(f"{self.path} is not a CSV file in UTF-8: {error}.", "Save it as CSV UTF-8.")

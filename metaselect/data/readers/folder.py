@@ -8,6 +8,7 @@ import numpy as np
 
 from metaselect.data.classes import class_form, order_classes
 from metaselect.data.readers.base import Content, SampleEntry, UnusableContent
+from metaselect.data.readers.paths import is_special
 from metaselect.data.store import IMAGES
 from metaselect.errors import DataError
 
@@ -15,8 +16,6 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"),
 )
-
-
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 SHOWN = 5  # suffixes that a message names
 
@@ -29,15 +28,14 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for folder in class_folders(root):
+        folders = class_folders(root)
+        for folder in folders:
             if not _is_text(folder.name):
                 raise DataError(f"The name of the folder {str(folder)!a} is not UTF-8.", "Rename it.")
-        folders = class_folders(root)
         self.declared = order_classes(class_form(folder.name) for folder in folders)
         self._ignored: Counter[str] = Counter(
             file.suffix.lower() for file in root.iterdir() if _counts(file) and file.is_file()
         )
-        self._beside = sum(self._ignored[suffix] for suffix in SUFFIXES)
         place = {name: number for number, name in enumerate(self.declared)}
         folders.sort(key=lambda folder: (place[class_form(folder.name)], folder.name))
         self._paths = [path for folder in folders for path in self._images(folder.name)]
@@ -52,8 +50,9 @@ class FolderSource:
     def _remarks(self) -> tuple[str, ...]:
         """What was left out, by suffix."""
         found = []
-        if self._beside:
-            found.append(f"{self.root}: images in no class folder were left out: {self._beside}.")
+        beside = sum(self._ignored[suffix] for suffix in SUFFIXES)
+        if beside:
+            found.append(f"{self.root}: images in no class folder were left out: {beside}.")
         others = {suffix: count for suffix, count in self._ignored.items() if suffix not in SUFFIXES}
         if others:
             found.append(f"{self.root}: files that are no readable images were left out: {_shown(others)}.")
@@ -101,7 +100,7 @@ class FolderSource:
     def _read(self, path: str) -> bytes | UnusableContent:
         file = self.root / path
         try:
-            if file.exists() and not file.is_file():  # a pipe would never end
+            if is_special(file):
                 return UnusableContent("it is not a regular file")
             return file.read_bytes()
         except OSError as error:

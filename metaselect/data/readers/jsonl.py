@@ -12,15 +12,19 @@ from metaselect.errors import DataError
 class JsonLinesSource(CsvSource):
     """A manifest of JSON lines, as a ``Source``; a key that a line lacks is an empty cell."""
 
-    def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        """The keys of all objects in the order of their first use, and the values as text."""
+    def _read_header(self) -> list[str]:
+        """The keys of all objects, in the order of their first use."""
         header: dict[str, None] = {}
         for _, row in self._objects():
             header |= dict.fromkeys(row)
-        if header:
-            yield 1, list(header)
+        if not header:
+            raise self._empty()
+        return list(header)
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """(line, values as text) of every object."""
         for line, row in self._objects():
-            yield line, [self._cell(line, name, row.get(name)) for name in header]
+            yield line, [self._cell(line, name, row.get(name)) for name in self._header]
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         with self.path.open(encoding="utf-8-sig") as stream:
@@ -38,7 +42,7 @@ class JsonLinesSource(CsvSource):
 
     def _cell(self, line: int, name: str, value: object) -> str:
         if isinstance(value, dict | list):
-            if hasattr(self, "_columns") and name in self._columns.single:
+            if name in self._columns.single:
                 kind = "a list" if isinstance(value, list) else "an object"
                 raise DataError(
                     f"{self.path}, row {line}: {name} is {kind}, not one name or number.", "Correct it."

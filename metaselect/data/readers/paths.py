@@ -35,7 +35,7 @@ def read_below(root: Path, path: str) -> bytes | UnusableContent:
         real = target.resolve() if target.is_symlink() else parent / target.name
         if not real.is_relative_to(_resolved(root)):
             return UnusableContent(f"the path {path} is a link that leaves the folder of the manifest")
-        if real.exists() and not real.is_file():  # a pipe would never end
+        if is_special(real):
             return UnusableContent(f"{path} is not a regular file")
         return real.read_bytes()
     except FileNotFoundError:
@@ -43,6 +43,11 @@ def read_below(root: Path, path: str) -> bytes | UnusableContent:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return UnusableContent(f"the file {short(path)} cannot be read ({reason})")
+
+
+def is_special(file: Path) -> bool:
+    """Whether something stands there that is no regular file: reading a pipe would never end."""
+    return not file.is_file() and file.exists()
 
 
 def short(path: str) -> str:
