@@ -24,9 +24,9 @@ from metaselect.data.classes import class_metadata
 from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.rewrite import IMAGE_TYPE
+from metaselect.data_options import IngestOptions, ReadOptions
 from metaselect.errors import DataError
 from metaselect.models.predictions import Predictions
-from metaselect.options import IngestOptions, ReadOptions
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import Labels, Method, Start
 from metaselect.reweighting.evidence import Evidence, Space

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from metaselect.data import corruption
 from metaselect.data.classes import declared_classes
+from metaselect.data_options import CorruptOptions
 from metaselect.errors import DataError, UsageError
-from metaselect.options import CorruptOptions
 from metaselect.records import Outcome
 from metaselect.stages.corrupt import corrupt
 

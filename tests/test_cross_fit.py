@@ -14,8 +14,9 @@ from annotation_run import call, csv_rows
 from command_line import metaselect, tree
 from data_makers import METHODS, Listener, made, write_rows
 
+from metaselect.data_options import IngestOptions
 from metaselect.errors import ConditionUnmet, UsageError
-from metaselect.options import IngestOptions, ReweightOptions, WarmupOptions
+from metaselect.options import ReweightOptions, WarmupOptions
 from metaselect.registry import REWEIGHTERS
 from metaselect.run.layout import Run
 from metaselect.stages.reweight import cross_fit as module

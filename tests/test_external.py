@@ -13,7 +13,7 @@ from data_makers import refused, write_rows
 
 from metaselect.data.readers.columns import choose_columns
 from metaselect.data.store import data_inputs, load_pool
-from metaselect.options import ReadOptions
+from metaselect.data_options import ReadOptions
 from metaselect.run.layout import Run
 
 ROWS = [(f"t{number:02d}", ("ham", "spam", "eggs")[number % 3]) for number in range(12)]

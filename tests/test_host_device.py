@@ -21,8 +21,9 @@ from host_device import NAME, is_supported, register, traffic
 from torch import nn
 
 from metaselect.annotation.simulation import SimulateOptions
+from metaselect.data_options import EvaluateOptions, IngestOptions
 from metaselect.errors import UsageError
-from metaselect.options import EvaluateOptions, IngestOptions, ReweightOptions, SelectOptions, WarmupOptions
+from metaselect.options import ReweightOptions, SelectOptions, WarmupOptions
 from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, SELECTORS
 from metaselect.run.layout import Run

@@ -22,8 +22,8 @@ from metaselect.annotation.formats.cvat import CvatFormat
 from metaselect.annotation.formats.label_studio_export import is_export, read_export
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 from metaselect.run.layout import Run
 
 XML = (

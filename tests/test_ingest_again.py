@@ -26,8 +26,8 @@ from data_makers import (
 import metaselect.data.ingest as blocks
 from metaselect.data.images import to_pixels
 from metaselect.data.store import load_pool
+from metaselect.data_options import IngestOptions
 from metaselect.errors import ArtefactError, UsageError
-from metaselect.options import IngestOptions
 from metaselect.run.layout import Run
 from metaselect.stages.ingest import ingest, same_data
 

@@ -13,6 +13,7 @@ LAYERS = (
     {"errors", "signals"},
     {"records"},
     {"options", "random"},
+    {"data_options"},
     {"registry"},
     {"run"},
     {"data"},
@@ -38,7 +39,19 @@ PURE = (
     "metrics",
 )
 TORCH_FREE = (
-    *("errors", "records", "options", "random", "registry", "run", "data", "annotation", "web", "cli"),
+    *(
+        "errors",
+        "records",
+        "options",
+        "data_options",
+        "random",
+        "registry",
+        "run",
+        "data",
+        "annotation",
+        "web",
+        "cli",
+    ),
     *(
         "stages.status",
         "stages.freshness",

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from metaselect.data.classes import class_metadata, declared_classes, order_classes
 from metaselect.data.listing import open_source
 from metaselect.data.readers.base import label_name
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 
 
 def path_hash(path: str) -> str:

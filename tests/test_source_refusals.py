@@ -13,7 +13,7 @@ from metaselect.data.classes import class_metadata
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.readers.paths import escapes, read_below
-from metaselect.options import ReadOptions
+from metaselect.data_options import ReadOptions
 
 
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of a program that has one stage more."""
     monkeypatch.setitem(FOLDERS, REPORT.kind, REPORT)
     row = StageEntry(
-        REPORT, "metaselect.options:EvaluateOptions", "metaselect.stages.report:report", "Report."
+        REPORT, "metaselect.data_options:EvaluateOptions", "metaselect.stages.report:report", "Report."
     )
     page = Artefact(REPORT, "page.html", (), "the report", "report")
     monkeypatch.setattr(artefacts, "ARTEFACTS", (*ARTEFACTS, page))

@@ -12,8 +12,8 @@ from data_makers import CLASSES, Listener, pictures, write_images, write_rows, w
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Dataset, Preprocess
 from metaselect.data.test_set import read_test_set
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 
 
 def test_the_signature_sees_every_file_and_no_place(tmp_path: Path) -> None:

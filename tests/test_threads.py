@@ -15,8 +15,9 @@ from data_makers import METHODS, Listener, made, pictures, plan, start_of, write
 from torch import nn
 
 from metaselect.__main__ import yield_cores
+from metaselect.data_options import IngestOptions
 from metaselect.models.build import build_model
-from metaselect.options import IngestOptions, WarmupOptions
+from metaselect.options import WarmupOptions
 from metaselect.stages.warmup.warmup import warmup
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state

@@ -19,8 +19,9 @@ from safetensors.numpy import load_file
 
 from metaselect.annotation.meta_set import MetaSet
 from metaselect.data.store import FEATURES, Dataset, Preprocess
+from metaselect.data_options import IngestOptions
 from metaselect.models.predictions import Predictions
-from metaselect.options import IngestOptions, ReweightOptions, WarmupOptions
+from metaselect.options import ReweightOptions, WarmupOptions
 from metaselect.reweighting.base import Method
 from metaselect.run.layout import Run
 from metaselect.stages.reweight.reweight import reweight

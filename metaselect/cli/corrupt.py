@@ -20,8 +20,8 @@ from metaselect.cli.flags import (
     SplitOption,
 )
 from metaselect.cli.results import finish
+from metaselect.data_options import CorruptOptions
 from metaselect.errors import UsageError
-from metaselect.options import CorruptOptions
 
 NOISE = "Noise"
 

@@ -23,7 +23,7 @@ from metaselect.cli.flags import (
     TrustModelOption,
 )
 from metaselect.cli.results import finish, print_model_choice, print_noise_estimate, print_wrong_labels
-from metaselect.options import EvaluateOptions
+from metaselect.data_options import EvaluateOptions
 from metaselect.registry import BASELINE
 from metaselect.run.layout import Run
 

@@ -23,7 +23,7 @@ from metaselect.cli.flags import (
     SplitOption,
 )
 from metaselect.cli.results import finish
-from metaselect.options import IngestOptions
+from metaselect.data_options import IngestOptions
 from metaselect.records import Json
 from metaselect.run.layout import IDS_ALONE, Run
 

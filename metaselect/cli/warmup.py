@@ -38,7 +38,8 @@ from metaselect.cli.flags import (
     WeightDecayOption,
 )
 from metaselect.cli.results import finish, print_dry_run
-from metaselect.options import IngestOptions, WarmupOptions
+from metaselect.data_options import IngestOptions
+from metaselect.options import WarmupOptions
 from metaselect.run.layout import Run
 
 

@@ -13,8 +13,8 @@ from metaselect.data.readers.base import MEND_OR_SKIP, BadSample, BadSamples, So
 from metaselect.data.readers.metadata import MANIFESTS, image_folder
 from metaselect.data.readers.parquet import ParquetSource
 from metaselect.data.readers.splits import SUFFIXES, parquet_files
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 
 FILLER = "-1"
 ID_DIGITS = 16  # hex digits of a made id: 64 bits, a clash among a million samples has chance 3e-8

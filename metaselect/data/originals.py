@@ -12,8 +12,8 @@ from metaselect.data.images import content_hash, decode, encode_png, format_of
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.store import IMAGES, array_file
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 from metaselect.run.artefacts import DATA, SAMPLES
 from metaselect.run.files import write_atomically
 from metaselect.run.layout import Run

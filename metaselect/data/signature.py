@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from metaselect.data.listing import open_source
-from metaselect.options import ReadOptions
+from metaselect.data_options import ReadOptions
 
 
 def dataset_signature(path: Path, options: ReadOptions | None = None) -> str:

@@ -8,8 +8,8 @@ from metaselect.data.ingest import Journal, Target, fill
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples
 from metaselect.data.store import FEATURES, Dataset
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 from metaselect.records import Reporter
 from metaselect.run.artefacts import TEST_SKIPPED
 from metaselect.run.layout import IDS_ALONE

@@ -13,8 +13,9 @@ from metaselect.data.classes import INTEGER, suggest
 from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.readers.base import BadSamples
 from metaselect.data.rewrite import ContentSpool, write_dataset
+from metaselect.data_options import CorruptOptions
 from metaselect.errors import DataError, UsageError
-from metaselect.options import CorruptOptions, key_options
+from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.files import read_csv, write_atomically, write_csv
 

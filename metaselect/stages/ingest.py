@@ -15,8 +15,9 @@ from metaselect.data.readers.base import BadSample, BadSamples
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Preprocess
 from metaselect.data.summary import duplicates, fingerprint, statistics
+from metaselect.data_options import IngestOptions
 from metaselect.errors import ArtefactError, DataError, UsageError
-from metaselect.options import IngestOptions, key_options
+from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import CLASSES, DATA, DUPLICATES, PREPROCESS, RECORD, SAMPLES, SKIPPED
 from metaselect.run.files import read_json, write_json

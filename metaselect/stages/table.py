@@ -82,7 +82,7 @@ class StageEntry:
 STAGES: tuple[StageEntry, ...] = (
     StageEntry(
         DATA,
-        "metaselect.options:IngestOptions",
+        "metaselect.data_options:IngestOptions",
         "metaselect.stages.ingest:ingest",
         "Read a data set into the run.",
         expected=DATA.name(),
@@ -124,7 +124,7 @@ STAGES: tuple[StageEntry, ...] = (
     ),
     StageEntry(
         EVALUATE,
-        "metaselect.options:EvaluateOptions",
+        "metaselect.data_options:EvaluateOptions",
         "metaselect.stages.evaluate.evaluate:evaluate",
         "Compare every model on a labelled test set.",
         trains=True,

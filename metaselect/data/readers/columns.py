@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 from metaselect.data.classes import suggest
 from metaselect.data.store import FEATURES, IMAGES
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 from metaselect.run.layout import IDS_ALONE
 
 FEATURE_LIST = "features"

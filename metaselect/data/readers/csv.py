@@ -9,8 +9,8 @@ import numpy as np
 from metaselect.data.readers.base import Content, SampleEntry, UnusableContent, check_features, label_name
 from metaselect.data.readers.columns import FEATURE_LIST, choose_columns
 from metaselect.data.readers.paths import clean_path, escapes, read_below
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 from metaselect.run.files import read_delimiter
 
 

@@ -13,8 +13,8 @@ from metaselect.data.readers.base import Source
 from metaselect.data.readers.csv import CsvSource
 from metaselect.data.readers.folder import SUFFIXES, FolderSource
 from metaselect.data.readers.jsonl import JsonLinesSource
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 
 MANIFESTS = {".csv": CsvSource, ".jsonl": JsonLinesSource}
 """Readers of tables by suffix."""

@@ -33,8 +33,8 @@ from metaselect.data.readers.columnar import (
 from metaselect.data.readers.columns import choose_columns
 from metaselect.data.readers.paths import clean_path, escapes, read_below
 from metaselect.data.store import FEATURES
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.options import ReadOptions
 from metaselect.run.layout import IDS_ALONE
 
 

@@ -26,9 +26,10 @@ from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.data.summary import fingerprint
 from metaselect.data.test_set import read_test_set
+from metaselect.data_options import EvaluateOptions
 from metaselect.errors import DataError
 from metaselect.metrics import classification
-from metaselect.options import EvaluateOptions, key_options
+from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import (
     EVALUATE,

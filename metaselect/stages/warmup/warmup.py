@@ -11,9 +11,10 @@ from pathlib import Path
 
 from metaselect.data.listing import open_source
 from metaselect.data.store import data_inputs, load_pool, require_contents
+from metaselect.data_options import IngestOptions
 from metaselect.errors import DataError, UsageError
 from metaselect.models.cross_fit import is_above
-from metaselect.options import IngestOptions, WarmupOptions
+from metaselect.options import WarmupOptions
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import (
     BEST,

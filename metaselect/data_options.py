@@ -1,0 +1,84 @@
+"""Options of the commands that read a data set, as ``options`` has those of the others."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaselect.options import not_in_key, require_range
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read a data set, the same for training and test data.
+
+    Attributes:
+        id_column: None: ``sample_id``, else ``id``, else ids are hashes.
+        label_column: the given label.
+        image_column: path relative to the manifest, bytes, or {bytes, path}.
+        feature_columns: a glob over numeric columns, or None for the list column ``features``.
+        on_bad_sample: "stop" or "skip".
+        split: of a folder of Parquet files that are named by split, the one to read.
+    """
+
+    id_column: str | None = None
+    label_column: str = "label"
+    image_column: str = "image"
+    feature_columns: str | None = None
+    on_bad_sample: str = "stop"
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class IngestOptions(ReadOptions):
+    """`ingest`.
+
+    Attributes:
+        image_size: pixels, height and width alike; None: the images' own where they agree.
+        limit: a seeded subset of this many samples.
+    """
+
+    image_size: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    force: bool = not_in_key(False)
+
+    def __post_init__(self) -> None:
+        require_range("image-size", self.image_size, 4, 4096)
+        require_range("limit", self.limit, 1)
+
+
+@dataclass(frozen=True)
+class CorruptOptions(ReadOptions):
+    """`corrupt`; see ``data.corruption`` for what each kind of noise does."""
+
+    noise: str = "none"
+    rate: float = 0.0
+    imbalance: float = 1.0
+    background: str | None = None
+    mapping: str | None = None
+    labels: Path | None = not_in_key(None)
+    labels_column: str | None = None
+    seed: int = 0
+    force: bool = not_in_key(False)
+
+    def __post_init__(self) -> None:
+        require_range("rate", self.rate, 0, 1)
+        require_range("imbalance", self.imbalance, 1)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(ReadOptions):
+    """`evaluate`.
+
+    Attributes:
+        name: the folder below ``evaluate/``; None: from the test set's file name.
+        k: how many of the first samples of a ranking are judged; None: as many as there are wrong labels.
+    """
+
+    truth: Path | None = not_in_key(None)
+    name: str | None = not_in_key(None)
+    k: int | None = None
+    device: str = not_in_key("auto")
+    force: bool = not_in_key(False)
+
+    def __post_init__(self) -> None:
+        require_range("k", self.k, 1)
