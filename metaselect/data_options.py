@@ -17,6 +17,9 @@ class ReadOptions:
         feature_columns: a glob over numeric columns, or None for the list column ``features``.
         on_bad_sample: "stop" or "skip".
         split: of a folder of Parquet files that are named by split, the one to read.
+        image_folder: the folder of the images that a manifest names; None: the manifest's own.
+        image_suffix: what a manifest's names of images lack at their end, such as ".jpg".
+        allow_outside: read images that are links, or paths, to outside of their folder.
     """
 
     id_column: str | None = None
@@ -25,6 +28,9 @@ class ReadOptions:
     feature_columns: str | None = None
     on_bad_sample: str = "stop"
     split: str | None = None
+    image_folder: Path | None = not_in_key(None)
+    image_suffix: str = ""
+    allow_outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,12 @@ class IngestOptions(ReadOptions):
     Attributes:
         image_size: pixels, height and width alike; None: the images' own where they agree.
         limit: a seeded subset of this many samples.
+        classes: all of them, in their order; empty: those of the labels.
     """
 
     image_size: int | None = None
     limit: int | None = None
+    classes: tuple[str, ...] = ()
     seed: int = 0
     force: bool = not_in_key(False)
 

@@ -210,6 +210,7 @@ class ImportOptions:
 
     Attributes:
         outside_round: take labels of pool samples that were never selected.
+        add_classes: make classes of labels that are none.
         annotator: who answered, where the file does not say.
         require_complete: samples that are still without an answer make the exit code 1.
         format: a name of ``annotation.formats``, or "auto": told from the content.
@@ -217,6 +218,7 @@ class ImportOptions:
 
     round: int | None = None
     outside_round: bool = False
+    add_classes: bool = False
     annotator: str = "annotator"
     require_complete: bool = not_in_key(False)
     format: str = "auto"

@@ -176,7 +176,7 @@ def test_one_class_or_nothing_usable_is_refused(tmp_path: Path) -> None:
         made(one, tmp_path / "r")
     broken = [Picture("", CLASSES[n % 2], b"x") for n in range(3)]
     data = write_struct(tmp_path / "b.parquet", broken, ids=ids_of(3))
-    with pytest.raises(DataError, match="No sample is left"):
+    with pytest.raises(DataError, match="holds no sample that can be used: the first of 3: "):
         made(data, tmp_path / "r", on_bad_sample="skip")
     assert not Run(tmp_path / "r").exists
 

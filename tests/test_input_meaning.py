@@ -302,8 +302,8 @@ def test_files_that_are_not_read_are_counted_by_suffix(tmp_path: Path) -> None:
     samples = write_images(tmp_path, pictures(6, ("cat", "dog")))
     raw = pictures(1)[0].raw
     for name in (
-        "cat/a.heic",
-        "cat/b.heic",
+        "cat/a.svg",
+        "cat/b.svg",
         "dog/notes.txt",
         "loose.png",
         "cat/Thumbs.db",
@@ -315,14 +315,14 @@ def test_files_that_are_not_read_are_counted_by_suffix(tmp_path: Path) -> None:
     done = metaselect("ingest", samples, "--json", run=tmp_path.parent / f"{tmp_path.name}-run")
     assert done.json["n"] == 7
     assert "images in no class folder were left out: 1." in done.err
-    assert "files that are no readable images were left out: 2 .heic, 1 without a suffix, 1 .txt." in done.err
+    assert "files that are no readable images were left out: 2 .svg, 1 without a suffix, 1 .txt." in done.err
 
 
 def test_a_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
-    for name in ("a/1.heic", "a/2.heic", "b/3.mp4"):
+    for name in ("a/1.svg", "a/2.svg", "b/3.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    assert "2 .heic, 1 .mp4" in refused(tmp_path)
+    assert "2 .svg, 1 .mp4" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("separator", [";", "\t", ","])
@@ -382,4 +382,4 @@ def test_a_path_outside_the_folder_stays_outside(tmp_path: Path, path: str) -> N
     (tmp_path / "secret.png").write_bytes(pictures(1)[0].raw)
     data = write_rows(tmp_path / "d/data.csv", ["image", "label"], [(path, "a"), (path, "b")])
     done = metaselect("ingest", data, run=tmp_path / "run", code=3)
-    assert "leaves the folder of the manifest" in done.err
+    assert "leaves the folder" in done.err

@@ -12,7 +12,7 @@ from data_makers import Picture, pictures, refused, write_images, write_rows
 from metaselect.data.classes import class_metadata
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
-from metaselect.data.readers.paths import escapes, read_below
+from metaselect.data.readers.paths import ImageFiles, escapes
 from metaselect.data_options import ReadOptions
 
 
@@ -131,12 +131,12 @@ def test_links_out_of_the_folder_are_refused_and_links_within_are_followed(tmp_p
     os.symlink(tmp_path / "d/sub/y", tmp_path / "d/inside")
     os.symlink(tmp_path / "d", tmp_path / "again")
     for path in ("file", "folder/x"):
-        found = read_below(tmp_path / "d", path)
+        found = ImageFiles(tmp_path / "d").read(path)
         assert isinstance(found, UnusableContent)
         assert "is a link that leaves the folder" in found.reason
-    assert read_below(tmp_path / "d", "inside") == b"fine"
-    assert read_below(tmp_path / "again", "sub/y") == b"fine"
-    missing = read_below(tmp_path / "d", "sub/z")
+    assert ImageFiles(tmp_path / "d").read("inside") == b"fine"
+    assert ImageFiles(tmp_path / "again").read("sub/y") == b"fine"
+    missing = ImageFiles(tmp_path / "d").read("sub/z")
     assert missing == UnusableContent("the file sub/z does not exist")
 
 

@@ -8,9 +8,12 @@ import typer
 
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.flags import (
+    AllowOutsideOption,
     FeatureColumnsOption,
     IdColumnOption,
     ImageColumnOption,
+    ImageFolderOption,
+    ImageSuffixOption,
     JsonOption,
     LabelColumnOption,
     OnBadSample,
@@ -101,6 +104,9 @@ def corrupt(
     feature_columns: FeatureColumnsOption = None,
     on_bad_sample: OnBadSampleOption = OnBadSample.stop,
     split: SplitOption = None,
+    image_folder: ImageFolderOption = None,
+    image_suffix: ImageSuffixOption = "",
+    allow_outside: AllowOutsideOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the files in OUT.")] = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -122,6 +128,9 @@ def corrupt(
         feature_columns=feature_columns,
         on_bad_sample=on_bad_sample,
         split=split,
+        image_folder=image_folder,
+        image_suffix=image_suffix,
+        allow_outside=allow_outside,
         noise=kind,
         rate=rate or 0.0,
         imbalance=imbalance,

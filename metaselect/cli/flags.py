@@ -115,6 +115,41 @@ SplitOption = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+ImageFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of the images that a table names.",
+        show_default="the table's own",
+        rich_help_panel=INPUT,
+    ),
+]
+ImageSuffixOption = Annotated[
+    str,
+    typer.Option(
+        metavar=".jpg",
+        help="What the names of images in a table lack at their end.",
+        show_default="none",
+        rich_help_panel=INPUT,
+    ),
+]
+AllowOutsideOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-outside",
+        help="Read files of DATA that are links or paths to outside of its folder.",
+        rich_help_panel=INPUT,
+    ),
+]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C|FILE",
+        help="All classes in their order, where no sample has some of them; a file has one name a line.",
+        show_default="those of the labels",
+        rich_help_panel=INPUT,
+    ),
+]
 FeatureColumnsOption = Annotated[
     str | None,
     typer.Option(

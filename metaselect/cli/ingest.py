@@ -9,10 +9,14 @@ import typer
 from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.flags import (
     INPUT,
+    AllowOutsideOption,
+    ClassesOption,
     FeatureColumnsOption,
     ForceOption,
     IdColumnOption,
     ImageColumnOption,
+    ImageFolderOption,
+    ImageSuffixOption,
     JsonOption,
     LabelColumnOption,
     OnBadSample,
@@ -23,6 +27,7 @@ from metaselect.cli.flags import (
     SplitOption,
 )
 from metaselect.cli.results import finish
+from metaselect.data.classes import named_classes
 from metaselect.data_options import IngestOptions
 from metaselect.records import Json
 from metaselect.run.layout import IDS_ALONE, Run
@@ -59,6 +64,10 @@ def ingest(
     feature_columns: FeatureColumnsOption = None,
     on_bad_sample: OnBadSampleOption = OnBadSample.stop,
     split: SplitOption = None,
+    image_folder: ImageFolderOption = None,
+    image_suffix: ImageSuffixOption = "",
+    allow_outside: AllowOutsideOption = False,
+    classes: ClassesOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -76,6 +85,10 @@ def ingest(
         feature_columns=feature_columns,
         on_bad_sample=on_bad_sample,
         split=split,
+        image_folder=image_folder,
+        image_suffix=image_suffix,
+        allow_outside=allow_outside,
+        classes=named_classes(classes),
         image_size=image_size,
         limit=limit,
         seed=seed,

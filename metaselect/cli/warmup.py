@@ -10,9 +10,11 @@ from metaselect.cli.flags import (
     INPUT,
     TRAINING,
     AccumulateOption,
+    AllowOutsideOption,
     AmpOption,
     AugmentOption,
     BatchSizeOption,
+    ClassesOption,
     DeviceOption,
     DryRunOption,
     EpochsOption,
@@ -20,6 +22,8 @@ from metaselect.cli.flags import (
     ForceOption,
     IdColumnOption,
     ImageColumnOption,
+    ImageFolderOption,
+    ImageSuffixOption,
     JsonOption,
     LabelColumnOption,
     LearningRateOption,
@@ -38,6 +42,7 @@ from metaselect.cli.flags import (
     WeightDecayOption,
 )
 from metaselect.cli.results import finish, print_dry_run
+from metaselect.data.classes import named_classes
 from metaselect.data_options import IngestOptions
 from metaselect.options import WarmupOptions
 from metaselect.run.layout import Run
@@ -109,6 +114,10 @@ def warmup(
     feature_columns: FeatureColumnsOption = None,
     on_bad_sample: OnBadSampleOption = OnBadSample.stop,
     split: SplitOption = None,
+    image_folder: ImageFolderOption = None,
+    image_suffix: ImageSuffixOption = "",
+    allow_outside: AllowOutsideOption = False,
+    classes: ClassesOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -152,6 +161,10 @@ def warmup(
         feature_columns=feature_columns,
         on_bad_sample=on_bad_sample,
         split=split,
+        image_folder=image_folder,
+        image_suffix=image_suffix,
+        allow_outside=allow_outside,
+        classes=named_classes(classes),
         image_size=image_size,
     )
     run_directory = Run.at(run)

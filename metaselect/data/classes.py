@@ -3,10 +3,12 @@
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from unicodedata import normalize
 
-from metaselect.errors import DataError
+from metaselect.errors import DataError, UsageError
 
 INTEGER = re.compile(r"-?[0-9]+")  # names that sort as numbers: "9" before "10"
 WHOLE = re.compile(r"(-?[0-9]+)\.0+")
@@ -47,6 +49,31 @@ def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     if all(INTEGER.fullmatch(name) for name in distinct):
         return tuple(sorted(distinct, key=_by_value))
     return tuple(distinct)
+
+
+def named_classes(value: str | None) -> tuple[str, ...]:
+    """The classes that --classes names: a list with commas, or a file with a name on each line; none without it.
+
+    Raises:
+        UsageError: fewer than 2, or a name twice.
+        DataError: the file is not text in UTF-8, or two names are the same integer.
+    """
+    if value is None:
+        return ()
+    try:
+        names = Path(value).read_text(encoding="utf-8-sig").splitlines() if Path(value).is_file() else None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{value} is not text in UTF-8: {error}.", "Save it as UTF-8.") from None
+    forms = [class_form(name) for name in (value.split(",") if names is None else names)]
+    classes = tuple(form for form in forms if form)
+    repeated = sorted(name for name, count in Counter(classes).items() if count > 1)
+    if repeated or len(classes) < 2:
+        fault = f"names {repeated[0]!r} twice" if repeated else "names fewer than 2 classes"
+        raise UsageError(
+            f"--classes {value} {fault}.", "Give all classes, with commas between them, or a file."
+        )
+    check_integers(classes)
+    return classes
 
 
 def _by_value(name: str) -> tuple[bool, int, str]:

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import warnings
+from contextlib import suppress
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +15,25 @@ from metaselect.data.readers.base import UnusableContent
 GREY = "L"
 COLOUR = "RGB"
 # Named one by one: Pillow knows formats that start other programs (EPS) or read other files.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 GREY_MODES = frozenset(("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB as RGB
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = 1
+
+
+PLUGINS = {
+    "a HEIC image, which needs the package pillow-heif": (
+        b"heic",
+        b"heix",
+        b"hevc",
+        b"heim",
+        b"heis",
+        b"mif1",
+    ),
+    "an AVIF image, which needs Pillow 11.3 or newer": (b"avif", b"avis"),
+}
+"""The ends of sentences about images that only further software reads, and the brands in their headers."""
 
 
 class Shape(NamedTuple):
@@ -32,19 +48,30 @@ class Shape(NamedTuple):
     grey: bool
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this installation reads; HEIC is read where pillow-heif is installed."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def probe(raw: bytes) -> Shape | UnusableContent:
     """Size and mode of an encoded image, from its header alone; or why it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(raw), formats=FORMATS)
+            image = Image.open(io.BytesIO(raw), formats=formats())
             width, height = image.size
             # Orientations 5 to 8 are rotated by 90 degrees, so that width and height change places.
             turned = "exif" in image.info and image.getexif().get(ORIENTATION, UPRIGHT) >= 5
     except MemoryError:
         raise
     except Exception as error:  # on arbitrary bytes, Pillow's decoders raise any class of error
-        return _unreadable(error)
+        return _unreadable(error, raw)
     return Shape((height, width) if turned else (width, height), image.mode in GREY_MODES)
 
 
@@ -53,7 +80,7 @@ def decode(raw: bytes) -> Image.Image | UnusableContent:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images at half of its limit
-            image = Image.open(io.BytesIO(raw), formats=FORMATS)
+            image = Image.open(io.BytesIO(raw), formats=formats())
             if image.width * image.height > MAX_PIXELS:
                 return UnusableContent(
                     f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS}"
@@ -65,7 +92,7 @@ def decode(raw: bytes) -> Image.Image | UnusableContent:
     except MemoryError:
         raise
     except Exception as error:  # as above
-        return _unreadable(error)
+        return _unreadable(error, raw)
 
 
 def content_hash(image: Image.Image) -> str:
@@ -107,7 +134,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 def format_of(raw: bytes) -> str:
     """Pillow's name of a readable image's file format: "PNG", "JPEG", ..."""
-    return str(Image.open(io.BytesIO(raw), formats=FORMATS).format)
+    return str(Image.open(io.BytesIO(raw), formats=formats()).format)
 
 
 def _canonical(image: Image.Image) -> Image.Image:
@@ -134,10 +161,11 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8))
 
 
-def _unreadable(error: Exception) -> UnusableContent:
+def _unreadable(error: Exception, raw: bytes) -> UnusableContent:
     if isinstance(error, Image.DecompressionBombError):
         return UnusableContent(f"it has far more than {MAX_PIXELS} pixels")
     if isinstance(error, UnidentifiedImageError):
-        return UnusableContent("it is not an image in a known format")
+        known = (kind for kind, brands in PLUGINS.items() if raw[4:8] == b"ftyp" and raw[8:12] in brands)
+        return UnusableContent(f"it is {next(known, 'not an image in a known format')}")
     reason = " ".join(str(error).split()).rstrip(".") or error.__class__.__name__
     return UnusableContent(f"the image cannot be decoded ({reason})")

@@ -17,7 +17,6 @@ from metaselect.data.images import COLOUR, GREY, content_hash, decode, probe, to
 from metaselect.data.listing import Listing
 from metaselect.data.readers.base import BadSamples, Content, UnusableContent
 from metaselect.data.store import FEATURES, IMAGES, array_file
-from metaselect.errors import DataError
 from metaselect.records import Reporter
 from metaselect.run.files import read_json, write_json
 from metaselect.run.layout import IDS_ALONE
@@ -178,7 +177,7 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
     lost = {int(rank[position]) for position, _ in journal.bad}
     listing.keep[[position for position, _ in journal.bad]] = False
     if len(lost) == len(order):
-        raise DataError("No sample is left that can be used.", "Look at the data.")
+        raise bad.none_left(listing.source.root)
     (folder / JOURNAL).unlink(missing_ok=True)
     final = folder / Path(array_file(journal.target.task)).name
     _finish(folder / ARRAY, final, lost)

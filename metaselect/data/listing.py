@@ -12,6 +12,7 @@ from metaselect.data.classes import MISSING, order_classes, suggest
 from metaselect.data.readers.base import MEND_OR_SKIP, BadSample, BadSamples, Source, UnusableContent
 from metaselect.data.readers.metadata import MANIFESTS, image_folder
 from metaselect.data.readers.parquet import ParquetSource
+from metaselect.data.readers.paths import is_special, require_inside
 from metaselect.data.readers.splits import SUFFIXES, parquet_files
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
@@ -72,9 +73,12 @@ def open_source(path: Path, options: ReadOptions) -> Source:
     """
     if not path.exists():
         raise DataError(f"{path} does not exist.", "Check the path.")
+    if is_special(path) and not path.is_dir():
+        raise DataError(f"{path} is not a regular file.", "Write the data to a file, and name that.")
     if path.is_dir():
         shards = parquet_files(path, options.split)
         if shards:
+            require_inside(shards, path, options)
             return ParquetSource(shards, shards[0].parent, options)
     if options.split is not None:
         raise DataError(f"{path} is no folder of Parquet files.", "Leave --split out.")
@@ -96,7 +100,8 @@ def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None 
     Args:
         source: the data set.
         bad: what to do with samples that cannot be used.
-        classes: those of an existing pool, which labels must be among; None: the data decides.
+        classes: those of an existing pool, or all that the user names, which labels must be among; None: the data
+            decides.
 
     Raises:
         DataError: a bad sample where the policy is to stop; no sample; two class names that are the same integer.
@@ -118,7 +123,7 @@ def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None 
             names[-1] = None
         if not problem and known is not None and entry.label not in known:
             near = suggest(entry.label or "", tuple(classes or ()))
-            problem = f"the label {entry.label!r} is not among the run's classes: {near}"
+            problem = f"the label {entry.label!r} is not among the classes: {near}"
         if problem:
             problems[position] = problem
     if not rows:

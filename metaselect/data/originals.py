@@ -12,11 +12,12 @@ from metaselect.data.images import content_hash, decode, encode_png, format_of
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.store import IMAGES, array_file
-from metaselect.data_options import ReadOptions
+from metaselect.data_options import IngestOptions
 from metaselect.errors import DataError
 from metaselect.run.artefacts import DATA, SAMPLES
 from metaselect.run.files import write_atomically
 from metaselect.run.layout import Run
+from metaselect.run.record import StageRecord
 from metaselect.run.tables import read_parquet
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
@@ -27,6 +28,7 @@ MEDIA_TYPES = {
     ".gif": "image/gif",
     ".bmp": "image/bmp",
 }
+IMAGE_FOLDER = "image_folder"  # in the record of the data: --image-folder
 SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # by Windows
 
@@ -105,13 +107,11 @@ def _places_and_hashes(run: Run) -> tuple[dict[str, int], dict[str, str]]:
 def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
     """sample_id -> (suffix, bytes) of the images whose source still has the content that was ingested."""
     record = run.stage(DATA.name()).require()
-    known = {spec.name for spec in fields(ReadOptions)}
-    read = {name: value for name, value in record.key.options.items() if name in known}
-    options = ReadOptions(**read)  # type: ignore[arg-type]
+    options = recorded_options(record)
     originals: dict[str, tuple[str, bytes]] = {}
     try:
         source = open_source(Path(record.details["root"]), options)
-        listing = list_samples(source, BadSamples("skip"))
+        listing = list_samples(source, BadSamples("skip"), options.classes or None)
         keep = listing.keep & np.array([name in wanted for name in listing.sample_ids])
         for position, content in source.contents(keep):
             sample_id = listing.sample_ids[position]
@@ -122,6 +122,18 @@ def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, byte
     except (DataError, OSError):
         return originals  # the data was moved or changed: the stored pixels are used instead
     return originals
+
+
+def recorded_options(record: StageRecord) -> IngestOptions:
+    """The options by which the data of a run was read; defaults where the record is older than an option."""
+    known = {spec.name for spec in fields(IngestOptions)}
+    read = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record.key.options.items()
+        if name in known
+    }
+    folder = record.details.get(IMAGE_FOLDER)
+    return IngestOptions(**read, image_folder=None if folder is None else Path(folder))  # type: ignore[arg-type]
 
 
 def _unchanged(raw: bytes, expected: str) -> tuple[str, bytes] | None:

@@ -54,7 +54,7 @@ def read_test_set(
     for remark in source.remarks:
         report.warn(remark)
     if not listing.keep.any():
-        raise DataError(f"{path} holds no sample that can be used.", "Look at the data.")
+        raise bad.none_left(path)
     scratch.mkdir(parents=True, exist_ok=True)
     target = Target(source.task, preprocess.size, preprocess.mode, width)
     arrays = fill(listing, Journal(target), scratch, bad, report)

@@ -1,7 +1,8 @@
 """`ingest`: DATA becomes the stage ``data/`` of a run, with the same bytes for any form and order of the data."""
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from metaselect.data.classes import case_variants
 from metaselect.data.ingest import Journal, choose_target, fill, hash_contents, restore_bad
 from metaselect.data.listing import Listing, list_samples, open_source
+from metaselect.data.originals import IMAGE_FOLDER, recorded_options
 from metaselect.data.readers.base import BadSample, BadSamples
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Preprocess
@@ -73,7 +75,9 @@ def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) ->
         ArtefactError: it is other data, or an option was given that is not the run's.
     """
     record = run.stage(DATA.name()).require()
-    recorded = _recorded_options(record)
+    recorded = recorded_options(record)
+    if options.image_folder is not None:
+        recorded = replace(recorded, image_folder=options.image_folder)
     default = IngestOptions()
     given = {
         name: getattr(options, name)
@@ -91,14 +95,8 @@ def _key(options: IngestOptions, signature: str) -> StageKey:
     return StageKey(key_options(seeded), {DATA_INPUT: signature})
 
 
-def _recorded_options(record: StageRecord) -> IngestOptions:
-    known = {spec.name for spec in fields(IngestOptions)}
-    return IngestOptions(**{name: value for name, value in record.key.options.items() if name in known})  # type: ignore[arg-type]
-
-
 def _check_options(run: Run, record: StageRecord, options: IngestOptions) -> None:
-    wanted = StageKey(_key(options, "").options, record.key.inputs)  # equal inputs: only options can differ
-    changes = differences(record.key, wanted)
+    changes = differences(_key(recorded_options(record), ""), _key(options, ""))
     if changes:
         raise ArtefactError(
             f"{run.path(DATA.name())} was ingested with other settings: {'; '.join(changes)}.",
@@ -115,7 +113,8 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
         return
     report.note(f"{data} is not the file that was ingested, or its time changed; comparing the contents.")
     bad = BadSamples(options.on_bad_sample)
-    listing = list_samples(open_source(data, options), bad).limited(options.limit, options.seed)
+    listing = list_samples(open_source(data, options), bad, options.classes or None)
+    listing = listing.limited(options.limit, options.seed)
     order, content_hashes = hash_contents(listing, bad, report)
     given, recorded = _fingerprint(listing, order, content_hashes), record.details["fingerprint"]
     if given != recorded:
@@ -123,31 +122,35 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
             f"{run.root} holds other data (fingerprint {recorded[:12]}) than {data} ({given[:12]}).",
             "Use another --run, or replace the data: metaselect ingest --force.",
         )
-    _record_place(run, data, signature)
+    _record_place(run, data, options.image_folder, signature)
 
 
-def _record_place(run: Run, data: Path, signature: str) -> None:
+def _record_place(run: Run, data: Path, image_folder: Path | None, signature: str) -> None:
     """Record the new place of the same data, so that its contents need not be compared next time."""
     path = run.path(f"{DATA.name()}/{RECORD}")
     raw = read_json(path, run.stage(DATA.name()).recompute_hint)
     raw["inputs"][DATA_INPUT] = signature
-    raw["details"]["root"] = str(data.resolve())
+    raw["details"] |= _place(data, image_folder)
     write_json(path, raw)
+
+
+def _place(data: Path, image_folder: Path | None) -> dict[str, Json]:
+    """Where the data lies, as the stage's record says it."""
+    folder = None if image_folder is None else str(image_folder.resolve())
+    return {"root": str(data.resolve()), IMAGE_FOLDER: folder}
 
 
 def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> None:
     bad = BadSamples(options.on_bad_sample)
     source = open_source(data, options)
-    listing = list_samples(source, bad)
+    listing = list_samples(source, bad, options.classes or None)
     for remark in source.remarks:
         report.warn(remark)
     for variants in case_variants(listing.classes):
         report.warn(
             f"The classes {' and '.join(map(repr, variants))} differ in case only; they are kept apart."
         )
-    if not listing.keep.any():
-        raise DataError(f"{data} holds no sample that can be used.", "Look at the list of bad samples.")
-    if len(listing.classes) < 2:
+    if len(listing.classes) < 2 and listing.keep.any():
         raise DataError(
             f"{data} has only the class {listing.classes[0]!r}; there must be at least 2.",
             "Check --label-column.",
@@ -155,9 +158,29 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
     listing = listing.limited(options.limit, options.seed)
     key = _key(options, dataset_signature(data, options))
     with run.stage(DATA.name()).working(key, report) as work:
-        _build(run, listing, work, options, bad, report)
-        work.details["root"] = str(data.resolve())
+        with _listed_bad(work, bad):
+            if not listing.keep.any():
+                raise bad.none_left(data)
+            _build(run, listing, work, options, bad, report)
+        work.details.update(_place(data, options.image_folder))
     _write_run_info(run)
+
+
+@contextmanager
+def _listed_bad(work: Work, bad: BadSamples) -> Iterator[None]:
+    """Write the list of bad samples also where they are the reason for an error, and name it."""
+    try:
+        yield
+    except DataError as error:
+        if bad.found:
+            path = work.folder / SKIPPED.within()
+            _write_bad(path, bad.found)
+            raise DataError(str(error), f"{error.hint} All of them: {path}") from None
+        raise
+
+
+def _write_bad(path: Path, bad: Sequence[BadSample]) -> None:
+    write_rows(path, SKIPPED, [(each.source, each.row or "", each.sample_id, each.reason) for each in bad])
 
 
 def _build(
@@ -215,8 +238,7 @@ def _write_lists(
     """Write ``skipped.csv`` and ``duplicates.csv``, each only if it has rows."""
     work.details["skipped"], work.details["duplicates"] = len(bad), len(repeated)
     if bad:
-        rows = [(entry.source, entry.row or "", entry.sample_id, entry.reason) for entry in bad]
-        write_rows(work.folder / SKIPPED.within(), SKIPPED, rows)
+        _write_bad(work.folder / SKIPPED.within(), bad)
         report.warn(f"{len(bad)} bad samples were left out: {run.path(SKIPPED.path())}")
     if repeated:
         write_rows(work.folder / DUPLICATES.within(), DUPLICATES, repeated)

@@ -8,6 +8,7 @@ from unicodedata import normalize
 
 from metaselect.annotation.formats.base import Answer
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
+from metaselect.data.classes import class_form
 from metaselect.errors import DataError
 
 Spellings: TypeAlias = Callable[[str], Iterable[str]]
@@ -16,9 +17,20 @@ SHOWN = 5
 
 
 class LabelParser:
-    """Parses statuses and class names, and collects the labels that are not classes."""
+    """Parses statuses and class names, and collects the labels that are not classes.
 
-    def __init__(self, classes: Sequence[str], spellings: Spellings, name: str) -> None:
+    Args:
+        classes: of the run.
+        spellings: of the format.
+        name: of the file, for messages.
+        adds: take labels that are no classes as new ones, unless they differ from one in case only.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], spellings: Spellings, name: str, *, adds: bool = False
+    ) -> None:
+        self.adds = adds
+        self.folded = frozenset(each.casefold() for each in classes) if adds else frozenset()
         self.classes = classes
         self.names = frozenset(classes)
         # Two classes that differ in the composition of letters alone are told apart by exact spelling only.
@@ -80,7 +92,11 @@ class LabelParser:
                 )
             # A class of that name comes first: "skip" may be a class.
             word = cell.strip().lower()
-            self.seen[cell] = word if known is None and word in (SKIP, UNSURE, BAD_SAMPLE) else known
+            if known is None and word in (SKIP, UNSURE, BAD_SAMPLE):
+                known = word
+            if known is None and self.adds and class_form(cell).casefold() not in self.folded:
+                known = class_form(cell)
+            self.seen[cell] = known
         label = self.seen[cell]
         if label is None:
             self.unknown.append(answer)
@@ -102,7 +118,7 @@ class LabelParser:
             yield f"{len(counts) - SHOWN} more names are no classes."
         if strange:
             shown = ", ".join(repr(name) for name in self.classes[:10])
-            yield f"The classes are {shown}{', ...' if len(self.classes) > 10 else ''}."
+            yield f"The classes are {shown}{', ...' if len(self.classes) > 10 else ''}; --add-classes adds others."
 
 
 def _composed(text: str) -> str:

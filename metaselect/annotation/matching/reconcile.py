@@ -75,7 +75,7 @@ def reconcile(
     """
     matcher = AnswerMatcher(scope, spellings, answers, outside=options.outside_round)
     result = Reconciliation(unmatched=matcher.unmatched)
-    parser = LabelParser(scope.classes, spellings, name)
+    parser = LabelParser(scope.classes, spellings, name, adds=options.add_classes)
     votes: dict[tuple[str, str], Vote] = {}
     matched_any = False
     for answer in answers:

@@ -118,6 +118,9 @@ def import_(
     outside_round: Annotated[
         bool, typer.Option("--outside-round", help="Take labels of samples that were not selected.")
     ] = False,
+    add_classes: Annotated[
+        bool, typer.Option("--add-classes", help="Make new classes of labels that are none yet.")
+    ] = False,
     annotator: Annotated[
         str, typer.Option(help="Who answered, where the file does not say.")
     ] = ImportOptions.annotator,
@@ -150,6 +153,7 @@ def import_(
     options = ImportOptions(
         round=round_number,
         outside_round=outside_round,
+        add_classes=add_classes,
         annotator=annotator,
         require_complete=require_complete,
         format=form.value,

@@ -110,6 +110,11 @@ class BadSamples:
             raise DataError(bad.sentence(), hint)
         self.found.append(bad)
 
+    def none_left(self, data: Path) -> DataError:
+        """The error where no sample is left, with the first reason; the whole list is in ``found``."""
+        first = f": the first of {len(self.found)}: {self.found[0].sentence()}" if self.found else "."
+        return DataError(f"{data} holds no sample that can be used{first}", "Correct the data.")
+
 
 def label_name(value: object) -> str | None:
     """The class name of a label cell, in the form of ``class_form``; None where it is missing."""

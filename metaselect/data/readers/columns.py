@@ -43,13 +43,14 @@ class Columns:
         return FEATURES if self.features else IDS_ALONE
 
     def remarks(self, file: str, header: Sequence[str]) -> tuple[str, ...]:
-        """Warnings about ignored columns, where ignoring them may be a mistake."""
+        """Warnings about columns, where how they were understood may be a mistake."""
         others = [name for name in header if name not in (self.sample_id, self.label)]
-        if self.task == IDS_ALONE and others:
+        if self.task == IDS_ALONE:
             shown = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
+            ways = f"--image-column or --feature-columns takes one of: {shown}; " if others else ""
             return (
-                f"{file} has no images or features that are known as such, so ids and labels alone are taken; "
-                f"--image-column or --feature-columns would take what is ignored now: {shown}.",
+                f"{file} has no images or features that are known as such, so ids and labels alone are taken "
+                f"({ways}--image-column {self.sample_id} --image-folder DIR --image-suffix .jpg, files named by ids).",
             )
         if self.image is not None and FEATURE_LIST in header:
             return (f"The column {FEATURE_LIST} is ignored; --feature-columns {FEATURE_LIST} takes it.",)

@@ -8,7 +8,7 @@ import numpy as np
 
 from metaselect.data.readers.base import Content, SampleEntry, UnusableContent, check_features, label_name
 from metaselect.data.readers.columns import FEATURE_LIST, choose_columns
-from metaselect.data.readers.paths import clean_path, escapes, read_below
+from metaselect.data.readers.paths import ImageFiles
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.files import read_delimiter
@@ -21,7 +21,8 @@ class CsvSource:
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
         self.path = path
-        self.root = path.parent
+        self._images = ImageFiles.named_by(path.parent, options)
+        self.root = self._images.root
         self._header = self._read_header()
         self._columns = choose_columns(str(path), self._header, options)
         self.brings_ids = self._columns.sample_id is not None
@@ -50,7 +51,7 @@ class CsvSource:
             path = cells[at[names.image]] if names.image is not None else ""
             label = label_name(cells[at[names.label]])
             problem = "it names no image" if names.image is not None and not path else ""
-            yield SampleEntry(line, sample_id, label, clean_path(path, self.root) if path else "", problem)
+            yield SampleEntry(line, sample_id, label, self._images.clean(path), problem)
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """The bytes of the files, or the numbers of the feature columns, of which there may be none."""
@@ -60,7 +61,7 @@ class CsvSource:
             if position < start or not keep[position]:
                 continue
             if self._columns.image is not None:
-                yield position, read_below(self.root, clean_path(cells[at[self._columns.image]], self.root))
+                yield position, self._images.read(self._images.clean(cells[at[self._columns.image]]))
             else:
                 yield position, self._numbers([cells[place] for place in chosen])
 
@@ -84,12 +85,10 @@ class CsvSource:
         return len(self._columns.features)
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """The manifest and every image that it names within its folder."""
+        """The manifest and every image that it names and that may be read."""
         yield "", self.path
         if self._columns.image is not None:
-            for entry in self.entries():
-                if entry.path and not escapes(entry.path):
-                    yield entry.path, self.root / entry.path
+            yield from self._images.allowed(entry.path for entry in self.entries())
 
     @classmethod
     def header(cls, path: Path) -> list[str]:

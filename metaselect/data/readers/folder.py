@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from metaselect.data.classes import class_form, order_classes
-from metaselect.data.readers.base import Content, SampleEntry, UnusableContent
-from metaselect.data.readers.paths import is_special
+from metaselect.data.readers.base import Content, SampleEntry
+from metaselect.data.readers.paths import ImageFiles
 from metaselect.data.store import IMAGES
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif"),
 )
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 SHOWN = 5  # suffixes that a message names
@@ -26,8 +27,9 @@ class FolderSource:
     task = IMAGES
     brings_ids = False
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, options: ReadOptions) -> None:
         self.root = root
+        self._files = ImageFiles(root, outside=options.allow_outside)
         folders = class_folders(root)
         for folder in folders:
             if not _is_text(folder.name):
@@ -95,16 +97,7 @@ class FolderSource:
         """The files' bytes."""
         for position in range(start, len(self._paths)):
             if keep[position]:
-                yield position, self._read(self._paths[position])
-
-    def _read(self, path: str) -> bytes | UnusableContent:
-        file = self.root / path
-        try:
-            if is_special(file):
-                return UnusableContent("it is not a regular file")
-            return file.read_bytes()
-        except OSError as error:
-            return UnusableContent(f"the file cannot be read ({error.__class__.__name__})")
+                yield position, self._files.read(self._paths[position])
 
     def width(self) -> int:
         """No features here."""
@@ -112,8 +105,7 @@ class FolderSource:
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every image."""
-        for path in self._paths:
-            yield path, self.root / path
+        yield from self._files.allowed(self._paths)
 
 
 def class_folders(root: Path) -> list[Path]:

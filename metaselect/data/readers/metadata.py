@@ -13,6 +13,7 @@ from metaselect.data.readers.base import Source
 from metaselect.data.readers.csv import CsvSource
 from metaselect.data.readers.folder import SUFFIXES, FolderSource
 from metaselect.data.readers.jsonl import JsonLinesSource
+from metaselect.data.readers.paths import require_inside
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 
@@ -27,15 +28,21 @@ def image_folder(root: Path, options: ReadOptions) -> Source:
     Raises:
         DataError: no images, or a table that contradicts the folders.
     """
+    if options.image_folder is not None or options.image_suffix:
+        raise DataError(
+            f"{root} is a folder of images.",
+            "--image-folder and --image-suffix are for tables; leave them out.",
+        )
     tables = [root / f"{NAME}{suffix}" for suffix in MANIFESTS if (root / f"{NAME}{suffix}").is_file()]
     if not tables:
-        return FolderSource(root)
+        return FolderSource(root, options)
     if len(tables) > 1:
         raise DataError(f"{root} holds {' and '.join(table.name for table in tables)}.", "Keep one of them.")
     table = tables[0]
+    require_inside(tables, root, options)
     header = MANIFESTS[table.suffix].header(table)
     if options.label_column not in header:
-        folder = FolderSource(root)
+        folder = FolderSource(root, options)
         folder.remarks += (
             f"{table} has no column {options.label_column}, so the names of folders are the labels "
             f"(--label-column: {', '.join(header)}).",

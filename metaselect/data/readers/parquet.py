@@ -31,7 +31,7 @@ from metaselect.data.readers.columnar import (
     texts,
 )
 from metaselect.data.readers.columns import choose_columns
-from metaselect.data.readers.paths import clean_path, escapes, read_below
+from metaselect.data.readers.paths import ImageFiles
 from metaselect.data.store import FEATURES
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
@@ -42,7 +42,8 @@ class ParquetSource:
     """Parquet files with one schema, as a ``Source``. Rows are numbered from 1 in each file."""
 
     def __init__(self, files: Sequence[Path], root: Path, options: ReadOptions) -> None:
-        self.root = root
+        self._outside = ImageFiles.named_by(root, options)
+        self.root = self._outside.root
         self._files = list(files)
         first = self._schema(self._files[0])
         self._columns = choose_columns(str(self._files[0]), first.names, options)
@@ -89,9 +90,7 @@ class ParquetSource:
             problem = "" if inside else f"the label {label} is outside 0..{len(self.declared) - 1}"
         elif self.declared and name is not None and name not in self._names:
             problem = f"the label {name!r} is not among the classes: {suggest(name, self.declared)}"
-        return SampleEntry(
-            row, id_text(sample_id), name, clean_path(path, self.root) if path else "", problem
-        )
+        return SampleEntry(row, id_text(sample_id), name, self._outside.clean(path or ""), problem)
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """Row group by row group, a few rows at a time."""
@@ -118,7 +117,7 @@ class ParquetSource:
             for content in contents:
                 if wanted[position]:
                     if isinstance(content, str):
-                        content = read_below(self.root, clean_path(content, self.root))
+                        content = self._outside.read(self._outside.clean(content))
                     yield position, content
                 position += 1
 
@@ -167,9 +166,7 @@ class ParquetSource:
         for file in self._files:
             yield (file.name if len(self._files) > 1 else ""), file
         if self._columns.image and self._has_outside_images():
-            for entry in self.entries():
-                if entry.path and not escapes(entry.path):
-                    yield entry.path, self.root / entry.path
+            yield from self._outside.allowed(entry.path for entry in self.entries())
 
     def _has_outside_images(self) -> bool:
         """Whether some image may be a path without bytes, by the files' own statistics."""

@@ -1,53 +1,103 @@
-"""Image paths of a manifest: only files below its folder are read."""
+"""The image files that a data set names: only regular files are read, and only those below its folder."""
 
 import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from metaselect.data.readers.base import UnusableContent
+from metaselect.data_options import ReadOptions
+from metaselect.errors import DataError
 
 SHOWN = 200  # characters of a path in a message
+ALLOW = "--allow-outside reads it"
 
 
-def clean_path(path: str, root: Path) -> str:
-    """A manifest's path as its one relative POSIX name: without "./", doubled slashes, or Windows' backslashes.
+@dataclass(frozen=True)
+class ImageFiles:
+    """The image files of a data set, by the names that a manifest has for them.
 
-    An absolute path below ``root``, the manifest's folder, becomes relative to it; any other one stays, to be refused.
+    Attributes:
+        root: the folder that names are relative to.
+        suffix: what names lack at their end, such as ".jpg"; or empty.
+        outside: whether files that do not lie below ``root`` are read too.
     """
-    if "\\" in path and "/" not in path and not PureWindowsPath(path).is_absolute():
-        path = path.replace("\\", "/")
-    pure = PurePosixPath(path)
-    if pure.is_absolute():
-        for folder in (Path(os.path.abspath(root)), _resolved(root)):
-            if pure.is_relative_to(folder):
-                return str(pure.relative_to(folder))
-    return str(pure)
 
+    root: Path
+    suffix: str = ""
+    outside: bool = False
 
-def read_below(root: Path, path: str) -> bytes | UnusableContent:
-    """The bytes of the file at ``path`` below ``root``, symbolic links followed; or why it cannot be used."""
-    if escapes(path):
-        return UnusableContent(f"the path {path} leaves the folder of the manifest")
-    target = root / path
-    try:
+    @classmethod
+    def named_by(cls, manifest_folder: Path, options: ReadOptions) -> "ImageFiles":
+        """Those of a manifest in this folder, unless the options say another."""
+        return cls(options.image_folder or manifest_folder, options.image_suffix, options.allow_outside)
+
+    def clean(self, name: str) -> str:
+        """A manifest's name as its one relative POSIX path: without "./", doubled slashes, or Windows' backslashes.
+
+        An absolute path below ``root`` becomes relative to it; any other one stays.
+        """
+        if not name:
+            return ""
+        if "\\" in name and "/" not in name and not PureWindowsPath(name).is_absolute():
+            name = name.replace("\\", "/")
+        if not name.lower().endswith(self.suffix.lower()):
+            name += self.suffix
+        pure = PurePosixPath(name)
+        if pure.is_absolute():
+            for folder in (Path(os.path.abspath(self.root)), _resolved(self.root)):
+                if pure.is_relative_to(folder):
+                    return str(pure.relative_to(folder))
+        return str(pure)
+
+    def read(self, path: str) -> bytes | UnusableContent:
+        """The bytes of the file at a clean path, symbolic links followed; or why it cannot be used."""
+        if not self.outside and escapes(path):
+            return UnusableContent(f"the path {short(path)} leaves the folder {self.root} ({ALLOW})")
+        target = self.root / path
+        try:
+            real = target if self.outside else self._inside(target)
+            if real is None:
+                return UnusableContent(
+                    f"the path {short(path)} is a link that leaves the folder {self.root} ({ALLOW})"
+                )
+            if is_special(real):
+                return UnusableContent(f"{short(path)} is not a regular file")
+            return real.read_bytes()
+        except FileNotFoundError:
+            return UnusableContent(f"the file {short(path)} does not exist")
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return UnusableContent(f"the file {short(path)} cannot be read ({reason})")
+
+    def _inside(self, target: Path) -> Path | None:
+        """The file that links lead to; None if it is not below ``root``."""
         # Folders are resolved once: resolving the whole path of each file takes longer than reading the file.
-        parent = _resolved(target.parent)
-        real = target.resolve() if target.is_symlink() else parent / target.name
-        if not real.is_relative_to(_resolved(root)):
-            return UnusableContent(f"the path {path} is a link that leaves the folder of the manifest")
-        if is_special(real):
-            return UnusableContent(f"{path} is not a regular file")
-        return real.read_bytes()
-    except FileNotFoundError:
-        return UnusableContent(f"the file {path} does not exist")
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        return UnusableContent(f"the file {short(path)} cannot be read ({reason})")
+        real = target.resolve() if target.is_symlink() else _resolved(target.parent) / target.name
+        return real if real.is_relative_to(_resolved(self.root)) else None
+
+    def allowed(self, paths: Iterable[str]) -> Iterator[tuple[str, Path]]:
+        """(path, file) of the clean paths that may be read; a file may be missing."""
+        for path in paths:
+            if path and (self.outside or not escapes(path)):
+                yield path, self.root / path
 
 
 def is_special(file: Path) -> bool:
     """Whether something stands there that is no regular file: reading a pipe would never end."""
     return not file.is_file() and file.exists()
+
+
+def require_inside(files: Iterable[Path], root: Path, options: ReadOptions) -> None:
+    """Check that no table of a data set is, or lies in, a link to outside of its folder ``root``.
+
+    Raises:
+        DataError: one is, and the options do not allow it.
+    """
+    for file in files:
+        if not options.allow_outside and not file.resolve().is_relative_to(_resolved(root)):
+            raise DataError(f"{file} is a link that leaves the folder {root}.", "To read it: --allow-outside")
 
 
 def short(path: str) -> str:

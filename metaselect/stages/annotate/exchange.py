@@ -51,6 +51,7 @@ from metaselect.stages.annotate.form import (
     samples_to_export,
     samples_with_changed_content,
 )
+from metaselect.stages.annotate.new_classes import add_classes
 
 STREAM = "-"
 
@@ -209,6 +210,8 @@ def import_answers(
         samples_with_changed_content(run, sent, ledger.sample_of_repeat),
     )
     reconciled = reconcile(answers, scope, spellings, options, name=name, time=source.time)
+    if options.add_classes:
+        add_classes(run, {vote.clean_label for vote in reconciled.accepted}, report)
     before = ledger.latest_with_repeats
     # Importing a file again changes nothing: only answers that differ from the latest become votes.
     new = [vote for vote in reconciled.accepted if not vote.equals_but_for_time(before.get(vote.key))]
