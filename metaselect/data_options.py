@@ -1,8 +1,10 @@
 """Options of the commands that read a data set, as ``options`` has those of the others."""
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
+from metaselect.errors import UsageError
 from metaselect.options import not_in_key, require_range
 
 
@@ -39,11 +41,13 @@ class IngestOptions(ReadOptions):
 
     Attributes:
         image_size: pixels, height and width alike; None: the images' own where they agree.
+        pixel_range: of images of more than 8 bits, the values that become 0 and 255; None: a rule over the pool.
         limit: a seeded subset of this many samples.
         classes: all of them, in their order; empty: those of the labels.
     """
 
     image_size: int | None = None
+    pixel_range: tuple[float, float] | None = None
     limit: int | None = None
     classes: tuple[str, ...] = ()
     seed: int = 0
@@ -52,6 +56,13 @@ class IngestOptions(ReadOptions):
     def __post_init__(self) -> None:
         require_range("image-size", self.image_size, 4, 4096)
         require_range("limit", self.limit, 1)
+        if self.pixel_range is not None:
+            low, high = self.pixel_range
+            if not (isfinite(low) and isfinite(high) and low < high):
+                raise UsageError(
+                    f"--pixel-range is {low:g},{high:g}; it must be LOW,HIGH with LOW below HIGH.",
+                    "Give the values that become black and white, such as 0,4095.",
+                )
 
 
 @dataclass(frozen=True)

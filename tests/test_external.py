@@ -55,7 +55,14 @@ def test_ids_and_labels_alone_make_a_run(tmp_path: Path) -> None:
     assert done.out == f"{run / 'data'}: 12 samples, 3 classes, ids and labels alone\n"
     assert done.err == f"Next: metaselect select --budget 50 --features FILE --run {run}\n"
     assert json.loads((run / "run.json").read_text())["task"] == "external"
-    described = {"task": "external", "size": [], "mode": "", "mean": [], "std": []}
+    described: dict[str, object] = {
+        "task": "external",
+        "size": [],
+        "mode": "",
+        "mean": [],
+        "std": [],
+        "pixel_range": None,
+    }
     assert json.loads((run / "data/preprocess.json").read_text()) == described
     names = {"samples.parquet", "classes.json", "preprocess.json", "stage.json"}
     assert {path.name for path in (run / "data").iterdir()} == names

@@ -8,6 +8,7 @@ import pytest
 from data_makers import CLASSES, Picture, encode, made, pictures, samples_table, stream_of, write_images
 from PIL import Image
 
+from metaselect.data.depth import PixelRange
 from metaselect.data.images import content_hash, decode, probe, to_pixels
 from metaselect.data.readers.base import UnusableContent
 from metaselect.data.store import load_pool
@@ -46,7 +47,11 @@ def test_exif_orientation_turns_the_image(kind: str) -> None:
 
 def test_modes_become_grey_or_colour() -> None:
     wide = NOISE.integers(0, 65536, (3, 4), dtype=np.uint16)
-    np.testing.assert_array_equal(np.asarray(decode(encode(wide))), wide >> 8)
+    full = PixelRange(0, 65535)
+    np.testing.assert_array_equal(np.asarray(decode(encode(wide), full)), np.rint(wide / 257))
+    assert decode(encode(wide)) == UnusableContent(
+        "it has more than 8 bits a pixel, and the images of the run have 8"
+    )
     clear = np.zeros((2, 2, 4), np.uint8)
     clear[0, 0] = (10, 20, 30, 255)
     over_white = decode(encode(clear))

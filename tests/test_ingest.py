@@ -198,6 +198,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         "classes": list(CLASSES),
         "task": "images",
         "image_size": [6, 6],
+        "pixel_range": None,
         "fingerprint": Run(tmp_path / "r").info()["fingerprint"],
         "skipped": 0,
         "duplicates": 0,

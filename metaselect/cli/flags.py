@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import ProgressMode
+from metaselect.errors import UsageError
 from metaselect.registry import AUTO_SELECTOR, MODELS, PROFILES, REWEIGHTERS, SELECTORS
 
 INPUT = "Input"
@@ -150,6 +151,15 @@ ClassesOption = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+PixelRangeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW,HIGH",
+        help="Of images with more than 8 bits a pixel, the values that become black and white, such as 0,4095.",
+        show_default="by the largest value of all images",
+        rich_help_panel=INPUT,
+    ),
+]
 FeatureColumnsOption = Annotated[
     str | None,
     typer.Option(
@@ -236,3 +246,20 @@ AmpOption = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+
+
+def numbers_of_range(text: str | None) -> tuple[float, float] | None:
+    """(low, high) of "LOW,HIGH".
+
+    Raises:
+        UsageError: it is not two numbers.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--pixel-range is {text}; it must be two numbers LOW,HIGH.", "Such as --pixel-range 0,4095."
+        ) from None
+    return low, high

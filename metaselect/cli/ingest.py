@@ -21,10 +21,12 @@ from metaselect.cli.flags import (
     LabelColumnOption,
     OnBadSample,
     OnBadSampleOption,
+    PixelRangeOption,
     ProgressOption,
     RunOption,
     SeedOption,
     SplitOption,
+    numbers_of_range,
 )
 from metaselect.cli.results import finish
 from metaselect.data.classes import named_classes
@@ -54,6 +56,7 @@ def ingest(
             rich_help_panel=INPUT,
         ),
     ] = None,
+    pixel_range: PixelRangeOption = None,
     limit: Annotated[
         int | None, typer.Option(help="Use a random subset of this many samples.", rich_help_panel=INPUT)
     ] = None,
@@ -90,6 +93,7 @@ def ingest(
         allow_outside=allow_outside,
         classes=named_classes(classes),
         image_size=image_size,
+        pixel_range=numbers_of_range(pixel_range),
         limit=limit,
         seed=seed,
         force=force,

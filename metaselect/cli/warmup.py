@@ -33,6 +33,7 @@ from metaselect.cli.flags import (
     OnBadSampleOption,
     Optimiser,
     OptimiserOption,
+    PixelRangeOption,
     ProgressOption,
     RunOption,
     Schedule,
@@ -40,6 +41,7 @@ from metaselect.cli.flags import (
     SeedOption,
     SplitOption,
     WeightDecayOption,
+    numbers_of_range,
 )
 from metaselect.cli.results import finish, print_dry_run
 from metaselect.data.classes import named_classes
@@ -108,6 +110,7 @@ def warmup(
             rich_help_panel=INPUT,
         ),
     ] = None,
+    pixel_range: PixelRangeOption = None,
     id_column: IdColumnOption = None,
     label_column: LabelColumnOption = "label",
     image_column: ImageColumnOption = "image",
@@ -166,6 +169,7 @@ def warmup(
         allow_outside=allow_outside,
         classes=named_classes(classes),
         image_size=image_size,
+        pixel_range=numbers_of_range(pixel_range),
     )
     run_directory = Run.at(run)
     from metaselect.stages.warmup.warmup import warmup as run_warmup

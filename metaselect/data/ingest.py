@@ -7,54 +7,27 @@ read once from front to back. After every block the arrays are flushed and a sma
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from metaselect.data.images import COLOUR, GREY, content_hash, decode, probe, to_pixels
+from metaselect.data.depth import PixelRange
+from metaselect.data.images import content_hash, decode, to_pixels
 from metaselect.data.listing import Listing
 from metaselect.data.readers.base import BadSamples, Content, UnusableContent
-from metaselect.data.store import FEATURES, IMAGES, array_file
+from metaselect.data.store import array_file
+from metaselect.data.target import Target
 from metaselect.records import Reporter
 from metaselect.run.files import read_json, write_json
 from metaselect.run.layout import IDS_ALONE
 
 BLOCK = 2048  # samples between two writes of the journal
-AUTO_LIMIT = 224  # pixels; larger images of mixed sizes are brought down to this
 JOURNAL = "resume.json"
 ARRAY = "resume-array.npy"
 HASHES = "resume-hashes.npy"
 HASH_BYTES = 32  # of a sha256
-
-
-@dataclass(frozen=True)
-class Target:
-    """The stored form of every sample.
-
-    Attributes:
-        task: "images", "features" or "external" (ids and labels alone).
-        size: (H, W); empty for all but images.
-        mode: "L" or "RGB"; empty for all but images.
-        width: d; 0 for all but features.
-    """
-
-    task: str
-    size: tuple[int, ...]
-    mode: str
-    width: int
-
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one stored sample."""
-        if self.task == FEATURES:
-            return (self.width,)
-        return (1 if self.mode == GREY else 3, *self.size)
-
-    @property
-    def dtype(self) -> type[np.generic]:
-        """The number type of the stored array."""
-        return np.float32 if self.task == FEATURES else np.uint8
 
 
 @dataclass(frozen=True)
@@ -91,50 +64,11 @@ class Journal:
             return None
         raw = read_json(folder / JOURNAL, "Remove it.")
         target = Target(**{**raw["target"], "size": tuple(raw["target"]["size"])})
+        if target.pixel_range is not None:
+            target = replace(target, pixel_range=PixelRange(*target.pixel_range))
         journal = cls(target, raw["done"], [(position, reason) for position, reason in raw["bad"]])
         shape = np.load(folder / ARRAY, mmap_mode="r").shape
         return journal if shape == (count, *target.shape()) else None
-
-
-def choose_target(listing: Listing, size: int | None, report: Reporter) -> Target:
-    """The stored form of a pool's samples, from the headers of its images.
-
-    Images that all have one size keep it; else they become squares of the median shorter side, at most 224 pixels.
-    """
-    if listing.source.task != IMAGES:
-        return Target(listing.source.task, (), "", listing.source.width())
-    sizes: dict[tuple[int, int], int] = {}
-    grey = True
-    with report.track(int(listing.keep.sum()), "Looking at images", "images") as advance:
-        for _, content in listing.source.contents(listing.keep):
-            shape = probe(content) if isinstance(content, bytes) else UnusableContent("")
-            if not isinstance(shape, UnusableContent):  # unusable samples are reported when they are decoded
-                sizes[shape.size] = sizes.get(shape.size, 0) + 1
-                grey = grey and shape.grey
-            advance(1)
-    mode = GREY if grey else COLOUR
-    if size is not None:
-        return Target(IMAGES, (size, size), mode, 0)
-    if len(sizes) == 1:
-        ((width, height),) = sizes
-        return Target(IMAGES, (height, width), mode, 0)
-    side = min(_median_side(sizes), AUTO_LIMIT)
-    if sizes:
-        report.note(f"Images have {len(sizes)} sizes; all are resized to {side} x {side} (--image-size).")
-    return Target(IMAGES, (side, side), mode, 0)
-
-
-def _median_side(sizes: dict[tuple[int, int], int]) -> int:
-    """The lower median of the shorter sides; sizes count how often each occurs."""
-    sides: dict[int, int] = {}
-    for size, count in sizes.items():
-        sides[min(size)] = sides.get(min(size), 0) + count
-    half, seen = (sum(sides.values()) + 1) // 2, 0
-    for side in sorted(sides):
-        seen += sides[side]
-        if seen >= half:
-            return side
-    return 1  # no readable image at all: every sample is bad
 
 
 def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, report: Reporter) -> Arrays:
@@ -194,7 +128,7 @@ def restore_bad(listing: Listing, journal: Journal, bad: BadSamples) -> None:
 
 def prepare(content: Content, target: Target) -> tuple[np.ndarray, np.ndarray] | UnusableContent:
     """The sample as it is stored, and its content hash, (32,) uint8."""
-    sample = decode(content) if isinstance(content, bytes) else content
+    sample = decode(content, target.pixel_range) if isinstance(content, bytes) else content
     if isinstance(sample, UnusableContent):
         return sample
     digest = np.frombuffer(_digest(sample), dtype=np.uint8)
@@ -204,10 +138,18 @@ def prepare(content: Content, target: Target) -> tuple[np.ndarray, np.ndarray] |
     return to_pixels(sample, (height, width), target.mode), digest
 
 
-def hash_contents(listing: Listing, bad: BadSamples, report: Reporter) -> tuple[list[int], list[str]]:
+def hash_contents(
+    listing: Listing, scale: PixelRange | None, bad: BadSamples, report: Reporter
+) -> tuple[list[int], list[str]]:
     """(positions in the order of ids, content hashes) of a data set, without storing its samples.
 
     With ids and labels alone, the hash is that of the id (UTF-8), so that all differ.
+
+    Args:
+        listing: the samples.
+        scale: of images of more than 8 bits.
+        bad: what to do with samples that cannot be used.
+        report: progress.
     """
     if listing.source.task == IDS_ALONE:
         order = listing.order()
@@ -215,7 +157,7 @@ def hash_contents(listing: Listing, bad: BadSamples, report: Reporter) -> tuple[
     hashes: dict[int, str] = {}
     with report.track(int(listing.keep.sum()), "Comparing", "samples") as advance:
         for position, content in listing.source.contents(listing.keep):
-            sample = decode(content) if isinstance(content, bytes) else content
+            sample = decode(content, scale) if isinstance(content, bytes) else content
             if isinstance(sample, UnusableContent):
                 bad.add(listing.bad(position, sample.reason))
             else:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from metaselect.data.images import content_hash, decode, encode_png, format_of
+from metaselect.data.depth import PixelRange
+from metaselect.data.images import Shape, content_hash, decode, encode_png, probe
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
-from metaselect.data.store import IMAGES, array_file
+from metaselect.data.store import IMAGES, Preprocess, array_file
 from metaselect.data_options import IngestOptions
 from metaselect.errors import DataError
-from metaselect.run.artefacts import DATA, SAMPLES
+from metaselect.run.artefacts import DATA, PREPROCESS, SAMPLES
 from metaselect.run.files import write_atomically
 from metaselect.run.layout import Run
 from metaselect.run.record import StageRecord
@@ -108,6 +109,7 @@ def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, byte
     """sample_id -> (suffix, bytes) of the images whose source still has the content that was ingested."""
     record = run.stage(DATA.name()).require()
     options = recorded_options(record)
+    scale = Preprocess.read(run.path(PREPROCESS.path())).pixel_range
     originals: dict[str, tuple[str, bytes]] = {}
     try:
         source = open_source(Path(record.details["root"]), options)
@@ -116,7 +118,7 @@ def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, byte
         for position, content in source.contents(keep):
             sample_id = listing.sample_ids[position]
             if isinstance(content, bytes):
-                original = _unchanged(content, wanted[sample_id])
+                original = _unchanged(content, wanted[sample_id], scale)
                 if original is not None:
                     originals[sample_id] = original
     except (DataError, OSError):
@@ -136,14 +138,16 @@ def recorded_options(record: StageRecord) -> IngestOptions:
     return IngestOptions(**read, image_folder=None if folder is None else Path(folder))  # type: ignore[arg-type]
 
 
-def _unchanged(raw: bytes, expected: str) -> tuple[str, bytes] | None:
-    """(suffix, bytes) if the image has the expected content hash, else None; rare formats are converted to PNG."""
-    image = decode(raw)
+def _unchanged(raw: bytes, expected: str, scale: PixelRange | None) -> tuple[str, bytes] | None:
+    """(suffix, bytes) if the image has the expected content hash, else None.
+
+    Rare formats are converted to PNG, and so are images of more than 8 bits, which viewers show in other ways each.
+    """
+    image, shape = decode(raw, scale), probe(raw)
     if isinstance(image, UnusableContent) or content_hash(image) != expected:
         return None
-    suffix = SUFFIXES.get(format_of(raw))
-    if suffix is not None:
-        return suffix, raw
+    if isinstance(shape, Shape) and not shape.deep and shape.format in SUFFIXES:
+        return SUFFIXES[shape.format], raw
     pixels = np.asarray(image)
     return ".png", encode_png(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 

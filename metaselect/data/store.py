@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metaselect.data.depth import PixelRange
 from metaselect.errors import ArtefactError
 from metaselect.records import Json
 from metaselect.run.artefacts import CLASSES, PIXELS, PREPROCESS, SAMPLES
@@ -32,6 +33,7 @@ class Preprocess:
         mean: per channel, of pixels scaled to [0, 1], or per feature; subtracted from a model's inputs. Empty for
             ids and labels alone.
         std: per channel or feature, in the same units; inputs are divided by it. Never 0.
+        pixel_range: the values of images of more than 8 bits that became 0 and 255; None where there are none.
     """
 
     task: str
@@ -39,6 +41,7 @@ class Preprocess:
     mode: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixel_range: PixelRange | None = None
 
     def write(self, path: Path) -> None:
         """Write ``preprocess.json``."""
@@ -52,6 +55,7 @@ class Preprocess:
             "mode": self.mode,
             "mean": list(self.mean),
             "std": list(self.std),
+            "pixel_range": None if self.pixel_range is None else list(self.pixel_range),
         }
 
     @classmethod
@@ -62,7 +66,15 @@ class Preprocess:
 
 def _parse_preprocess(path: Path) -> Preprocess:
     raw = read_json(path, INGEST_AGAIN)
-    return Preprocess(raw["task"], tuple(raw["size"]), raw["mode"], tuple(raw["mean"]), tuple(raw["std"]))
+    scale = raw.get("pixel_range")  # not in files from before it was recorded
+    return Preprocess(
+        raw["task"],
+        tuple(raw["size"]),
+        raw["mode"],
+        tuple(raw["mean"]),
+        tuple(raw["std"]),
+        None if scale is None else PixelRange(*scale),
+    )
 
 
 _read_preprocess = FileMemo(_parse_preprocess)  # which files a stage reads depends on it

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from metaselect.data.ingest import Journal, Target, fill
+from metaselect.data.ingest import Journal, fill
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples
 from metaselect.data.store import FEATURES, Dataset
+from metaselect.data.target import Target, read_headers
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.records import Reporter
@@ -56,7 +57,10 @@ def read_test_set(
     if not listing.keep.any():
         raise bad.none_left(path)
     scratch.mkdir(parents=True, exist_ok=True)
-    target = Target(source.task, preprocess.size, preprocess.mode, width)
+    if preprocess.pixel_range is not None:
+        for remark in read_headers(listing, report).values.remarks(preprocess.pixel_range):
+            report.warn(f"{path}: {remark}")
+    target = Target(source.task, preprocess.size, preprocess.mode, width, preprocess.pixel_range)
     arrays = fill(listing, Journal(target), scratch, bad, report)
     if bad.found:
         rows = [(entry.source, entry.row or "", entry.sample_id, entry.reason) for entry in bad.found]

@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaselect.data.classes import case_variants
-from metaselect.data.ingest import Journal, choose_target, fill, hash_contents, restore_bad
+from metaselect.data.depth import PixelRange
+from metaselect.data.ingest import Journal, fill, hash_contents, restore_bad
 from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.originals import IMAGE_FOLDER, recorded_options
 from metaselect.data.readers.base import BadSample, BadSamples
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Preprocess
 from metaselect.data.summary import duplicates, fingerprint, statistics
+from metaselect.data.target import choose_target
 from metaselect.data_options import IngestOptions
 from metaselect.errors import ArtefactError, DataError, UsageError
 from metaselect.options import key_options
@@ -115,7 +117,8 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
     bad = BadSamples(options.on_bad_sample)
     listing = list_samples(open_source(data, options), bad, options.classes or None)
     listing = listing.limited(options.limit, options.seed)
-    order, content_hashes = hash_contents(listing, bad, report)
+    scale = Preprocess.read(run.path(PREPROCESS.path())).pixel_range
+    order, content_hashes = hash_contents(listing, scale, bad, report)
     given, recorded = _fingerprint(listing, order, content_hashes), record.details["fingerprint"]
     if given != recorded:
         raise ArtefactError(
@@ -189,7 +192,8 @@ def _build(
     """Write all files of the stage below ``work.folder``; resumes from the journal of an interrupted command."""
     journal = Journal.read(work.folder, int(listing.keep.sum())) if work.resumed else None
     if journal is None:
-        journal = Journal(choose_target(listing, options.image_size, report))
+        scale = None if options.pixel_range is None else PixelRange(*options.pixel_range)
+        journal = Journal(choose_target(listing, options.image_size, scale, report))
     else:
         done = int(listing.keep[: journal.done].sum())
         report.note(f"Resuming at sample {done + 1} of {int(listing.keep.sum())}.")
@@ -198,14 +202,15 @@ def _build(
     # Mean and deviation of the stored values, by which models normalise their inputs; none for ids alone.
     moments: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     if target.task == IDS_ALONE:
-        order, content_hashes = hash_contents(listing, bad, report)
+        order, content_hashes = hash_contents(listing, None, bad, report)
     else:
         arrays = fill(listing, journal, work.folder, bad, report)
         order, content_hashes = arrays.order, arrays.content_hashes
         moments = statistics(np.load(arrays.path, mmap_mode="r"))
     write_samples(work.folder / SAMPLES.within(), listing, order, content_hashes)
     write_json(work.folder / CLASSES.within(), list(listing.classes))
-    Preprocess(target.task, target.size, target.mode, *moments).write(work.folder / PREPROCESS.within())
+    preprocess = Preprocess(target.task, target.size, target.mode, *moments, target.pixel_range)
+    preprocess.write(work.folder / PREPROCESS.within())
     # Equal images under two ids are kept: only a person can say which of their labels is right.
     repeated = duplicates([listing.sample_ids[position] for position in order], content_hashes)
     _write_lists(run, work, bad.found, repeated, report)
@@ -272,6 +277,7 @@ def _result(run: Run) -> dict[str, Json]:
         "classes": read_json(run.path(CLASSES.path()), "Ingest the data again with --force."),
         "task": preprocess.task,
         "image_size": list(preprocess.size) or None,
+        "pixel_range": None if preprocess.pixel_range is None else list(preprocess.pixel_range),
         "fingerprint": info["fingerprint"],
         "skipped": details["skipped"],
         "duplicates": details["duplicates"],

@@ -1,0 +1,128 @@
+"""The form in which the samples of a pool are stored, from the headers of its images."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from metaselect.data.depth import PixelRange, PixelValues
+from metaselect.data.images import COLOUR, GREY, Shape, deep_values, probe
+from metaselect.data.listing import Listing
+from metaselect.data.store import FEATURES, IMAGES
+from metaselect.records import Reporter
+
+AUTO_LIMIT = 224  # pixels; larger images of mixed sizes are brought down to this
+
+
+@dataclass(frozen=True)
+class Target:
+    """The stored form of every sample.
+
+    Attributes:
+        task: "images", "features" or "external" (ids and labels alone).
+        size: (H, W); empty for all but images.
+        mode: "L" or "RGB"; empty for all but images.
+        width: d; 0 for all but features.
+        pixel_range: how images of more than 8 bits are scaled to 8; None where there are none.
+    """
+
+    task: str
+    size: tuple[int, ...]
+    mode: str
+    width: int
+    pixel_range: PixelRange | None = None
+
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one stored sample."""
+        if self.task == FEATURES:
+            return (self.width,)
+        return (1 if self.mode == GREY else 3, *self.size)
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """The number type of the stored array."""
+        return np.float32 if self.task == FEATURES else np.uint8
+
+
+@dataclass
+class Headers:
+    """What the headers of a data set's images say, and the values of those that have more than 8 bits.
+
+    Attributes:
+        sizes: (width, height) -> how many images have it.
+        grey: whether no image has colour.
+        values: of the deep images.
+    """
+
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
+    grey: bool = True
+    values: PixelValues = field(default_factory=PixelValues)
+
+
+def read_headers(listing: Listing, report: Reporter) -> Headers:
+    """The headers of all kept images; unusable ones are reported when they are decoded."""
+    found = Headers()
+    with report.track(int(listing.keep.sum()), "Looking at images", "images") as advance:
+        for _, content in listing.source.contents(listing.keep):
+            shape = probe(content) if isinstance(content, bytes) else content
+            if isinstance(content, bytes) and isinstance(shape, Shape):
+                found.sizes[shape.size] = found.sizes.get(shape.size, 0) + 1
+                found.grey = found.grey and shape.grey
+                values = deep_values(content) if shape.deep else None
+                if isinstance(values, np.ndarray):
+                    found.values.add(values)
+            advance(1)
+    return found
+
+
+def choose_target(
+    listing: Listing, size: int | None, pixel_range: PixelRange | None, report: Reporter
+) -> Target:
+    """The stored form of a pool's samples, from the headers of its images.
+
+    Images that all have one size keep it; else they become squares of the median shorter side, at most 224 pixels.
+
+    Args:
+        listing: the samples.
+        size: pixels, in place of that rule.
+        pixel_range: in place of the rule of ``PixelValues.range``.
+        report: notes, warnings and progress.
+    """
+    if listing.source.task != IMAGES:
+        return Target(listing.source.task, (), "", listing.source.width())
+    found = read_headers(listing, report)
+    scale = pixel_range or found.values.range()
+    if scale is not None and found.values.count:
+        report.note(
+            f"{found.values.count} images have more than 8 bits a pixel: {scale} becomes 0 to 255 (--pixel-range)."
+        )
+        for remark in found.values.remarks(scale):
+            report.warn(remark)
+    return Target(IMAGES, _size(found, size, report), GREY if found.grey else COLOUR, 0, scale)
+
+
+def _size(found: Headers, size: int | None, report: Reporter) -> tuple[int, int]:
+    """(H, W) of all stored images."""
+    if size is not None:
+        return size, size
+    if len(found.sizes) == 1:
+        ((width, height),) = found.sizes
+        return height, width
+    side = min(_median_side(found.sizes), AUTO_LIMIT)
+    if found.sizes:
+        report.note(
+            f"Images have {len(found.sizes)} sizes; all are resized to {side} x {side} (--image-size)."
+        )
+    return side, side
+
+
+def _median_side(sizes: dict[tuple[int, int], int]) -> int:
+    """The lower median of the shorter sides; sizes count how often each occurs."""
+    sides: dict[int, int] = {}
+    for size, count in sizes.items():
+        sides[min(size)] = sides.get(min(size), 0) + count
+    half, seen = (sum(sides.values()) + 1) // 2, 0
+    for side in sorted(sides):
+        seen += sides[side]
+        if seen >= half:
+            return side
+    return 1  # no readable image at all: every sample is bad
