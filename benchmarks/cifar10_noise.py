@@ -1,4 +1,4 @@
-"""CIFAR-10 with 40 % background and flip2 noise, ResNet-32: the control beside l2rw, mw-net and fsr.
+"""CIFAR-10 with 40 % background and flip2 noise, ResNet-32: the baseline beside l2rw, mw-net and fsr.
 
     python benchmarks/cifar10_noise.py --train train.parquet --test test.parquet --seeds 0
     python benchmarks/cifar10_noise.py --train train.parquet --test test.parquet --seeds 0 1 2 3 4 --full   # on a GPU
@@ -12,7 +12,7 @@ arms of a noise, with M the method:
     flip2:      the same with --epochs 120 --weight-decay 5e-4               (1,000 bought, 100 a class)
 
 ``--schedule step`` divides by 10 at 1/2 and 3/4, which is the schedule of Ren et al.; Shu et al. do so at 2/3 and 5/6.
-Ours differs in Nesterov's momentum, in the place of the bought samples in the control (in its training set), and in
+Ours differs in Nesterov's momentum, in the place of the bought samples in the baseline (in its training set), and in
 judging the last epoch. The warm-up is needed for `evaluate` alone there.
 
 Papers: Ren, Zeng, Yang, Urtasun 2018 (arXiv:1803.09050), Table 2 (background; 10 clean a class); Shu et al. 2019

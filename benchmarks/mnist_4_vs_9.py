@@ -1,4 +1,4 @@
-"""MNIST 4 against 9 at 200 to 1, 10 clean images: the control and l2rw, beside a balanced training set.
+"""MNIST 4 against 9 at 200 to 1, 10 clean images: the baseline and l2rw, beside a balanced training set.
 
     python benchmarks/mnist_4_vs_9.py --train train.parquet --test test.parquet --seeds 0 1 2 3 4
 
@@ -6,7 +6,7 @@
 images, all drawn per seed. All labels are right; the 10 clean ones are imported as bought labels that no selector
 chose. LeNet from scratch, 4,000 steps of 100, one command line for all arms: once at the paper's rate of 1e-3 with its
 code's momentum of 0.9, once at the shipped 0.05 without; shipped defaults for the rest (cosine, weight decay 5e-4).
-"balanced" is the control on 2,500 images a class. A warm-up of one epoch is made because `evaluate` asks for one.
+"balanced" is the baseline on 2,500 images a class. A warm-up of one epoch is made because `evaluate` asks for one.
 
 Paper: Ren, Zeng, Yang, Urtasun 2018 (arXiv:1803.09050), section 4.1 and Figure 2, a curve without a table: mean of 10
 splits, 3 convolutions, one output. Its code takes 4,000 steps for l2rw and 8,000 for the baselines.

@@ -1,4 +1,4 @@
-"""The rows of ``table.py``'s CSV, and what they say: means, spreads and differences to the control, in Markdown."""
+"""The rows of ``table.py``'s CSV, and what they say: means, spreads and differences to the baseline, in Markdown."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ METRICS = ("accuracy", "balanced_accuracy", "rank_auc", "weight_auc", "seconds")
 JUDGED = "auto"
 """The method that is compared with every other one."""
 MOST_BELOW, MOST_BELOW_OF_FEW, FEW = 0.005, 0.01, 500
-"""How far a mean accuracy may be below the control's, and how far with fewer test samples than the last number."""
+"""How far a mean accuracy may be below the baseline's, and how far with fewer test samples than the last number."""
 MUCH_NOISE = 0.2  # share of wrong labels from which on the judged method should gain
 
 
@@ -85,19 +85,19 @@ def difference(rows: Mapping[int, Measured], others: Mapping[int, Measured], met
     return spread(pairs) if pairs else None
 
 
-def complaints(cell: Sequence[Row], control: str) -> list[str]:
+def complaints(cell: Sequence[Row], baseline: str) -> list[str]:
     """A sentence for each way in which a method is worse than it should be; ``cell`` has one setting and one arm."""
     methods, found = by_method(cell), []
     few = cell[0].test_samples < FEW
     for method, rows in methods.items():
-        gain = difference(rows, methods.get(control, {}), "accuracy")
-        if method == control or gain is None:
+        gain = difference(rows, methods.get(baseline, {}), "accuracy")
+        if method == baseline or gain is None:
             continue
         if gain.mean < -(MOST_BELOW_OF_FEW if few else MOST_BELOW):
-            found.append(f"{method} is {-100 * gain.mean:.1f} points below {control}")
+            found.append(f"{method} is {-100 * gain.mean:.1f} points below {baseline}")
         much_noise = statistics.mean(row.noise_rate for row in rows.values()) >= MUCH_NOISE
         if method == JUDGED and much_noise and gain.mean <= (gain.deviation or 0.0):
-            found.append(f"{method} is not above {control} by more than the spread of the difference")
+            found.append(f"{method} is not above {baseline} by more than the spread of the difference")
     if JUDGED in methods:
         found += _below_best(methods)
     return found
@@ -126,23 +126,23 @@ def _below_best(methods: dict[str, dict[int, Row]]) -> list[str]:
     ]
 
 
-def summary(rows: Sequence[Row], metric: str, control: str) -> str:
+def summary(rows: Sequence[Row], metric: str, baseline: str) -> str:
     """Markdown: a line for each data set, noise, selector and budget, a column for each method, and the complaints."""
-    methods = [control, *dict.fromkeys(row.method for row in rows if row.method != control)]
+    methods = [baseline, *dict.fromkeys(row.method for row in rows if row.method != baseline)]
     header = ("data", "noise", "wrong %", "bought", "selector", "seeds", "warm-up", *methods)
     lines, sentences = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"], []
     for _, group in groupby(rows, key=lambda row: row[:4]):
         cell = list(group)
-        lines.append(f"| {' | '.join(_line(cell, metric, control, methods))} |")
+        lines.append(f"| {' | '.join(_line(cell, metric, baseline, methods))} |")
         first = cell[0]
         where = f"{first.data}, {first.noise}, {first.budget} by {first.selector}"
-        sentences += [f"- {where}: {each}." for each in complaints(cell, control)]
+        sentences += [f"- {where}: {each}." for each in complaints(cell, baseline)]
         failed = sorted(f"{row.method}, seed {row.seed}" for row in cell if row.exit_code)
         sentences += [f"- {where}: the training failed: {'; '.join(failed)}."] if failed else []
     return "\n".join([*lines, "", *sentences])
 
 
-def _line(cell: Sequence[Row], metric: str, control: str, methods: Sequence[str]) -> list[str]:
+def _line(cell: Sequence[Row], metric: str, baseline: str, methods: Sequence[str]) -> list[str]:
     found, first = by_method(cell), cell[0]
     seeds = sorted({row.seed for row in cell})
     wrong = statistics.mean(row.noise_rate for row in cell)
@@ -160,7 +160,7 @@ def _line(cell: Sequence[Row], metric: str, control: str, methods: Sequence[str]
         measured = list(values(found.get(method, {}), metric).values())
         text = shown(spread(measured), metric) if measured else "-"
         gain = (
-            None if method == control else difference(found.get(method, {}), found.get(control, {}), metric)
+            None if method == baseline else difference(found.get(method, {}), found.get(baseline, {}), metric)
         )
         cells.append(text if gain is None else f"{text} ({shown(gain, metric, sign='+')})")
     return cells

@@ -46,7 +46,7 @@ def answer_with_given_labels(form: Path) -> None:
 
 
 def real_arm(run: Path) -> dict[str, Any]:
-    """Buy true labels; train the control, the default method and direct."""
+    """Buy true labels; train the baseline, the default method and direct."""
     metaselect("annotate", "simulate", TRUTH, "--run", run)
     for method in ("uniform", "auto", "direct"):
         metaselect("reweight", "--run", run, "--method", method, *NO_COMPARISON)
@@ -77,7 +77,7 @@ def main() -> None:
         )
     rows = (
         ("warm-up on the labels as given", real_result["warmup"]),
-        (f"uniform, {BUDGET} bought labels (the control)", real_result["reweight"]["uniform"]),
+        (f"uniform, {BUDGET} bought labels (the baseline)", real_result["reweight"]["uniform"]),
         (f"auto, {BUDGET} bought labels (the default)", real_result["reweight"]["auto"]),
         (f"direct, {BUDGET} bought labels", real_result["reweight"]["direct"]),
         (f"auto, {BUDGET} labels not bought (the sham)", sham_result["reweight"]["auto"]),

@@ -7,11 +7,10 @@ import pyarrow.parquet as pq
 
 from metaselect.annotation.formats.base import Prediction
 from metaselect.errors import ArtefactError
+from metaselect.registry import BASELINE
 from metaselect.run.artefacts import FACTORS, RECORD, REWEIGHT, SELECT, WEIGHTS, stage_of
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
-
-CONTROL_METHOD = "uniform"  # plain training, which weighs no label
 
 
 def latest_predictions(
@@ -19,7 +18,7 @@ def latest_predictions(
 ) -> tuple[str, Mapping[str, Prediction]]:
     """The name of the latest model, such as "warmup-9c2e", and its prediction for each sample.
 
-    That is the model which was re-weighted last (the control only where there is no other) or, where there is none,
+    That is the model which was re-weighted last (the baseline only where there is no other) or, where there is none,
     the warm-up as the selection saw it.
 
     Args:
@@ -70,7 +69,7 @@ def _latest_reweighting(run: Run) -> str | None:
     names = run.stage_names(REWEIGHT.kind)
     return max(
         names,
-        key=lambda name: (not name.endswith(f"/{CONTROL_METHOD}"), _finished_at(run, name), name),
+        key=lambda name: (not name.endswith(f"/{BASELINE}"), _finished_at(run, name), name),
         default=None,
     )
 

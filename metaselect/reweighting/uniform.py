@@ -1,4 +1,4 @@
-"""The control: plain training on the pool with the bought labels in place, every sample alike.
+"""The baseline: plain training on the pool with the bought labels in place, every sample alike.
 
 Source: the baseline of every paper on re-weighting. Differs: it gets the bought labels too, so that beating it
 measures the method and not the labels.

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
+from metaselect.registry import REWEIGHTERS
 from metaselect.run.artefacts import (
     ANNOTATE,
     DATA,
@@ -184,12 +185,16 @@ class Run:
             write_json(path, info)
 
     def stage_names(self, kind: str) -> list[str]:
-        """Names of the finished stages of a kind ("select", "reweight", "evaluate"): round-2 comes before round-10."""
+        """Names of the finished stages of a kind ("select", "reweight", "evaluate").
+
+        Trainings that bear the name of their method come in the order of the registry; others are sorted with their
+        numbers as numbers, round-2 before round-10.
+        """
         folder = self.path(kind)
         if not folder.is_dir():
             return []
         names = [entry.name for entry in folder.iterdir() if (entry / RECORD).is_file()]
-        return [f"{kind}/{name}" for name in sorted(names, key=lambda name: (len(name), name))]
+        return [f"{kind}/{name}" for name in sorted(names, key=_place)]
 
     @contextmanager
     def lock(self, *, new: bool = False) -> Iterator[None]:
@@ -236,3 +241,10 @@ def checked_folder_name(name: str) -> str:
             f"--name {name!r} is not fit for a folder.", "Use letters, digits, '.', '_' and '-'."
         )
     return name
+
+
+def _place(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """A sort key of the names of stages of one kind."""
+    methods = list(REWEIGHTERS)
+    parts = [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+    return methods.index(name) if name in methods else len(methods), parts

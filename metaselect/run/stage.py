@@ -23,6 +23,7 @@ from metaselect.run.artefacts import (
     RECORD,
     REWEIGHT,
     SELECT,
+    SKIPPED,
     UNFINISHED_KEY,
     WORK,
     folder_of,
@@ -213,7 +214,8 @@ class Stage:
         folder = self.work_folder
         resumed = self._same_key(key)
         if folder.exists() and not resumed:
-            if (folder / UNFINISHED_KEY).is_file():
+            left = {path.name for path in folder.rglob("*") if path.is_file()}
+            if left - {UNFINISHED_KEY, SKIPPED.within()}:  # else no work is lost
                 report.note(f"An unfinished {self.name} had other options or inputs; starting again.")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,10 @@ group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Lab
 
 
 def print_counts(console: Console, result: Mapping[str, Json]) -> None:
-    """Print the reconciliation table of an import."""
-    rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items()]
+    """Print the reconciliation table of an import: the counts that are not zero, and below it the others' names."""
+    rows = [[meaning, str(result[name])] for name, meaning in COUNTS.items() if result[name]]
     console.table(("reconciliation", "count"), rows)
+    none = [name for name in COUNTS if not result[name]]
+    if none:
+        console.line(f"None: {', '.join(none).replace('_', ' ')}.")
     print_noise_estimate(console, result["noise_estimate"])
