@@ -59,6 +59,15 @@ FORMATS: dict[str, str] = {
     "hf": "metaselect.annotation.formats.hf:HfFormat",
     "html": "metaselect.annotation.formats.html:HtmlFormat",
 }
+"""Formats of forms that `annotate export` writes, and `annotate import` reads."""
+
+READ_ONLY: dict[str, str] = {
+    "xlsx": "metaselect.annotation.formats.read_only.xlsx:XlsxFormat",
+    "doccano": "metaselect.annotation.formats.read_only.doccano:DoccanoFormat",
+    "fiftyone": "metaselect.annotation.formats.read_only.fiftyone:FiftyOneFormat",
+    "argilla": "metaselect.annotation.formats.read_only.argilla:ArgillaFormat",
+}
+"""Formats that `annotate import` reads besides."""
 
 MODELS: dict[str, str] = {
     "linear": "metaselect.models.linear:Linear",

@@ -181,12 +181,6 @@ def test_boxes_are_no_tags_and_say_so() -> None:
     assert CvatFormat().read(both, "x") == CvatFormat().read(TAGGED, "x")
 
 
-def test_a_workbook_is_told_from_a_zip_of_cvat() -> None:
-    with pytest.raises(DataError, match="is a workbook of Excel") as caught:
-        CvatFormat().read(zipped({"xl/workbook.xml": b"<workbook/>"}), "back.xlsx")
-    assert "CSV UTF-8" in caught.value.hint
-
-
 @pytest.mark.parametrize(
     ("content", "why"),
     [

@@ -1,7 +1,8 @@
 """The protocol of an exchange format, and the records that formats write and read.
 
 A new format is a file in this folder with a class that has the members of ``ExchangeFormat``, and one line in
-``metaselect.registry.FORMATS``.
+``metaselect.registry.FORMATS``. One that is only read has the members of ``AnswerFormat``; its place is the folder
+``read_only``, and its line stands in ``READ_ONLY``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,8 +102,25 @@ class Answer(NamedTuple):
     content_hash: str = ""
 
 
-class ExchangeFormat(Protocol):
-    """A file format of people or annotation tools: it writes forms and reads answers."""
+class AnswerFormat(Protocol):
+    """A file format of people or annotation tools whose answers are read."""
+
+    def read(self, content: bytes, name: str) -> list[Answer]:
+        """The answers in a file; ``name`` is its name in messages.
+
+        Raises:
+            DataError: not a file of this format; the message names the row.
+        """
+
+    def recognises(self, content: bytes) -> bool:
+        """Whether a file is in this format; at most one format may say so."""
+
+    def spellings(self, text: str) -> Iterable[str]:
+        """What ids or class names a cell may stand for, the most likely first."""
+
+
+class ExchangeFormat(AnswerFormat, Protocol):
+    """A format whose forms are written too."""
 
     @property
     def file_name(self) -> str:
@@ -122,19 +140,6 @@ class ExchangeFormat(Protocol):
         Raises:
             DataError: the format cannot represent a class name or an id.
         """
-
-    def read(self, content: bytes, name: str) -> list[Answer]:
-        """The answers in a file; ``name`` is its name in messages.
-
-        Raises:
-            DataError: not a file of this format; the message names the row.
-        """
-
-    def recognises(self, content: bytes) -> bool:
-        """Whether a file is in this format; at most one format may say so."""
-
-    def spellings(self, text: str) -> Iterable[str]:
-        """What ids or class names a cell may stand for, the most likely first."""
 
 
 def require_text(answers: Iterable[Answer], name: str) -> None:

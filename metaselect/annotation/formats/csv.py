@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import TextIO
@@ -18,6 +18,13 @@ OTHER_TOOLS = ("annotation_id", "file_name")  # columns of tables of Label Studi
 # (id, label): ours, Cleanlab Studio's, and the long tables of crowd-kit and cleanlab. A bare `label` counts
 # only beside `task`: elsewhere it is the given label, and that is no answer.
 ID_AND_LABEL = (("sample_id", "clean_label"), ("id", "clean_label"), ("task", "label"))
+OWN_COLUMNS = frozenset(
+    (
+        *("batch_id", "sample_id", "id", "task", "image", "content_hash", "given_label"),
+        *("rank", "cluster", "cluster_size", "worker", *ANSWER_COLUMNS),
+    )
+)
+"""Columns of forms and of the tables that are read; text in others may be answers that were not understood."""
 REMEDY = "Save it as CSV UTF-8 with the columns sample_id and clean_label."
 
 
@@ -79,9 +86,7 @@ class CsvFormat:
     def recognises(self, content: bytes) -> bool:
         """By the columns of its header."""
         header = read_header(content)
-        return _id_and_label_columns(header) is not None and not any(
-            column in header for column in OTHER_TOOLS
-        )
+        return names_samples_and_labels(header) and not any(column in header for column in OTHER_TOOLS)
 
 
 def read_table(content: bytes, name: str, image: str = "image") -> list[Answer]:
@@ -91,7 +96,8 @@ def read_table(content: bytes, name: str, image: str = "image") -> list[Answer]:
         DataError: as ``CsvFormat.read``.
     """
     with _csv_errors_as_data_errors(name):
-        return list(_answers(_text(content), name, image))
+        header, rows, start = _open_table(_text(content))
+        return list(table_answers(header, rows, start, name, image))
 
 
 def read_records(content: bytes, name: str) -> list[dict[str, str]]:
@@ -153,16 +159,37 @@ def _open_table(text: TextIO) -> tuple[list[str], Iterator[list[str]], int]:
     return [cell.strip().lower() for cell in next(reader, [])], reader, line + 1
 
 
-def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:
-    header, rows, start = _open_table(text)
+def table_answers(
+    header: Sequence[str], rows: Iterable[list[str]], start: int, name: str, image: str = "image"
+) -> Iterator[Answer]:
+    """The answers of a table.
+
+    Args:
+        header: column names in lower case.
+        rows: the rows behind it.
+        start: number of the first of these, for messages.
+        name: of the file.
+        image: the column that names the images.
+
+    Raises:
+        DataError: without columns for id and label; a row with more cells than the header, or with an answer and no
+            id; or no answer in the columns for it, and text in columns that are not read.
+    """
     pick = itemgetter(*_column_positions(header, name, image))
+    others = {
+        position: column for position, column in enumerate(header) if column not in (*OWN_COLUMNS, image)
+    }
     same: dict[str, str] = {}  # equal texts become one object: a million rows have few labels and names
     width = len(header)
+    answered, filled = False, set()
     for row, cells in enumerate(rows, start):
         if len(cells) > width and any(cells[width:]):
             raise DataError(f"{name}:{row} has more cells than the header.", "Quote cells that hold commas.")
         cells += [""] * (width + 1 - len(cells))  # the last one, blank, is the cell of absent columns
         sample_id, label, annotator, status, note, batch_id, picture, content = pick(cells)
+        if not answered:
+            answered = bool((label + status + note).strip())
+            filled |= {column for position, column in others.items() if cells[position].strip()}
         if sample_id.strip() or picture.strip() or content.strip():
             label, annotator = same.setdefault(label, label), same.setdefault(annotator, annotator)
             batch_id = same.setdefault(batch_id, batch_id)
@@ -183,6 +210,17 @@ def _answers(text: TextIO, name: str, image: str) -> Iterator[Answer]:
             raise DataError(
                 f"{name}:{row} has an answer but no sample_id.", "Fill in the id, or delete the row."
             )
+    if filled and not answered:
+        raise not_understood(name, filled)
+
+
+def not_understood(name: str, filled: Iterable[str]) -> DataError:
+    """The error of a file without an answer where answers belong, and with text elsewhere."""
+    shown = ", ".join(sorted(column or "a column without a name" for column in filled))
+    return DataError(
+        f"{name} holds no clean_label and no status, but text in {shown:.200}.",
+        "If those are the answers, name the column clean_label; if not, take it out.",
+    )
 
 
 def _column_positions(header: Sequence[str], name: str, image: str) -> tuple[int, ...]:
@@ -201,6 +239,11 @@ def _column_positions(header: Sequence[str], name: str, image: str) -> tuple[int
     annotator = "worker" if key == "task" and "worker" in header else "annotator"
     wanted = (key, label, annotator, "status", "note", "batch_id", image, "content_hash")
     return tuple(header.index(column) if column in header else -1 for column in wanted)
+
+
+def names_samples_and_labels(header: Sequence[str], image: str = "image") -> bool:
+    """Whether a table has columns for the sample and its label; ``image`` is the one that names the images."""
+    return _id_and_label_columns(header, image) is not None
 
 
 def _id_and_label_columns(header: Sequence[str], image: str = "image") -> tuple[str, str] | None:

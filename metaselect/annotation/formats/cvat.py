@@ -26,6 +26,7 @@ ANNOTATIONS = "annotations.xml"
 MAX_BYTES = 1 << 30  # of the unpacked XML: a small zip may unpack to any size
 CHUNK = 1 << 20
 ZIP = b"PK\x03\x04"
+WORKBOOK = b"xl/workbook.xml"  # the main part of Excel's files; a zip holds names as they are
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(NotImplementedError, RuntimeError, EOFError, OSError, ValueError),
@@ -88,9 +89,9 @@ class CvatFormat:
         return reader.answers
 
     def recognises(self, content: bytes) -> bool:
-        """Any zip, or XML with the root ``annotations``."""
+        """Any zip that is no workbook, or XML with the root ``annotations``."""
         if content.startswith(ZIP):
-            return True  # no other format is a zip
+            return WORKBOOK not in content
         return b"<annotations" in content.lstrip()[:4096]
 
 
@@ -144,11 +145,13 @@ def _annotations_xml(content: bytes, name: str) -> Iterator[bytes]:
         return
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if "xl/workbook.xml" in archive.namelist():
-                raise DataError(f"{name} is a workbook of Excel.", "Save it as CSV UTF-8, and import that.")
             found = [each for each in archive.infolist() if PurePosixPath(each.filename).name == ANNOTATIONS]
             if len(found) != 1:
-                raise DataError(f"{name} holds {len(found)} files {ANNOTATIONS}, not one.", REMEDY)
+                names = ", ".join(archive.namelist()[:5])
+                raise DataError(
+                    f"{name} holds {len(found)} files {ANNOTATIONS}, not one; it begins with {names:.200}.",
+                    f"{REMEDY} Of another tool, import the files in the zip one by one, each with --annotator NAME.",
+                )
             size = 0
             with archive.open(found[0]) as stream:
                 while chunk := stream.read(CHUNK):

@@ -2,16 +2,24 @@
 
 import json
 
-from metaselect.annotation.formats.base import INSIDE, ExchangeFormat, has_answers
+from metaselect.annotation.formats.base import INSIDE, AnswerFormat, ExchangeFormat, has_answers
+from metaselect.annotation.formats.csv import read_header
+from metaselect.annotation.formats.json_text import json_records
 from metaselect.errors import DataError
-from metaselect.registry import FORMATS, load
+from metaselect.registry import FORMATS, READ_ONLY, load
 
 AUTO = "auto"  # in place of a format's name: the content decides
 
 
 def load_format(name: str) -> ExchangeFormat:
-    """The format of that name."""
+    """The format of that name, of those that write forms."""
     made: ExchangeFormat = load(FORMATS[name])()
+    return made
+
+
+def load_reader(name: str) -> AnswerFormat:
+    """The format of that name, of those whose answers are read."""
+    made: AnswerFormat = load({**FORMATS, **READ_ONLY}[name])()
     return made
 
 
@@ -21,7 +29,8 @@ def detect_format(content: bytes, name: str) -> str:
     Raises:
         DataError: no format recognises it, or several do.
     """
-    candidates = [each for each in FORMATS if load_format(each).recognises(content)]
+    formats = (*FORMATS, *READ_ONLY)
+    candidates = [each for each in formats if load_reader(each).recognises(content)]
     if len(candidates) == 1:
         return candidates[0]
     if not content.strip():
@@ -40,7 +49,7 @@ def detect_format(content: bytes, name: str) -> str:
     what = (
         f"could be {' or '.join(candidates)}"
         if candidates
-        else f"is in none of the formats {', '.join(FORMATS)}"
+        else f"is in none of the formats {', '.join(formats)}{_found(content)}"
     )
     raise DataError(
         f"{name} {what}.",
@@ -48,13 +57,23 @@ def detect_format(content: bytes, name: str) -> str:
     )
 
 
+def _found(content: bytes) -> str:
+    """The names in a file of which nothing else is understood, for a message."""
+    records = json_records(content)
+    names = [*records[0]] if records else read_header(content)
+    what = "JSON with the keys" if records else "a table with the columns"
+    return f": it is {what} {', '.join(names):.200}" if len(names) > 1 else ""
+
+
 def holds_answers(content: bytes) -> bool:
     """Whether a form of any format has answers; True also where it cannot be read, so that it is not overwritten."""
     if not content.strip():
         return False
     try:
-        form = load_format(detect_format(content, ""))
+        found = detect_format(content, "")
         # The browser stores the answers of a page, so that the file itself has none.
-        return INSIDE not in form.capabilities and has_answers(form.read(content, ""))
+        if found in FORMATS and INSIDE in load_format(found).capabilities:
+            return False
+        return has_answers(load_reader(found).read(content, ""))
     except DataError:
         return True

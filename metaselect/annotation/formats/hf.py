@@ -8,14 +8,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from metaselect.annotation.formats.base import FILLED_IN, GIVEN, Answer, Form
+from metaselect.annotation.formats.base import FILLED_IN, GIVEN, Answer, Form, has_answers
 from metaselect.annotation.formats.csv import (
     ANSWER_COLUMNS,
+    OWN_COLUMNS,
     csv_spellings,
     escape_formula,
+    not_understood,
     read_header,
     read_table,
 )
+from metaselect.annotation.formats.json_text import parse_json
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv
 
@@ -57,9 +60,7 @@ class HfFormat:
             DataError: as the CSV form, or a line of ``metadata.jsonl`` is not a JSON object.
         """
         if _is_jsonl(content):
-            return [
-                _answer(row, line, name) for row, line in enumerate(content.splitlines(), 1) if line.strip()
-            ]
+            return _jsonl_answers(content, name)
         return read_table(content, name, image="file_name")
 
     def recognises(self, content: bytes) -> bool:
@@ -73,13 +74,29 @@ def _is_jsonl(content: bytes) -> bool:
     return content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
 
 
-def _answer(row: int, line: bytes, name: str) -> Answer:
-    try:
-        record: Any = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict):
+def _jsonl_answers(content: bytes, name: str) -> list[Answer]:
+    answers = []
+    filled = set()
+    for row, line in enumerate(content.splitlines(), 1):
+        if line.strip():
+            record = _record(row, line, name)
+            filled |= {
+                key for key, cell in record.items() if key not in OWN_COLUMNS and cell not in (None, "")
+            }
+            answers.append(_answer(row, record))
+    if filled - {"file_name"} and not has_answers(answers):
+        raise not_understood(name, filled - {"file_name"})
+    return answers
+
+
+def _record(row: int, line: bytes, name: str) -> dict[str, Any]:
+    found = parse_json(line)
+    if not isinstance(found, dict):
         raise DataError(f"{name}:{row} is no JSON object.", "metadata.jsonl has one object a line.")
+    return found
+
+
+def _answer(row: int, record: Mapping[str, Any]) -> Answer:
     cells = (
         record.get(column)
         for column in ("sample_id", *ANSWER_COLUMNS, "batch_id", "file_name", "content_hash")

@@ -5,7 +5,6 @@ annotator and label; two choices are an object, in CSV as text; and a data key `
 is ``sample_id``. Older releases call annotations completions. One task may stand alone, and tasks may be JSON lines.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from metaselect.annotation.formats.base import Answer, has_answers
 from metaselect.annotation.formats.csv import read_header, read_records
+from metaselect.annotation.formats.json_text import json_records, parse_json
+from metaselect.annotation.formats.read_only import argilla, doccano
 from metaselect.annotation.votes import SKIP
 from metaselect.errors import DataError
 
@@ -41,7 +42,7 @@ class _Annotation(NamedTuple):
 
 def is_export(content: bytes) -> bool:
     """Whether a file is one, by the columns of its CSV or as JSON of tasks."""
-    return ANSWERED in read_header(content) or _are_tasks(_tasks(content))
+    return ANSWERED in read_header(content) or _tasks(content) is not None
 
 
 def read_export(content: bytes, name: str) -> list[Answer]:
@@ -57,45 +58,28 @@ def read_export(content: bytes, name: str) -> list[Answer]:
             answers += _flat_answers(row, cells, others)
     else:
         tasks = _tasks(content)
-        if not _are_tasks(tasks):
+        if tasks is None:
             raise DataError(f"{name} is not an export of Label Studio.", REMEDY)
         for row, task in enumerate(tasks, start=1):
             raw = isinstance(task.get("data"), dict)
             answers += _task_answers(row, task, others, name) if raw else _flat_answers(row, task, others)
     if others and not has_answers(answers):
         raise DataError(
-            f"{name} holds answers to {', '.join(sorted(others))}, and no choices named {LABEL}.",
+            f"{name} holds answers to {', '.join(sorted(others)):.200}, and no choices named {LABEL}.",
             "Use the config.xml that annotate export wrote, or rename the control in the file.",
         )
     return answers
 
 
-def _tasks(content: bytes) -> Any:
-    """The parsed list of tasks, of a file that holds one, one task, or a task a line; None where it is not JSON."""
-    found = _json(content)
-    if isinstance(found, dict):
-        return [found]
-    if found is None and content.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{"):
-        lines = [_json(line) for line in content.splitlines() if line.strip()]
-        return lines if all(isinstance(line, dict) for line in lines) else None
+def _tasks(content: bytes) -> list[dict[str, Any]] | None:
+    """The tasks of a file of JSON, raw or flat; None where it holds others."""
+    found = json_records(content)
+    for task in found or ():
+        raw = isinstance(task.get("data"), dict)
+        flat = not task.keys().isdisjoint(("image", "sample_id"))
+        if not raw and (not flat or doccano.is_record(task) or argilla.is_record(task)):
+            return None
     return found
-
-
-def _json(content: bytes) -> Any:
-    """The parsed text; None where it is not JSON."""
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError):  # a decoding error is a ValueError
-        return None
-
-
-def _are_tasks(found: Any) -> bool:
-    """Whether this is a list of tasks, raw or flat."""
-    return (
-        isinstance(found, list)
-        and all(isinstance(task, dict) for task in found)
-        and all(isinstance(task.get("data"), dict) or {"image", "sample_id"} & task.keys() for task in found)
-    )
 
 
 def _task_answers(row: int, task: Mapping[str, Any], others: set[str], name: str) -> list[Answer]:
@@ -124,14 +108,14 @@ def _current(task: Mapping[str, Any], row: int, name: str) -> list[dict[str, Any
     """The annotations of a task, without those that the same person copied and changed.
 
     Raises:
-        DataError: they are no list.
+        DataError: they are no list, or the export has only their number or their ids.
     """
-    found = task.get("annotations", task.get("completions")) or []
-    if not isinstance(found, list):
-        raise DataError(f"{name}:{row}: the annotations are {found!r:.50}, not a list.", REMEDY)
-    annotations = [
-        each for each in found if isinstance(each, dict)
-    ]  # an export without them has their ids here
+    annotations = task.get("annotations", task.get("completions")) or []
+    if not isinstance(annotations, list):
+        raise DataError(f"{name}:{row}: the annotations are {annotations!r:.50}, not a list.", REMEDY)
+    counted = "annotations" not in task and not annotations and task.get("total_annotations")
+    if counted or not all(isinstance(each, dict) for each in annotations):
+        raise DataError(f"{name}:{row} has annotations, and the file leaves out what they say.", REMEDY)
     copied = {
         (_text(each.get("parent_annotation")), _annotator(each.get("completed_by")))
         for each in annotations
@@ -173,7 +157,8 @@ def _flat_answers(row: int, cells: Mapping[str, Any], others: set[str]) -> list[
     annotation = _Annotation(
         _choices(cells.get(LABEL)), status[0] if status else "", _joined(cells.get(NOTE))
     )
-    if _text(cells.get(ANSWERED)) and not annotation.labels and not annotation.status:
+    saved = ANSWERED not in cells or _text(cells[ANSWERED])  # older releases do not say
+    if saved and not annotation.labels and not annotation.status:
         others |= {key for key, value in cells.items() if key not in OF_FLAT_ROWS and _text(value)}
     return _answers(row, _task_reference(cells), _annotator(cells.get("annotator")), annotation)
 
@@ -211,7 +196,7 @@ def _image(url: str) -> str:
 def _choices(cell: Any) -> Sequence[str]:
     """Labels of a cell: text, a list, or {"choices": [...]}, the two latter perhaps as text."""
     if isinstance(cell, str) and cell[:1] in "[{" and cell:
-        inner = _json(cell.encode("utf-8", "surrogatepass"))
+        inner = parse_json(cell.encode("utf-8", "surrogatepass"))
         cell = inner if isinstance(inner, dict) and "choices" in inner else cell
     if isinstance(cell, dict):
         cell = cell.get("choices")

@@ -13,11 +13,11 @@ from metaselect.cli.flags import JsonOption, RunOption
 from metaselect.cli.results import finish
 from metaselect.errors import UsageError
 from metaselect.options import ExportOptions, ImportOptions
-from metaselect.registry import FORMATS
+from metaselect.registry import FORMATS, READ_ONLY
 from metaselect.run.layout import Run
 
 Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]  # mypy wants the names spelt out
-ReadFormat = StrEnum("ReadFormat", [AUTO, *FORMATS])  # type: ignore[misc]
+ReadFormat = StrEnum("ReadFormat", [AUTO, *FORMATS, *READ_ONLY])  # type: ignore[misc]
 CSV = Format("csv")
 ANY = ReadFormat(AUTO)
 
@@ -133,9 +133,9 @@ def import_(
     """Take the answers of a filled-in form; again is harmless, in parts is fine.
 
     Answers find their sample by sample_id, else by the exported image's name, else by the content hash. A later file
-    supersedes an earlier answer of the same annotator. FILE is a CSV, what Label Studio exports as JSON, JSON-MIN or
-    CSV, what CVAT exports as CVAT for images 1.1 (zip or XML), what the single page of --format html downloads, or the
-    metadata.csv of a Hugging Face imagefolder.
+    supersedes an earlier answer of the same annotator. FILE is a CSV or an .xlsx workbook, what Label Studio exports as
+    JSON, JSON-MIN or CSV, what CVAT exports as CVAT for images 1.1 (zip or XML), what the single page of --format html
+    downloads, the metadata.csv of a Hugging Face imagefolder, or an export of doccano, FiftyOne or Argilla.
 
         metaselect annotate import RUN/export/round-1/labels.csv --run RUN
 

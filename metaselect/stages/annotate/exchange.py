@@ -13,7 +13,7 @@ from pathlib import Path
 from metaselect.annotation.exports import Export as Exported
 from metaselect.annotation.exports import read_exported_samples
 from metaselect.annotation.formats.base import FILLED_IN, INSIDE, Answer, require_text
-from metaselect.annotation.formats.detect import AUTO, detect_format, load_format
+from metaselect.annotation.formats.detect import AUTO, detect_format, load_format, load_reader
 from metaselect.annotation.formats.files import form_path, write_form
 from metaselect.annotation.imports import Source
 from metaselect.annotation.ledger import Ledger, add_export, add_repeats, add_votes, open_ledger
@@ -161,7 +161,7 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
     with no_garbage_collection():
         content = read_source(source)  # before the lock: a pipe may come from `annotate export`
         wanted = detect_format(content, name) if options.format == AUTO else options.format
-        form = load_format(wanted)
+        form = load_reader(wanted)
         answers = form.read(content, name)
         if b"\\u" in content:  # only JSON's escapes can name what is no text
             require_text(answers, name)

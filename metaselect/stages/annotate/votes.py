@@ -10,7 +10,7 @@ from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, count_with_status, progress
 from metaselect.annotation.votes import DONE, utc_now
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.registry import FORMATS
+from metaselect.registry import FORMATS, READ_ONLY
 from metaselect.run.artefacts import VOTES
 from metaselect.run.files import write_json
 from metaselect.run.layout import Run
@@ -40,7 +40,9 @@ def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
     run.info()
     with no_garbage_collection(), run.lock():
         ledger, done = undo_import(run, number, utc_now())
-    again = "; importing the file again takes the undo back" if done.format in FORMATS else ""
+    again = (
+        "; importing the file again takes the undo back" if done.format in {**FORMATS, **READ_ONLY} else ""
+    )
     report.note(f"The votes stay in {VOTES.within()}{again}.")
     return Outcome({**done._asdict(), "bought": count_with_status(ledger.verdicts, DONE)})
 
