@@ -132,7 +132,7 @@ def states(run: Path, code: int) -> dict[str, tuple[str, str]]:
     """(state, why) by stage, as `status` says."""
     result = metaselect("status", "--json", run=run, code=code).json
     assert result["ok"] is (code == 0)
-    return {row["stage"]: (row["state"], row["why"]) for row in result["stages"]}
+    return {row["stage"]: (row["state"], row["why"] or "") for row in result["stages"]}
 
 
 def tree(root: Path, *, leave: tuple[str, ...] = (".lock",)) -> dict[str, bytes]:

@@ -295,7 +295,7 @@ def test_the_pipelines_status_says_what_people_still_owe(
         capsys.readouterr()
         main(["status", "--json", "--run", str(run.root)])
         stages = json.loads(capsys.readouterr().out)["stages"]
-        return {row["stage"]: row["why"] for row in stages}["annotate"]
+        return {row["stage"]: row["why"] or "" for row in stages}["annotate"]
 
     assert (
         call(run, "import", answers(run, "sample_id,clean_label,annotator\ns0,cat,anna\ns0,dog,ben\n")) == 0

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 from command_line import command, environment, metaselect, run_process
+from data_makers import pictures, write_images
 
 import metaselect as package
 from metaselect.cli.main import CLICK_USAGE_ERROR, app
@@ -161,3 +162,28 @@ def test_the_version_is_the_packages() -> None:
 def test_short_flags_are_the_long_ones(words: tuple[str, ...]) -> None:
     assert metaselect(*words, "-h").out == metaselect(*words, "--help").out
     assert metaselect("-V").out == metaselect("--version").out
+
+
+@pytest.mark.parametrize("words", [(), *COMMANDS])
+def test_help_is_readable_at_80_columns(words: tuple[str, ...]) -> None:
+    """Nothing but an example's command line is wider, and texts have more than half of the width."""
+    shown = metaselect(*words, "--help", env={"COLUMNS": "80"}).out
+    lines = [line for line in shown.splitlines() if not line.startswith("    metaselect ")]
+    assert max(map(len, lines)) <= 80
+    assert "<int>" not in shown
+    assert "(auto" not in shown
+    texts = [len(line) - len(line.lstrip()) for line in lines[3:] if line.startswith(" " * 8)]
+    assert max(texts, default=0) <= 36
+
+
+def test_quiet_leaves_warnings_alone(tmp_path: Path) -> None:
+    data = write_images(tmp_path / "d", pictures(8, ("cat", "dog")))
+    loud = metaselect("ingest", data, run=tmp_path / "loud")
+    quiet = metaselect("ingest", data, "--quiet", run=tmp_path / "quiet")
+    assert "Next: " in loud.err
+    assert quiet.err == ""
+    assert quiet.out.replace(str(tmp_path / "quiet"), str(tmp_path / "loud")) == loud.out
+    (data / "cat/twin.png").write_bytes(next((data / "cat").glob("*.png")).read_bytes())
+    again = metaselect("ingest", data, "-q", run=tmp_path / "twins")
+    assert again.err.startswith("Warning: 2 samples share their content")
+    assert len(again.err.splitlines()) == 1

@@ -115,7 +115,7 @@ def test_a_changed_answer_makes_its_followers_stale_and_they_recompute(
 ) -> None:
     answer(finished, tmp_path / "answers.csv", "simulated", change=3)
     shown = metaselect("status", "--json", run=finished, code=1).json
-    found = {row["stage"]: (row["state"], row["why"]) for row in shown["stages"]}
+    found = {row["stage"]: (row["state"], row["why"] or "") for row in shown["stages"]}
     stale = ("stale", "annotate/meta_set.csv changed since")
     assert found["reweight/auto"] == found["reweight/uniform"] == stale
     assert shown["next"].startswith("metaselect reweight --epochs 8 --lr 0.02")
@@ -130,7 +130,7 @@ def test_a_changed_answer_makes_its_followers_stale_and_they_recompute(
     assert after.startswith("metaselect evaluate ")
     done = metaselect(*shlex.split(after)[1:])
     assert "Recomputing evaluate/test: " in done.err
-    assert metaselect("status", "--json", run=finished).json["next"] == ""
+    assert metaselect("status", "--json", run=finished).json["next"] is None
 
 
 def test_a_second_answer_that_agrees_leaves_everything_up_to_date(finished: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def history(run: Path, name: str = "fsr") -> list[dict[str, str]]:
 
 def test_fsr_needs_no_annotation(warm: Path) -> None:
     result = metaselect(*FSR, "--json", run=warm).json
-    assert (result["bought"], result["bought_accuracy"], result["dead"]) == (0, None, "")
+    assert (result["bought"], result["bought_accuracy"], result["dead"]) == (0, None, None)
     table = pq.read_table(warm / "reweight/fsr/weights.parquet").to_pydict()
     weights = np.array(table["weight"])
     assert len(weights) == 200

@@ -85,7 +85,7 @@ def test_every_stage_prints_one_json_object(finished_once: Path) -> None:
     assert results["select"]["selected"] == BUDGET
     assert results["simulate"]["bought"] == BUDGET
     assert results["reweight"]["bought"] == BUDGET
-    assert results["status"]["next"] == ""
+    assert results["status"]["next"] is None
     assert {stage["state"] for stage in results["status"]["stages"]} == {"done"}
     assert [stage["stage"] for stage in results["status"]["stages"]] == list(STAGES)
 

@@ -39,17 +39,23 @@ def colour_wanted(stream: TextIO) -> bool:
 class Console:
     """The ``Reporter`` of the command line, and the output of results."""
 
-    def __init__(self, progress: ProgressMode = ProgressMode.auto, *, as_json: bool = False) -> None:
+    def __init__(
+        self, progress: ProgressMode = ProgressMode.auto, *, as_json: bool = False, quiet: bool = False
+    ) -> None:
         self.as_json = as_json
-        if progress is ProgressMode.auto:
+        self.quiet = quiet
+        if quiet:
+            progress = ProgressMode.none
+        elif progress is ProgressMode.auto:
             progress = ProgressMode.bar if sys.stderr.isatty() else ProgressMode.plain
         self.progress = progress
         self.colour = colour_wanted(sys.stderr)
         self._started = time.monotonic()
 
     def note(self, message: str) -> None:
-        """Print a sentence on stderr."""
-        self._write_line(message)
+        """Print a sentence on stderr, unless --quiet was given."""
+        if not self.quiet:
+            self._write_line(message)
 
     def warn(self, message: str) -> None:
         """Print a sentence on stderr as a warning."""
@@ -61,7 +67,7 @@ class Console:
         if error.hint:
             self._write_line(error.hint, "  ")
         if self.as_json:
-            failure: Json = {"code": error.code, "message": str(error), "hint": error.hint}
+            failure: Json = {"code": error.code, "message": str(error), "hint": error.hint or None}
             print_json({"ok": False, "schema_version": SCHEMA_VERSION, "error": failure})
 
     def result(self, result: Mapping[str, Json], *, ok: bool = True) -> None:

@@ -19,6 +19,7 @@ from metaselect.cli.flags import (
     OnBadSample,
     OnBadSampleOption,
     ProgressOption,
+    QuietOption,
     SeedOption,
     SplitOption,
 )
@@ -109,6 +110,7 @@ def corrupt(
     allow_outside: AllowOutsideOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the files in OUT.")] = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
     """Make a copy of DATA with label noise or class imbalance, and its true labels, for experiments.
@@ -117,7 +119,7 @@ def corrupt(
 
         metaselect corrupt DATA -o noisy --noise uniform --rate 0.6
     """
-    console = Console(progress, as_json=as_json)
+    console = Console(progress, as_json=as_json, quiet=quiet)
     kind = noise or (NoiseKind.human if labels is not None else NoiseKind.none)
     if rate is None and kind not in (NoiseKind.none, NoiseKind.human):
         raise UsageError(f"--noise {kind} needs --rate.", "Give --rate, from 0 to 1.")

@@ -21,6 +21,7 @@ from metaselect.cli.flags import (
     OnBadSample,
     OnBadSampleOption,
     ProgressOption,
+    QuietOption,
     RunOption,
     SplitOption,
     TrustModelOption,
@@ -70,6 +71,7 @@ def evaluate(
     trust_model: TrustModelOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
     """Compare every model on a labelled test set.
@@ -79,7 +81,7 @@ def evaluate(
 
         metaselect evaluate test.parquet --run RUN --truth truth.csv --json
     """
-    console = Console(progress, as_json=as_json)
+    console = Console(progress, as_json=as_json, quiet=quiet)
     options = EvaluateOptions(
         id_column=id_column,
         label_column=label_column,

@@ -52,7 +52,9 @@ class OnBadSample(StrEnum):
 RunOption = Annotated[
     Path | None, typer.Option("--run", envvar="METASELECT_RUN", help="The run directory.", metavar="RUN")
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0)]
+SeedOption = Annotated[
+    int, typer.Option(help="Seed of all random numbers; another one for a repetition.", min=0)
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Compute again, even if the result exists or an option has changed.")
 ]
@@ -96,6 +98,15 @@ ProfileOption = Annotated[
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print the result as one JSON object on stdout.", rich_help_panel=OUTPUT),
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print no notes and no progress on stderr, only warnings and errors.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 ProgressOption = Annotated[
     ProgressMode, typer.Option(help="How progress is shown on stderr.", rich_help_panel=OUTPUT)
@@ -179,37 +190,44 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         help=f"{', '.join(MODELS)}, a torchvision model such as resnet18, or package.module:factory.",
-        show_default="auto (by the size of images or features)",
+        show_default="auto, by the size of the inputs",
         rich_help_panel=TRAINING,
     ),
 ]
 EpochsOption = Annotated[
     int | None,
     typer.Option(
-        help="Passes over the training set.", show_default="auto (by size)", rich_help_panel=TRAINING
+        help="Passes over the training set.",
+        show_default="auto, by the number of samples",
+        rich_help_panel=TRAINING,
     ),
 ]
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option(help="Samples per batch.", show_default="auto (by size)", rich_help_panel=TRAINING),
+    typer.Option(
+        help="Samples per batch.", show_default="auto, by the number of samples", rich_help_panel=TRAINING
+    ),
 ]
 LearningRateOption = Annotated[
     float | None,
-    typer.Option(help="Largest learning rate of the schedule.", show_default="auto (sgd 0.05, else 0.001)",
+    typer.Option(help="Largest learning rate of the schedule.", show_default="auto: 0.05 of sgd, else 0.001",
                  rich_help_panel=TRAINING),
 ]  # fmt: skip
-OptimiserOption = Annotated[Optimiser, typer.Option(help="Optimiser of the model.", rich_help_panel=TRAINING)]
+OptimiserOption = Annotated[
+    Optimiser, typer.Option(help="Optimiser; adamw is usual for transformers.", rich_help_panel=TRAINING)
+]
 AccumulateOption = Annotated[
     int,
     typer.Option(
-        help="Number of batches whose gradients are averaged for one step.", rich_help_panel=TRAINING
+        help="Batches whose gradients are averaged for one step, where memory holds no larger batch.",
+        rich_help_panel=TRAINING,
     ),
 ]
 MomentumOption = Annotated[
     float | None,
     typer.Option(
         help="Nesterov momentum of SGD.",
-        show_default="auto (warmup 0.9; reweight 0, or 0.9 where auto corrects labels)",
+        show_default="auto: warmup 0.9; reweight 0, or 0.9 with corrected labels",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -217,7 +235,7 @@ WeightDecayOption = Annotated[
     float | None,
     typer.Option(
         help="Weight decay (L2 factor; decoupled with adamw).",
-        show_default="auto (0.0005)",
+        show_default="auto: 0.0005",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -232,8 +250,8 @@ AugmentOption = Annotated[
     bool | None,
     typer.Option(
         "--augment/--no-augment",
-        help="Random crops and flips of the images.",
-        show_default="auto (colour images of 32 px and more)",
+        help="Random crops and flips of the images; not where a flip changes the class.",
+        show_default="auto: colour images from 32 px",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -241,8 +259,8 @@ AmpOption = Annotated[
     bool | None,
     typer.Option(
         "--amp/--no-amp",
-        help="Train in bfloat16 by autocast.",
-        show_default="auto (on CUDA)",
+        help="Train in bfloat16 by autocast, which is faster on GPUs.",
+        show_default="auto: on CUDA",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -23,6 +23,7 @@ from metaselect.cli.flags import (
     OnBadSampleOption,
     PixelRangeOption,
     ProgressOption,
+    QuietOption,
     RunOption,
     SeedOption,
     SplitOption,
@@ -73,6 +74,7 @@ def ingest(
     classes: ClassesOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
     """Read DATA into a run directory; `warmup DATA` does this as its first step.
@@ -80,7 +82,7 @@ def ingest(
     Example:
         metaselect ingest train.parquet --run RUN
     """
-    console = Console(progress, as_json=as_json)
+    console = Console(progress, as_json=as_json, quiet=quiet)
     options = IngestOptions(
         id_column=id_column,
         label_column=label_column,

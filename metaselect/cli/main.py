@@ -1,6 +1,7 @@
 """The program: its commands, their order, and the conversion of exceptions to exit codes."""
 
 import errno
+import inspect
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from metaselect import __version__
 from metaselect.cli.console import Console
@@ -22,6 +23,15 @@ IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 # Typer contains a copy of Click and does not export the base class of its usage errors, which is this one.
 CLICK_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
+METAVARS = {
+    "<int>": "N",
+    "<int range>": "N",
+    "<float>": "X",
+    "<float range>": "X",
+    "<str>": "TEXT",
+    "<path>": "PATH",
+}
+"""Typer's words for the kinds of values, and ours."""
 COMMAND_ORDER = (*(entry.command for entry in STAGES), "status", "verify", "corrupt")
 
 
@@ -33,12 +43,46 @@ class WorkflowOrder(TyperGroup):
         return sorted(super().list_commands(ctx), key=COMMAND_ORDER.index)
 
 
+class SectionedHelp(TyperCommand):
+    """A command whose help lists its options by section, in two columns that a terminal of 80 columns has room for."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the docstring: prose filled to the width, command lines as they are."""
+        del ctx
+        with formatter.indentation():
+            for paragraph in inspect.cleandoc(self.help or "").split("\n\n"):
+                prose = [line for line in paragraph.splitlines() if not line.startswith(" ")]
+                if prose:
+                    formatter.write_paragraph()
+                    formatter.write_text(" ".join(prose))
+                for line in paragraph.splitlines()[len(prose) :]:
+                    formatter.write(f"    {line.strip()}\n")
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, and each section of options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if record is not None:
+                panel = getattr(parameter, "rich_help_panel", None)
+                names, text = record
+                for shown, metavar in METAVARS.items():
+                    names = names.replace(shown, metavar)
+                # Typer puts a default that is a rule into parentheses of its own.
+                text = re.sub(r"\[default: \((.*)\)(?=[];])", r"[default: \1", text)
+                sections.setdefault(panel or kind, []).append((names, text))
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 app = typer.Typer(
     name="metaselect",
     cls=WorkflowOrder,
     no_args_is_help=True,
     add_completion=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help=(
@@ -77,12 +121,15 @@ def _register() -> None:
     """Add all commands to ``app``."""
     from metaselect.cli import corrupt, evaluate, ingest, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms, serve, votes
+    from metaselect.cli.annotate.group import group
 
     for module in (
         *(ingest, warmup, select, forms, votes, serve),
         *(reweight, evaluate, status, verify, corrupt),
     ):
         module.register(app)
+    for registered in (*app.registered_commands, *group.registered_commands):
+        registered.cls = SectionedHelp
 
 
 _register()
@@ -143,7 +190,10 @@ def _usage_error(error: Any) -> UsageError:
     message = error.format_message().replace(
         "Value error, ", ""
     )  # the type's name, which Typer puts before a choice
-    return UsageError(message or "The command is missing.", hint)
+    if message.startswith("Usage: "):  # without a command, the error's text is the help
+        print(message)
+        message = "The command is missing."
+    return UsageError(message, hint)
 
 
 def _system_error(error: Exception) -> MetaSelectError | None:

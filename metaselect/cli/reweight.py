@@ -25,6 +25,7 @@ from metaselect.cli.flags import (
     OptimiserOption,
     ProfileOption,
     ProgressOption,
+    QuietOption,
     ReweightMethod,
     RunOption,
     Schedule,
@@ -66,7 +67,7 @@ def reweight(
         int | None,
         typer.Option(
             help="Bought samples in each meta batch; for fsr, samples of its dictionary.",
-            show_default="auto (all, at most the batch size; fsr: 2 times that, long-tail 8)",
+            show_default="auto: all, at most the batch size; fsr more",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -91,6 +92,7 @@ def reweight(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
     """Train a model, and learn a weight for every sample of the training set.
@@ -109,7 +111,7 @@ def reweight(
 
         metaselect reweight --run RUN --method fsr --profile long-tail
     """
-    console = Console(progress, as_json=as_json)
+    console = Console(progress, as_json=as_json, quiet=quiet)
     if option == ["help"]:
         print_method_options(console, method, REWEIGHTERS[method])
         return

@@ -14,6 +14,7 @@ from metaselect.cli.flags import (
     MethodOption,
     ProfileOption,
     ProgressOption,
+    QuietOption,
     RunOption,
     SeedOption,
     SelectMethod,
@@ -36,7 +37,10 @@ def select(
     run: RunOption = None,
     budget: Annotated[int | None, typer.Option(help="Number of labels to buy in this round.")] = None,
     method: Annotated[
-        SelectMethod, typer.Option(help="Selection method; auto chooses one by the data.")
+        SelectMethod,
+        typer.Option(
+            metavar="METHOD", help=f"{', '.join(SELECTORS)}; or auto, which chooses one by the data."
+        ),
     ] = SelectMethod(AUTO_SELECTOR),
     option: MethodOption = None,
     profile: ProfileOption = None,
@@ -56,7 +60,10 @@ def select(
         ),
     ] = 0.0,
     min_per_class: Annotated[
-        int, typer.Option(help="Least number of samples of each given class.", show_default="none")
+        int,
+        typer.Option(
+            help="Least number of samples of each given class, where some are rare.", show_default="none"
+        ),
     ] = 0,
     replace_unusable: Annotated[
         bool,
@@ -94,6 +101,7 @@ def select(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
     """Choose the samples whose labels to buy.
@@ -111,7 +119,7 @@ def select(
 
         metaselect select --run RUN --explain 4711
     """
-    console = Console(progress, as_json=as_json)
+    console = Console(progress, as_json=as_json, quiet=quiet)
     if option == ["help"]:
         if method == AUTO_SELECTOR:
             raise UsageError(

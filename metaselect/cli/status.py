@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from metaselect.cli.console import Console
-from metaselect.cli.flags import JsonOption, RunOption
+from metaselect.cli.flags import JsonOption, QuietOption, RunOption
 from metaselect.cli.results import finish, print_model_choice, print_noise_estimate
 from metaselect.run.layout import Run
 
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command()(status)
 
 
-def status(run: RunOption = None, as_json: JsonOption = False) -> None:
+def status(run: RunOption = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Show which stages are done, which are stale and why, and the next command; exits 1 if a stage is stale.
 
     Examples:
@@ -23,7 +23,7 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
 
         metaselect status --run RUN --json
     """
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet)
     run_directory = Run.at(run)
     from metaselect.stages.status import status as run_status
 
@@ -31,7 +31,7 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
     result: Any = outcome.result
     console.table(
         ("stage", "state", "why"),
-        [(row["stage"], row["state"], row["why"]) for row in result["stages"]],
+        [(row["stage"], row["state"], row["why"] or "") for row in result["stages"]],
         title=f"{run_directory.root}: {'?' if result['bought'] is None else result['bought']} labels bought",
     )
     print_noise_estimate(console, result["noise_estimate"])

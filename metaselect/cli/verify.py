@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console
-from metaselect.cli.flags import JsonOption, RunOption, TrustModelOption
+from metaselect.cli.flags import JsonOption, QuietOption, RunOption, TrustModelOption
 from metaselect.cli.results import finish
 from metaselect.records import Outcome
 from metaselect.run.layout import Run
@@ -26,6 +26,7 @@ def verify(
     ] = False,
     trust_model: TrustModelOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Check every file of the run against the hash that its stage recorded.
 
@@ -36,7 +37,7 @@ def verify(
 
     --rerun finds files that the stages were given by relative paths from the folder where it is started.
     """
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet)
     run_directory = Run.at(run, trust_model=trust_model)
     from metaselect.stages.status import verify as run_verify
 

@@ -35,6 +35,7 @@ from metaselect.cli.flags import (
     OptimiserOption,
     PixelRangeOption,
     ProgressOption,
+    QuietOption,
     RunOption,
     Schedule,
     ScheduleOption,
@@ -96,7 +97,7 @@ def warmup(
         typer.Option(
             metavar="N",
             help="Parts of the pool, each predicted by a further model that is trained on the others; 0: none.",
-            show_default="auto (2; linear 5; 0 for large pools)",
+            show_default="auto: 2; linear 5; large pools 0",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -124,6 +125,7 @@ def warmup(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
     """Fit a model to the given labels, and keep checkpoints for selection.
@@ -136,7 +138,7 @@ def warmup(
 
         metaselect warmup --run RUN --model resnet32 --epochs 30
     """
-    console = Console(progress, as_json=as_json)
+    console = Console(progress, as_json=as_json, quiet=quiet)
     options = WarmupOptions(
         model=model,
         epochs=epochs,

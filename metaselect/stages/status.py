@@ -61,7 +61,7 @@ def status(run: Run, report: Reporter) -> Outcome:
     bad = [state for state in states if state.state in (STALE, DAMAGED)]
     votes_damaged = any(state.stage == ANNOTATE.name() for state in bad)
     bought = {} if votes_damaged else bought_samples(view.require_ledger())
-    listed: list[Json] = [state._asdict() for state in states]
+    listed: list[Json] = [{**state._asdict(), "why": state.why or None} for state in states]
     return Outcome(
         {
             "run": str(run.root),
@@ -69,7 +69,7 @@ def status(run: Run, report: Reporter) -> Outcome:
             "bought": None if votes_damaged else sum(status == ANSWERED for status in bought.values()),
             "noise_estimate": _noise(run, view),
             "take": _model_to_take(run, states),
-            "next": next_command(run, states, open_work, view),
+            "next": next_command(run, states, open_work, view) or None,
         },
         unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
     )

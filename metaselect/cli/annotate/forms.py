@@ -9,7 +9,7 @@ import typer
 from metaselect.annotation.formats.detect import AUTO
 from metaselect.cli.annotate.group import LatestRound, group, print_counts
 from metaselect.cli.console import Console
-from metaselect.cli.flags import JsonOption, RunOption
+from metaselect.cli.flags import JsonOption, QuietOption, RunOption
 from metaselect.cli.results import finish
 from metaselect.errors import UsageError
 from metaselect.options import ExportOptions, ImportOptions
@@ -71,6 +71,7 @@ def export(
     ] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Replace a form, unless it holds answers.")] = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Write a form with the selected samples, for people to fill in.
 
@@ -89,7 +90,7 @@ def export(
 
     if as_json and output == "-":
         raise UsageError("--json and -o - both want stdout.", "Name a file with -o.")
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet)
     options = ExportOptions(
         output=output,
         round=round_number,
@@ -129,6 +130,7 @@ def import_(
     ] = False,
     form: ReadFormatOption = ANY,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Take the answers of a filled-in form; again is harmless, in parts is fine.
 
@@ -149,7 +151,7 @@ def import_(
     """  # fmt: skip
     from metaselect.stages.annotate import exchange as stage
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet)
     options = ImportOptions(
         round=round_number,
         outside_round=outside_round,

@@ -31,7 +31,7 @@ COUNTS = {
     "replaced": "new votes in place of another answer of the same annotator",
     "bought": "labels bought so far",
 }
-group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Labels out to people, and back.")
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Labels out to people, and back.")
 
 
 def print_counts(console: Console, result: Mapping[str, Json]) -> None:

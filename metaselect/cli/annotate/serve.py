@@ -8,7 +8,7 @@ import typer
 
 from metaselect.cli.annotate.group import LatestRound, group
 from metaselect.cli.console import Console
-from metaselect.cli.flags import JsonOption, RunOption
+from metaselect.cli.flags import JsonOption, QuietOption, RunOption
 from metaselect.records import Json
 from metaselect.run.layout import Run
 
@@ -29,6 +29,7 @@ def serve(
         str, typer.Option(metavar="NAME", help="Who answers.", show_default="the page asks")
     ] = "",
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Label a round on a local page, with the mouse or the keyboard alone; Ctrl-C ends it.
 
@@ -42,7 +43,7 @@ def serve(
     """  # fmt: skip
     from metaselect.stages.annotate import serve as stage
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet)
 
     def ready(found: Mapping[str, Json]) -> None:
         console.line(str(found["url"]))

@@ -10,7 +10,7 @@ from metaselect.annotation.consensus import METHODS
 from metaselect.annotation.simulation import SimulateOptions
 from metaselect.cli.annotate.group import LatestRound, group, print_counts
 from metaselect.cli.console import Console
-from metaselect.cli.flags import JsonOption, RunOption, SeedOption
+from metaselect.cli.flags import JsonOption, QuietOption, RunOption, SeedOption
 from metaselect.cli.results import finish, print_noise_estimate
 from metaselect.run.artefacts import IMPORTS
 from metaselect.run.layout import Run
@@ -40,6 +40,7 @@ def simulate(
     skip_rate: Annotated[float, typer.Option(metavar="RATE", help="Of answers that are skipped.")] = 0.0,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Answer a round from a truth file (for experiments), perfectly or as people would.
 
@@ -52,7 +53,7 @@ def simulate(
     """
     from metaselect.stages.annotate import simulate as stage
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet)
     options = SimulateOptions(
         round=round_number,
         error_rate=error_rate,
@@ -66,7 +67,7 @@ def simulate(
     finish(console, outcome)
 
 
-def status(run: RunOption = None, as_json: JsonOption = False) -> None:
+def status(run: RunOption = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Show how far each round is, who answered how, and what is in conflict; changes nothing.
 
     "as the consensus": samples that others answered too. "as before": samples that a form showed twice.
@@ -79,7 +80,7 @@ def status(run: RunOption = None, as_json: JsonOption = False) -> None:
     from metaselect.annotation.votes import STATUSES
     from metaselect.stages.annotate import votes as stage
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet)
     progress = stage.status(Run.at(run))
     console.table(RoundProgress._fields, [[str(value) for value in each] for each in progress.rounds])
     if progress.annotators:
@@ -115,6 +116,7 @@ def consensus(
         typer.Option(help="How votes become labels, from now on.", show_default="as it is: majority"),
     ] = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Choose how the votes of several annotators become one label, and show what that changes.
 
@@ -127,7 +129,7 @@ def consensus(
     """
     from metaselect.stages.annotate import votes as stage
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet)
     outcome = stage.consensus(Run.at(run), method and method.value, console)
     found: Any = outcome.result
     console.line(f"Consensus by {found['method']}: {found['bought']} labels bought, {found['tied']} ties.")
@@ -149,6 +151,7 @@ def undo(
         ),
     ] = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Take an import back: what was answered before it counts again.
 
@@ -160,7 +163,7 @@ def undo(
     """
     from metaselect.stages.annotate import votes as stage
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet)
     outcome = stage.undo(Run.at(run), number, console)
     done = outcome.result
     console.line(f"Undid import {done['number']} ({done['file']}): {done['votes']} votes.")

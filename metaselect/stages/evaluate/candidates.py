@@ -69,7 +69,7 @@ def candidates(run: Run) -> list[Candidate]:
                 WEIGHTS.path(name=name),
                 CROSS_FIT.path(name=name) if CROSS_FIT.within() in record.outputs else "",
                 str(record.key.options["method"]),
-                record.details["result"]["dead"],
+                record.details["result"]["dead"] or "",
             )
         )
     return models

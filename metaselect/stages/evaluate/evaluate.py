@@ -194,7 +194,7 @@ def _judge(
         if candidate.table:
             found |= weight_scores(run, candidate.name, pool, truth, k)
             wrong = wrong_labels(run, candidate.name, setup.rounds) if candidate.cross_fit else None
-            found |= {"wrong_labels": wrong and wrong._asdict(), "dead": candidate.dead}
+            found |= {"wrong_labels": wrong and wrong._asdict(), "dead": candidate.dead or None}
             found["against_baseline"] = None
         else:
             names = [other.name for other in setup.models if other.table]

@@ -154,7 +154,7 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dic
         "bought": len(setup.meta_set.bought),
         "bought_accuracy": after.accuracy if len(setup.meta_set.bought) else None,
         "zero_batches": zero_batches,
-        "dead": dead,
+        "dead": dead or None,
     }
 
 

@@ -115,7 +115,7 @@ def explain(run: Run, sample_id: str) -> Outcome:
             else _unscored_reason(latest, sample_id, already_bought=bought or bool(earlier)),
             "earlier": earlier,
             "bought": bought,
-            "answer": consensus and consensus._asdict(),
+            "answer": consensus and {**consensus._asdict(), "clean_label": consensus.clean_label or None},
         }
     )
 
