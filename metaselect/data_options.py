@@ -91,11 +91,13 @@ class EvaluateOptions(ReadOptions):
     Attributes:
         name: the folder below ``evaluate/``; None: from the test set's file name.
         k: how many of the first samples of a ranking are judged; None: as many as there are wrong labels.
+        leave_out_overlap: judge the models without the test samples that are in the pool too.
     """
 
     truth: Path | None = not_in_key(None)
     name: str | None = not_in_key(None)
     k: int | None = None
+    leave_out_overlap: bool = False
     device: str = not_in_key("auto")
     force: bool = not_in_key(False)
 

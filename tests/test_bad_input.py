@@ -234,15 +234,19 @@ def test_a_device_that_is_not_there_is_refused(warm: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_truth_that_lacks_samples_is_refused(tmp_path: Path, finished: Path) -> None:
+def test_the_truth_of_other_data_is_refused(tmp_path: Path, finished: Path) -> None:
     lines = TRUTH.read_text().splitlines()
-    path = tmp_path / "half.csv"
-    path.write_text("\n".join(lines[:2]) + "\n")
+    path = tmp_path / "other.csv"
+    path.write_text("\n".join([lines[0], f"x{lines[1]}"]) + "\n")
     refusal(metaselect("evaluate", TEST, "--truth", path, run=finished, code=4), "truth is other data")
     fresh = metaselect("evaluate", TEST, "--truth", path, "--name", "fresh", run=finished, code=3)
-    refusal(fresh, str(path), "no clean_label for", f"of {LIMIT}", "truth file of the data set")
+    refusal(fresh, str(path), f"none of the {LIMIT} samples", "truth file of the data set")
     shutil.rmtree(finished / "annotate")
-    refusal(metaselect("annotate", "simulate", path, run=finished, code=3), str(path), f"{BUDGET} samples")
+    refusal(
+        metaselect("annotate", "simulate", path, run=finished, code=3),
+        str(path),
+        f"none of the {BUDGET} samples",
+    )
 
 
 def test_a_model_that_cannot_start_from_the_warm_up_is_refused(finished: Path) -> None:

@@ -6,7 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from metaselect.annotation.formats.base import Answer
-from metaselect.annotation.votes import DONE, SKIP
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP
 from metaselect.errors import DataError, UsageError
 from metaselect.options import require_range
 from metaselect.random import uniform
@@ -53,7 +53,7 @@ def simulated_answers(
     """The answers of the simulated annotators; each has its own random stream, so that none depends on another.
 
     Args:
-        labels: the true class by id, in the order in which they are answered.
+        labels: the true class by id, in the order in which they are answered; empty: the sample is unusable.
         rates: of ``error_rates``.
         classes: K names.
         batch_id: of the answers.
@@ -99,6 +99,8 @@ def _answers(
             and uniform(options.seed, "simulate", "skip", who, sample_id) < options.skip_rate
         ):
             yield row, sample_id, "", SKIP
+        elif not label:
+            yield row, sample_id, "", BAD_SAMPLE
         elif label in cumulative:
             # Scaled by the last sum, which rounding may leave a little below 1.
             draw = uniform(options.seed, "simulate", "answer", who, sample_id) * cumulative[label][-1]

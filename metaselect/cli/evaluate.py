@@ -44,7 +44,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE.csv",
-            help="True labels of the training set (sample_id, clean_label), to evaluate the weights.",
+            help="True labels of training samples (sample_id, clean_label), to evaluate the weights.",
         ),
     ] = None,
     name: Annotated[
@@ -58,6 +58,10 @@ def evaluate(
             show_default="the number of wrong labels",
         ),
     ] = None,
+    leave_out_overlap: Annotated[
+        bool,
+        typer.Option("--leave-out-overlap", help="Leave out test samples that are in the training set too."),
+    ] = False,
     id_column: IdColumnOption = None,
     label_column: LabelColumnOption = "label",
     image_column: ImageColumnOption = "image",
@@ -95,6 +99,7 @@ def evaluate(
         truth=truth,
         name=name,
         k=k,
+        leave_out_overlap=leave_out_overlap,
         device=device,
         force=force,
     )
@@ -126,7 +131,7 @@ def _print_table(console: Console, result: Mapping[str, Any]) -> None:
         title=f"{result['test']}: {result['test_samples']} samples",
     )
     if "noise" in result:
-        console.line(f"Measured noise rate: {result['noise']['measured_rate']:.2%}")
+        console.line(_noise(result["noise"]))
     print_noise_estimate(console, result.get("noise_estimate"))
     for name, metrics in result["reweight"].items():
         if metrics["wrong_labels"]:
@@ -134,6 +139,15 @@ def _print_table(console: Console, result: Mapping[str, Any]) -> None:
             print_wrong_labels(console, metrics["wrong_labels"])
         _warn_of_worse(console, name, metrics)
     print_model_choice(console, result)
+
+
+def _noise(noise: Mapping[str, Any]) -> str:
+    """The sentence on the labels that a truth file calls wrong, and on the samples that it says nothing of."""
+    others = [f"{noise['unusable']} are unusable"] * bool(noise["unusable"])
+    others += [f"{noise['not_in_truth']} are not in the truth file"] * bool(noise["not_in_truth"])
+    left_out = f"; of the others, {' and '.join(others)}" if others else ""
+    rate = _format_number(noise["measured_rate"], "{:.2%}")
+    return f"Measured noise rate: {rate} of {noise['samples']} samples{left_out}"
 
 
 def _warn_of_worse(console: Console, name: str, metrics: Mapping[str, Any]) -> None:

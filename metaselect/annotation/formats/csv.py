@@ -8,6 +8,8 @@ from operator import itemgetter
 from typing import TextIO
 
 from metaselect.annotation.formats.base import FILLED_IN, GIVEN, NO_IMAGES, STDOUT, Answer, Form
+from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
+from metaselect.data.classes import class_form
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv, read_delimiter
 
@@ -25,6 +27,7 @@ OWN_COLUMNS = frozenset(
     )
 )
 """Columns of forms and of the tables that are read; text in others may be answers that were not understood."""
+UNUSABLE = "unusable"  # in truth files, another word for the status bad_sample
 REMEDY = "Save it as CSV UTF-8 with the columns sample_id and clean_label."
 
 
@@ -120,19 +123,37 @@ def read_header(content: bytes) -> list[str]:
 
 
 def read_truth(content: bytes, name: str) -> dict[str, str]:
-    """True labels by id from a CSV with `sample_id` (or `id`) and `clean_label`; other columns are ignored.
+    """True labels by id from a CSV with `sample_id` (or `id`), `clean_label` and, if there is one, `status`.
+
+    A label is empty where the sample is unusable: its status says so, or there is neither a status nor a label. Rows
+    whose status is skip or unsure are left out: they say nothing. Other columns are ignored.
 
     Raises:
-        DataError: as ``CsvFormat.read``, a row without an id, or an id with two labels.
+        DataError: as ``CsvFormat.read``, a row without an id, an id with two labels, a status that there is not, or
+            one of done without a label.
     """
     found: dict[str, str] = {}
     for answer in CsvFormat().read(content, name):
         if not answer.sample_id.strip():
             raise DataError(f"{name}:{answer.row} has no sample_id.", REMEDY)
-        if found.setdefault(answer.sample_id, answer.clean_label) != answer.clean_label:
+        status = answer.status.lower()
+        if status not in ("", *STATUSES, UNUSABLE):
             raise DataError(
-                f"{name}:{answer.row}: {answer.sample_id} has two labels, {found[answer.sample_id]!r} and "
-                f"{answer.clean_label!r}.",
+                f"{name}:{answer.row}: there is no status {answer.status!r} ({answer.sample_id}).",
+                f"Use one of {', '.join(STATUSES)}, or leave it empty.",
+            )
+        if status in (SKIP, UNSURE):
+            continue
+        label = "" if status in (BAD_SAMPLE, UNUSABLE) else class_form(answer.clean_label)
+        if status == DONE and not label:
+            raise DataError(
+                f"{name}:{answer.row}: the status is done but there is no clean_label ({answer.sample_id}).",
+                "Fill in the label, or set the status to bad_sample.",
+            )
+        if found.setdefault(answer.sample_id, label) != label:
+            raise DataError(
+                f"{name}:{answer.row}: {answer.sample_id} has two labels, {found[answer.sample_id] or UNUSABLE!r} and "
+                f"{label or UNUSABLE!r}.",
                 "A truth file names each sample once.",
             )
     return found

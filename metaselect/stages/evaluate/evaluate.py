@@ -48,7 +48,7 @@ from metaselect.run.stage import Stage, Work
 from metaselect.run.tables import read_parquet, write_parquet
 from metaselect.stages.evaluate.candidates import Candidate, candidates, predict_with
 from metaselect.stages.evaluate.choice import Judged, against_baseline, choose
-from metaselect.stages.evaluate.label_issues import true_labels, warmup_scores, weight_scores
+from metaselect.stages.evaluate.label_issues import Truth, read_pool_truth, warmup_scores, weight_scores
 from metaselect.stages.freshness import DAMAGED, DEAD, STALE, AnnotationView, state_of
 from metaselect.stages.wrong_labels import wrong_labels
 from metaselect.training.device import choose_device
@@ -152,23 +152,27 @@ def _evaluate_models(test: Path, setup: EvaluationSetup, work: Work, report: Rep
     shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted command
     samples, hashes = read_test_set(test, options, pool, scratch, report)
     work.details["test_content"] = _content(samples, hashes)
-    _warn_of_pool_images(setup.run, hashes, report)
-    truth = None if options.truth is None else true_labels(options.truth, pool)
-    judged, scores = _judge(setup, samples, truth)
+    overlap = _overlap(setup, hashes, report)
+    kept = np.flatnonzero(~overlap if options.leave_out_overlap else np.ones(len(samples), bool))
+    if not len(kept):
+        raise DataError(f"Every sample of {test} is in the pool too.", "Name another test set.")
+    truth = None if options.truth is None else read_pool_truth(options.truth, pool)
+    judged, scores = _judge(setup, samples, kept, truth)
     metrics: dict[str, Json] = {
-        "test_samples": len(samples),
+        "test_samples": len(kept),
+        "overlap": int(overlap.sum()),
         "classes": list(pool.classes),
         "warmup": scores.pop(WARMUP.kind),
         "take": choose(judged)._asdict(),
         "reweight": scores,
     }
     if truth is not None:
-        metrics["noise"] = {"measured_rate": float((truth != pool.labels).mean()), "samples": len(pool)}
+        metrics["noise"] = truth.noise(pool.labels)
     if setup.noise is not None:
         metrics["noise_estimate"] = setup.noise._asdict()
     columns: dict[str, Any] = {
-        "sample_id": pa.array(samples.sample_ids, pa.string()),
-        "label": _names(pool, samples.labels),
+        "sample_id": pa.array([samples.sample_ids[place] for place in kept.tolist()], pa.string()),
+        "label": _names(pool, samples.labels[kept]),
         **{f"predicted_{each.candidate.name}": _names(pool, each.predicted) for each in judged},
     }
     del samples  # it maps an array of the scratch folder, which is deleted below
@@ -181,16 +185,17 @@ def _evaluate_models(test: Path, setup: EvaluationSetup, work: Work, report: Rep
 
 
 def _judge(
-    setup: EvaluationSetup, samples: Dataset, truth: np.ndarray | None
+    setup: EvaluationSetup, samples: Dataset, kept: np.ndarray, truth: Truth | None
 ) -> tuple[list[Judged], dict[str, Json]]:
     """Every model with its predictions of the test set, the warm-up first; and the scores by name."""
     run, pool, k = setup.run, setup.pool, setup.options.k
+    labels = samples.labels[kept]
     judged: list[Judged] = []
     scores: dict[str, Any] = {}
     for candidate in setup.models:
-        predicted = predict_with(run, candidate, samples, setup.device).predicted.cpu().numpy()
-        judged.append(Judged(candidate, predicted, predicted == samples.labels))
-        found = _scores(samples.labels, predicted, pool)
+        predicted = predict_with(run, candidate, samples, setup.device).predicted.cpu().numpy()[kept]
+        judged.append(Judged(candidate, predicted, predicted == labels))
+        found = _scores(labels, predicted, pool)
         if candidate.table:
             found |= weight_scores(run, candidate.name, pool, truth, k)
             wrong = wrong_labels(run, candidate.name, setup.rounds) if candidate.cross_fit else None
@@ -216,11 +221,17 @@ def _scores(labels: np.ndarray, predicted: np.ndarray, pool: Dataset) -> dict[st
     }
 
 
-def _warn_of_pool_images(run: Run, hashes: list[str], report: Reporter) -> None:
-    known = set(read_parquet(run, SAMPLES, ["content_hash"])[0].to_pylist())
-    shared = sum(digest in known for digest in hashes)
-    if shared:
-        report.warn(f"{shared} of {len(hashes)} test samples are in the pool too: the figures flatter.")
+def _overlap(setup: EvaluationSetup, hashes: Sequence[str], report: Reporter) -> np.ndarray:
+    """(n',) bool: test samples whose content is in the pool too; with a note or warning where there are any."""
+    known = set(read_parquet(setup.run, SAMPLES, ["content_hash"])[0].to_pylist())
+    shared = np.array([digest in known for digest in hashes])
+    if shared.any():
+        count = f"{int(shared.sum())} of {len(hashes)} test samples are in the pool too"
+        if setup.options.leave_out_overlap:
+            report.note(f"{count}; they are left out.")
+        else:
+            report.warn(f"{count}: the figures flatter. --leave-out-overlap judges the models on the others.")
+    return shared
 
 
 def _names(pool: Dataset, positions: np.ndarray) -> pa.Array:
