@@ -160,6 +160,24 @@ def test_where_every_sample_is_bad_the_first_reason_and_the_list_are_there(tmp_p
     assert f"the first of {N}: {blank}, row 2, id i0: it has no label" in done.err
 
 
+@pytest.mark.parametrize("fault", ["missing", "damaged"])
+def test_a_bad_image_is_found_before_others_are_decoded(tmp_path: Path, fault: str) -> None:
+    images = write_images(tmp_path, pictures(N, ("cat", "dog")))
+    rows = [
+        (f"i{n}", path.relative_to(images), path.parent.name) for n, path in enumerate(images.glob("*/*.png"))
+    ]
+    last = images / rows[-1][1]
+    last.unlink() if fault == "missing" else last.write_bytes(b"GIF89a")
+    data = write_rows(images / "m.csv", ["id", "image", "label"], rows)
+    done = metaselect("ingest", data, run=tmp_path / "run", code=3)
+    assert f"m.csv, row {N + 1}, id i{N - 1}: " in done.err
+    assert not list((tmp_path / "run").rglob("resume*"))
+    # A failed attempt that did nothing is not mentioned.
+    again = metaselect("ingest", data, "--on-bad-sample", "skip", "--json", run=tmp_path / "run")
+    assert again.json["skipped"] == 1
+    assert "unfinished" not in again.err
+
+
 def test_a_table_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     assert (

@@ -166,6 +166,11 @@ def test_bad_samples_stop_with_their_name_or_are_listed(tmp_path: Path) -> None:
     assert ears.warnings == [f"3 bad samples were left out: {run.path('data/skipped.csv')}"]
     rows[6] = ("i006", rows[6][1], "cat")
     write_rows(data, ["id", "image", "label"], rows)
+    # A look at each file finds what is missing; that an image is cut off shows when it is decoded.
+    with pytest.raises(DataError, match=r"row 7, id i005: the file cat/gone\.png does not exist"):
+        made(data, tmp_path / "s")
+    rows[5] = ("i005", rows[4][1], "cat")
+    write_rows(data, ["id", "image", "label"], rows)
     with pytest.raises(DataError, match=r"row 5, id i003: the image cannot be decoded"):
         made(data, tmp_path / "s")
 

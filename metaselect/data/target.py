@@ -7,6 +7,7 @@ import numpy as np
 from metaselect.data.depth import PixelRange, PixelValues
 from metaselect.data.images import COLOUR, GREY, Shape, deep_values, probe
 from metaselect.data.listing import Listing
+from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.store import FEATURES, IMAGES
 from metaselect.records import Reporter
 
@@ -58,12 +59,18 @@ class Headers:
     values: PixelValues = field(default_factory=PixelValues)
 
 
-def read_headers(listing: Listing, report: Reporter) -> Headers:
-    """The headers of all kept images; unusable ones are reported when they are decoded."""
+def read_headers(listing: Listing, bad: BadSamples, report: Reporter) -> Headers:
+    """The headers of all kept images; unusable ones are left out here, and listed when they are decoded.
+
+    Raises:
+        DataError: an image is unusable and the policy is to stop, before the others are decoded.
+    """
     found = Headers()
     with report.track(int(listing.keep.sum()), "Looking at images", "images") as advance:
-        for _, content in listing.source.contents(listing.keep):
+        for position, content in listing.source.contents(listing.keep):
             shape = probe(content) if isinstance(content, bytes) else content
+            if isinstance(shape, UnusableContent) and not bad.skip:
+                bad.add(listing.bad(position, shape.reason))
             if isinstance(content, bytes) and isinstance(shape, Shape):
                 found.sizes[shape.size] = found.sizes.get(shape.size, 0) + 1
                 found.grey = found.grey and shape.grey
@@ -75,7 +82,7 @@ def read_headers(listing: Listing, report: Reporter) -> Headers:
 
 
 def choose_target(
-    listing: Listing, size: int | None, pixel_range: PixelRange | None, report: Reporter
+    listing: Listing, size: int | None, pixel_range: PixelRange | None, bad: BadSamples, report: Reporter
 ) -> Target:
     """The stored form of a pool's samples, from the headers of its images.
 
@@ -85,11 +92,12 @@ def choose_target(
         listing: the samples.
         size: pixels, in place of that rule.
         pixel_range: in place of the rule of ``PixelValues.range``.
+        bad: what to do with images that cannot be used.
         report: notes, warnings and progress.
     """
     if listing.source.task != IMAGES:
         return Target(listing.source.task, (), "", listing.source.width())
-    found = read_headers(listing, report)
+    found = read_headers(listing, bad, report)
     scale = pixel_range or found.values.range()
     if scale is not None and found.values.count:
         report.note(

@@ -58,7 +58,7 @@ def read_test_set(
         raise bad.none_left(path)
     scratch.mkdir(parents=True, exist_ok=True)
     if preprocess.pixel_range is not None:
-        for remark in read_headers(listing, report).values.remarks(preprocess.pixel_range):
+        for remark in read_headers(listing, bad, report).values.remarks(preprocess.pixel_range):
             report.warn(f"{path}: {remark}")
     target = Target(source.task, preprocess.size, preprocess.mode, width, preprocess.pixel_range)
     arrays = fill(listing, Journal(target), scratch, bad, report)

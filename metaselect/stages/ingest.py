@@ -193,7 +193,7 @@ def _build(
     journal = Journal.read(work.folder, int(listing.keep.sum())) if work.resumed else None
     if journal is None:
         scale = None if options.pixel_range is None else PixelRange(*options.pixel_range)
-        journal = Journal(choose_target(listing, options.image_size, scale, report))
+        journal = Journal(choose_target(listing, options.image_size, scale, bad, report))
     else:
         done = int(listing.keep[: journal.done].sum())
         report.note(f"Resuming at sample {done + 1} of {int(listing.keep.sum())}.")
