@@ -53,7 +53,9 @@ def test_ids_and_labels_alone_make_a_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = metaselect("ingest", manifest(tmp_path / "m.csv"), run=run)
     assert done.out == f"{run / 'data'}: 12 samples, 3 classes, ids and labels alone\n"
-    assert done.err == f"Next: metaselect select --budget 50 --features FILE --run {run}\n"
+    warning, following = done.err.splitlines()
+    assert "ids and labels alone are taken (--image-column sample_id --image-folder DIR" in warning
+    assert following == f"Next: metaselect select --budget 50 --features FILE --run {run}"
     assert json.loads((run / "run.json").read_text())["task"] == "external"
     described: dict[str, object] = {
         "task": "external",
@@ -113,8 +115,11 @@ def test_ids_can_be_numbers_and_subsets_and_bad_rows_are_as_ever(tmp_path: Path)
     table = pa.table({"key": [30, 4, 100, 5], "label": ["a", "b", None, "b"]})
     pq.write_table(table, tmp_path / "m.parquet")
     words = ("ingest", tmp_path / "m.parquet", "--id-column", "key")
+    done = metaselect(*words, "--json", run=tmp_path / "all")
+    assert (done.json["n"], done.json["unlabelled"]) == (4, 1)
+    pq.write_table(table.set_column(0, "key", pa.array([30, 4, None, 5])), tmp_path / "m.parquet")
     error, _ = remedy(metaselect(*words, run=tmp_path / "run", code=3))
-    assert "row 3, id 100: it has no label." in error
+    assert "row 3: it has no id." in error
     done = metaselect(*words, "--on-bad-sample", "skip", "--limit", 2, "--json", run=tmp_path / "run")
     assert (done.json["n"], done.json["skipped"]) == (2, 1)
     assert set(load_pool(Run(tmp_path / "run")).sample_ids) < {"30", "4", "5"}
@@ -127,9 +132,7 @@ def test_columns_that_are_ignored_are_named(tmp_path: Path) -> None:
     )
     done = metaselect("ingest", path, run=tmp_path / "run")
     assert "Warning: " in done.err
-    assert "--image-column or --feature-columns would take what is ignored now: img, x0, x1, x2, x3, ..." in (
-        done.err
-    )
+    assert "--image-column or --feature-columns takes one of: img, x0, x1, x2, x3, ..." in (done.err)
     for given, task in (
         (ReadOptions(image_column="img"), "images"),
         (ReadOptions(feature_columns="x*"), "features"),
@@ -217,7 +220,7 @@ def test_from_a_choice_to_bought_labels(tmp_path: Path) -> None:
     progress = metaselect("annotate", "status", "--json", run=run).json
     assert progress["ok"]
     result = metaselect("status", "--json", run=run).json
-    assert (result["bought"], result["next"]) == (4, "")
+    assert (result["bought"], result["next"]) == (4, None)
     metaselect("verify", run=run)
     # A second round, of samples that were not bought, answered from a truth file.
     metaselect("select", "--method", "random", "--round", "next", "--budget", 8, run=run)

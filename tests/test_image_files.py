@@ -155,9 +155,9 @@ def test_where_every_sample_is_bad_the_first_reason_and_the_list_are_there(tmp_p
     assert f"the first of {N}: {data}, row 2, id i0: the file 0.png does not exist" in done.err
     place = Path(done.err.rsplit("All of them: ", 1)[1].strip())
     assert [line.split(",")[2] for line in place.read_text().splitlines()[1:]] == [row[0] for row in rows]
-    blank = write_rows(tmp_path / "n.csv", ["id", "image", "label"], [(*row[:2], "") for row in rows])
-    done = metaselect("ingest", blank, "--on-bad-sample", "skip", run=tmp_path / "run", code=3)
-    assert f"the first of {N}: {blank}, row 2, id i0: it has no label" in done.err
+    nameless = write_rows(tmp_path / "n.csv", ["id", "image", "label"], [("", *row[1:]) for row in rows])
+    done = metaselect("ingest", nameless, "--on-bad-sample", "skip", run=tmp_path / "run", code=3)
+    assert f"the first of {N}: {nameless}, row 2: it has no id" in done.err
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged"])

@@ -152,9 +152,9 @@ def test_bad_samples_stop_with_their_name_or_are_listed(tmp_path: Path) -> None:
         (name, sample.path, sample.label) for name, sample in zip(ids_of(7), samples, strict=True)
     ]
     rows[5] = ("i005", "cat/gone.png", "cat")
-    rows[6] = ("i006", rows[6][1], "")
+    rows[6] = ("", rows[6][1], "cat")
     data = write_rows(tmp_path / "m.csv", ["id", "image", "label"], rows)
-    with pytest.raises(DataError, match=r"m\.csv, row 8, id i006: it has no label\."):
+    with pytest.raises(DataError, match=r"m\.csv, row 8: it has no id\."):
         made(data, tmp_path / "r")
     ears = Listener()
     run = made(data, tmp_path / "r", ears, on_bad_sample="skip")
@@ -162,7 +162,7 @@ def test_bad_samples_stop_with_their_name_or_are_listed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_pool(run).inputs[3, 0], np.asarray(decode(samples[4].raw)))
     lines = run.path("data/skipped.csv").read_text().splitlines()
     assert lines[0] == "source,row,sample_id,reason"
-    assert [line.split(",")[1:3] for line in lines[1:]] == [["8", "i006"], ["5", "i003"], ["7", "i005"]]
+    assert [line.split(",")[1:3] for line in lines[1:]] == [["8", ""], ["5", "i003"], ["7", "i005"]]
     assert ears.warnings == [f"3 bad samples were left out: {run.path('data/skipped.csv')}"]
     rows[6] = ("i006", rows[6][1], "cat")
     write_rows(data, ["id", "image", "label"], rows)
@@ -205,6 +205,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         "image_size": [6, 6],
         "pixel_range": None,
         "fingerprint": Run(tmp_path / "r").info()["fingerprint"],
+        "unlabelled": 0,
         "skipped": 0,
         "duplicates": 0,
     }

@@ -383,3 +383,20 @@ def test_a_path_outside_the_folder_stays_outside(tmp_path: Path, path: str) -> N
     data = write_rows(tmp_path / "d/data.csv", ["image", "label"], [(path, "a"), (path, "b")])
     done = metaselect("ingest", data, run=tmp_path / "run", code=3)
     assert "leaves the folder" in done.err
+
+
+@pytest.mark.parametrize("column", ["id", "image", "label"])
+def test_half_a_character_in_json_lines_is_named(tmp_path: Path, column: str) -> None:
+    write_images(tmp_path, pictures(4, ("cat", "dog")))
+    rows = [
+        {"id": f"i{n}", "image": each.path, "label": each.label}
+        for n, each in enumerate(pictures(4, ("cat", "dog")))
+    ]
+    rows[2][column] = "x\ud800"
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert (
+        f"row 3: {column} is 'x\\ud800', which is no text"
+        in metaselect(
+            "ingest", tmp_path / "m.jsonl", "--on-bad-sample", "skip", run=tmp_path / "run", code=3
+        ).err
+    )

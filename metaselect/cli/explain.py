@@ -28,9 +28,13 @@ def show(console: Console, outcome: Outcome) -> None:
     finish(console, outcome)
 
 
+def _given(sample: Mapping[str, Any]) -> str:
+    return f"given label {sample['given_label']}" if sample["given_label"] else "no given label"
+
+
 def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     """The explanation, line by line."""
-    yield f"{result['sample_id']}: given label {result['given_label']}"
+    yield f"{result['sample_id']}: {_given(result)}"
     method = f", method {result['method']}" if result["method"] else ""
     yield f"Round {result['round']}{method}: {_pick(result) if result['selected'] else 'not selected'}"
     if result["cluster"]:
@@ -74,5 +78,5 @@ def _cluster(cluster: Mapping[str, Any], sample_id: str) -> Iterator[str]:
     elif representative["sample_id"] == sample_id:
         yield "It represents this cluster itself."
     else:
-        about = f"given label {representative['given_label']}, rank {representative['rank']}"
+        about = f"{_given(representative)}, rank {representative['rank']}"
         yield f"{representative['sample_id']} ({about}) represents this cluster."

@@ -119,4 +119,5 @@ def _summary(run_directory: Run, result: Mapping[str, Json]) -> str:
     kind = "ids and labels alone" if result["task"] == IDS_ALONE else "features"
     if isinstance(size, list):
         kind = f"images of {size[0]} x {size[1]} pixels"
-    return f"{run_directory.path('data')}: {result['n']} samples, {len(classes)} classes, {kind}"
+    without = f" ({result['unlabelled']} without a label)" if result["unlabelled"] else ""
+    return f"{run_directory.path('data')}: {result['n']} samples{without}, {len(classes)} classes, {kind}"

@@ -30,7 +30,7 @@ class Listing:
         classes: K names.
         rows: (N,) int64, numbers of rows or lines as messages give them.
         sample_ids: N strings; empty where the sample is bad and has none.
-        labels: (N,) int64, positions in ``classes``; -1 where bad.
+        labels: (N,) int64, positions in ``classes``; -1 where bad or without a label.
         paths: N relative image paths; empty where there are none.
         keep: (N,) bool, false for bad samples and those that a limit leaves out.
     """
@@ -42,6 +42,11 @@ class Listing:
     labels: np.ndarray
     paths: list[str]
     keep: np.ndarray
+
+    def given_label(self, position: int) -> str | None:
+        """The name of a sample's label; None where it has none."""
+        label = int(self.labels[position])
+        return self.classes[label] if label >= 0 else None
 
     def order(self) -> list[int]:
         """Positions of the kept samples, sorted by sample_id."""
@@ -94,7 +99,9 @@ def open_source(path: Path, options: ReadOptions) -> Source:
     )
 
 
-def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None = None) -> Listing:
+def list_samples(
+    source: Source, bad: BadSamples, classes: Sequence[str] | None = None, *, unlabelled: bool = False
+) -> Listing:
     """Ids, labels and classes of a data set, without its contents.
 
     Args:
@@ -102,6 +109,7 @@ def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None 
         bad: what to do with samples that cannot be used.
         classes: those of an existing pool, or all that the user names, which labels must be among; None: the data
             decides.
+        unlabelled: keep samples without a label, which a pool may have; else they are bad samples.
 
     Raises:
         DataError: a bad sample where the policy is to stop; no sample; two class names that are the same integer.
@@ -111,26 +119,31 @@ def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None 
     names: list[str | None] = []
     paths: list[str] = []
     problems: dict[int, str] = {}
+    without: dict[int, str] = {}  # problems of samples that lack a label alone
     known = None if classes is None else frozenset(classes)
     for position, entry in enumerate(source.entries()):
         rows.append(entry.row)
         given.append(entry.sample_id)
         names.append(entry.label)
         paths.append(entry.path)
-        problem = entry.problem or _problem(entry.label, entry.sample_id, source.brings_ids)
-        if entry.label in MISSING and entry.label not in (known or source.declared):
-            problem = problem or f"its label {entry.label!r} is what programs write where there is none"
-            names[-1] = None
-        if not problem and known is not None and entry.label not in known:
-            near = suggest(entry.label or "", tuple(classes or ()))
-            problem = f"the label {entry.label!r} is not among the classes: {near}"
+        problem = entry.problem
+        if not problem and source.brings_ids and not (entry.sample_id or "").strip():
+            problem = "it has no id"
         if problem:
             problems[position] = problem
+        elif entry.label is None:
+            without[position] = "it has no label"
+        elif entry.label in MISSING and entry.label not in (known or source.declared):
+            without[position] = f"its label {entry.label!r} is what programs write where there is none"
+            names[-1] = None
+        elif known is not None and entry.label not in known:
+            near = suggest(entry.label, tuple(classes or ()))
+            problems[position] = f"the label {entry.label!r} is not among the classes: {near}"
     if not rows:
         raise DataError(f"{source.root} holds no sample.", "Name data with at least one row.")
     if known is None and not source.declared and _is_filler(names):
         for position in (position for position, name in enumerate(names) if name == FILLER):
-            problems.setdefault(
+            without.setdefault(
                 position, f"its label {FILLER} stands for none beside the classes 0, 1, and so on"
             )
             names[position] = None
@@ -141,7 +154,7 @@ def list_samples(source: Source, bad: BadSamples, classes: Sequence[str] | None 
     listing = Listing(
         source, fixed, np.array(rows, dtype=np.int64), [name or "" for name in given], labels, paths, keep
     )
-    _leave_out(listing, problems.items(), bad)
+    _leave_out(listing, sorted((problems if unlabelled else problems | without).items()), bad)
     if not source.brings_ids:
         _make_ids(listing, bad)
     _check_distinct(listing, bad)
@@ -152,12 +165,6 @@ def _is_filler(names: Iterable[str | None]) -> bool:
     """Whether the labels are -1 and 0..K-1, so that -1 is no class."""
     others = set(names) - {None, FILLER}
     return FILLER in names and len(others) > 1 and others == {str(number) for number in range(len(others))}
-
-
-def _problem(label: str | None, sample_id: str | None, brings_ids: bool) -> str:
-    if brings_ids and not (sample_id or "").strip():
-        return "it has no id"
-    return "it has no label" if label is None else ""
 
 
 def _leave_out(listing: Listing, problems: Iterable[tuple[int, str]], bad: BadSamples) -> None:

@@ -113,7 +113,7 @@ def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, byte
     originals: dict[str, tuple[str, bytes]] = {}
     try:
         source = open_source(Path(record.details["root"]), options)
-        listing = list_samples(source, BadSamples("skip"), options.classes or None)
+        listing = list_samples(source, BadSamples("skip"), options.classes or None, unlabelled=True)
         keep = listing.keep & np.array([name in wanted for name in listing.sample_ids])
         for position, content in source.contents(keep):
             sample_id = listing.sample_ids[position]

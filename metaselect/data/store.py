@@ -86,7 +86,8 @@ class Dataset:
 
     Attributes:
         sample_ids: n unique strings, sorted by code point.
-        labels: (n,) int64, positions in ``classes``: given labels of a pool, true ones of a test set.
+        labels: (n,) int64, positions in ``classes``: given labels of a pool, -1 where a sample has none; true ones of
+            a test set.
         classes: K names.
         inputs: uint8 (n, C, H, W) or float32 (n, d), memory-mapped; (n, 0) for ids and labels alone.
         preprocess: how the inputs are normalised.
@@ -100,6 +101,16 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(n,) bool, samples with a label."""
+        mask: np.ndarray = self.labels >= 0
+        return mask
+
+    def label_names(self) -> list[str | None]:
+        """The n names of the labels; None where there is none."""
+        return [self.classes[label] if label >= 0 else None for label in self.labels.tolist()]
 
 
 ID_FILES = (SAMPLES.path(), CLASSES.path())
@@ -132,7 +143,7 @@ def require_contents(run: Run) -> None:
 
 
 def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """(sample ids, (n,) int64 given labels, class names) of the pool, without its images or features.
+    """(sample ids, (n,) int64 given labels or -1, class names) of the pool, without its images or features.
 
     Raises:
         ArtefactError: no run, or a damaged file.
@@ -141,7 +152,8 @@ def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     inputs_of(run, *ID_FILES)
     table = read_parquet(run, SAMPLES, ["sample_id", "given_label"])
     classes = tuple(read_json(run.path(CLASSES.path()), INGEST_AGAIN))
-    positions = {name: position for position, name in enumerate(classes)}
+    positions: dict[str | None, int] = {name: position for position, name in enumerate(classes)}
+    positions[None] = -1
     names = table["given_label"].to_pylist()
     labels = np.fromiter((positions[name] for name in names), dtype=np.int64, count=len(names))
     return table["sample_id"].to_pylist(), labels, classes

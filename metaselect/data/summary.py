@@ -9,12 +9,12 @@ import numpy as np
 BLOCK = 2048  # samples held at a time
 
 
-def fingerprint(classes: Sequence[str], samples: Iterable[tuple[str, str, str]]) -> str:
+def fingerprint(classes: Sequence[str], samples: Iterable[tuple[str, str | None, str]]) -> str:
     """Hex digest that identifies the data, whatever its form and order.
 
     Args:
         classes: names in order.
-        samples: (sample_id, given_label, content_hash), sorted by sample_id.
+        samples: (sample_id, given_label or None, content_hash), sorted by sample_id.
     """
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for sample in samples:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from metaselect.data.readers.external_features import read_external_features
@@ -47,8 +48,11 @@ def load_external_features(
             "Add the class probabilities, or choose k-means, k-center, or rbc with "
             "--option features=representation.",
         )
+    labels = pool.labels
+    if external.probs is not None:  # a sample without a label counts as one of its most probable class
+        labels = np.where(pool.labelled, labels, external.probs.argmax(1))
     return PoolFeatures(
         () if external.probs is None else (torch.from_numpy(external.probs).to(device),),
         (torch.from_numpy(external.features).to(device),),
-        torch.from_numpy(pool.labels).to(device),
+        torch.from_numpy(labels).to(device),
     )

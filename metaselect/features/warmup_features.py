@@ -27,6 +27,7 @@ from metaselect.run.layout import Run
 from metaselect.run.stage import Work
 from metaselect.selection.base import Gradients, ImagePool, PoolFeatures, Selector
 from metaselect.training.batches import Batches
+from metaselect.training.pool_predictions import pool_predictions
 from metaselect.training.saved_models import load_weights, recorded_model, warmup_model
 
 FEATURES_VERSION = 1  # to be raised whenever the numbers in a file of features change their meaning
@@ -82,9 +83,14 @@ class WarmupFeatures:
         self.run, self.pool, self.method, self.seed = run, pool, method, seed
         self.device, self.work, self.report = device, work, report
         self.warmup_description = warmup_model(run)
+        # A sample without a label counts as one of its most probable class.
+        self.labels = pool.labels.copy()
+        predictions = None if pool.labelled.all() else pool_predictions(run)
+        if predictions is not None:
+            self.labels[~pool.labelled] = predictions.probs.argmax(1).numpy()[~pool.labelled]
         self.batches = Batches(
             pool.inputs,
-            pool.labels,
+            self.labels,
             pool.preprocess,
             device=device,
             channels=self.warmup_description.channels,
@@ -97,7 +103,7 @@ class WarmupFeatures:
             ArtefactError: a checkpoint gives values that are not finite.
             UsageError: the method requires images, and the pool has none.
         """
-        labels = torch.from_numpy(self.pool.labels).to(self.device)
+        labels = torch.from_numpy(self.labels).to(self.device)
         if "images" in self.method.required_features:
             return PoolFeatures((), (), labels, images=self._images(epochs[-1]))
         if "gradients" in self.method.required_features:

@@ -30,16 +30,20 @@ class CrossFit(NamedTuple):
 def stratified_folds(labels: torch.Tensor, folds: int, generator: torch.Generator) -> torch.Tensor:
     """(n,) int64 in [0, folds), at random; the folds of a class, and of the pool, differ in size by at most one.
 
+    Samples without a label are dealt in turn, and change nothing for the others.
+
     Args:
-        labels: (n,) int64 on the CPU, at least 0.
+        labels: (n,) int64 on the CPU; -1: none.
         folds: at least 1.
         generator: on the CPU.
     """
-    order = torch.randperm(len(labels), generator=generator)
+    labelled, unlabelled = (labels >= 0).nonzero()[:, 0], (labels < 0).nonzero()[:, 0]
+    order = labelled[torch.randperm(len(labelled), generator=generator)]
     by_class = order[torch.sort(labels[order], stable=True).indices]
     fold = torch.empty_like(labels)
     # Dealt in turn over the classes, so that small classes do not all begin with the same fold.
-    fold[by_class] = torch.arange(len(labels)) % folds
+    fold[by_class] = torch.arange(len(labelled)) % folds
+    fold[unlabelled] = torch.arange(len(unlabelled)) % folds
     return fold
 
 

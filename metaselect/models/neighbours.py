@@ -20,17 +20,17 @@ def neighbour_votes(
 
     Args:
         features: (n, d).
-        labels: (n,) int64 on the same device.
+        labels: (n,) int64 on the same device; -1: none, and no vote.
         classes: K.
         count: neighbours of a sample; all others where there are fewer.
-        generator: on the CPU; where n is above ``MOST_REFERENCES``, it draws the samples that may be neighbours.
+        generator: on the CPU; where more than ``MOST_REFERENCES`` have a label, it draws those that may be neighbours.
     """
     unit = F.normalize(features)
     n = len(unit)
-    reference = torch.arange(n)
-    if n > MOST_REFERENCES:
-        reference = torch.randperm(n, generator=generator)[:MOST_REFERENCES].sort().values
-    reference = reference.to(unit.device)
+    reference = (labels >= 0).nonzero()[:, 0]
+    if len(reference) > MOST_REFERENCES:
+        drawn = torch.randperm(len(reference), generator=generator)[:MOST_REFERENCES].sort().values
+        reference = reference[drawn.to(unit.device)]
     count = min(count, len(reference) - 1)
     votes = torch.zeros(n, classes, device=unit.device)
     for rows in torch.arange(n, device=unit.device).split(max(TILE_ENTRIES // len(reference), 1)):

@@ -66,7 +66,7 @@ class Labels(NamedTuple):
     """The pool's labels, and the samples of each set; all on the CPU, indices sorted.
 
     Attributes:
-        given: (n,) int64, bought labels in place.
+        given: (n,) int64, bought labels in place; -1: none, of samples that are not trained on.
         classes: K.
         trained: (n',) int64, the samples that are trained on.
         bought: (m,) int64.

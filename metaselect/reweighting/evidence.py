@@ -21,7 +21,7 @@ class Evidence(NamedTuple):
     """What is known of the pool's labels besides the bought ones; all on the CPU.
 
     Attributes:
-        given: (n,) int64, the labels as the data came, also of bought samples.
+        given: (n,) int64, the labels as the data came, also of bought samples; -1: none.
         probs: (n, K) probabilities of the given label by models that did not see it, where there are such models.
         fitted: (n, K) probabilities by the warm-up's model, which saw most of the labels.
         spaces: whose members together are the pool.

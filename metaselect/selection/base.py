@@ -61,7 +61,7 @@ class PoolFeatures(NamedTuple):
     Attributes:
         probs: T tensors (n, K) float32, softmax outputs at each checkpoint, rows sum to 1.
         hidden: T tensors (n, d) float32, inputs of the last linear layer.
-        labels: (n,) int64, given labels.
+        labels: (n,) int64, given labels; where there is none, the most probable class, or -1 if no model knows one.
         gradients: projected gradients of sampled layers at each of T checkpoints.
         images: None unless required.
         bought_labels: (m,) int64 on the CPU, true labels of the ``bought`` samples of ``choose``, in their order; -1

@@ -15,13 +15,14 @@ def with_min_per_class(
 
     Args:
         choice: of a method; ``minimum`` times the number of classes must not exceed its picks.
-        labels: (n,) int64, given labels, on the CPU.
+        labels: (n,) int64, given labels, on the CPU; -1: none.
         minimum: picks of each class that has as many unbought samples.
         bought: (m,) int64, never chosen.
     """
     kept = choice.ranked.tolist()
     given = labels.tolist()
-    counts = torch.bincount(labels[choice.ranked], minlength=int(labels.max()) + 1).tolist()
+    chosen = labels[choice.ranked]
+    counts = torch.bincount(chosen[chosen >= 0], minlength=int(labels.max()) + 1).tolist()
     unavailable = torch.cat([bought, choice.ranked])
     added: list[int] = []
     for label, count in enumerate(counts):
@@ -32,8 +33,10 @@ def with_min_per_class(
         added.extend(best.tolist())
     surplus = len(added)  # picks to remove
     for position in range(len(kept) - 1, -1, -1):
-        if surplus and counts[given[kept[position]]] > minimum:
-            counts[given[kept[position]]] -= 1
+        label = given[kept[position]]
+        if surplus and (label < 0 or counts[label] > minimum):
+            if label >= 0:
+                counts[label] -= 1
             surplus -= 1
             del kept[position]
     return torch.tensor(kept + added, dtype=torch.int64)

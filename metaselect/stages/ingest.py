@@ -115,7 +115,7 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
         return
     report.note(f"{data} is not the file that was ingested, or its time changed; comparing the contents.")
     bad = BadSamples(options.on_bad_sample)
-    listing = list_samples(open_source(data, options), bad, options.classes or None)
+    listing = list_samples(open_source(data, options), bad, options.classes or None, unlabelled=True)
     listing = listing.limited(options.limit, options.seed)
     scale = Preprocess.read(run.path(PREPROCESS.path())).pixel_range
     order, content_hashes = hash_contents(listing, scale, bad, report)
@@ -146,7 +146,7 @@ def _place(data: Path, image_folder: Path | None) -> dict[str, Json]:
 def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> None:
     bad = BadSamples(options.on_bad_sample)
     source = open_source(data, options)
-    listing = list_samples(source, bad, options.classes or None)
+    listing = list_samples(source, bad, options.classes or None, unlabelled=True)
     for remark in source.remarks:
         report.warn(remark)
     for variants in case_variants(listing.classes):
@@ -154,10 +154,8 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
             f"The classes {' and '.join(map(repr, variants))} differ in case only; they are kept apart."
         )
     if len(listing.classes) < 2 and listing.keep.any():
-        raise DataError(
-            f"{data} has only the class {listing.classes[0]!r}; there must be at least 2.",
-            "Check --label-column.",
-        )
+        only = f"only the class {listing.classes[0]!r}" if listing.classes else "no label"
+        raise DataError(f"{data} has {only}; there must be at least 2 classes.", "Check --label-column.")
     listing = listing.limited(options.limit, options.seed)
     key = _key(options, dataset_signature(data, options))
     with run.stage(DATA.name()).working(key, report) as work:
@@ -214,7 +212,7 @@ def _build(
     # Equal images under two ids are kept: only a person can say which of their labels is right.
     repeated = duplicates([listing.sample_ids[position] for position in order], content_hashes)
     _write_lists(run, work, bad.found, repeated, report)
-    _warn_of_empty_classes(listing, order, report)
+    work.details["unlabelled"] = _warn_of_labels(listing, order, report)
     work.details["task"] = target.task
     work.details["fingerprint"] = _fingerprint(listing, order, content_hashes)
 
@@ -227,7 +225,7 @@ def _write_run_info(run: Run) -> None:
 
 def write_samples(path: Path, listing: Listing, order: Sequence[int], content_hashes: Sequence[str]) -> None:
     """Write ``samples.parquet``; ``source`` is the image's path relative to the data, or empty."""
-    names = [listing.classes[listing.labels[position]] for position in order]
+    names = [listing.given_label(position) for position in order]
     columns = {
         "sample_id": pa.array([listing.sample_ids[position] for position in order], pa.string()),
         "given_label": pa.array(names, pa.string()),
@@ -252,16 +250,25 @@ def _write_lists(
         )
 
 
-def _warn_of_empty_classes(listing: Listing, order: Sequence[int], report: Reporter) -> None:
-    counts = np.bincount(listing.labels[list(order)], minlength=len(listing.classes))
+def _warn_of_labels(listing: Listing, order: Sequence[int], report: Reporter) -> int:
+    """Warn of samples without a label, whose number is returned, and of classes without a sample."""
+    labels = listing.labels[list(order)]
+    unlabelled = int((labels < 0).sum())
+    if unlabelled:
+        report.warn(
+            f"{unlabelled} of {len(order)} samples have no label. They can be selected, and are trained on once "
+            "their labels are bought."
+        )
+    counts = np.bincount(labels[labels >= 0], minlength=len(listing.classes))
     empty = [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]
     if empty:
         report.warn(f"{len(empty)} of {len(listing.classes)} classes have no sample: {', '.join(empty)}.")
+    return unlabelled
 
 
 def _fingerprint(listing: Listing, order: Sequence[int], content_hashes: Sequence[str]) -> str:
     samples = (
-        (listing.sample_ids[position], listing.classes[listing.labels[position]], content)
+        (listing.sample_ids[position], listing.given_label(position), content)
         for position, content in zip(order, content_hashes, strict=True)
     )
     return fingerprint(listing.classes, samples)
@@ -279,6 +286,7 @@ def _result(run: Run) -> dict[str, Json]:
         "image_size": list(preprocess.size) or None,
         "pixel_range": None if preprocess.pixel_range is None else list(preprocess.pixel_range),
         "fingerprint": info["fingerprint"],
+        "unlabelled": details.get("unlabelled", 0),
         "skipped": details["skipped"],
         "duplicates": details["duplicates"],
     }

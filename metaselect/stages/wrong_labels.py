@@ -26,7 +26,7 @@ class WrongLabels(NamedTuple):
     """The estimate.
 
     Attributes:
-        not_bought: samples that it is about.
+        not_bought: samples that it is about: those with a given label that no bought one replaces.
         estimate: how many of their labels are wrong.
         low: lower limit of the 95 % interval.
         high: upper limit.
@@ -70,6 +70,8 @@ def wrong_labels(run: Run, name: str, rounds: Iterable[Round]) -> WrongLabels | 
     bought: list[tuple[bool, float]] = []
     drawn: list[tuple[bool, float]] = []
     for row in read_records(run, CROSS_FIT, name=name):
+        if not row["given_label"]:
+            continue
         predicted = 1 - float(row["method_given_prob"])
         if not row["clean_label"]:
             others.append(predicted)

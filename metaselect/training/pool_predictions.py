@@ -39,7 +39,7 @@ class PoolPredictions(NamedTuple):
         return self.probs if self.out_of_fold is None else self.out_of_fold
 
     def label_probs(self, labels: np.ndarray) -> np.ndarray:
-        """(n,) the probability of each label ((n,) int64), by ``held_out``."""
+        """(n,) the probability of each label ((n,) int64), by ``held_out``; meaningless where there is none (-1)."""
         probs: np.ndarray = self.held_out.numpy()[np.arange(len(labels)), labels]
         return probs
 

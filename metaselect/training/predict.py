@@ -20,6 +20,8 @@ def pool_inputs(batches: Batches) -> torch.Tensor:
 def predict(model: nn.Module, batches: Batches, ids: torch.Tensor) -> Predictions:
     """Run the model over ``ids`` ((n',) int64 on the CPU): eval mode, no augmentation, no autocast.
 
+    Where a sample has no label, what is said of its label is meaningless but finite.
+
     Raises:
         ConditionUnmet: the model's values are not finite.
     """
@@ -29,7 +31,7 @@ def predict(model: nn.Module, batches: Batches, ids: torch.Tensor) -> Prediction
     with torch.no_grad():
         for _, batch in batches.stream(torch.split(ids, size)):
             log_probs = F.log_softmax(model(batch.inputs), 1)
-            losses = F.nll_loss(log_probs, batch.labels, reduction="none")
+            losses = F.nll_loss(log_probs, batch.labels.clamp(min=0), reduction="none")
             confidence, predicted = log_probs.max(1)
             hits = predicted == batch.labels
             parts.append(Predictions(losses, predicted, confidence.exp(), (-losses).exp(), hits))

@@ -85,7 +85,8 @@ def noise_estimate(
         return None
     verdicts = ledger.verdicts
     arms = _begun(arms, verdicts) if begun else arms
-    given = given_labels(run, sorted(sample_id for each in arms for sample_id in each.control))
+    drawn_ids = sorted(sample_id for each in arms for sample_id in each.control)
+    given = {sample_id: label for sample_id, label in given_labels(run, drawn_ids).items() if label}
     if not given:
         return None
     known = [(verdicts[sample_id], label) for sample_id, label in given.items() if sample_id in verdicts]
@@ -139,7 +140,7 @@ def _begun(arms: list[Round], verdicts: dict[str, Verdict]) -> list[Round]:
 
 
 def given_labels(run: Run, ids: list[str]) -> dict[str, str]:
-    """Class names by sample_id, of those that are in the data.
+    """Class names by sample_id, of those that are in the data; empty where the data has no label.
 
     Raises:
         ArtefactError: the samples are damaged.
@@ -148,4 +149,5 @@ def given_labels(run: Run, ids: list[str]) -> dict[str, str]:
         return {}
     run.stage(DATA.name()).verified(SAMPLES.path())
     table = read_parquet(run, SAMPLES, ["sample_id", "given_label"], where=("sample_id", "in", ids))
-    return dict(zip(table["sample_id"].to_pylist(), table["given_label"].to_pylist(), strict=True))
+    labels = (label or "" for label in table["given_label"].to_pylist())
+    return dict(zip(table["sample_id"].to_pylist(), labels, strict=True))

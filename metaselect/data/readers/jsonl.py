@@ -48,4 +48,11 @@ class JsonLinesSource(CsvSource):
                     f"{self.path}, row {line}: {name} is {kind}, not one name or number.", "Correct it."
                 )
             return json.dumps(value)
-        return value if isinstance(value, str) else label_name(value) or ""
+        text = value if isinstance(value, str) else label_name(value) or ""
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # JSON's escapes can name half a character
+            raise DataError(
+                f"{self.path}, row {line}: {name} is {text!a}, which is no text.", "Correct it."
+            ) from None
+        return text

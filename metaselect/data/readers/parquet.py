@@ -37,6 +37,8 @@ from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.layout import IDS_ALONE
 
+UNLABELLED = -1  # among positions of declared classes, as Hugging Face's data sets have it
+
 
 class ParquetSource:
     """Parquet files with one schema, as a ``Source``. Rows are numbered from 1 in each file."""
@@ -87,7 +89,8 @@ class ParquetSource:
         if self.declared and isinstance(label, int):
             inside = 0 <= label < len(self.declared)
             name = self.declared[label] if inside else None
-            problem = "" if inside else f"the label {label} is outside 0..{len(self.declared) - 1}"
+            if not inside and label != UNLABELLED:
+                problem = f"the label {label} is outside 0..{len(self.declared) - 1}"
         elif self.declared and name is not None and name not in self._names:
             problem = f"the label {name!r} is not among the classes: {suggest(name, self.declared)}"
         return SampleEntry(row, id_text(sample_id), name, self._outside.clean(path or ""), problem)

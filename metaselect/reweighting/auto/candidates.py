@@ -24,6 +24,7 @@ from metaselect.reweighting.auto.transition import (
     RATES,
     counted_transition,
     estimate_transition,
+    given_counts,
     symmetric_transition,
     wrong_rate,
 )
@@ -83,7 +84,7 @@ def fit_spread(problem: Problem) -> Candidate:
     heads: dict[tuple[int, int], LinearParams] = {}
     for _ in range(AGREEMENT_ROUNDS):
         kept = probs.argmax(1) == problem.given
-        labels = F.one_hot(problem.given, problem.classes).float() * kept[:, None]
+        labels = given_counts(problem.given, problem.classes) * kept[:, None]
         labels[problem.known] = ANSWER_WEIGHT * F.one_hot(problem.answers, problem.classes).float()
         spread = _spread_across(problem, graphs, labels)
         heads, log_probs = fit_folds(problem, labels, heads)

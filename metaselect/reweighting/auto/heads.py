@@ -17,6 +17,7 @@ from metaselect.reweighting.auto.problem import Problem
 from metaselect.reweighting.auto.transition import (
     counted_transition,
     estimate_transition,
+    given_likelihood,
     posterior,
     with_answers,
 )
@@ -119,7 +120,7 @@ def _calibrated(
     best, chosen = -torch.inf, (1.0, log_probs.exp())
     for factor in TEMPERATURES:
         probs = (factor * log_probs).softmax(1)
-        likelihood = (probs * transition[:, given].T).sum(1).clamp(min=1e-9).log().mean()
+        likelihood = (probs * given_likelihood(transition, given)).sum(1).clamp(min=1e-9).log().mean()
         if float(likelihood) > best:
             best, chosen = float(likelihood), (factor, probs)
     return chosen

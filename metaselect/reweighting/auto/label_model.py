@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from metaselect.models.cross_fit import is_above, stratified_folds
 from metaselect.reweighting.auto.candidates import CANDIDATES, OF_ANSWERS, PLAIN, Candidate, fit_plain
 from metaselect.reweighting.auto.problem import Problem, make_problem
-from metaselect.reweighting.auto.transition import posterior
+from metaselect.reweighting.auto.transition import given_likelihood, posterior
 from metaselect.reweighting.evidence import Evidence
 
 FOLDS, FOLDS_OF_MANY, MANY_CLASSES = 8, 3, 30  # of the bought labels; fits of many classes take long
@@ -118,7 +118,8 @@ def fit_label_model(
     )
     likelihood = {name: float(values.mean()) for name, values in terms.items()}
     joint = {name: fits.joint_terms(evidence.given[bought], answers) for name, fits in left_out.items()}
-    case = len(bought) >= LEAST_BOUGHT and bool((evidence.given[bought] != answers).any())
+    wrong = (evidence.given[bought] != answers) & (evidence.given[bought] >= 0)
+    case = len(bought) >= LEAST_BOUGHT and bool(wrong.any())
     corrects = case and any(is_above(terms, joint[PLAIN]) for name, terms in joint.items() if name != PLAIN)
     return LabelModel(probs, known, transition, weights, likelihood, estimated, corrects)
 
@@ -203,7 +204,8 @@ class LeftOut(NamedTuple):
         for number, transition in self.transitions.items():
             out = self.fold == number
             of_answer = self.probs[out, answers[out]].clamp(min=LEAST_PROB)
-            values[out] = (of_answer * transition[answers[out], given[out]].clamp(min=LEAST_PROB)).log()
+            of_given = given_likelihood(transition, given[out]).gather(1, answers[out, None])[:, 0]
+            values[out] = (of_answer * of_given.clamp(min=LEAST_PROB)).log()
         return values[self.fold >= 0]
 
     def best_power(self, given: torch.Tensor, answers: torch.Tensor) -> float:

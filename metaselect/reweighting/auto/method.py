@@ -32,7 +32,7 @@ from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
 from metaselect.records import Json
 from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, LabelModel, fit_label_model
-from metaselect.reweighting.auto.transition import answered, posterior
+from metaselect.reweighting.auto.transition import answered, given_likelihood, posterior
 from metaselect.reweighting.base import (
     LinearProblem,
     Method,
@@ -98,10 +98,10 @@ def corrected_targets(
         log_probs: (B, K) log p.
         prior: (B, K) R.
         transition: (K, K) T.
-        given: (B,) int64.
+        given: (B,) int64; -1: none.
         share: s.
     """
-    own = log_probs.detach() + transition[:, given].T.clamp(min=LEAST_PROB).log()
+    own = log_probs.detach() + given_likelihood(transition, given).clamp(min=LEAST_PROB).log()
     return (share * prior.clamp(min=LEAST_PROB).log() + (1 - share) * own).softmax(1)
 
 
@@ -192,7 +192,7 @@ class AutoRun(MethodRun):
         mean = torch.where(seen[:, None], self.summed / self.visits.clamp(min=1)[:, None], prior)
         use = seen & self.model.corrects & (self._memorised(mean, seen) <= MEMORISED)
         known = torch.where(use[:, None], posterior(mean, self.transition, self.given), prior)
-        return known.gather(1, self.given[:, None])[:, 0]
+        return known.gather(1, self.given.clamp(min=0)[:, None])[:, 0]
 
     def _memorised(self, mean: torch.Tensor, seen: torch.Tensor) -> float:
         """The share of given labels that the network predicts, less that of models not trained on them."""

@@ -19,11 +19,12 @@ def wrong_rate(given: torch.Tensor, answers: torch.Tensor) -> float:
     """The rate of wrong given labels among bought samples, (wrong + 1/2) / (m + 1), within ``RATES``.
 
     Args:
-        given: (m,) int64.
+        given: (m,) int64; -1: none, and not counted.
         answers: (m,) int64, bought labels.
     """
-    wrong = int((given != answers).sum())
-    return min(max((wrong + 0.5) / (len(given) + 1), RATES[0]), RATES[1])
+    has_given = given >= 0
+    wrong = int((given != answers)[has_given].sum())
+    return min(max((wrong + 0.5) / (int(has_given.sum()) + 1), RATES[0]), RATES[1])
 
 
 def symmetric_transition(rate: float, classes: int) -> torch.Tensor:
@@ -32,15 +33,30 @@ def symmetric_transition(rate: float, classes: int) -> torch.Tensor:
     return (1 - rate) * eye + rate / (classes - 1) * (1 - eye)
 
 
+def given_likelihood(transition: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """(n, K) T_k,g_i: of each given label under each true class; 1 where a sample has no given label.
+
+    Args:
+        transition: (K, K) T.
+        given: (n,) int64; -1: none.
+    """
+    return torch.where((given >= 0)[:, None], transition[:, given.clamp(min=0)].T, 1.0)
+
+
+def given_counts(given: torch.Tensor, classes: int) -> torch.Tensor:
+    """(n, K) float32, 1 at the given label; rows of 0 where a sample has none (-1)."""
+    return F.one_hot(given.clamp(min=0), classes).float() * (given >= 0)[:, None]
+
+
 def posterior(probs: torch.Tensor, transition: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     """(n, K) R, the probability of each true class when the given label is known: R_ik ~ P_ik T_k,g_i.
 
     Args:
         probs: (n, K) P, class probabilities that do not depend on the sample's given label.
         transition: (K, K) T.
-        given: (n,) int64.
+        given: (n,) int64; -1: none, which leaves P.
     """
-    joint = probs * transition[:, given].T
+    joint = probs * given_likelihood(transition, given)
     return joint / joint.sum(1, keepdim=True).clamp(min=torch.finfo(joint.dtype).tiny)
 
 
@@ -76,7 +92,7 @@ def estimate_transition(
     """
     classes = probs.shape[1]
     prior = _prior_counts(given[known], answers, classes)
-    labels = F.one_hot(given, classes).to(probs.dtype)
+    labels = given_counts(given, classes).to(probs.dtype)
     transition = start
     for _ in range(steps):
         responsibility = with_answers(posterior(probs, transition, given), known, answers)
@@ -90,7 +106,7 @@ def counted_transition(
     """(K, K) T counted with P as the responsibilities, to start from; arguments as ``estimate_transition``."""
     classes = probs.shape[1]
     prior = _prior_counts(given[known], answers, classes)
-    counts = with_answers(probs, known, answers).T @ F.one_hot(given, classes).to(probs.dtype)
+    counts = with_answers(probs, known, answers).T @ given_counts(given, classes).to(probs.dtype)
     return F.normalize(counts + prior, p=1, dim=1)
 
 

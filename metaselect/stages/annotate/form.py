@@ -149,6 +149,7 @@ def make_form(
     run.stage(DATA.name()).verified(CLASSES.path())
     classes = read_json(run.path(CLASSES.path()), "Ingest the data again with --force.")
     given = _column(run, "given_label", ids) if options.show_given else {}
+    given = {sample_id: label or "" for sample_id, label in given.items()}
     model = ""
     predictions: Mapping[str, Prediction] = {}
     if options.with_predictions:

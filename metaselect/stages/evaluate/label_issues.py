@@ -35,8 +35,8 @@ class Truth(NamedTuple):
         return self.labels >= 0
 
     def noise(self, given: np.ndarray) -> dict[str, Json]:
-        """The share of wrong labels among the (n,) given ones, and the samples that it is of."""
-        wrong = (self.labels != given)[self.known]
+        """The share of wrong labels among the (n,) given ones (-1: none), and the samples that it is of."""
+        wrong = (self.labels != given)[self.known & (given >= 0)]
         return {
             "measured_rate": float(wrong.mean()) if len(wrong) else None,
             "samples": len(wrong),
@@ -76,7 +76,7 @@ def warmup_scores(
     predictions = None if truth is None else pool_predictions(run)
     if truth is None or predictions is None:
         return {"rank_auc": None}
-    judged = truth.known
+    judged = truth.known & pool.labelled
     for name in names:
         table = read_parquet(run, WEIGHTS, ["label_issue_rank"], name=name)
         judged &= np.array(table["label_issue_rank"].is_valid())

@@ -189,11 +189,11 @@ def cross_fit(setup: ReweightSetup, folds: int, work: Path, name: str, report: R
 
 
 def split(setup: ReweightSetup, folds: int) -> list[Fold]:
-    """The folds: bought samples stratified by class, and disjoint random samples of the rest of the pool."""
+    """The folds: bought samples stratified by class, and disjoint random others that have a given label."""
     meta_set, seed = setup.meta_set, setup.resolved.config.seed
     draw = generator(seed, "reweight", "folds")
     number = stratified_folds(torch.from_numpy(meta_set.labels), folds, draw).numpy()
-    rest = np.ones(len(setup.pool), bool)
+    rest = setup.pool.labelled.copy()
     rest[meta_set.bought] = rest[meta_set.unusable] = False
     others = torch.from_numpy(rest.nonzero()[0])
     order = torch.randperm(len(others), generator=generator(seed, "reweight", "kept out"))
@@ -260,6 +260,7 @@ def _rows(
     setup: ReweightSetup, fold: Fold, found: Mapping[str, list[ArmPrediction] | None]
 ) -> list[CrossFitRow]:
     pool, rows = setup.pool, []
+    given_names = pool.label_names()
     for place, index in enumerate(fold.ids.tolist()):
         bought = place < len(fold.bought)
         cells: list[str | float] = []
@@ -270,6 +271,6 @@ def _rows(
                 predicted, prob, given_prob = predictions[place]
                 cells += [pool.classes[predicted], prob if bought else "", given_prob]
         clean = pool.classes[setup.labels[index]] if bought else ""
-        names = (pool.sample_ids[index], pool.classes[pool.labels[index]], clean)
+        names = (pool.sample_ids[index], given_names[index] or "", clean)
         rows.append(CrossFitRow(*names, fold.number, *cells))  # type: ignore[arg-type]
     return rows

@@ -167,5 +167,6 @@ def _compare(setup: ReweightSetup, folds: int, name: str, work: Work, report: Re
     shutil.rmtree(folder, ignore_errors=True)
     if not rows:
         return None
-    not_bought = len(setup.pool) - len(setup.meta_set.bought) - len(setup.meta_set.unusable)
-    return {"not_bought": not_bought, **compare(rows, name, is_baseline=len(arms(setup)) == 1)}
+    left = setup.pool.labelled.copy()
+    left[setup.meta_set.bought] = left[setup.meta_set.unusable] = False
+    return {"not_bought": int(left.sum()), **compare(rows, name, is_baseline=len(arms(setup)) == 1)}

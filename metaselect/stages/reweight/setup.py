@@ -44,7 +44,7 @@ class ReweightSetup(NamedTuple):
 
     @property
     def labels(self) -> np.ndarray:
-        """(n,) int64, the given labels with the bought ones in place."""
+        """(n,) int64, the given labels with the bought ones in place; -1 where a sample has neither."""
         labels = self.pool.labels.copy()
         labels[self.meta_set.bought] = self.meta_set.labels
         return labels
@@ -109,9 +109,11 @@ def _finished_warmup(run: Run) -> WarmupModel | None:
 
 
 def trained_ids(pool: Dataset, meta_set: MetaSet, method: Method) -> torch.Tensor:
-    """(n',) int64, the samples to train on: never unusable ones, and bought ones unless the method excludes them."""
-    mask = np.ones(len(pool), bool)
+    """(n',) int64, the samples to train on: those with a label, bought ones unless the method excludes them.
+
+    Unusable ones never are.
+    """
+    mask = pool.labelled.copy()
+    mask[meta_set.bought] = not method.excludes_bought
     mask[meta_set.unusable] = False
-    if method.excludes_bought:
-        mask[meta_set.bought] = False
     return torch.from_numpy(mask.nonzero()[0])

@@ -18,9 +18,9 @@ def weights_table(
 ) -> dict[str, pa.Array]:
     """The table of ``weights.parquet``: one row a sample.
 
-    ``label_issue_rank`` is 1 for the sample whose given label is most likely wrong; it is null for bought and unusable
-    samples. Where all weights are equal, they rank nothing, and the probability alone decides: of models that did not
-    see the label, where there are any.
+    ``label_issue_rank`` is 1 for the sample whose given label is most likely wrong. It is null for bought and unusable
+    samples, and where there is no given label; there the weight is 0. Where all weights are equal, they rank nothing,
+    and the probability alone decides: of models that did not see the label, where there are any.
 
     Args:
         pool: the pool.
@@ -35,17 +35,19 @@ def weights_table(
     classes = np.array(pool.classes, dtype=object)
     bought, unusable = np.zeros(n, bool), np.zeros(n, bool)
     bought[meta_set.bought], unusable[meta_set.unusable] = True, True
-    weights = np.where(bought, 1.0, np.where(unusable, 0.0, weights)).astype(np.float32)
-    ranked = ~(bought | unusable)
+    unlabelled = ~pool.labelled
+    weights = np.where(bought, 1.0, np.where(unusable | unlabelled, 0.0, weights)).astype(np.float32)
+    ranked = ~(bought | unusable | unlabelled)
     ranks = np.zeros(n, np.int64)
     label_prob = predictions.label_prob.cpu().numpy()
     if held_out_prob is not None and len(np.unique(weights[ranked])) == 1:
         label_prob = held_out_prob
     ranks[ranked] = label_issue_ranks(weights[ranked], label_prob[ranked])
-    kinds = np.where(bought, "bought", np.where(unusable, "unusable", weight_kind))
+    kinds = np.where(unusable, "unusable", np.where(unlabelled, "unlabelled", weight_kind))
+    kinds = np.where(bought, "bought", kinds)
     return {
         "sample_id": pa.array(pool.sample_ids, pa.string()),
-        "given_label": pa.array(classes[pool.labels].tolist(), pa.string()),
+        "given_label": pa.array(pool.label_names(), pa.string()),
         "weight": pa.array(weights, pa.float32()),
         "weight_kind": pa.array(kinds.tolist(), pa.string()),
         "bought": pa.array(bought, pa.bool_()),

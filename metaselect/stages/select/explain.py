@@ -27,7 +27,7 @@ class Representative(NamedTuple):
     """The chosen sample of a cluster, its representative."""
 
     sample_id: str
-    given_label: str
+    given_label: str | None
     rank: int
 
 
@@ -102,7 +102,7 @@ def explain(run: Run, sample_id: str) -> Outcome:
         {
             "run": str(run.root),
             "sample_id": sample_id,
-            "given_label": given,
+            "given_label": given or None,
             "round": latest.number,
             "method": str(options.get("method", "")),
             "selected": current_pick is not None,
@@ -179,7 +179,9 @@ def _cluster_position(
         if row["sample_id"] == representative_id
     )
     mass = float(row["cluster_mass"]) if row["cluster_mass"] else None
-    representative = Representative(representative_id, _given_label(run, representative_id), int(row["rank"]))
+    representative = Representative(
+        representative_id, _given_label(run, representative_id) or None, int(row["rank"])
+    )
     return ClusterPosition(number, len(members), mass, similarity, place, representative)
 
 
@@ -197,7 +199,7 @@ def _rows(run: Run, latest: Round, columns: Sequence[str], where: tuple[str, str
 
 
 def _given_label(run: Run, sample_id: str) -> str:
-    """The given label of one sample, as a class name.
+    """The given label of one sample, as a class name; empty where it has none.
 
     Raises:
         UsageError: it is not in the pool.

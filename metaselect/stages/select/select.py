@@ -290,7 +290,7 @@ def _write(work: Work, pool: Dataset, choice: Choice, control: set[int]) -> None
         "rank": pa.array([ranks.get(index) for index in range(len(pool))], pa.int32()),
     }
     write_parquet(work.folder / CLUSTERS.within(), CLUSTERS, columns)
-    classes = len({int(pool.labels[index]) for index in ranked})
+    classes = len({int(pool.labels[index]) for index in ranked} - {-1})
     work.details["result"] = {
         "selected": len(ranked),
         "control": len(control),

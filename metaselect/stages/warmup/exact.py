@@ -28,12 +28,14 @@ class LinearFit(NamedTuple):
 
     Attributes:
         inputs: (n, d) float32, normalised.
-        targets: (n, K) float32, 1 at the given label.
+        labels: (n,) int64, -1 where a sample has none.
+        targets: (n, K) float32, 1 at the given label; rows of 0 are not fitted.
         params: of the whole pool.
         crossed: the chosen weight decay, and out-of-fold predictions.
     """
 
     inputs: torch.Tensor
+    labels: torch.Tensor
     targets: torch.Tensor
     params: LinearParams
     crossed: CrossFit
@@ -41,7 +43,8 @@ class LinearFit(NamedTuple):
     def fitted(self) -> Fitted:
         """Its name, history and weight decay; the wrong events are those of the out-of-fold predictions."""
         log_probs = self.params.log_probs(self.inputs)
-        loss = float(-(self.targets * log_probs).sum(1).double().mean())
+        labelled = self.labels >= 0
+        loss = float(-(self.targets * log_probs).sum(1)[labelled].double().mean())
         row = WarmupRow(
             ONLY_EPOCH,
             0.0,
@@ -50,7 +53,7 @@ class LinearFit(NamedTuple):
             self.crossed.loss,
             self._accuracy(self.crossed.log_probs),
         )
-        wrong = self.crossed.log_probs.argmax(1) != self.targets.argmax(1)
+        wrong = (self.crossed.log_probs.argmax(1) != self.labels) & labelled
         return Fitted(LINEAR, [row], [ONLY_EPOCH], wrong.float().cpu(), self.crossed.weight_decay)
 
     def pool_predictions(self, plan: WarmupPlan) -> PoolPredictions:
@@ -58,9 +61,8 @@ class LinearFit(NamedTuple):
         probs, wrong_events = self.params.log_probs(self.inputs).exp().cpu(), self.fitted().wrong_events
         if not plan.crossed:
             return PoolPredictions(probs, None, None, wrong_events)
-        given, classes = self.targets.argmax(1), self.targets.shape[1]
-        draw = generator(plan.options.seed, "warmup", "neighbours")
-        votes = neighbour_votes(self.inputs, given, classes, neighbour_count(len(given)), draw)
+        draw, count = generator(plan.options.seed, "warmup", "neighbours"), int((self.labels >= 0).sum())
+        votes = neighbour_votes(self.inputs, self.labels, self.targets.shape[1], neighbour_count(count), draw)
         return PoolPredictions(probs, self.crossed.log_probs.exp().cpu(), votes.cpu(), wrong_events)
 
     def held_out_losses(self, plan: WarmupPlan) -> torch.Tensor:
@@ -71,7 +73,7 @@ class LinearFit(NamedTuple):
         return -(self.targets[plan.held_out] * log_probs).sum(1)
 
     def _accuracy(self, log_probs: torch.Tensor) -> float:
-        return float((log_probs.argmax(1) == self.targets.argmax(1)).double().mean())
+        return float((log_probs.argmax(1) == self.labels)[self.labels >= 0].double().mean())
 
 
 def solve(plan: WarmupPlan) -> LinearFit:
@@ -81,12 +83,14 @@ def solve(plan: WarmupPlan) -> LinearFit:
         pool.inputs, pool.labels, pool.preprocess, device=plan.device, channels=pool.inputs.shape[1]
     )
     inputs = pool_inputs(batches)
-    targets = F.one_hot(batches.labels, len(pool.classes)).to(inputs.dtype)
+    labels = batches.labels
+    targets = F.one_hot(labels.clamp(min=0), len(pool.classes)).to(inputs.dtype) * (labels >= 0)[:, None]
     draw = generator(plan.options.seed, "warmup", "folds")
     fold = stratified_folds(torch.from_numpy(pool.labels), plan.linear_folds, draw)
     given = plan.options.weight_decay
     crossed = cross_fit(inputs, targets, fold, WEIGHT_DECAYS if given is None else (given,))
-    return LinearFit(inputs, targets, fit_logistic_regression(inputs, targets, crossed.weight_decay), crossed)
+    params = fit_logistic_regression(inputs, targets, crossed.weight_decay)
+    return LinearFit(inputs, labels, targets, params, crossed)
 
 
 def save_solution(linear: LinearFit, plan: WarmupPlan, folder: Path) -> None:

@@ -45,7 +45,7 @@ def pool_predictions_by_descent(
         draw = generator(seed, "warmup", "neighbours", number)
         hidden = factors.hidden.to(plan.device)
         given = labels[held_out].to(plan.device)
-        votes = neighbour_votes(hidden, given, classes, neighbour_count(len(pool)), draw)
+        votes = neighbour_votes(hidden, given, classes, neighbour_count(int(pool.labelled.sum())), draw)
         neighbours[held_out] = votes.cpu()
     return PoolPredictions(probs, out_of_fold, neighbours, fitted.wrong_events, fold)
 
@@ -54,7 +54,10 @@ def _train_without(
     plan: WarmupPlan, resolved: Resolved, fold: torch.Tensor, number: int, folder: Path, report: Reporter
 ) -> Path:
     """Train a model without a fold; returns the file of its best epoch."""
-    ids, held_out = (fold != number).nonzero()[:, 0], (fold == number).nonzero()[:, 0]
+    labelled = torch.from_numpy(plan.pool.labelled)
+    ids, held_out = (
+        part.nonzero()[:, 0] for part in ((fold != number) & labelled, (fold == number) & labelled)
+    )
     config = resolved.config
     steps = config.epochs * config.batches_in(len(plan.train_ids))
     config = replace(

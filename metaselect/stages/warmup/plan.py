@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -39,7 +40,7 @@ class WarmupPlan:
         options: as given.
         pool: the data.
         train_ids: (n',) int64, the samples that gradient descent trains on.
-        held_out: (n - n',) int64, the others.
+        held_out: int64, the others that have a label.
         device: of the training.
         model: its name, or ``LINEAR_OR_MLP``: the better one by held-out loss.
         descent: the training by gradient descent; None for ``linear``, which has none.
@@ -109,7 +110,8 @@ def plan_warmup(pool: Dataset, options: WarmupOptions, device: torch.device, rep
     Raises:
         UsageError: an option that has no effect on the model that was named, or a value that does not fit.
     """
-    train_ids, held_out = split_held_out(len(pool), options.seed)
+    labelled = torch.from_numpy(np.flatnonzero(pool.labelled))
+    train_ids, held_out = (labelled[part] for part in split_held_out(len(labelled), options.seed))
     features = pool.inputs.ndim == 2
     model = options.model or auto_model(pool.inputs.shape[1:])
     if options.model is None and features:
@@ -129,7 +131,7 @@ def plan_warmup(pool: Dataset, options: WarmupOptions, device: torch.device, rep
     else:
         trained = "mlp" if model == LINEAR_OR_MLP else model
         descent = resolve_warmup(replace(options, model=trained), pool, len(train_ids), device)
-    n, given = len(pool), options.folds
+    n, given = len(labelled), options.folds
     most = max(n // LEAST_FOLD, 2)
     if given and given > most:
         raise UsageError(f"--folds {given} is too many for {n} samples.", f"Choose at most {most}.")
