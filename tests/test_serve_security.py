@@ -1,11 +1,13 @@
 """Who may ask the server what: nobody without the token, no other page, no other host, nothing but the images."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +25,7 @@ from metaselect.cli.main import main
 from metaselect.run.layout import Run
 from metaselect.web import INSTALL
 from metaselect.web.labeling_session import LabelingSession
-from metaselect.web.server import MAX_REQUEST_BYTES, Server
+from metaselect.web.server import MAX_HEADER_BYTES, MAX_REQUEST_BYTES, Server, bind, make_server
 
 TOKEN, PORT = "the-token", 8765
 HERE = f"http://127.0.0.1:{PORT}"
@@ -265,6 +267,94 @@ def test_a_full_disk_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) ->
     refused = ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(ANSWER))
     assert refused.status_code == 500
     assert "No space left" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("where", ["one", "many", "path", "query"])
+def test_headers_are_bounded(server: Server, where: str) -> None:
+    long = "x" * MAX_HEADER_BYTES
+    headers = {"one": {"X-Long": long}, "many": {f"X-{n}": "y" * 40 for n in range(400)}}.get(where, {})
+    path = {"path": f"/{TOKEN}/{long}", "query": f"/{TOKEN}/?{long}"}.get(where, f"/{TOKEN}/")
+    refused = ask(server, "GET", path, headers=headers)
+    assert refused.status_code == 431
+    assert (
+        ask(server, "GET", f"/{TOKEN}/", headers={"X-Long": long[: MAX_HEADER_BYTES // 2]}).status_code == 200
+    )
+
+
+@pytest.fixture
+def port(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Of a server in a thread of this process, with half a second for each request."""
+    monkeypatch.setattr("metaselect.web.timed_protocol.REQUEST_SECONDS", 0.5)
+    listener = bind(0)
+    number: int = listener.getsockname()[1]
+    running = make_server(server.app(TOKEN, number))
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(running.run, [listener])
+        yield number
+        running.should_exit = True
+        ended.result(timeout=20)
+
+
+def closed_after(port: int, first: bytes, more: bytes = b"") -> float:
+    """Seconds until the server closes a connection on which ``more`` comes again and again behind ``first``."""
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=0.1) as connection:
+        connection.sendall(first)
+        while time.monotonic() - started < 10:
+            try:
+                if more:
+                    connection.sendall(more)
+                if not connection.recv(65536):
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+    return time.monotonic() - started
+
+
+def head(port: int, *lines: str) -> bytes:
+    return "\r\n".join([*lines, f"Host: 127.0.0.1:{port}", ""]).encode()
+
+
+def test_idle_and_slow_connections_are_closed(port: int) -> None:
+    page = head(port, f"GET /{TOKEN}/ HTTP/1.1")
+    own = ("Content-Type: application/json", f"Origin: http://127.0.0.1:{port}", "Content-Length: 9999")
+    post = head(port, f"POST /{TOKEN}/next HTTP/1.1", *own)
+    slow = {
+        "nothing": (b"",),
+        "headers": (page, b"X: y\r\n"),
+        "body": (post + b"\r\n", b" "),
+        "idle after a response": (page + b"\r\n",),
+    }
+    seconds = {kind: closed_after(port, *parts) for kind, parts in slow.items()}
+    assert {kind: 0.4 < each < 5 for kind, each in seconds.items()} == dict.fromkeys(slow, True), seconds
+    assert raw_request(port, f"/{TOKEN}/").startswith(b"HTTP/1.1 200")
+
+
+def test_a_reader_that_does_not_read_is_cut_off(port: int, server: Server) -> None:
+    server.page = "x" * (32 << 20)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head(port, f"GET /{TOKEN}/ HTTP/1.1") + b"\r\n")
+        time.sleep(1.5)
+        got = 0
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(1 << 20):
+                got += len(part)
+    assert 0 < got < len(server.page)
+
+
+def test_endless_headers_are_refused(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        sent, reply = 0, b""
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(head(port, f"GET /{TOKEN}/ HTTP/1.1"))
+            while sent < 1 << 22:
+                sent += connection.send(b"X-More: y\r\n" * 100)
+        with contextlib.suppress(ConnectionError):
+            reply = connection.recv(1000)
+    assert sent < 1 << 22
+    assert reply[:12] in (b"", b"HTTP/1.1 400")
 
 
 @pytest.fixture

@@ -27,9 +27,11 @@ from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
 from metaselect.web.labeling_session import LabelingSession
 from metaselect.web.submitted_answer import InvalidRequest, SubmittedAnswer
+from metaselect.web.timed_protocol import TimedProtocol
 
 LOOPBACK = "127.0.0.1"
 MAX_REQUEST_BYTES = 16 * 1024  # an answer has about two hundred
+MAX_HEADER_BYTES = 16 * 1024  # of the address and all headers; a browser's have about one thousand
 # A request is tried again after any ArtefactError, then the page shows the error (and goes on trying while the run is
 # locked). Another command may hold the lock, and a request that only reads takes none: it may see votes.csv before
 # stage.json records the new votes.
@@ -174,8 +176,11 @@ class RequestFilter:
         request = Request(scope)
         token, slash, path = scope["path"].removeprefix("/").partition("/")
         known = hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self.token)
-        if request.headers.getlist("host") not in [[host] for host in self.hosts]:
-            response: ASGIApp = error_response(403, "This server answers to its own address only.")
+        sizes = (len(part) for header in scope["headers"] for part in header)
+        if len(scope["path"]) + len(scope["query_string"]) + sum(sizes) > MAX_HEADER_BYTES:
+            response: ASGIApp = error_response(431, f"The headers have more than {MAX_HEADER_BYTES} bytes.")
+        elif request.headers.getlist("host") not in [[host] for host in self.hosts]:
+            response = error_response(403, "This server answers to its own address only.")
         elif not self._from_here(request):
             response = error_response(403, "Requests come from this server's own page only.")
         elif not known or not slash:
@@ -260,8 +265,15 @@ def bind(port: int) -> socket.socket:
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
     """Answer requests until SIGINT."""
+    make_server(app).run(sockets=[listener])
+
+
+def make_server(app: ASGIApp) -> uvicorn.Server:
+    """The server, which ends where its ``should_exit`` is set."""
     config = uvicorn.Config(
         app,
+        http=TimedProtocol,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         log_config=None,
         log_level="critical",
         access_log=False,  # it would contain the token
@@ -270,4 +282,4 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         ws="none",
         timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
