@@ -12,6 +12,7 @@ from typing import Any
 
 from metaselect.errors import UsageError
 from metaselect.records import Json
+from metaselect.text import ANNOTATOR_RULE, is_annotator_name, quoted
 
 
 def not_in_key(default: Any) -> Any:
@@ -222,3 +223,9 @@ class ImportOptions:
     annotator: str = "annotator"
     require_complete: bool = not_in_key(False)
     format: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not is_annotator_name(self.annotator):
+            raise UsageError(
+                f"--annotator {quoted(self.annotator)} is not {ANNOTATOR_RULE}.", "Name the person."
+            )

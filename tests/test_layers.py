@@ -10,7 +10,7 @@ import metaselect
 
 ROOT = Path(metaselect.__file__).parent
 LAYERS = (
-    {"errors", "signals"},
+    {"errors", "signals", "text"},
     {"records"},
     {"options", "random"},
     {"data_options"},
@@ -41,6 +41,7 @@ PURE = (
 TORCH_FREE = (
     *(
         "errors",
+        "text",
         "records",
         "options",
         "data_options",

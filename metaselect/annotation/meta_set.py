@@ -9,6 +9,7 @@ from metaselect.errors import ArtefactError
 from metaselect.run.artefacts import ANNOTATE, META_SET
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_records
+from metaselect.text import quoted
 
 
 class MetaSet(NamedTuple):
@@ -43,7 +44,7 @@ def load_meta_set(run: Run, pool: Dataset) -> MetaSet:
     if strange:
         raise ArtefactError(
             f"{run.path(META_SET.path())} holds {len(strange)} answers that are not for this data, e.g. "
-            f"{strange[0]['sample_id']!r}: the data was replaced since.",
+            f"{quoted(strange[0]['sample_id'])}: the data was replaced since.",
             "Ingest the data that was annotated, or move the folder annotate away and use the run anew.",
         )
     pairs = sorted((index[row["sample_id"]], row["clean_label"]) for row in rows)

@@ -11,6 +11,7 @@ from metaselect.errors import DataError, UsageError
 from metaselect.options import require_range
 from metaselect.random import uniform
 from metaselect.run.files import read_csv
+from metaselect.text import quoted
 
 SIMULATED = "simulated"
 CLOSE = 1e-6  # largest difference to 1 of the sum of a row of probabilities
@@ -119,7 +120,7 @@ def _read_confusion(path: Path, classes: Sequence[str]) -> dict[str, list[float]
     if sorted(given) != sorted(classes):
         different = sorted(set(given) ^ set(classes)) or given
         raise DataError(
-            f"{path}: the columns after the first are not the {len(classes)} classes; see {different[0]!r}.",
+            f"{path}: the columns after the first are not the {len(classes)} classes; see {quoted(different[0])}.",
             "The first line must be: true, then every class name once.",
         )
     rates_of: dict[str, list[float]] = {}
@@ -133,14 +134,14 @@ def _read_confusion(path: Path, classes: Sequence[str]) -> dict[str, list[float]
             ) from None
         if true not in classes or true in rates_of:
             raise DataError(
-                f"{path}:{number}: {true!r} is {'there twice' if true in rates_of else 'no class'}."
+                f"{path}:{number}: {quoted(true)} is {'there twice' if true in rates_of else 'no class'}."
             )
         if not all(0 <= rate <= 1 for rate in rates.values()) or abs(sum(rates.values()) - 1) > CLOSE:
             raise DataError(
-                f"{path}:{number}: the probabilities of {true!r} are not in 0..1 with the sum 1.",
+                f"{path}:{number}: the probabilities of {quoted(true)} are not in 0..1 with the sum 1.",
                 "Every row must add up to 1.",
             )
         rates_of[true] = [rates[name] for name in classes]
     if missing := [name for name in classes if name not in rates_of]:
-        raise DataError(f"{path} has no row for {missing[0]!r}.", "It needs one row per class.")
+        raise DataError(f"{path} has no row for {quoted(missing[0])}.", "It needs one row per class.")
     return rates_of

@@ -12,6 +12,7 @@ from metaselect.annotation.quality.noise_estimate import NoiseEstimate
 from metaselect.annotation.rounds import Round
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.records import Json
+from metaselect.text import short
 
 SHOWN = 5  # names in a message
 
@@ -69,7 +70,7 @@ def import_result(
 def import_warnings(found: Reconciliation, result: Mapping[str, Json], name: str) -> Iterator[str]:
     """A sentence for each problem of an imported file that the user should look at."""
     if found.conflicting:
-        pairs = [f"{sample_id} by {annotator}" for sample_id, annotator in sorted(found.conflicting)]
+        pairs = [f"{short(sample_id)} by {annotator}" for sample_id, annotator in sorted(found.conflicting)]
         yield f"{name} answers twice and differently: {examples(pairs)}. Neither answer was taken."
     changed = result.get("classes_changed")
     if isinstance(changed, list) and changed:
@@ -93,7 +94,9 @@ def import_warnings(found: Reconciliation, result: Mapping[str, Json], name: str
     if unmatched.unknown:
         yield f"Ids that are not in the pool, or images that never went out: {examples(sorted(unmatched.unknown))}."
     if found.likely:
-        pairs = [f"{spoilt} for {sample_id}" for spoilt, sample_id in sorted(found.likely.items())]
+        pairs = [
+            f"{short(spoilt)} for {short(sample_id)}" for spoilt, sample_id in sorted(found.likely.items())
+        ]
         yield f"A spreadsheet may have written {examples(pairs)}; import the column as text."
     if unmatched.not_selected:
         listed = examples(sorted(unmatched.not_selected))
@@ -213,7 +216,7 @@ def _round_progress(each: Round, ledger: Ledger) -> RoundProgress:
 def examples(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(map(short, names[:SHOWN])) + more
 
 
 def count_with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:

@@ -13,6 +13,7 @@ from metaselect.errors import ArtefactError
 from metaselect.run.artefacts import VOTES
 from metaselect.run.files import sync_folder
 from metaselect.run.tables import format_rows
+from metaselect.text import quoted
 
 WIDTH = len(VOTES.columns)  # asked once for each of a million rows
 DONE = "done"
@@ -189,7 +190,7 @@ def _vote(cells: Sequence[str], name: str, row: int, shared: dict[str, str]) -> 
         raise _damaged(name, row, f"it has {len(cells)} cells, a vote has {WIDTH}")
     sample_id, label, annotator, status, note, number, time = cells
     if status not in (*STATUSES, WITHDRAWN) or not number.isdecimal():
-        raise _damaged(name, row, f"no vote has status {status!r} and round {number!r}")
+        raise _damaged(name, row, f"no vote has status {quoted(status)} and round {quoted(number)}")
     same = shared.setdefault  # equal texts become one object
     return Vote(
         sample_id,

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from metaselect.errors import MetaSelectError
 from metaselect.records import Advance, Json
+from metaselect.text import visible
 
 SCHEMA_VERSION = 1  # of what --json prints
 
@@ -89,7 +90,7 @@ class Console:
         for position, name in enumerate(header):
             table.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*(escape(printable(cell)) for cell in row))
+            table.add_row(*(escape(visible(cell)) for cell in row))
         width, colour = None if sys.stdout.isatty() else 120, colour_wanted(sys.stdout)
         # Rich draws into a buffer: on a closed pipe it would end the process with exit code 1.
         buffer = StringIO()
@@ -99,7 +100,7 @@ class Console:
     def line(self, text: str) -> None:
         """Print one line of the result on stdout; nothing under --json."""
         if not self.as_json:
-            print(printable(text))
+            print(visible(text))
 
     @contextmanager
     def track(self, total: int, what: str, unit: str, done: int = 0) -> Iterator[Advance]:
@@ -111,15 +112,10 @@ class Console:
             meter.close()
 
     def _write_line(self, message: str, label: str = "") -> None:
-        write_stderr(f"{label}{printable(message)}\n")
+        write_stderr(f"{label}{visible(message)}\n")
 
     def _coloured(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour else text
-
-
-def printable(text: str) -> str:
-    """The text with control characters escaped, since names from a data set could otherwise control a terminal."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def write_stderr(text: str) -> None:
@@ -177,7 +173,7 @@ class _ProgressMeter:
         else:
             bar, text = "", f"{self.what}: {_duration(now - self.started)}, {self.detail}"
         if mode is ProgressMode.bar:
-            write_stderr(f"\r\x1b[K{bar}{printable(text)}")  # back to the line's start, and clear it
+            write_stderr(f"\r\x1b[K{bar}{visible(text)}")  # back to the line's start, and clear it
         else:
             self.console.note(text)
 

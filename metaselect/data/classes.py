@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from metaselect.errors import DataError, UsageError
+from metaselect.text import quoted, short
 
 INTEGER = re.compile(r"-?[0-9]+")  # names that sort as numbers: "9" before "10"
 WHOLE = re.compile(r"(-?[0-9]+)\.0+")
@@ -61,16 +63,17 @@ def named_classes(value: str | None) -> tuple[str, ...]:
     if value is None:
         return ()
     try:
-        names = Path(value).read_text(encoding="utf-8-sig").splitlines() if Path(value).is_file() else None
+        # Not Path.is_file, which raises OSError for a list that is longer than a file's name may be.
+        names = Path(value).read_text("utf-8-sig").splitlines() if os.path.isfile(value) else None
     except UnicodeDecodeError as error:
         raise DataError(f"{value} is not text in UTF-8: {error}.", "Save it as UTF-8.") from None
     forms = [class_form(name) for name in (value.split(",") if names is None else names)]
     classes = tuple(form for form in forms if form)
     repeated = sorted(name for name, count in Counter(classes).items() if count > 1)
     if repeated or len(classes) < 2:
-        fault = f"names {repeated[0]!r} twice" if repeated else "names fewer than 2 classes"
+        fault = f"names {quoted(repeated[0])} twice" if repeated else "names fewer than 2 classes"
         raise UsageError(
-            f"--classes {value} {fault}.", "Give all classes, with commas between them, or a file."
+            f"--classes {short(value)} {fault}.", "Give all classes, with commas between them, or a file."
         )
     check_integers(classes)
     return classes
@@ -95,7 +98,7 @@ def check_integers(names: Sequence[str]) -> None:
     for name in names:
         if INTEGER.fullmatch(name) and (first := seen.setdefault(canonical_integer(name), name)) != name:
             raise DataError(
-                f"The classes {first!r} and {name!r} are the same number.",
+                f"The classes {quoted(first)} and {quoted(name)} are the same number.",
                 "Write each class in one way only.",
             )
 
@@ -137,6 +140,6 @@ def suggest(name: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown word: the closest known words, or else the first ten of them."""
     close = difflib.get_close_matches(name, known, n=3)
     if close:
-        return f"did you mean {' or '.join(repr(word) for word in close)}?"
-    shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+        return f"did you mean {' or '.join(quoted(word) for word in close)}?"
+    shown = ", ".join(map(short, known[:10])) + (", ..." if len(known) > 10 else "")
     return f"there is {shown}"

@@ -16,6 +16,7 @@ from metaselect.data.readers.paths import is_special, require_inside
 from metaselect.data.readers.splits import SUFFIXES, parquet_files
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
+from metaselect.text import quoted
 
 FILLER = "-1"
 ID_DIGITS = 16  # hex digits of a made id: 64 bits, a clash among a million samples has chance 3e-8
@@ -134,11 +135,11 @@ def list_samples(
         elif entry.label is None:
             without[position] = "it has no label"
         elif entry.label in MISSING and entry.label not in (known or source.declared):
-            without[position] = f"its label {entry.label!r} is what programs write where there is none"
+            without[position] = f"its label {quoted(entry.label)} is what programs write where there is none"
             names[-1] = None
         elif known is not None and entry.label not in known:
             near = suggest(entry.label, tuple(classes or ()))
-            problems[position] = f"the label {entry.label!r} is not among the classes: {near}"
+            problems[position] = f"the label {quoted(entry.label)} is not among the classes: {near}"
     if not rows:
         raise DataError(f"{source.root} holds no sample.", "Name data with at least one row.")
     if known is None and not source.declared and _is_filler(names):

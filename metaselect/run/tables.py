@@ -15,6 +15,7 @@ from metaselect.run.artefacts import stage_of
 from metaselect.run.files import format_csv, write_atomically, write_text
 from metaselect.run.layout import Run
 from metaselect.run.schema import PLACEHOLDER, Artefact
+from metaselect.text import short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,7 +223,7 @@ def _checked(artefact: Artefact, rows: Iterable[Sequence[object]]) -> Iterator[S
 def _other_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> str:
     missing = [name for name in wanted if name not in names]
     if missing:
-        return f"{path} has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}."
+        return f"{path} has no column {', '.join(missing)}; it has {short(', '.join(names)) or 'none'}."
     return f"{path} has the columns {', '.join(names)}; they must be {', '.join(wanted)}."
 
 

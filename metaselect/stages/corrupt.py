@@ -18,6 +18,7 @@ from metaselect.errors import DataError, UsageError
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.files import read_csv, write_atomically, write_csv
+from metaselect.text import quoted, short
 
 KINDS = ("none", "uniform", "adversarial", "flip", "flip2", "background", "asymmetric", "human")
 STREAMS = {"imbalance": 1, "map": 2, "noise": 3}  # one random stream for each purpose, from one seed
@@ -187,7 +188,7 @@ def _read_map(path: Path, classes: tuple[str, ...]) -> dict[int, int]:
 
 def _class_number(name: str, classes: tuple[str, ...], place: str) -> int:
     if name not in classes:
-        raise DataError(f"{place}: {name!r} is not a class; {suggest(name, classes)}.", "Name a class.")
+        raise DataError(f"{place}: {quoted(name)} is not a class; {suggest(name, classes)}.", "Name a class.")
     return classes.index(name)
 
 
@@ -199,7 +200,7 @@ def _human_labels(listing: Listing, order: np.ndarray, options: CorruptOptions) 
     if key is None or column not in header:
         missing = "sample_id (or id)" if key is None else column
         raise DataError(
-            f"{path} has no column {missing}; there is {', '.join(header)}.",
+            f"{path} has no column {missing}; there is {short(', '.join(header))}.",
             "Name the column of labels with --labels-column.",
         )
     given = {row[key]: row[column] for row in rows}
@@ -218,7 +219,7 @@ def _human_labels(listing: Listing, order: np.ndarray, options: CorruptOptions) 
         if row[column] and row[column] not in places:
             kind = "position" if INTEGER.fullmatch(row[column]) else "name"
             raise DataError(
-                f"{path}:{line} has the {kind} {row[column]!r}, which no class has.",
+                f"{path}:{line} has the {kind} {quoted(row[column])}, which no class has.",
                 f"Classes are {', '.join(listing.classes)}.",
             )
     return np.array([places[given[sample_id]] for sample_id in ids], dtype=np.int64)

@@ -30,6 +30,7 @@ from metaselect.run.layout import IDS_ALONE, Run
 from metaselect.run.record import StageRecord
 from metaselect.run.stage import Work
 from metaselect.run.tables import require_parquet, write_parquet, write_rows
+from metaselect.text import quoted, short, visible
 
 DATA_INPUT = f"{EXTERNAL}DATA"
 
@@ -151,10 +152,10 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
         report.warn(remark)
     for variants in case_variants(listing.classes):
         report.warn(
-            f"The classes {' and '.join(map(repr, variants))} differ in case only; they are kept apart."
+            f"The classes {' and '.join(map(quoted, variants))} differ in case only; they are kept apart."
         )
     if len(listing.classes) < 2 and listing.keep.any():
-        only = f"only the class {listing.classes[0]!r}" if listing.classes else "no label"
+        only = f"only the class {quoted(listing.classes[0])}" if listing.classes else "no label"
         raise DataError(f"{data} has {only}; there must be at least 2 classes.", "Check --label-column.")
     listing = listing.limited(options.limit, options.seed)
     key = _key(options, dataset_signature(data, options))
@@ -181,7 +182,10 @@ def _listed_bad(work: Work, bad: BadSamples) -> Iterator[None]:
 
 
 def _write_bad(path: Path, bad: Sequence[BadSample]) -> None:
-    write_rows(path, SKIPPED, [(each.source, each.row or "", each.sample_id, each.reason) for each in bad])
+    rows = [
+        (visible(each.source), each.row or "", visible(each.sample_id), visible(each.reason)) for each in bad
+    ]
+    write_rows(path, SKIPPED, rows)
 
 
 def _build(
@@ -262,7 +266,8 @@ def _warn_of_labels(listing: Listing, order: Sequence[int], report: Reporter) ->
     counts = np.bincount(labels[labels >= 0], minlength=len(listing.classes))
     empty = [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]
     if empty:
-        report.warn(f"{len(empty)} of {len(listing.classes)} classes have no sample: {', '.join(empty)}.")
+        names = ", ".join(map(short, empty))
+        report.warn(f"{len(empty)} of {len(listing.classes)} classes have no sample: {names}.")
     return unlabelled
 
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metaselect.annotation.votes import DONE, STATUSES
-
-LONGEST_NAME = 100
+from metaselect.text import ANNOTATOR_RULE, is_annotator_name
 
 
 class InvalidRequest(Exception):
@@ -50,6 +49,6 @@ def valid_annotator(annotator: str) -> str:
         InvalidRequest: blank, too long, or with characters that cannot be seen.
     """
     name = annotator.strip()
-    if not name or len(name) > LONGEST_NAME or not name.isprintable():
-        raise InvalidRequest(f"Answers need a name of 1 to {LONGEST_NAME} visible characters.")
+    if not is_annotator_name(name):
+        raise InvalidRequest(f"Answers need {ANNOTATOR_RULE}.")
     return name

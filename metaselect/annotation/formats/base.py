@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from metaselect.errors import DataError
+from metaselect.text import ANNOTATOR_RULE, is_annotator_name, quoted
 
 GIVEN = "given labels"
 PREDICTIONS = "predictions"
@@ -142,12 +143,28 @@ class ExchangeFormat(AnswerFormat, Protocol):
         """
 
 
-def require_text(answers: Iterable[Answer], name: str) -> None:
-    """Refuse texts that no file can hold: halves of a character, which JSON's escapes can name.
+def require_texts(answers: Sequence[Answer], name: str, content: bytes) -> None:
+    """Refuse names that are no annotator's, and what no file can hold: halves of a character.
+
+    Args:
+        answers: of the file.
+        name: of the file.
+        content: of the file; only JSON's escapes can name half of a character.
 
     Raises:
         DataError: naming the row.
     """
+    known: set[str] = {""}
+    for answer in answers:
+        if answer.annotator not in known:
+            if not is_annotator_name(answer.annotator):
+                raise DataError(
+                    f"{name}:{answer.row}: the annotator {quoted(answer.annotator)} is not {ANNOTATOR_RULE}.",
+                    "Correct it, or leave it empty and name the annotator with --annotator.",
+                )
+            known.add(answer.annotator)
+    if b"\\u" not in content:
+        return
     for answer in answers:
         for text in answer[1:]:
             try:

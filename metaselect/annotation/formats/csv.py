@@ -12,6 +12,7 @@ from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.data.classes import class_form
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv, read_delimiter
+from metaselect.text import quoted, short, visible
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
 ESCAPED = (*FORMULA, "'")
@@ -67,7 +68,7 @@ class CsvFormat:
                 form.batch_id,
                 escape_formula(item.sample_id),
                 escape_formula(item.image),
-                *((escape_formula(item.given_label),) if form.show_given else ()),
+                *((escape_formula(visible(item.given_label)),) if form.show_given else ()),
                 item.rank,
                 item.cluster,
                 item.cluster_size,
@@ -139,7 +140,7 @@ def read_truth(content: bytes, name: str) -> dict[str, str]:
         status = answer.status.lower()
         if status not in ("", *STATUSES, UNUSABLE):
             raise DataError(
-                f"{name}:{answer.row}: there is no status {answer.status!r} ({answer.sample_id}).",
+                f"{name}:{answer.row}: there is no status {quoted(answer.status)} ({short(answer.sample_id)}).",
                 f"Use one of {', '.join(STATUSES)}, or leave it empty.",
             )
         if status in (SKIP, UNSURE):
@@ -147,13 +148,13 @@ def read_truth(content: bytes, name: str) -> dict[str, str]:
         label = "" if status in (BAD_SAMPLE, UNUSABLE) else class_form(answer.clean_label)
         if status == DONE and not label:
             raise DataError(
-                f"{name}:{answer.row}: the status is done but there is no clean_label ({answer.sample_id}).",
+                f"{name}:{answer.row}: the status is done but there is no clean_label ({short(answer.sample_id)}).",
                 "Fill in the label, or set the status to bad_sample.",
             )
         if found.setdefault(answer.sample_id, label) != label:
             raise DataError(
-                f"{name}:{answer.row}: {answer.sample_id} has two labels, {found[answer.sample_id] or UNUSABLE!r} and "
-                f"{label or UNUSABLE!r}.",
+                f"{name}:{answer.row}: {short(answer.sample_id)} has two labels, "
+                f"{quoted(found[answer.sample_id] or UNUSABLE)} and {quoted(label or UNUSABLE)}.",
                 "A truth file names each sample once.",
             )
     return found
@@ -254,7 +255,7 @@ def _column_positions(header: Sequence[str], name: str, image: str) -> tuple[int
     shape = _id_and_label_columns(header, image)
     if shape is None:
         raise DataError(
-            f"{name} has no columns sample_id and clean_label; it has {', '.join(header)}.", REMEDY
+            f"{name} has no columns sample_id and clean_label; it has {short(', '.join(header))}.", REMEDY
         )
     key, label = shape
     annotator = "worker" if key == "task" and "worker" in header else "annotator"

@@ -21,6 +21,7 @@ from metaselect.annotation.formats.csv import (
 from metaselect.annotation.formats.json_text import parse_json
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv
+from metaselect.text import visible
 
 COLUMNS = ("file_name", "sample_id", "batch_id", "content_hash")
 
@@ -43,7 +44,7 @@ class HfFormat:
                 escape_formula(item.sample_id),
                 form.batch_id,
                 item.content_hash,
-                *((escape_formula(item.given_label),) if form.show_given else ()),
+                *((escape_formula(visible(item.given_label)),) if form.show_given else ()),
                 *(item.rank, item.cluster, item.cluster_size),
                 *("", "", "", ""),
             )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from xml.parsers import expat
 
 from metaselect.errors import DataError
+from metaselect.text import quoted
 
 MAX_ELEMENTS = 20_000_000  # half a minute's work; a file of any size may consist of nothing else
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -19,7 +20,7 @@ def require_xml_characters(texts: Iterable[str], what: str) -> None:
     for text in texts:
         if NOT_XML.search(text):
             raise DataError(
-                f"The {what} {text!r} holds a character that XML does not have.", "Use --format csv."
+                f"The {what} {quoted(text)} holds a character that XML does not have.", "Use --format csv."
             )
 
 

@@ -10,6 +10,7 @@ from metaselect.annotation.formats.base import Answer
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.data.classes import class_form
 from metaselect.errors import DataError
+from metaselect.text import quoted, short
 
 Spellings: TypeAlias = Callable[[str], Iterable[str]]
 """The texts that a cell may stand for, the most likely first; each exchange format has its own."""
@@ -50,7 +51,8 @@ class LabelParser:
         status = answer.status.lower()
         if status and status not in STATUSES:
             raise DataError(
-                f"{self.file}:{answer.row}: there is no status {answer.status!r} (sample {_sample_name(answer)}).",
+                f"{self.file}:{answer.row}: there is no status {quoted(answer.status)} "
+                f"(sample {_sample_name(answer)}).",
                 f"Use one of {', '.join(STATUSES)}, or leave it empty.",
             )
         label = self._class_or_status(answer)
@@ -74,8 +76,8 @@ class LabelParser:
         others = len(self.unknown) - 1
         more = f" {others} more rows have such labels." if others else ""
         raise DataError(
-            f"{self.file}:{first.row}: {first.clean_label.strip()!r} is not a class (sample {_sample_name(first)})."
-            f"{more} Nothing was imported.",
+            f"{self.file}:{first.row}: {quoted(first.clean_label.strip())} is not a class "
+            f"(sample {_sample_name(first)}).{more} Nothing was imported.",
             " ".join(self._remedies()),
         )
 
@@ -112,12 +114,12 @@ class LabelParser:
             strange = strange or not close
             if close:
                 times = f" ({rows} rows)" if len(counts) > 1 else ""
-                meant = " or ".join(repr(name) for name in close)
-                yield f"Did you mean {meant}{f' by {label!r}{times}' if len(counts) > 1 else ''}?"
+                meant = " or ".join(quoted(name) for name in close)
+                yield f"Did you mean {meant}{f' by {quoted(label)}{times}' if len(counts) > 1 else ''}?"
         if len(counts) > SHOWN:
             yield f"{len(counts) - SHOWN} more names are no classes."
         if strange:
-            shown = ", ".join(repr(name) for name in self.classes[:10])
+            shown = ", ".join(quoted(name) for name in self.classes[:10])
             yield f"The classes are {shown}{', ...' if len(self.classes) > 10 else ''}; --add-classes adds others."
 
 
@@ -126,4 +128,4 @@ def _composed(text: str) -> str:
 
 
 def _sample_name(answer: Answer) -> str:
-    return answer.sample_id.strip() or answer.image.strip() or answer.content_hash
+    return short(answer.sample_id.strip() or answer.image.strip() or answer.content_hash)

@@ -11,6 +11,7 @@ from metaselect.annotation.matching.matcher import AnswerMatcher, ImportScope, U
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, UNSURE, Vote, sorted_votes
 from metaselect.errors import DataError
 from metaselect.options import ImportOptions
+from metaselect.text import quoted, short, visible_lines
 
 EXAMPLES = 3
 
@@ -88,7 +89,13 @@ def reconcile(
             result.blank += 1
             continue
         vote = Vote(
-            sample_id, label, answer.annotator or options.annotator, status, answer.note, number, time
+            sample_id,
+            label,
+            answer.annotator or options.annotator,
+            status,
+            visible_lines(answer.note),
+            number,
+            time,
         )
         key = vote.key
         earlier = votes.get(key)
@@ -111,9 +118,9 @@ def _nothing_matched_error(result: Reconciliation, name: str) -> DataError:
             "Add --outside-round to take labels of samples that were not selected.",
         )
     if unmatched.other_batches:
+        batches = ", ".join(map(short, sorted(unmatched.other_batches)[:EXAMPLES]))
         return DataError(
-            f"{name} is of another run or choice: its batch {', '.join(sorted(unmatched.other_batches)[:EXAMPLES])} "
-            "is none of this run.",
+            f"{name} is of another run or choice: its batch {batches} is none of this run.",
             "Name the --run that made the form. Without the column batch_id, samples are matched by id alone.",
         )
     if unmatched.mismatched or unmatched.changed:
@@ -125,12 +132,12 @@ def _nothing_matched_error(result: Reconciliation, name: str) -> DataError:
         return DataError(f"{name} has no rows.", "It must have one row per labelled sample.")
     example = min(unmatched.unknown)
     guess = (
-        f" It may have been {result.likely[example]!r}, spoilt by a spreadsheet."
+        f" It may have been {quoted(result.likely[example])}, spoilt by a spreadsheet."
         if example in result.likely
         else ""
     )
     return DataError(
-        f"{name}: none of its {len(unmatched.unknown)} ids is known, for example {example!r}.{guess}",
+        f"{name}: none of its {len(unmatched.unknown)} ids is known, for example {quoted(example)}.{guess}",
         "Is this the right --run? Answers are found by the sample_id that annotate export wrote, or by the name "
         "or content of an image that went out.",
     )

@@ -15,6 +15,7 @@ from metaselect.errors import UsageError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.registry import FORMATS, READ_ONLY
 from metaselect.run.layout import Run
+from metaselect.text import visible_lines
 
 Format = StrEnum("Format", list(FORMATS))  # type: ignore[misc]  # mypy wants the names spelt out
 ReadFormat = StrEnum("ReadFormat", [AUTO, *FORMATS, *READ_ONLY])  # type: ignore[misc]
@@ -105,7 +106,9 @@ def export(
     )
     made = stage.export(Run.at(run), options, console)
     if output == "-":
-        sys.stdout.buffer.write(made.text.encode())  # as a file: UTF-8 and \n everywhere
+        # As a file: UTF-8 and \n everywhere. A terminal would obey the control characters of a name.
+        text = visible_lines(made.text) if sys.stdout.isatty() else made.text
+        sys.stdout.buffer.write(text.encode())
         sys.stdout.buffer.flush()
     elif made.path is not None:
         console.line(str(made.path))

@@ -9,6 +9,7 @@ import numpy as np
 
 from metaselect.data.classes import class_form
 from metaselect.errors import DataError
+from metaselect.text import short
 
 STOP = "stop"
 SKIP = "skip"
@@ -89,7 +90,7 @@ class BadSample:
     def sentence(self) -> str:
         """One sentence that names file, row and id."""
         row = f", row {self.row}" if self.row else ""
-        name = f", id {self.sample_id}" if self.sample_id else ""
+        name = f", id {short(self.sample_id)}" if self.sample_id else ""
         return f"{self.source}{row}{name}: {self.reason}."
 
 

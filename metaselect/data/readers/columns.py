@@ -9,6 +9,7 @@ from metaselect.data.store import FEATURES, IMAGES
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.layout import IDS_ALONE
+from metaselect.text import short
 
 FEATURE_LIST = "features"
 SHOWN = 5  # columns that a remark names
@@ -46,7 +47,7 @@ class Columns:
         """Warnings about columns, where how they were understood may be a mistake."""
         others = [name for name in header if name not in (self.sample_id, self.label)]
         if self.task == IDS_ALONE:
-            shown = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
+            shown = ", ".join(map(short, others[:SHOWN])) + (", ..." if len(others) > SHOWN else "")
             ways = f"--image-column or --feature-columns takes one of: {shown}; " if others else ""
             return (
                 f"{file} has no images or features that are known as such, so ids and labels alone are taken "
@@ -95,12 +96,16 @@ def check_distinct(file: str, header: Sequence[str]) -> None:
     """
     repeated = sorted({name for name in header if list(header).count(name) > 1})
     if repeated:
-        raise DataError(f"{file} has the column {repeated[0]} twice.", "Give each column its own name.")
+        raise DataError(
+            f"{file} has the column {short(repeated[0])} twice.", "Give each column its own name."
+        )
 
 
 def _require(file: str, header: Sequence[str], name: str, flag: str) -> str:
     if name not in header:
-        raise DataError(f"{file} has no column {name}: {suggest(name, header)}", f"Name it with {flag}.")
+        raise DataError(
+            f"{file} has no column {short(name)}: {suggest(name, header)}", f"Name it with {flag}."
+        )
     return name
 
 

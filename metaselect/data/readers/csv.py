@@ -12,6 +12,7 @@ from metaselect.data.readers.paths import ImageFiles
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.files import read_delimiter
+from metaselect.text import quoted, short
 
 
 class CsvSource:
@@ -77,7 +78,7 @@ class CsvSource:
             try:
                 float(cell)
             except ValueError:
-                return UnusableContent(f"{cell!r} in column {name} is not a number")
+                return UnusableContent(f"{quoted(cell)} in column {short(name)} is not a number")
         return UnusableContent("a feature is not a number")
 
     def width(self) -> int:

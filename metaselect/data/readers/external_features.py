@@ -15,6 +15,7 @@ from metaselect.data.readers.columnar import id_text, is_list, is_number, read_b
 from metaselect.data.readers.columns import FEATURE_LIST, check_distinct
 from metaselect.errors import DataError
 from metaselect.run.artefacts import CLASSES, SAMPLES
+from metaselect.text import short
 
 ID, PROBS = "sample_id", "probs"
 TOLERANCE = 1e-3  # of a probability beyond [0, 1], and of the sum of a row: what float16 leaves of a softmax
@@ -97,7 +98,7 @@ def _check_columns(path: Path) -> bool:
     check_distinct(str(path), schema.names)
     for name in (ID, FEATURE_LIST):
         if name not in schema.names:
-            raise DataError(f"{path} has no column {name}: {suggest(name, schema.names)}", COLUMNS)
+            raise DataError(f"{path} has no column {short(name)}: {suggest(name, schema.names)}", COLUMNS)
     for name in (FEATURE_LIST, PROBS):
         kind = schema.field(name).type if name in schema.names else None
         if kind is not None and not (is_list(kind) and is_number(kind.value_type)):
@@ -126,7 +127,7 @@ def _places(path: Path, sample_ids: Sequence[str]) -> tuple[np.ndarray, int]:
             places.append(place)
     lacking = [sample_ids[place] for place in np.flatnonzero(row_of == 0).tolist()]
     if lacking:
-        named = ", ".join(lacking[:SHOWN]) + (", ..." if len(lacking) > SHOWN else "")
+        named = ", ".join(map(short, lacking[:SHOWN])) + (", ..." if len(lacking) > SHOWN else "")
         raise DataError(
             f"{path} has no features for {len(lacking)} of {len(sample_ids)} samples: {named}.",
             f"Write one row for each sample, with the {ID} of {SAMPLES.path()}.",

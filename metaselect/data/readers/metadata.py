@@ -16,6 +16,7 @@ from metaselect.data.readers.jsonl import JsonLinesSource
 from metaselect.data.readers.paths import require_inside
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
+from metaselect.text import quoted, short
 
 MANIFESTS = {".csv": CsvSource, ".jsonl": JsonLinesSource}
 """Readers of tables by suffix."""
@@ -68,8 +69,8 @@ def _check_folders(source: CsvSource, table: Path, column: str) -> None:
         folder = class_form(entry.path.split("/")[0]) if "/" in entry.path else entry.label
         if folder != entry.label and folder in labels:
             raise DataError(
-                f"{table}, row {entry.row}: {entry.path} has the label {entry.label!r}, and its folder is named "
-                f"like the class {folder!r}.",
+                f"{table}, row {entry.row}: {short(entry.path)} has the label {quoted(entry.label or '')}, and its "
+                f"folder is named like the class {quoted(folder or '')}.",
                 f"To go by the table, name it: {table} --image-column {column}; to go by the folders, take it away.",
             )
 

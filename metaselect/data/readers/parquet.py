@@ -36,6 +36,7 @@ from metaselect.data.store import FEATURES
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.layout import IDS_ALONE
+from metaselect.text import quoted
 
 UNLABELLED = -1  # among positions of declared classes, as Hugging Face's data sets have it
 
@@ -92,7 +93,7 @@ class ParquetSource:
             if not inside and label != UNLABELLED:
                 problem = f"the label {label} is outside 0..{len(self.declared) - 1}"
         elif self.declared and name is not None and name not in self._names:
-            problem = f"the label {name!r} is not among the classes: {suggest(name, self.declared)}"
+            problem = f"the label {quoted(name)} is not among the classes: {suggest(name, self.declared)}"
         return SampleEntry(row, id_text(sample_id), name, self._outside.clean(path or ""), problem)
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:

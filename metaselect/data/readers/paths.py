@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from metaselect.data.readers.base import UnusableContent
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
+from metaselect.text import short
 
-SHOWN = 200  # characters of a path in a message
 ALLOW = "--allow-outside reads it"
 
 
@@ -98,12 +98,6 @@ def require_inside(files: Iterable[Path], root: Path, options: ReadOptions) -> N
     for file in files:
         if not options.allow_outside and not file.resolve().is_relative_to(_resolved(root)):
             raise DataError(f"{file} is a link that leaves the folder {root}.", "To read it: --allow-outside")
-
-
-def short(path: str) -> str:
-    """The path for a message: without control characters, and not longer than a few lines."""
-    shown = path[:SHOWN] if path.isprintable() else ascii(path[:SHOWN])
-    return shown + ("..." if len(path) > SHOWN else "")
 
 
 def escapes(path: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from metaselect.annotation.exports import Export as Exported
 from metaselect.annotation.exports import read_exported_samples
-from metaselect.annotation.formats.base import FILLED_IN, INSIDE, Answer, require_text
+from metaselect.annotation.formats.base import FILLED_IN, INSIDE, Answer, require_texts
 from metaselect.annotation.formats.detect import AUTO, detect_format, load_format, load_reader
 from metaselect.annotation.formats.files import form_path, write_form
 from metaselect.annotation.imports import Source
@@ -163,8 +163,7 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
         wanted = detect_format(content, name) if options.format == AUTO else options.format
         form = load_reader(wanted)
         answers = form.read(content, name)
-        if b"\\u" in content:  # only JSON's escapes can name what is no text
-            require_text(answers, name)
+        require_texts(answers, name, content)
         origin = source_of(content, name, wanted)
         del content  # frees memory: the answers hold all of it
         with run.lock():

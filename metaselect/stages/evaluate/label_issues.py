@@ -13,6 +13,7 @@ from metaselect.records import Json
 from metaselect.run.artefacts import WEIGHTS
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
+from metaselect.text import quoted
 from metaselect.training.pool_predictions import pool_predictions
 
 
@@ -108,7 +109,7 @@ def read_pool_truth(path: Path, pool: Dataset) -> Truth:
     strange = sorted({label for label in said if label} - set(position))
     if strange:
         raise DataError(
-            f"{path} holds the label {strange[0]!r}, which is no class of the run.",
+            f"{path} holds the label {quoted(strange[0])}, which is no class of the run.",
             f"The classes are {', '.join(pool.classes[:20])}.",
         )
     labels = np.array([position[label] if label else -1 for label in said], np.int64)

@@ -19,6 +19,7 @@ from metaselect.records import Json, Outcome
 from metaselect.run.artefacts import CLUSTERS, SAMPLES, SELECT, SELECTED
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet, read_records
+from metaselect.text import quoted
 
 MAX_COMPARED_IDS = 10_000  # for suggestions; comparing a whole large pool would take minutes
 
@@ -215,10 +216,10 @@ def _unknown(run: Run, sample_id: str) -> UsageError:
     ids: list[str] = read_parquet(run, SAMPLES, ["sample_id"])["sample_id"].to_pylist()
     containing = [known for known in ids if sample_id and sample_id.casefold() in known.casefold()][:3]
     if containing:
-        hint = f"Did you mean {' or '.join(repr(known) for known in containing)}?"
+        hint = f"Did you mean {' or '.join(map(quoted, containing))}?"
     else:
         # The pool is sorted by sample_id, so ids with the same beginning are close together.
         start = max(0, min(bisect_left(ids, sample_id) - MAX_COMPARED_IDS // 2, len(ids) - MAX_COMPARED_IDS))
         suggestion = suggest(sample_id, ids[start : start + MAX_COMPARED_IDS])
         hint = f"{suggestion[0].upper()}{suggestion[1:].removesuffix('?')}{'?' if suggestion.endswith('?') else '.'}"
-    return UsageError(f"There is no sample {sample_id!r} in {run.root}.", hint)
+    return UsageError(f"There is no sample {quoted(sample_id)} in {run.root}.", hint)

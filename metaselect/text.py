@@ -1,0 +1,37 @@
+"""Names from data in messages and in tables for people: control characters are escaped, long names cut."""
+
+import re
+
+LONGEST = 200  # characters of a name in a message
+LONGEST_ANNOTATOR = 100
+ANNOTATOR_RULE = f"a name of 1 to {LONGEST_ANNOTATOR} visible characters"
+# Those that move a terminal's cursor, start its commands or turn the direction of text; halves of characters, which
+# cannot be written.
+CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with control characters escaped as Python writes them."""
+    return CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+def visible_lines(text: str) -> str:
+    """As ``visible``, but for the ends of lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def is_annotator_name(name: str) -> bool:
+    """Whether this can name an annotator: ``ANNOTATOR_RULE``, without spaces around it."""
+    return bool(name) and name == name.strip() and len(name) <= LONGEST_ANNOTATOR and name.isprintable()
+
+
+def short(name: str) -> str:
+    """The name for a message: not longer than ``LONGEST`` characters, control characters escaped."""
+    return visible(name[:LONGEST]) + ("..." if len(name) > LONGEST else "")
+
+
+def quoted(name: str) -> str:
+    """As ``short``, as a quoted text."""
+    return repr(name[:LONGEST]) + ("..." if len(name) > LONGEST else "")
