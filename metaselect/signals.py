@@ -2,8 +2,7 @@
 
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -12,22 +11,15 @@ Handler = Callable[[int, FrameType | None], None]
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # exit codes, as shells count
 WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
 AGAIN = "Run the same command again: it resumes what can be resumed."
-UNDOING = (
-    "The import may be undone already, and the same command would then undo the one before it: "
-    "`metaselect annotate status` shows what counts; `annotate undo --import N` is safe to repeat."
-)
 
 
 class Terminated(BaseException):
     """SIGTERM came; unwinds like KeyboardInterrupt."""
 
 
-def interruption(number: signal.Signals, words: Sequence[str]) -> str:
-    """What is true after a signal ended the command of these words."""
-    undoes = list(words[:2]) == ["annotate", "undo"] and not any(
-        word.startswith("--import") for word in words
-    )
-    return f"{WORDS[number]}. {UNDOING if undoes else AGAIN}"
+def interruption(number: signal.Signals) -> str:
+    """What is true after a signal ended a command."""
+    return f"{WORDS[number]}. {AGAIN}"
 
 
 def end_at_once() -> None:
@@ -64,7 +56,7 @@ def _unwind(number: int, frame: FrameType | None) -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     del frame
-    os.write(2, f"{interruption(signal.Signals(number), sys.argv[1:])}\n".encode())
+    os.write(2, f"{interruption(signal.Signals(number))}\n".encode())
     os._exit(128 + number)
 
 

@@ -1,13 +1,15 @@
 """`metaselect annotate undo`: imports by number, and that what counted before counts again."""
 
-import signal
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, votes_of
-from command_line import metaselect
+from command_line import environment, metaselect, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +18,6 @@ from metaselect.annotation.imports import Import, Source, vote_positions
 from metaselect.annotation.undo import votes_that_undo, without_round
 from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.run.layout import Run
-from metaselect.signals import interruption
 
 CAT_DOG = "sample_id,clean_label\ns0,cat\ns1,dog\n"
 OWLS = "sample_id,clean_label\ns1,owl\ns2,owl\n"
@@ -47,8 +48,11 @@ def test_an_undo_brings_back_what_counted_before_and_only_adds_rows(
     assert run.path("annotate/votes.csv").read_bytes().startswith(before)
     assert votes_of(run)[-2:] == [("s1", "dog", "annotator", "done"), ("s2", "", "annotator", "withdrawn")]
     run.stage("annotate").check(thorough=True)
-    assert result(run, capsys, "undo")["number"] == 1
+    assert result(run, capsys, "undo", "--import", "1")["number"] == 1
     assert meta_set(run) == {}
+
+
+def test_without_an_import_there_is_none_to_undo(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no import to undo" in error(run, capsys, "undo", code=2)
 
 
@@ -103,7 +107,7 @@ def test_an_earlier_import_can_be_named(run: Run, capsys: pytest.CaptureFixture[
     got = result(run, capsys, "undo", "--import", "1")
     assert (got["withdrawn"], got["restored"], got["superseded"]) == (1, 0, 1)
     assert meta_set(run) == {"s1": "owl", "s2": "owl"}
-    assert "undone already" in error(run, capsys, "undo", "--import", "1", code=2)
+    assert result(run, capsys, "undo", "--import", "1") == got
     assert "is the undo of import 1" in error(run, capsys, "undo", "--import", "3", code=2)
     assert "The latest is 3" in error(run, capsys, "undo", "--import", "4", code=2)
     assert call(run, "undo") == 0  # of import 2: what import 1 said of s1 does not come back
@@ -115,9 +119,10 @@ def test_people_read_what_an_undo_did(run: Run) -> None:
     done = metaselect("annotate", "undo", run=run.root)
     assert "Undid import 1 (first.csv): 2 votes." in done.out
     assert "2 withdrawn" in done.out
-    assert metaselect("annotate", "undo", run=run.root, code=2).out == ""
-    nothing = metaselect("annotate", "undo", "--json", run=run.root, code=2).json
-    assert nothing["error"]["message"] == "There is no import to undo."
+    again = metaselect("annotate", "undo", run=run.root)
+    assert again.out == done.out
+    assert "Import 1 was undone already." in again.err
+    assert "undo --import" not in again.err  # there is no other
 
 
 def test_no_form_may_say_withdrawn(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,26 +263,69 @@ def test_forgetting_a_round_keeps_imports_and_their_votes_together(
         assert after == [vote for vote in before if vote.round != gone]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_of_an_undo_does_not_say_to_run_it_again(number: signal.Signals) -> None:
-    """Killed behind its last write, the same command would undo one import more."""
-    assert "Run the same command again" in interruption(number, ["annotate", "import", "x.csv"])
-    assert "Run the same command again" in interruption(number, ["annotate", "undo", "--import", "2"])
-    assert "Run the same command again" in interruption(number, ["annotate", "undo", "--import=2"])
-    said = interruption(number, ["annotate", "undo", "--run", "r"])
-    assert "Run the same command again" not in said
-    assert "may be undone already" in said
-
-
-def test_an_undo_by_number_is_safe_to_repeat(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_undo_is_safe_to_repeat(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, label in enumerate(("cat", "dog")):
         path = tmp_path / f"{number}.csv"
         path.write_text(f"sample_id,clean_label\ns1,{label}\n")
         assert call(run, "import", str(path)) == 0
-    assert call(run, "undo", "--import", "2") == 0
-    votes = (run.root / "annotate/votes.csv").read_bytes()
-    capsys.readouterr()
-    assert "Import 2 is undone already" in error(run, capsys, "undo", "--import", "2", code=2)
-    assert (run.root / "annotate/votes.csv").read_bytes() == votes
+    first = result(run, capsys, "undo")
+    before = tree(run.root)
+    for words in ((), ("--import", "2")):
+        assert result(run, capsys, "undo", *words) == first
+        assert call(run, "undo", *words) == 0
+        said = capsys.readouterr().err
+        assert "Import 2 was undone already. Another: metaselect annotate undo --import 1" in said
+        assert tree(run.root) == before
+    assert meta_set(run) == {"s1": "cat"}
+
+
+KILLED = """
+import os, sys
+
+left, root = int(sys.argv[1]), sys.argv[2]
+CHANGES = ("os.rename", "os.remove", "os.truncate", "os.mkdir", "shutil.rmtree")
+
+
+def count(event, arguments):
+    global left
+    written = event == "open" and (arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    if (event in CHANGES or written) and str(arguments[0]).startswith(root):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+
+
+from metaselect.cli.main import main
+
+sys.addaudithook(count)
+assert main(sys.argv[3:]) == 0
+sys.stdout.flush()
+os._exit(9)  # all is done, and nobody is told
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("--import", "2")])
+def test_an_undo_that_is_killed_at_any_operation_and_run_again_undoes_one_import(
+    run: Run, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    give(run, CAT_DOG, "first.csv")
+    give(run, OWLS, "second.csv")
+    whole = Run(Path(shutil.copytree(run.root, tmp_path / "whole")))
+    assert call(whole, "undo", *words) == 0
+    assert len(votes_of(whole)) == 6
+    for operations in range(100):
+        one = Run(Path(shutil.copytree(run.root, tmp_path / f"killed-{operations}")))
+        program = [sys.executable, "-c", KILLED, str(operations), str(one.root), "annotate", "undo", *words]
+        killed = subprocess.run(
+            [*program, "--run", str(one.root)], capture_output=True, text=True, env=environment(), check=False
+        )
+        assert killed.returncode == 9, killed.stderr
+        assert call(one, "undo", *words) == 0
+        assert votes_of(one) == votes_of(whole)
+        assert meta_set(one) == meta_set(whole) == {"s0": "cat", "s1": "dog"}
+        assert len(csv_rows(one.path("annotate/imports.csv"))) == 3
+        one.stage("annotate").check(thorough=True)
+        if killed.stdout:
+            break
+    assert operations > 5

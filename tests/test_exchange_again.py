@@ -189,7 +189,7 @@ def test_an_import_of_every_format_can_be_undone_and_made_again(
     undone = result(run, capsys, "undo")
     assert (undone["number"], undone["restored"], undone["withdrawn"], undone["bought"]) == (2, 2, 0, 6)
     assert meta_set(run) == dict.fromkeys(CHOSEN, "cat")
-    undone = result(run, capsys, "undo")
+    undone = result(run, capsys, "undo", "--import", "1")
     assert (undone["number"], undone["withdrawn"], undone["bought"]) == (1, 9, 0)
     assert result(run, capsys, "import", first, "--annotator", "anna")["new_votes"] == 9
     assert meta_set(run) == dict.fromkeys(CHOSEN, "cat")

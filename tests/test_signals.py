@@ -61,7 +61,7 @@ def test_a_signal_during_an_import_ends_the_process_with_its_code_and_a_sentence
     for moment in (*EARLY, *LOSES_EXCEPTIONS, *LATE):
         done = signalled(moment, number, warm)
         sentences = [line for line in done.err.splitlines() if not line.startswith("No GPU found")]
-        if (done.code, done.out, sentences) != (128 + number, "", [interruption(number, [])]):
+        if (done.code, done.out, sentences) != (128 + number, "", [interruption(number)]):
             faults.append((moment, done))
     assert faults == []
 

@@ -46,6 +46,7 @@ from metaselect.annotation.undo import (
     find_import_to_undo,
     next_undo,
     result_of_undo,
+    undo_of,
     votes_that_undo,
     without_round,
 )
@@ -148,30 +149,31 @@ def add_votes(run: Run, ledger: Ledger, votes: Iterable[Vote], source: Source | 
     return ledger
 
 
-def undo_import(run: Run, number: int | None, time: str) -> tuple[Ledger, UndoResult]:
+def undo_import(run: Run, number: int | None, time: str) -> tuple[Ledger, UndoResult, bool]:
     """Undo an import by more votes: what counted before it counts again; nothing is deleted.
 
-    Called again after a crash, it completes the same undo.
+    Called again, also after a crash at any moment, it changes nothing more.
 
     Args:
         run: locked.
-        number: of the import; None is the latest one that was not undone.
+        number: of the import; None is the latest one.
         time: of the votes that this appends.
 
+    Returns:
+        The ledger, the effect, and whether an earlier call had undone the import.
+
     Raises:
-        UsageError: there is no such import, or it is undone already.
+        UsageError: there is no such import.
         ArtefactError: as ``read_ledger``.
     """
-    ledger = read_ledger(run)
-    pending = _pending_undo(run, ledger)
-    if pending:  # of an earlier call, which a crash interrupted
-        ledger = _append_pending_undo(run, ledger)
-    if not pending or number not in (None, pending):
-        row = find_import_to_undo(ledger.imports, number, len(ledger.votes))
-        ledger = _add_import(run, ledger, next_undo(ledger.imports, row.number, time, len(ledger.votes)))
-        ledger = _append_pending_undo(run, ledger)
+    ledger = open_ledger(run)
+    row = find_import_to_undo(ledger.imports, number, len(ledger.votes))
+    earlier = undo_of(ledger.imports, row.number)
+    undo = earlier or next_undo(ledger.imports, row.number, time, len(ledger.votes))
+    if earlier is None:
+        ledger = _append_pending_undo(run, _add_import(run, ledger, undo))
     write_meta_set_and_record(run, ledger)
-    return ledger, result_of_undo(ledger.votes, ledger.imports)
+    return ledger, result_of_undo(ledger.votes, ledger.imports, undo), earlier is not None
 
 
 def add_repeats(run: Run, ledger: Ledger, repeats: Iterable[Repeat]) -> Ledger:

@@ -4,7 +4,7 @@ Nothing is deleted. An undo appends votes: for each sample and annotator whose l
 the vote that an earlier import left, or a withdrawn one where there is none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -36,13 +36,13 @@ class UndoResult(NamedTuple):
 
 
 def find_import_to_undo(imports: Sequence[Import], number: int | None, total: int) -> Import:
-    """The import with that number, or the latest one that was not undone.
+    """The import with that number, or the latest one with votes; it may be undone already.
 
     Raises:
-        UsageError: there is none, it is undone already, or it is an undo itself.
+        UsageError: there is none, or it is an undo itself.
     """
     if number is None:
-        latest = latest_standing_import(imports, total)
+        latest = _latest_with_votes(imports, total)
         if latest is None:
             raise UsageError("There is no import to undo.")
         return latest
@@ -54,16 +54,24 @@ def find_import_to_undo(imports: Sequence[Import], number: int | None, total: in
         raise UsageError(
             f"Import {number} is the undo of import {row.undoes}.", "Import the file of that one again."
         )
-    if any(other.undoes == number for other in imports):
-        raise UsageError(f"Import {number} is undone already.", "Importing its file again takes that back.")
     return row
 
 
 def latest_standing_import(imports: Sequence[Import], total: int) -> Import | None:
     """The last import with votes that was not undone yet."""
-    undone = {row.undoes for row in imports}
+    return _latest_with_votes(imports, total, {row.undoes for row in imports})
+
+
+def _latest_with_votes(
+    imports: Sequence[Import], total: int, undone: Collection[int] = frozenset()
+) -> Import | None:
     standing = (row for row in reversed(imports) if not row.undoes and row.number not in undone)
     return next((row for row in standing if vote_positions(imports, row, total)), None)
+
+
+def undo_of(imports: Sequence[Import], number: int) -> Import | None:
+    """The row that undoes an import; None where it was not undone."""
+    return next((row for row in imports if row.undoes == number), None)
 
 
 def next_undo(imports: Sequence[Import], number: int, time: str, first_vote: int) -> Import:
@@ -118,12 +126,11 @@ def without_round(
     return kept + again, rows
 
 
-def result_of_undo(votes: Sequence[Vote], imports: Sequence[Import]) -> UndoResult:
-    """The effect of the last row, which is an undo."""
-    last = imports[-1]
-    row = imports[last.undoes - 1]
+def result_of_undo(votes: Sequence[Vote], imports: Sequence[Import], undo: Import) -> UndoResult:
+    """The effect of a row that is an undo."""
+    row = imports[undo.undoes - 1]
     count = len(vote_positions(imports, row, len(votes)))
-    added = [votes[at].status for at in vote_positions(imports, last, len(votes))]
+    added = [votes[at].status for at in vote_positions(imports, undo, len(votes))]
     withdrawn = added.count(WITHDRAWN)
     return UndoResult(
         row.number, row.file, row.format, count, withdrawn, len(added) - withdrawn, count - len(added)

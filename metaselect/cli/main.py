@@ -152,10 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CLICK_USAGE_ERROR as error:
         return _fail(console, _usage_error(error))
     except (KeyboardInterrupt, typer.Abort):
-        console.note(interruption(signal.SIGINT, words))
+        console.note(interruption(signal.SIGINT))
         return INTERRUPTED
     except Terminated:
-        console.note(interruption(signal.SIGTERM, words))
+        console.note(interruption(signal.SIGTERM))
         return TERMINATED
     except BrokenPipeError:
         os.dup2(

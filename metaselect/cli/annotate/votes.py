@@ -147,7 +147,7 @@ def undo(
             metavar="N",
             min=1,
             help=f"A row of {IMPORTS.within()}.",
-            show_default="the latest that stands",
+            show_default="the latest",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -155,7 +155,8 @@ def undo(
 ) -> None:
     """Take an import back: what was answered before it counts again.
 
-    Nothing is deleted: the earlier answers are written once more, behind the others. Again goes one further back.
+    Nothing is deleted: the earlier answers are written once more, behind the others. Again changes nothing; to go
+    further back, name the import.
 
         metaselect annotate undo --run RUN
 

@@ -8,6 +8,7 @@ from metaselect.annotation.ledger_record import CONSENSUS, STAGE
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, count_with_status, progress
+from metaselect.annotation.undo import latest_standing_import
 from metaselect.annotation.votes import DONE, utc_now
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import FORMATS, READ_ONLY
@@ -31,15 +32,21 @@ def status(run: Run) -> Progress:
 
 
 def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
-    """Undo an import; without a number the latest one that was not undone.
+    """Undo an import; without a number the latest one. Of one that is undone already nothing changes.
 
     Raises:
-        UsageError: there is no such import, or it is undone already.
+        UsageError: there is no such import.
         ArtefactError: no run, or the votes were changed by hand.
     """
     run.info()
     with no_garbage_collection(), run.lock():
-        ledger, done = undo_import(run, number, utc_now())
+        ledger, done, earlier = undo_import(run, number, utc_now())
+    if earlier:
+        standing = latest_standing_import(ledger.imports, len(ledger.votes))
+        other = (
+            f" Another: metaselect annotate undo --import {standing.number} {run.flag}" if standing else ""
+        )
+        report.note(f"Import {done.number} was undone already.{other}")
     again = (
         "; importing the file again takes the undo back" if done.format in {**FORMATS, **READ_ONLY} else ""
     )
