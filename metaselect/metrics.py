@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, roc_auc_score
 
+from metaselect.records import Json, matrix_rows
+
 Z = NormalDist().inv_cdf(0.975)  # standard normal deviate, 95 % two-sided
 
 
@@ -37,14 +39,14 @@ class ClassificationMetrics:
         balanced_accuracy: mean of the accuracies of the classes that occur.
         per_class_accuracy: K shares, None for a class without samples.
         macro_f1: mean F1 of the classes that occur.
-        confusion: K rows of K counts; a row is a true class.
+        confusion: K rows of K counts, a row is a true class; of many classes as ``records.matrix_rows``.
     """
 
     accuracy: float
     balanced_accuracy: float
     per_class_accuracy: Sequence[float | None]
     macro_f1: float
-    confusion: Sequence[Sequence[int]]
+    confusion: Sequence[Json]
 
 
 def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> ClassificationMetrics:
@@ -65,7 +67,7 @@ def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> C
         macro_f1=float(
             f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
         ),
-        confusion=matrix.tolist(),
+        confusion=matrix_rows(matrix),
     )
 
 

@@ -23,11 +23,18 @@ s, v, c, f_i, F_m: the meta gradient's, defined in ``metagrad.forward``; slope: 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Advance: TypeAlias = Callable[..., None]
 """``advance(count, detail="")``: ``count`` more units are done; ``detail`` is shown beside the rate."""
+
+
+MOST_ROWS = 100
+"""Classes up to which a matrix of them is printed in full."""
 
 
 class Reporter(Protocol):
@@ -54,3 +61,14 @@ class Outcome:
 
     result: Mapping[str, Json] = field(default_factory=dict)
     unmet: str = ""
+
+
+def matrix_rows(matrix: "np.ndarray") -> list[Json]:
+    """The rows of a (K, K) matrix; above ``MOST_ROWS`` classes [row, column, value] of each cell that is not 0."""
+    if len(matrix) <= MOST_ROWS:
+        return [*matrix.tolist()]
+    rows, columns = matrix.nonzero()
+    return [
+        list(cell)
+        for cell in zip(rows.tolist(), columns.tolist(), matrix[rows, columns].tolist(), strict=True)
+    ]

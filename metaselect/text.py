@@ -1,6 +1,7 @@
 """Names from data in messages and in tables for people: control characters are escaped, long names cut."""
 
 import re
+from collections.abc import Sequence
 
 LONGEST = 200  # characters of a name in a message
 LONGEST_ANNOTATOR = 100
@@ -35,3 +36,9 @@ def short(name: str) -> str:
 def quoted(name: str) -> str:
     """As ``short``, as a quoted text."""
     return repr(name[:LONGEST]) + ("..." if len(name) > LONGEST else "")
+
+
+def examples(names: Sequence[str], shown: int = 5) -> str:
+    """The first names, as ``short``, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(map(short, names[:shown])) + more

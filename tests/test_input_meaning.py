@@ -121,7 +121,7 @@ def test_a_folder_may_be_named_as_nothing(tmp_path: Path) -> None:
 def test_classes_that_differ_in_case_are_named_and_kept(tmp_path: Path) -> None:
     data = table_of(tmp_path, ["True", "true", "FALSE", "x"])
     done = metaselect("ingest", data, "--feature-columns", "f*", run=tmp_path / "run")
-    assert "The classes 'True' and 'true' differ in case only" in done.err
+    assert "Classes differ in case only, and are kept apart: 'True' and 'true'." in done.err
     assert case_variants(["a", "B", "b", "A", "c"]) == [("A", "a"), ("B", "b")]
     assert case_variants(["stra\u00dfe", "STRASSE"]) == [("STRASSE", "stra\u00dfe")]
 

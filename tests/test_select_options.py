@@ -17,8 +17,8 @@ from metaselect.options import SelectOptions
 from metaselect.registry import SELECTORS, configure
 from metaselect.selection.base import Choice, PoolFeatures, choice_without_clusters, no_progress
 from metaselect.selection.min_per_class import with_min_per_class
+from metaselect.stages.select.choice import choose
 from metaselect.stages.select.round_plan import RoundPlan
-from metaselect.stages.select.select import _choose
 
 Z = 1.959964  # of a two-sided 95 % interval
 
@@ -105,7 +105,7 @@ def pool_of(n: int) -> PoolFeatures:
 def drawn(method: Any, taken: torch.Tensor, seed: int, number: int = 1) -> tuple[list[int], set[int]]:
     """The picks by rank, and the control, of a budget of 10 with 4 at random, from 40 samples."""
     options = SelectOptions(budget=10, seed=seed)
-    choice, control = _choose(
+    choice, control = choose(
         method,
         pool_of(40),
         RoundPlan(number, taken, torch.arange(len(taken)) + 10, 10, 0, 4),

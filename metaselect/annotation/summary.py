@@ -12,9 +12,7 @@ from metaselect.annotation.quality.noise_estimate import NoiseEstimate
 from metaselect.annotation.rounds import Round
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.records import Json
-from metaselect.text import short
-
-SHOWN = 5  # names in a message
+from metaselect.text import examples, short
 
 
 def import_result(
@@ -211,12 +209,6 @@ def _round_progress(each: Round, ledger: Ledger) -> RoundProgress:
         missing=len(missing),
         exported=each.number in ledger.exported_rounds,
     )
-
-
-def examples(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(short, names[:SHOWN])) + more
 
 
 def count_with_status(verdicts: Mapping[str, Verdict], wanted: str) -> int:

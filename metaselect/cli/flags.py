@@ -61,7 +61,8 @@ ForceOption = Annotated[
 DryRunOption = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Check all inputs and print the resolved options and the sizes; compute nothing."
+        "--dry-run",
+        help="Check all inputs and print the resolved options, the sizes and, for select, the time; write nothing.",
     ),
 ]
 DeviceOption = Annotated[

@@ -15,6 +15,7 @@ from metaselect.records import Reporter
 from metaselect.run.artefacts import TEST_SKIPPED
 from metaselect.run.layout import IDS_ALONE
 from metaselect.run.tables import write_rows
+from metaselect.text import examples
 
 
 def read_test_set(
@@ -69,7 +70,7 @@ def read_test_set(
     labels = listing.labels[arrays.order]
     absent = [name for place, name in enumerate(like.classes) if not (labels == place).any()]
     if absent:
-        report.note(f"{path} has no sample of {len(absent)} classes: {', '.join(absent)}.")
+        report.note(f"{path} has no sample of {len(absent)} classes: {examples(absent)}.")
     ids = [listing.sample_ids[position] for position in arrays.order]
     inputs = np.load(arrays.path, mmap_mode="c", allow_pickle=False)
     return Dataset(ids, labels, like.classes, inputs, preprocess), arrays.content_hashes

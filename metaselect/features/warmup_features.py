@@ -67,6 +67,7 @@ class WarmupFeatures:
         device: where the model runs.
         work: the stage's folder for new files.
         report: shows progress.
+        reuse: take the features of another round, which are of the whole pool.
     """
 
     def __init__(
@@ -79,9 +80,10 @@ class WarmupFeatures:
         device: torch.device,
         work: Work,
         report: Reporter,
+        reuse: bool = True,
     ) -> None:
         self.run, self.pool, self.method, self.seed = run, pool, method, seed
-        self.device, self.work, self.report = device, work, report
+        self.device, self.work, self.report, self.reuse = device, work, report, reuse
         self.warmup_description = warmup_model(run)
         # A sample without a label counts as one of its most probable class.
         self.labels = pool.labels.copy()
@@ -204,7 +206,7 @@ class WarmupFeatures:
         if path.is_file():
             self.report.note(f"Using the features of epoch {epoch} that exist already.")
             return path, recipe
-        for stage in self.run.stage_names(SELECT.kind):
+        for stage in self.run.stage_names(SELECT.kind) if self.reuse else ():
             existing = self.run.path(f"{stage}/{name}")
             if not existing.is_file():
                 continue

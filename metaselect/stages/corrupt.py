@@ -16,9 +16,9 @@ from metaselect.data.rewrite import ContentSpool, write_dataset
 from metaselect.data_options import CorruptOptions
 from metaselect.errors import DataError, UsageError
 from metaselect.options import key_options
-from metaselect.records import Json, Outcome, Reporter
+from metaselect.records import Json, Outcome, Reporter, matrix_rows
 from metaselect.run.files import read_csv, write_atomically, write_csv
-from metaselect.text import quoted, short
+from metaselect.text import examples, quoted
 
 KINDS = ("none", "uniform", "adversarial", "flip", "flip2", "background", "asymmetric", "human")
 STREAMS = {"imbalance": 1, "map": 2, "noise": 3}  # one random stream for each purpose, from one seed
@@ -200,7 +200,7 @@ def _human_labels(listing: Listing, order: np.ndarray, options: CorruptOptions) 
     if key is None or column not in header:
         missing = "sample_id (or id)" if key is None else column
         raise DataError(
-            f"{path} has no column {missing}; there is {short(', '.join(header))}.",
+            f"{path} has no column {missing}; there is {examples(header, 20)}.",
             "Name the column of labels with --labels-column.",
         )
     given = {row[key]: row[column] for row in rows}
@@ -220,7 +220,7 @@ def _human_labels(listing: Listing, order: np.ndarray, options: CorruptOptions) 
             kind = "position" if INTEGER.fullmatch(row[column]) else "name"
             raise DataError(
                 f"{path}:{line} has the {kind} {quoted(row[column])}, which no class has.",
-                f"Classes are {', '.join(listing.classes)}.",
+                f"Classes are {examples(listing.classes)}.",
             )
     return np.array([places[given[sample_id]] for sample_id in ids], dtype=np.int64)
 
@@ -247,13 +247,11 @@ def _rename(old: Path, new: Path) -> None:
 
 def _result(out: Path, clean: np.ndarray, given: np.ndarray, classes: tuple[str, ...]) -> dict[str, Json]:
     flipped = int((clean != given).sum())
-    counts: list[list[int]] = corruption.transition_counts(clean, given, len(classes)).tolist()
-    transition: list[Json] = [list[Json](row) for row in counts]
     return {
         "n": len(clean),
         "flipped": flipped,
         "measured_rate": flipped / max(len(clean), 1),
         "out": str(out),
         "classes": list(classes),
-        "transition": transition,
+        "transition": matrix_rows(corruption.transition_counts(clean, given, len(classes))),
     }

@@ -30,7 +30,7 @@ from metaselect.run.layout import IDS_ALONE, Run
 from metaselect.run.record import StageRecord
 from metaselect.run.stage import Work
 from metaselect.run.tables import require_parquet, write_parquet, write_rows
-from metaselect.text import quoted, short, visible
+from metaselect.text import examples, quoted, visible
 
 DATA_INPUT = f"{EXTERNAL}DATA"
 
@@ -150,10 +150,9 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
     listing = list_samples(source, bad, options.classes or None, unlabelled=True)
     for remark in source.remarks:
         report.warn(remark)
-    for variants in case_variants(listing.classes):
-        report.warn(
-            f"The classes {' and '.join(map(quoted, variants))} differ in case only; they are kept apart."
-        )
+    if variants := case_variants(listing.classes):
+        groups = [" and ".join(map(quoted, group)) for group in variants]
+        report.warn(f"Classes differ in case only, and are kept apart: {examples(groups)}.")
     if len(listing.classes) < 2 and listing.keep.any():
         only = f"only the class {quoted(listing.classes[0])}" if listing.classes else "no label"
         raise DataError(f"{data} has {only}; there must be at least 2 classes.", "Check --label-column.")
@@ -266,8 +265,7 @@ def _warn_of_labels(listing: Listing, order: Sequence[int], report: Reporter) ->
     counts = np.bincount(labels[labels >= 0], minlength=len(listing.classes))
     empty = [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]
     if empty:
-        names = ", ".join(map(short, empty))
-        report.warn(f"{len(empty)} of {len(listing.classes)} classes have no sample: {names}.")
+        report.warn(f"{len(empty)} of {len(listing.classes)} classes have no sample: {examples(empty)}.")
     return unlabelled
 
 

@@ -14,6 +14,7 @@ from metaselect.cli.flags import JsonOption, QuietOption, RunOption, SeedOption
 from metaselect.cli.results import finish, print_noise_estimate
 from metaselect.run.artefacts import IMPORTS
 from metaselect.run.layout import Run
+from metaselect.text import examples
 
 ConsensusMethod = StrEnum("ConsensusMethod", {name: name for name in METHODS})  # type: ignore[misc]
 
@@ -76,7 +77,7 @@ def status(run: RunOption = None, as_json: JsonOption = False, quiet: QuietOptio
 
         metaselect annotate status --run RUN --json
     """  # fmt: skip
-    from metaselect.annotation.summary import RoundProgress, examples
+    from metaselect.annotation.summary import RoundProgress
     from metaselect.annotation.votes import STATUSES
     from metaselect.stages.annotate import votes as stage
 

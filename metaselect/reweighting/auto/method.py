@@ -30,7 +30,7 @@ from metaselect.models.batch import Batch
 from metaselect.models.logistic_regression import LinearParams
 from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
-from metaselect.records import Json
+from metaselect.records import MOST_ROWS, Json, matrix_rows
 from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, LabelModel, fit_label_model
 from metaselect.reweighting.auto.transition import answered, given_likelihood, posterior
 from metaselect.reweighting.base import (
@@ -50,6 +50,7 @@ from metaselect.reweighting.evidence import Evidence
 PRIORS = ("auto", "given", "balanced")
 TAIL = 10  # the largest class to the smallest, above which classes are balanced
 LEAST_PROB = 1e-4  # of T and R in logarithms
+LEAST_SHARE = 0.01  # of a class's samples, for a cell of T to be listed where there are many classes
 FIRST_QUARTER = 0.25  # of the epochs, whose predictions are not averaged
 MEMORISED = 0.1  # share of samples whose given label is predicted, above that of models not trained on it
 RELEARNT = 0.5  # of the samples have another class by the warm-up, which learnt the wrong ones
@@ -206,12 +207,15 @@ class AutoRun(MethodRun):
         """The candidates' weights, the estimated T and share of wrong labels, and what they decide."""
         weights: dict[str, Json] = dict(self.model.weights)
         likelihood: dict[str, Json] = dict(self.model.log_likelihood)
+        estimated = self.model.estimated.cpu()
+        if len(estimated) > MOST_ROWS:  # the prior leaves no cell empty
+            estimated = F.threshold(estimated, LEAST_SHARE, 0)
         return {
             "corrects": self.model.corrects,
             "candidates": weights,
             "log_likelihood": likelihood,
             "wrong_share": self.model.wrong_share,
-            "transition": [[float(value) for value in row] for row in self.model.estimated],
+            "transition": matrix_rows(estimated.numpy()),
             "starts_anew": self.starts_anew,
             "balanced": self.balanced,
         }

@@ -30,7 +30,7 @@ from metaselect.annotation.rounds import (
     rounds,
     rounds_as_exported,
 )
-from metaselect.annotation.summary import examples, import_result, import_warnings
+from metaselect.annotation.summary import import_result, import_warnings
 from metaselect.annotation.votes import utc_now
 from metaselect.data.store import load_ids
 from metaselect.errors import ArtefactError, DataError
@@ -52,6 +52,7 @@ from metaselect.stages.annotate.form import (
     samples_with_changed_content,
 )
 from metaselect.stages.annotate.new_classes import add_classes
+from metaselect.text import examples
 
 STREAM = "-"
 

@@ -23,7 +23,6 @@ from metaselect.annotation.ledger import Ledger
 from metaselect.annotation.ledger_record import STAGE
 from metaselect.annotation.repeats import Repeat, repeat_content_hash
 from metaselect.annotation.rounds import Round
-from metaselect.annotation.summary import examples
 from metaselect.data.store import IMAGES
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import ExportOptions
@@ -32,6 +31,7 @@ from metaselect.run.artefacts import CLASSES, DATA, SAMPLES
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.run.tables import require_parquet
+from metaselect.text import examples
 
 
 def require_offered(run: Run, form: ExchangeFormat, options: ExportOptions) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from metaselect.annotation.summary import examples
 from metaselect.data.classes import check_integers
 from metaselect.data.originals import recorded_options
 from metaselect.data.summary import fingerprint
@@ -18,6 +17,7 @@ from metaselect.run.files import read_json, write_json
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
+from metaselect.text import examples
 
 
 def add_classes(run: Run, labels: Iterable[str], report: Reporter) -> None:

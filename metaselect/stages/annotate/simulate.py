@@ -8,7 +8,7 @@ from metaselect.annotation.matching.reconcile import Reconciliation
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import find_round, rounds, rounds_as_exported
 from metaselect.annotation.simulation import SimulateOptions, error_rates, simulated_answers
-from metaselect.annotation.summary import examples, import_result
+from metaselect.annotation.summary import import_result
 from metaselect.errors import DataError
 from metaselect.options import ImportOptions
 from metaselect.records import Json, Outcome, Reporter
@@ -16,6 +16,7 @@ from metaselect.run.artefacts import CLASSES
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.exchange import import_answers, read_source, source_of
+from metaselect.text import examples
 
 SIMULATE = "simulate"
 

@@ -217,7 +217,7 @@ def _scores(labels: np.ndarray, predicted: np.ndarray, pool: Dataset) -> dict[st
         "balanced_accuracy": result.balanced_accuracy,
         "macro_f1": result.macro_f1,
         "per_class_accuracy": dict(zip(pool.classes, result.per_class_accuracy, strict=True)),
-        "confusion": [list(row) for row in result.confusion],
+        "confusion": list(result.confusion),
     }
 
 

@@ -13,7 +13,7 @@ from metaselect.records import Json
 from metaselect.run.artefacts import WEIGHTS
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
-from metaselect.text import quoted
+from metaselect.text import examples, quoted
 from metaselect.training.pool_predictions import pool_predictions
 
 
@@ -110,7 +110,7 @@ def read_pool_truth(path: Path, pool: Dataset) -> Truth:
     if strange:
         raise DataError(
             f"{path} holds the label {quoted(strange[0])}, which is no class of the run.",
-            f"The classes are {', '.join(pool.classes[:20])}.",
+            f"The classes are {examples(pool.classes, 20)}.",
         )
     labels = np.array([position[label] if label else -1 for label in said], np.int64)
     return Truth(labels, said.count(""), absent)

@@ -14,11 +14,9 @@ from metaselect.annotation.ledger import Ledger, read_ledger
 from metaselect.annotation.rounds import round_is_closed
 from metaselect.data.store import Dataset, data_inputs, load_pool
 from metaselect.errors import ArtefactError, DataError
-from metaselect.features.external_features import load_external_features, require_external_support
-from metaselect.features.warmup_features import WarmupFeatures, required_epochs
-from metaselect.models.head import head_of
+from metaselect.features.external_features import require_external_support
+from metaselect.features.warmup_features import required_epochs
 from metaselect.options import SelectOptions, key_options
-from metaselect.random import generator
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import AUTO_SELECTOR, SELECTORS, configured_method, settings
 from metaselect.run.artefacts import CHECKPOINT, CLUSTERS, META_SET, SAMPLES, SELECT, SELECTED, WARMUP_MODEL
@@ -29,13 +27,12 @@ from metaselect.run.layout import Run
 from metaselect.run.record import StageRecord
 from metaselect.run.stage import Stage, Work, dry_run_outcome
 from metaselect.run.tables import write_parquet, write_rows
-from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, Selector
-from metaselect.selection.min_per_class import with_min_per_class
+from metaselect.selection.base import Choice, Selector
 from metaselect.stages.select.auto_method import with_resolved_method
-from metaselect.stages.select.round_plan import RoundPlan, plan_round, round_number
-from metaselect.training.config import MIB
+from metaselect.stages.select.choice import choose, pool_features
+from metaselect.stages.select.cost import RoundToProbe, feature_sizes, seconds
+from metaselect.stages.select.round_plan import plan_round, round_number
 from metaselect.training.device import choose_device
-from metaselect.training.saved_models import recorded_model, warmup_model
 
 
 def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
@@ -80,13 +77,17 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     )
     if not _is_done(ledger, stage, record, key, report, force=options.force):
         if options.dry_run:
-            return dry_run_outcome(stage, key, _feature_sizes(run, pool, method, epochs, plan.budget))
+            round_ = RoundToProbe(run, pool, method, options, plan, epochs, device)
+            sizes = feature_sizes(run, pool, method, epochs, plan.budget)
+            return dry_run_outcome(stage, key, {**sizes, **seconds(round_, report)})
         with stage.working(key, report) as work:
             started = time.monotonic()
-            features = _features(run, pool, method, options, epochs, device=device, work=work, report=report)
+            features = pool_features(
+                run, pool, method, options, epochs, device=device, work=work, report=report
+            )
             featured = time.monotonic()
             with report.track(0, "choosing", "") as advance:
-                choice, control = _choose(method, features, plan, options, lambda text: advance(0, text))
+                choice, control = choose(method, features, plan, options, lambda text: advance(0, text))
             work.details["seconds_features"] = round(featured - started, 3)
             work.details["seconds_choice"] = round(time.monotonic() - featured, 3)
             _write(work, pool, choice, control)
@@ -99,71 +100,6 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     }
     total = len(plan.excluded) + plan.budget
     return Outcome({**result, "total": total, "closed": round_is_closed(ledger, number)})
-
-
-def _features(
-    run: Run,
-    pool: Dataset,
-    method: Selector,
-    options: SelectOptions,
-    epochs: tuple[int, ...],
-    *,
-    device: torch.device,
-    work: Work,
-    report: Reporter,
-) -> PoolFeatures:
-    """The features that the method requires: from a file, from the warm-up, or labels alone."""
-    if options.features is not None:
-        return load_external_features(
-            options.features, pool, method, options.method, device=device, report=report
-        )
-    if not epochs:
-        return PoolFeatures((), (), torch.from_numpy(pool.labels))
-    warmup_features = WarmupFeatures(
-        run, pool, method, seed=options.seed, device=device, work=work, report=report
-    )
-    return warmup_features.features(epochs)
-
-
-def _choose(
-    method: Selector,
-    features: PoolFeatures,
-    plan: RoundPlan,
-    options: SelectOptions,
-    progress: ProgressCallback,
-) -> tuple[Choice, set[int]]:
-    """The method's choice, with --min-per-class, and the control samples ranked last; and the indices of these.
-
-    The control is drawn uniformly from all samples that may be chosen, before the method runs and without them in the
-    method's input. So its share of wrong labels estimates that of the pool, whatever the method prefers.
-    """
-    n = len(features.labels)
-    free = torch.ones(n, dtype=torch.bool)
-    free[plan.excluded] = False
-    random_stream = generator(options.seed, "control", plan.number)
-    shuffled = free.nonzero()[:, 0][torch.randperm(int(free.sum()), generator=random_stream)]
-    control = shuffled[: plan.control].sort().values
-    random_stream = generator(options.seed, "select", options.method, plan.number)
-    if plan.control == plan.budget:
-        drawn = Choice(control, torch.full((n,), -1), torch.zeros(n), torch.empty(0), {})
-        return drawn, set(control.tolist())
-    rest = torch.ones(n, dtype=torch.bool)
-    rest[control] = False
-    visible_ids = rest.nonzero()[:, 0]
-    visible_position = rest.cumsum(0) - 1  # (n,) row of a sample in the method's input
-    visible_features = features.subset(visible_ids) if len(control) else features
-    bought = visible_position[plan.excluded]
-    if "bought_labels" in method.required_features:
-        visible_features = visible_features._replace(bought_labels=plan.labels)
-    choice = method.choose(visible_features, plan.budget - plan.control, bought, random_stream, progress)
-    if options.min_per_class:
-        picks = with_min_per_class(choice, visible_features.labels.cpu(), options.min_per_class, bought)
-        choice = choice._replace(ranked=picks)
-    cluster = torch.full((n,), -1, dtype=torch.int64)
-    similarity = torch.zeros(n)
-    cluster[visible_ids], similarity[visible_ids] = choice.cluster, choice.similarity
-    ranked = torch.cat([visible_ids[choice.ranked], control])
-    return Choice(ranked, cluster, similarity, choice.mass, choice.details), set(control.tolist())
 
 
 def _report_clustering(choice: Choice, report: Reporter) -> None:
@@ -181,32 +117,6 @@ def _report_clustering(choice: Choice, report: Reporter) -> None:
         f"K-means: objective {objective[-1]:.4f} after {len(objective)} iterations, "
         f"{clusters[-1]} of {len(choice.mass)} clusters with members, Theorem 1's ratio {ratio['mean']:.2f} on average."
     )
-
-
-def _feature_sizes(
-    run: Run, pool: Dataset, method: Selector, epochs: tuple[int, ...], budget: int
-) -> dict[str, Json]:
-    """Memory and disk for the features, in MiB, for --dry-run; only these grow with the pool."""
-    sizes: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
-    if epochs and "images" not in method.required_features:
-        description = warmup_model(run)
-        model = recorded_model(run, description.architecture, pool.inputs.shape[1:], len(pool.classes))
-        last = head_of(model)
-        factors = 4 * (last.in_features + last.out_features)  # bytes per sample and checkpoint, float32
-        # Projected gradients: a float32 norm and float16 directions.
-        width = 4 + 2 * getattr(method, "width", 0) if "gradients" in method.required_features else factors
-        sizes["features_mib"] = round(len(pool) * len(epochs) * width / MIB, 1)
-        if hasattr(
-            method, "starts"
-        ):  # K-means holds four (M, D) float32: old and new centroids, sums, a product
-            numbers = (
-                last.in_features * last.out_features
-                if "probs" in method.required_features
-                else last.in_features
-            )
-            numbers = getattr(method, "width", numbers)
-            sizes["clustering_mib"] = round(4 * 4 * budget * len(epochs) * numbers / MIB, 1)
-    return sizes
 
 
 def _existing_record(stage: Stage, *, force: bool) -> StageRecord | None:

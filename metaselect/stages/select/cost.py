@@ -1,0 +1,161 @@
+"""What a round costs, for --dry-run: memory and disk from sizes, and time from probes on a part of the pool."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import log
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+
+from metaselect.data.store import Dataset
+from metaselect.models.head import head_of
+from metaselect.options import SelectOptions
+from metaselect.random import generator
+from metaselect.records import Advance, Json, Reporter
+from metaselect.run.layout import Run
+from metaselect.run.stage import Work
+from metaselect.selection.base import Selector, no_progress
+from metaselect.stages.select.choice import choose, pool_features
+from metaselect.stages.select.round_plan import RoundPlan
+from metaselect.training.config import MIB
+from metaselect.training.saved_models import recorded_model, warmup_model
+
+FIRST_PROBE = 128  # samples; each further probe has twice as many
+LONGEST_PROBE = 2.0  # seconds, after which there is no further one
+LEAST_POWER, MOST_POWER = 1.0, 3.0  # of the number of samples, by which the time of a choice grows
+
+
+class RoundToProbe(NamedTuple):
+    """A round that would be computed: the arguments of ``select``, resolved."""
+
+    run: Run
+    pool: Dataset
+    method: Selector
+    options: SelectOptions
+    plan: RoundPlan
+    epochs: tuple[int, ...]
+    device: torch.device
+
+
+class Measured(NamedTuple):
+    """Seconds that the features of some samples and a choice among them took."""
+
+    samples: int
+    features: float
+    choice: float
+
+
+class _Silent:
+    """A Reporter that says nothing."""
+
+    def note(self, message: str) -> None:
+        del message
+
+    def warn(self, message: str) -> None:
+        del message
+
+    @contextmanager
+    def track(self, total: int, what: str, unit: str, done: int = 0) -> Iterator[Advance]:
+        del total, what, unit, done
+        yield lambda count, detail="": None
+
+
+def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
+    """The seconds that the features and the choice will take, estimated from growing parts of the pool.
+
+    None for a method that trains networks on images, of which no part takes a part of the time.
+    """
+    n, size = len(round_.pool), min(FIRST_PROBE, len(round_.pool))
+    order = torch.randperm(n, generator=generator(round_.options.seed, "probe"))
+    found: list[Measured] = []
+    if "images" not in round_.method.required_features:
+        _measure(round_, order[:size])  # once before it counts: imports and first allocations
+        while (measured := _measure(round_, order[:size])) is not None:
+            found.append(measured)
+            size *= 2
+            if size > n // 2 or measured.features + measured.choice > LONGEST_PROBE:
+                break
+    if not found:
+        return {"seconds_features": None, "seconds_choice": None}
+    features, choice = extrapolated(found[-2:], n)
+    if round_.options.features:  # each probe has read the whole file
+        features = found[-1].features
+    report.note(
+        f"The round would take about {features + choice:.0f} seconds, by a probe of {found[-1].samples} samples."
+    )
+    return {"seconds_features": round(features, 1), "seconds_choice": round(choice, 1)}
+
+
+def extrapolated(measured: Sequence[Measured], n: int) -> tuple[float, float]:
+    """Seconds of features and choice for n samples: a line through both measurements, and a power of their number."""
+    first, last = measured[0], measured[-1]
+    if len(measured) == 1:
+        return last.features * n / last.samples, last.choice * n / last.samples
+    slope = max(last.features - first.features, 0.0) / (last.samples - first.samples)
+    power = log(max(last.choice, 1e-9) / max(first.choice, 1e-9)) / log(last.samples / first.samples)
+    power = min(max(power, LEAST_POWER), MOST_POWER)
+    return last.features + slope * (n - last.samples), last.choice * (n / last.samples) ** power
+
+
+def _measure(round_: RoundToProbe, ids: torch.Tensor) -> Measured | None:
+    """The time of a round with its share of the budget among these samples; None where none of them is free."""
+    ids = ids.sort().values
+    pool, plan, options = round_.pool, round_.plan, round_.options
+    position = torch.full((len(pool),), -1, dtype=torch.int64)
+    position[ids] = torch.arange(len(ids))
+    inside = position[plan.excluded] >= 0
+    excluded = position[plan.excluded][inside]
+    budget = min(max(round(plan.budget * len(ids) / len(pool)), 1), len(ids) - len(excluded))
+    if budget < 1:
+        return None
+    part = replace(
+        pool,
+        sample_ids=[pool.sample_ids[index] for index in ids.tolist()],
+        labels=pool.labels[ids.numpy()],
+        inputs=pool.inputs[ids.numpy()],
+    )
+    plan = plan._replace(excluded=excluded, labels=plan.labels[inside], budget=budget, control=0)
+    with TemporaryDirectory() as folder:
+        started = time.monotonic()
+        features = pool_features(
+            *(round_.run, pool if options.features else part, round_.method, options, round_.epochs),
+            device=round_.device,
+            work=Work(Path(folder), resumed=False),
+            report=_Silent(),
+            reuse=False,
+        )
+        featured = time.monotonic()
+    if options.features:
+        features = features.subset(ids)
+    choose(round_.method, features, plan, replace(options, min_per_class=0), no_progress)
+    return Measured(len(ids), featured - started, time.monotonic() - featured)
+
+
+def feature_sizes(
+    run: Run, pool: Dataset, method: Selector, epochs: tuple[int, ...], budget: int
+) -> dict[str, Json]:
+    """Memory and disk for the features, in MiB; only these grow with the pool."""
+    sizes: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
+    if epochs and "images" not in method.required_features:
+        description = warmup_model(run)
+        model = recorded_model(run, description.architecture, pool.inputs.shape[1:], len(pool.classes))
+        last = head_of(model)
+        factors = 4 * (last.in_features + last.out_features)  # bytes per sample and checkpoint, float32
+        # Projected gradients: a float32 norm and float16 directions.
+        width = 4 + 2 * getattr(method, "width", 0) if "gradients" in method.required_features else factors
+        sizes["features_mib"] = round(len(pool) * len(epochs) * width / MIB, 1)
+        if hasattr(
+            method, "starts"
+        ):  # K-means holds four (M, D) float32: old and new centroids, sums, a product
+            numbers = (
+                last.in_features * last.out_features
+                if "probs" in method.required_features
+                else last.in_features
+            )
+            numbers = getattr(method, "width", numbers)
+            sizes["clustering_mib"] = round(4 * 4 * budget * len(epochs) * numbers / MIB, 1)
+    return sizes
