@@ -118,7 +118,7 @@ def evidence_of(labels: torch.Tensor, bought: torch.Tensor) -> Evidence:
     )
     mixed = sum(nn.functional.one_hot((true + step) % classes, classes).float() for step in (0, 1))
     probs, fitted = ((2 * mixed + torch.randn(n, classes, generator=draw)).softmax(1) for _ in range(2))
-    return Evidence(given, probs, fitted, spaces)
+    return Evidence(given, probs, fitted, spaces, improving=True)
 
 
 def predictions_of(losses: torch.Tensor) -> Predictions:

@@ -84,7 +84,7 @@ def linear_evidence(given: torch.Tensor, hidden: torch.Tensor, classes: int) -> 
     targets, everyone = F.one_hot(given, classes).float(), torch.arange(len(given))
     held_out = cross_fit(hidden, targets, everyone // classes % 2, (0.01,)).log_probs.exp()
     fitted = fit_logistic_regression(hidden, targets, 0.01).log_probs(hidden).exp()
-    return Evidence(given, held_out, fitted, (Space(hidden, everyone),))
+    return Evidence(given, held_out, fitted, (Space(hidden, everyone),), improving=True)
 
 
 def stream() -> torch.Generator:

@@ -20,6 +20,7 @@ from metaselect.reweighting.auto.label_model import LabelModel
 from metaselect.reweighting.auto.method import (
     FIRST_QUARTER,
     LEAST_PROB,
+    LR_RAMP,
     Auto,
     AutoRun,
     corrected_targets,
@@ -48,7 +49,7 @@ def run_of(model: LabelModel, **options: Any) -> AutoRun:
     given, probs = torch.arange(N) // 2 % CLASSES, torch.full((N, CLASSES), 1 / CLASSES)
     labels = with_bought(given)
     start = Start(Labels(labels, CLASSES, torch.arange(N), BOUGHT), 4, 0.1, stream(), torch.device("cpu"))
-    return AutoRun(Auto(**options), start, Evidence(given, probs, probs, ()), model)
+    return AutoRun(Auto(**options), start, Evidence(given, probs, probs, (), improving=True), model)
 
 
 def with_bought(given: torch.Tensor) -> torch.Tensor:
@@ -304,7 +305,14 @@ def test_a_warmup_that_learnt_other_classes_is_not_started_from() -> None:
 
 def test_plain_training_has_the_options_of_the_control() -> None:
     assert run_of(label_model(corrects=False)).recipe is None
-    assert run_of(label_model()).recipe == Auto.recipe
+    run = run_of(label_model())
+    # The warm-up's classes are those of the label model, so that training starts from it, or others.
+    same, other = run.model.probs, run.model.probs.roll(1, 1)
+    for improving in (True, False):
+        run.evidence = run.evidence._replace(fitted=same, improving=improving)
+        assert run.recipe == (Auto.recipe if improving else None)
+        run.evidence = run.evidence._replace(fitted=other)
+        assert run.recipe == Auto.recipe._replace(lr_ramp=LR_RAMP)
 
 
 @pytest.mark.parametrize(

@@ -368,7 +368,7 @@ def test_wrong_labels_lose_weight(
     batches, given, bought, clean = noisy_blobs
     inputs, fold = given.raw, torch.arange(300) % 2
     probs = cross_fit(inputs, F.one_hot(given.labels, 3).float(), fold).log_probs.exp()
-    evidence = Evidence(given.labels, probs, probs, (Space(inputs, torch.arange(300)),))
+    evidence = Evidence(given.labels, probs, probs, (Space(inputs, torch.arange(300)),), improving=True)
     weights, _ = final_weights(
         name,
         batches,

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,11 @@ def test_rate_of_every_step() -> None:
         4 * [0.4] + 2 * [0.04] + 2 * [0.004]
     )
     assert [constant.lr_at(number, 8) for number in range(8)] == [0.4] * 8
+    ramped = replace(constant, lr_ramp=0.5)
+    assert [ramped.lr_at(number, 8) for number in range(8)] == pytest.approx([0.1, 0.2, 0.3, *[0.4] * 5])
+    assert [replace(cosine, lr_ramp=0.01).lr_at(number, 4) for number in range(4)] == [
+        cosine.lr_at(number, 4) for number in range(4)
+    ]
     for steps in (1, 2, 3, 1000):
         assert min(cosine.lr_at(number, steps) for number in range(steps)) > 0
 

@@ -228,7 +228,7 @@ MomentumOption = Annotated[
     float | None,
     typer.Option(
         help="Nesterov momentum of SGD.",
-        show_default="auto: warmup 0.9; reweight 0, or 0.9 with corrected labels",
+        show_default="auto: warmup 0.9; reweight 0, sometimes 0.9 for auto",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -148,10 +148,12 @@ class Recipe(NamedTuple):
     Attributes:
         momentum: of SGD.
         batch_size: at least, where --epochs was not given either; there are more epochs then, and as many steps.
+        lr_ramp: as in a training's configuration.
     """
 
     momentum: float
     batch_size: int
+    lr_ramp: float = 0.0
 
 
 class MethodRun(ABC):

@@ -25,9 +25,11 @@ class Evidence(NamedTuple):
         probs: (n, K) probabilities of the given label by models that did not see it, where there are such models.
         fitted: (n, K) probabilities by the warm-up's model, which saw most of the labels.
         spaces: whose members together are the pool.
+        improving: the held-out loss of the warm-up, which trained with momentum, was lowest at its end.
     """
 
     given: torch.Tensor
     probs: torch.Tensor
     fitted: torch.Tensor
     spaces: tuple[Space, ...]
+    improving: bool

@@ -32,6 +32,7 @@ class TrainingConfig:
         optimiser: "sgd", "adam" or "adamw".
         momentum: of SGD alone.
         accumulate: batches whose mean gradient makes a step.
+        lr_ramp: share of the steps, at the beginning, over which the rate rises linearly to that of the schedule.
     """
 
     epochs: int
@@ -45,6 +46,7 @@ class TrainingConfig:
     seed: int
     optimiser: str = "sgd"
     accumulate: int = 1
+    lr_ramp: float = 0.0
 
     def batches_in(self, samples: int) -> int:
         """Batches of an epoch: a multiple of ``accumulate``, none of them empty."""
@@ -56,11 +58,13 @@ class TrainingConfig:
 
     def lr_at(self, step: int, steps: int) -> float:
         """The rate of step ``step`` (from 0) of ``steps``; never 0 before the end."""
+        ramp = self.lr_ramp * steps
+        lr = self.lr * min(1.0, (step + 1) / ramp) if ramp else self.lr
         if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
+            return lr * (1 + math.cos(math.pi * step / steps)) / 2
         if self.schedule == "step":
-            return self.lr * 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
-        return self.lr
+            return lr * 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
+        return lr
 
 
 class EpochLog(NamedTuple):

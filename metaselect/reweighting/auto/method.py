@@ -53,6 +53,9 @@ LEAST_PROB = 1e-4  # of T and R in logarithms
 LEAST_SHARE = 0.01  # of a class's samples, for a cell of T to be listed where there are many classes
 FIRST_QUARTER = 0.25  # of the epochs, whose predictions are not averaged
 MEMORISED = 0.1  # share of samples whose given label is predicted, above that of models not trained on it
+LR_RAMP = (
+    0.05  # of the steps of a training that starts anew, which without it could end at once in a constant
+)
 RELEARNT = 0.5  # of the samples have another class by the warm-up, which learnt the wrong ones
 
 
@@ -73,7 +76,7 @@ class Auto(Method):
     weight_kind: ClassVar[str] = "posterior"
     needs_evidence: ClassVar[bool] = True
     solves_linear: ClassVar[bool] = True
-    recipe: ClassVar[Recipe] = Recipe(momentum=0.9, batch_size=64)  # of a corrected training
+    recipe: ClassVar[Recipe] = Recipe(momentum=0.9, batch_size=64)  # of some corrected trainings
 
     def __post_init__(self) -> None:
         require_option(self, "share", "from 0 to 1", holds=0 <= self.share <= 1)
@@ -141,8 +144,14 @@ class AutoRun(MethodRun):
 
     @property
     def recipe(self) -> Recipe | None:
-        """Momentum and larger batches for corrected labels; plain training is that of ``uniform``."""
-        return self.method.recipe if self.model.corrects else None
+        """Momentum and larger batches for a corrected training that starts anew, or where the warm-up still improved.
+
+        Where the warm-up's held-out loss rose before its end, momentum would learn wrong labels that no correction
+        reaches by heart. Plain training is always that of ``uniform``.
+        """
+        if self.starts_anew:
+            return self.method.recipe._replace(lr_ramp=LR_RAMP)
+        return self.method.recipe if self.model.corrects and self.evidence.improving else None
 
     def set_epochs(self, epochs: int) -> None:
         """Keep the number, for the quarter of the epochs whose predictions are not averaged."""

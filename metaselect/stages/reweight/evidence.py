@@ -23,6 +23,7 @@ def label_evidence(setup: ReweightSetup, report: Reporter) -> Evidence:
     run, pool = setup.run, setup.pool
     start = warmup_model(run)
     given, all_ids = torch.from_numpy(pool.labels), torch.arange(len(pool))
+    improving = start.start_epoch == start.checkpoints[-1]
     predictions = pool_predictions(run)
     if predictions is not None and start.architecture == LINEAR:
         spaces: tuple[Space, ...] = (Space(pool_inputs(_batches(setup, LINEAR)).cpu(), all_ids),)
@@ -36,8 +37,8 @@ def label_evidence(setup: ReweightSetup, report: Reporter) -> Evidence:
         probs, hidden = _factors(setup, CHECKPOINT.path(epoch=start.start_epoch), report)
         spaces = (Space(hidden, all_ids),)
         if predictions is None:  # of a warm-up that made no table
-            return Evidence(given, probs, probs, spaces)
-    return Evidence(given, predictions.held_out, predictions.probs, spaces)
+            return Evidence(given, probs, probs, spaces, improving)
+    return Evidence(given, predictions.held_out, predictions.probs, spaces, improving)
 
 
 def _factors(setup: ReweightSetup, weights: str, report: Reporter) -> tuple[torch.Tensor, torch.Tensor]:

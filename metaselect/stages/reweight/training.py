@@ -173,6 +173,7 @@ def preferred_config(setup: ReweightSetup, recipe: Recipe | None) -> TrainingCon
     config, options = setup.resolved.config, setup.options
     if recipe is None:
         return config
+    config = replace(config, lr_ramp=recipe.lr_ramp)
     if options.momentum is None and options.optimiser == "sgd":
         config = replace(config, momentum=recipe.momentum)
     # With a given number of epochs, larger batches would be fewer steps.
