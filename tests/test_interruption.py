@@ -248,7 +248,7 @@ def test_the_same_command_goes_on_once_there_is_room(
     full = cramped(PIPELINE[name], run, blocks)
     assert full.code == 5, full
     assert full.out == ""
-    assert "Error: The disk is full" in full.err
+    assert f"Error: The disk is full while writing {run}" in full.err
     assert "Traceback" not in full.err
     after = {path: content for path, content in results(run).items() if not path.startswith(".work/")}
     if name == "simulate":
@@ -281,7 +281,7 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 50_000))
     full = metaselect(*WARMUP, run=run, code=5)
-    assert "The disk is full" in full.err
+    assert f"The disk is full while writing {run}" in full.err
     assert not (run / "warmup").exists()
     ballast.unlink()
     metaselect(*WARMUP, run=run)

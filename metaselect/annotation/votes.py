@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from metaselect.errors import ArtefactError
 from metaselect.run.artefacts import VOTES
-from metaselect.run.files import sync_folder
+from metaselect.run.files import naming, sync_folder
 from metaselect.run.tables import format_rows
 from metaselect.text import quoted
 
@@ -126,7 +126,7 @@ def append_votes(path: Path, votes: Iterable[Vote], end: int) -> bytes:
         text = text.split("\n", 1)[1]
     written = text.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as stream:
+    with naming(path), path.open("ab") as stream:
         stream.truncate(end)  # nothing but a torn line can stand behind it
         stream.write(written)
         stream.flush()

@@ -211,18 +211,19 @@ def _system_error(error: Exception) -> MetaSelectError | None:
         return ResourceError(
             "Out of memory.", "Close other programs; for warmup and reweight, try a smaller --batch-size."
         )
+    target = getattr(error, "filename2", None) or name  # of a rename: what it was to become
     if number in IN_THE_WAY:
         return ArtefactError(
-            f"{name}: {os.strerror(number)}.",
+            f"{target}: {os.strerror(number)}.",
             "Something else stands where a file or folder of the run belongs.",
         )
     if number == errno.EXDEV:
-        target = getattr(error, "filename2", None) or name
         return ArtefactError(
-            f"{target} is on another file system than the rest of the run.", "Keep a run on one file system."
+            f"{name} and {target} are on different file systems.",
+            "Keep a run on one file system, without links.",
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ResourceError(f"Permission denied: {name}.", "Check the folder's owner and mode.")
+        return ResourceError(f"{os.strerror(number)}: {target}.", "Check the folder's owner and mode.")
     return None
 
 

@@ -5,7 +5,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -93,13 +94,25 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # in the same folder: a rename within one disk is atomic
     try:
-        write(temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with naming(path):
+            write(temporary)
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A context in which an error of the system is one about this file, where it names none: a full disk has none."""
+    try:
+        yield
+    except Exception as error:  # safetensors has an error of its own
+        if getattr(error, "filename", None) is None:
+            error.filename = str(path)  # type: ignore[attr-defined]
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -127,6 +140,19 @@ def write_json(path: Path, value: Json) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def parse_json(path: Path) -> Any:
+    """The parsed file.
+
+    Raises:
+        ValueError: not JSON, not UTF-8, or nested deeper than Python parses.
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_json(path: Path, remedy: str) -> Any:
     """The parsed file.
 
@@ -134,10 +160,10 @@ def read_json(path: Path, remedy: str) -> Any:
         ArtefactError: missing or not JSON; ``remedy`` becomes the hint.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path)
     except FileNotFoundError:
         raise ArtefactError(f"{path} is missing.", remedy) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ArtefactError(f"{path} is damaged: {error}.", remedy) from None
 
 

@@ -1,6 +1,5 @@
 """The run directory: its ``run.json``, its stages, and the lock that lets one command write at a time."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,18 +24,14 @@ from metaselect.run.artefacts import (
     WARMUP,
     WARMUP_MODEL,
 )
-from metaselect.run.files import write_json
+from metaselect.run.files import parse_json, write_json
 from metaselect.run.memo import FileMemo
 from metaselect.run.stage import Stage, run_flag
 
 IDS_ALONE = "external"  # the task of a run of ids and labels alone: features come from --features
 
 
-def _parse_info(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-_read_info = FileMemo(_parse_info)
+_read_info = FileMemo(parse_json)
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ class Run:
     def model_flags(self) -> str:
         """``flag``, for commands that load the warm-up's model: with --trust-model where that is somebody's code."""
         try:
-            described = json.loads(self.path(WARMUP_MODEL.path()).read_text(encoding="utf-8"))
+            described = parse_json(self.path(WARMUP_MODEL.path()))
             is_code = ":" in described["architecture"]
         except (OSError, ValueError, LookupError, TypeError):
             is_code = False  # the command that loads it says what is wrong
@@ -178,7 +173,7 @@ class Run:
             "fingerprint": fingerprint,
         }
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = parse_json(path)
         except (OSError, ValueError):
             known = None
         if known != info:

@@ -1,6 +1,5 @@
 """``stage.json``: what a finished stage was made from, and the stamps of what it wrote."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path, PurePosixPath
@@ -9,7 +8,7 @@ from typing import Any
 from metaselect.records import Json
 from metaselect.run.artefacts import LAYOUT_VERSION, RECORD, UNFINISHED_KEY
 from metaselect.run.environment import environment
-from metaselect.run.files import Stamp, stamp, write_json
+from metaselect.run.files import Stamp, parse_json, stamp, write_json
 from metaselect.run.key import StageKey, key_as_json
 from metaselect.run.memo import FileMemo
 
@@ -54,11 +53,7 @@ def write_record(
     )
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-raw_record = FileMemo(_read_json)
+raw_record = FileMemo(parse_json)
 """The JSON of a ``stage.json`` or ``key.json``."""
 
 

@@ -5,7 +5,9 @@ finished folder is never half written, and old results stay until the new ones a
 interrupted command stays too: the same command finds its key there and resumes.
 """
 
+import errno
 import json
+import os
 import shlex
 import shutil
 import time
@@ -30,7 +32,7 @@ from metaselect.run.artefacts import (
     stage_of,
 )
 from metaselect.run.environment import recorded_command, repeatable
-from metaselect.run.files import Stamp, matches, sync_folder, write_json
+from metaselect.run.files import Stamp, matches, naming, parse_json, sync_folder, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, differing_inputs, key_as_json
 from metaselect.run.record import StageRecord, raw_record, read_record, write_record
 
@@ -110,7 +112,7 @@ class Stage:
             return None
         try:
             return read_record(path)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise ArtefactError(f"{path} is damaged: {error}.", self.recompute_hint) from None
         except (KeyError, TypeError, AttributeError) as error:
             raise ArtefactError(f"{path} is damaged: {error!r}.", self.recompute_hint) from None
@@ -211,6 +213,8 @@ class Stage:
             key: what the result depends on; files of an interrupted command are kept if its key is the same.
             report: takes the notes.
         """
+        if self.folder.exists() and not self.folder.is_dir():  # not after hours of work
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.folder))
         folder = self.work_folder
         resumed = self._same_key(key)
         if folder.exists() and not resumed:
@@ -225,7 +229,8 @@ class Stage:
             )
         work = Work(folder, resumed)
         started = time.monotonic()
-        yield work
+        with naming(folder):
+            yield work
         # Remove temporary files of a killed process: our own, and those of safetensors (.tmpAbC123).
         for leftover in [path for path in folder.rglob(".*") if path.is_file()]:
             leftover.unlink()
@@ -238,12 +243,12 @@ class Stage:
         if not path.is_file():
             return False
         try:
-            unfinished = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
+            unfinished = parse_json(path)
+        except ValueError:
             return False
         # Through JSON, so that tuples compare equal to the lists that were read.
         wanted: dict[str, Any] = json.loads(json.dumps(key_as_json(key)))
-        return all(unfinished.get(name) == value for name, value in wanted.items())
+        return isinstance(unfinished, dict) and wanted.items() <= unfinished.items()
 
     def _replace_folder(self) -> None:
         """Move the work folder to the stage's place, by renames that survive a crash between any two of them."""
