@@ -290,6 +290,8 @@ def port(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     running = make_server(server.app(TOKEN, number))
     with ThreadPoolExecutor(1) as thread:
         ended = thread.submit(running.run, [listener])
+        while not running.started and not ended.done():
+            time.sleep(0.01)
         yield number
         running.should_exit = True
         ended.result(timeout=20)
