@@ -11,6 +11,8 @@ ANNOTATOR_RULE = f"a name of 1 to {LONGEST_ANNOTATOR} visible characters"
 CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]"
 )
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
+ESCAPED = (*FORMULA, "'")
 
 
 def visible(text: str) -> str:
@@ -42,3 +44,13 @@ def examples(names: Sequence[str], shown: int = 5) -> str:
     """The first names, as ``short``, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(short, names[:shown])) + more
+
+
+def escape_formula(cell: str) -> str:
+    """The cell with an apostrophe before what a spreadsheet would take for a formula (CSV injection)."""
+    return f"'{cell}" if cell.startswith(ESCAPED) else cell
+
+
+def unescape_formula(cell: str) -> str:
+    """The cell without the apostrophe of ``escape_formula``; other apostrophes stay."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(ESCAPED) else cell

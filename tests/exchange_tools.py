@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from annotation_run import csv_rows
 
-from metaselect.annotation.formats.csv import escape_formula, unescape_formula
+from metaselect.text import escape_formula, unescape_formula
 
 ALSO = ("unsure", "bad_sample")
 Said = Mapping[str, str]

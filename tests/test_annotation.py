@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
 from metaselect.annotation.consensus import Verdict, aggregate_votes, latest_votes, meta_set_text
-from metaselect.annotation.formats.csv import escape_formula
 from metaselect.annotation.rounds import bought_samples, find_round, round_is_closed
 from metaselect.annotation.votes import STATUSES, Vote, append_votes, parse_votes, read_votes
 from metaselect.errors import ArtefactError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.run.layout import Run
 from metaselect.stages.annotate import exchange as annotate
+from metaselect.text import escape_formula
 
 DANGEROUS = [
     "=cmd|x",

@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metaselect.annotation.formats.base import Form
-from metaselect.annotation.formats.csv import CsvFormat, escape_formula, unescape_formula
+from metaselect.annotation.formats.csv import CsvFormat
 from metaselect.annotation.formats.detect import detect_format, holds_answers, load_format
 from metaselect.errors import DataError
 from metaselect.registry import FORMATS
+from metaselect.text import escape_formula, unescape_formula
 
 
 @given(st.text())

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from annotation_run import add_round, call, csv_rows, error, make_run, votes_of
 from command_line import Done, command, environment, metaselect, tree
+from data_makers import write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +63,16 @@ def test_the_list_of_bad_samples_shows_names_escaped(tmp_path: Path) -> None:
     text = (tmp_path / "run/data/skipped.csv").read_bytes().decode()
     assert not CONTROLS.search(text.replace("\n", ""))
     assert [row["sample_id"] for row in csv_rows(tmp_path / "run/data/skipped.csv")] == [f"b{visible(EVIL)}"]
+
+
+def test_no_spreadsheet_runs_what_the_list_of_bad_samples_names(tmp_path: Path) -> None:
+    rows = [("=cmd()", 1, "x"), ("-1+1", "nan", "y"), ("@sum", "nan", "x"), ("b", 2, "y"), ("c", 3, "x")]
+    data = write_rows(tmp_path / "=d.csv", ["id", "f0", "label"], rows)
+    words = ("ingest", "=d.csv", "--feature-columns", "f0", "--on-bad-sample", "skip")
+    metaselect(*words, run=tmp_path / "run", cwd=data.parent)
+    cells = [cell for row in csv_rows(tmp_path / "run/data/skipped.csv") for cell in row.values()]
+    assert "'-1+1" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
 
 
 def on_a_terminal(*words: object, run: Run) -> str:

@@ -64,8 +64,7 @@ def read_test_set(
     target = Target(source.task, preprocess.size, preprocess.mode, width, preprocess.pixel_range)
     arrays = fill(listing, Journal(target), scratch, bad, report)
     if bad.found:
-        rows = [(entry.source, entry.row or "", entry.sample_id, entry.reason) for entry in bad.found]
-        write_rows(scratch / TEST_SKIPPED.within(), TEST_SKIPPED, rows)
+        write_rows(scratch / TEST_SKIPPED.within(), TEST_SKIPPED, [each.cells() for each in bad.found])
         report.warn(f"{len(bad.found)} bad samples were left out; the first: {bad.found[0].sentence()}")
     labels = listing.labels[arrays.order]
     absent = [name for place, name in enumerate(like.classes) if not (labels == place).any()]

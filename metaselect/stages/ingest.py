@@ -30,7 +30,7 @@ from metaselect.run.layout import IDS_ALONE, Run
 from metaselect.run.record import StageRecord
 from metaselect.run.stage import Work
 from metaselect.run.tables import require_parquet, write_parquet, write_rows
-from metaselect.text import examples, quoted, visible
+from metaselect.text import examples, quoted
 
 DATA_INPUT = f"{EXTERNAL}DATA"
 
@@ -181,10 +181,7 @@ def _listed_bad(work: Work, bad: BadSamples) -> Iterator[None]:
 
 
 def _write_bad(path: Path, bad: Sequence[BadSample]) -> None:
-    rows = [
-        (visible(each.source), each.row or "", visible(each.sample_id), visible(each.reason)) for each in bad
-    ]
-    write_rows(path, SKIPPED, rows)
+    write_rows(path, SKIPPED, [each.cells() for each in bad])
 
 
 def _build(

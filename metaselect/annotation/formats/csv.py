@@ -12,10 +12,8 @@ from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.data.classes import class_form
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv, read_delimiter
-from metaselect.text import quoted, short, visible
+from metaselect.text import escape_formula, quoted, short, unescape_formula, visible
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
-ESCAPED = (*FORMULA, "'")
 ANSWER_COLUMNS = ("clean_label", "annotator", "status", "note")
 OTHER_TOOLS = ("annotation_id", "file_name")  # columns of tables of Label Studio and Hugging Face
 # (id, label): ours, Cleanlab Studio's, and the long tables of crowd-kit and cleanlab. A bare `label` counts
@@ -30,16 +28,6 @@ OWN_COLUMNS = frozenset(
 """Columns of forms and of the tables that are read; text in others may be answers that were not understood."""
 UNUSABLE = "unusable"  # in truth files, another word for the status bad_sample
 REMEDY = "Save it as CSV UTF-8 with the columns sample_id and clean_label."
-
-
-def escape_formula(cell: str) -> str:
-    """The cell with an apostrophe before what a spreadsheet would take for a formula (CSV injection)."""
-    return f"'{cell}" if cell.startswith(ESCAPED) else cell
-
-
-def unescape_formula(cell: str) -> str:
-    """The cell without the apostrophe of ``escape_formula``; other apostrophes stay."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(ESCAPED) else cell
 
 
 def csv_spellings(text: str) -> Iterator[str]:

@@ -15,12 +15,12 @@ from pathlib import PurePosixPath
 from xml.sax.saxutils import escape, quoteattr
 
 from metaselect.annotation.formats.base import Answer, Form, has_answers, plain_spellings
-from metaselect.annotation.formats.csv import escape_formula
 from metaselect.annotation.formats.xml_text import require_xml_characters, walk_xml
 from metaselect.annotation.votes import BAD_SAMPLE, UNSURE
 from metaselect.errors import DataError
 from metaselect.records import Json
 from metaselect.run.files import format_csv
+from metaselect.text import escape_formula
 
 ANNOTATIONS = "annotations.xml"
 MAX_BYTES = 1 << 30  # of the unpacked XML: a small zip may unpack to any size

@@ -13,7 +13,6 @@ from metaselect.annotation.formats.csv import (
     ANSWER_COLUMNS,
     OWN_COLUMNS,
     csv_spellings,
-    escape_formula,
     not_understood,
     read_header,
     read_table,
@@ -21,7 +20,7 @@ from metaselect.annotation.formats.csv import (
 from metaselect.annotation.formats.json_text import parse_json
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv
-from metaselect.text import visible
+from metaselect.text import escape_formula, visible
 
 COLUMNS = ("file_name", "sample_id", "batch_id", "content_hash")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from metaselect.data.classes import class_form
 from metaselect.errors import DataError
-from metaselect.text import short
+from metaselect.text import escape_formula, short, visible
 
 STOP = "stop"
 SKIP = "skip"
@@ -86,6 +86,13 @@ class BadSample:
     row: int
     sample_id: str
     reason: str
+
+    def cells(self) -> tuple[str, int | str, str, str]:
+        """The row of ``skipped.csv``: source, row, sample_id and reason, with nothing that a spreadsheet would run."""
+        source, sample_id, reason = (
+            escape_formula(visible(text)) for text in (self.source, self.sample_id, self.reason)
+        )
+        return source, self.row or "", sample_id, reason
 
     def sentence(self) -> str:
         """One sentence that names file, row and id."""

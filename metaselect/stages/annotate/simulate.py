@@ -50,7 +50,8 @@ def simulate(run: Run, truth: str, options: SimulateOptions, report: Reporter) -
                 f"{examples([sample_id for sample_id in unanswered if sample_id not in labels])}."
             )
         if not ids:
-            report.note(f"Every sample of round {chosen.number} that {truth} knows is answered.")
+            known = f" that {truth} knows" if unanswered else ""
+            report.note(f"Every sample of round {chosen.number}{known} is answered.")
             ledger = add_votes(run, ledger, ())
             noise = noise_estimate(run, rounds(run), ledger)
             result = import_result(ledger, Reconciliation(), [chosen], new_votes=0, noise=noise)
