@@ -297,3 +297,11 @@ def test_a_record_names_no_file_outside_its_folder(finished: Path, name: str) ->
     record["outputs"][name] = next(iter(record["outputs"].values()))
     path.write_text(json.dumps(record))
     assert f"{path} is damaged" in metaselect("verify", run=finished, code=4).err
+
+
+@pytest.mark.parametrize(
+    "text", ['[{{"id": {}, "data": {{}}}}]', '{{"id": {}, "label": ["cat"]}}\n', '[{{"id": -{}}}]']
+)
+def test_numbers_of_any_length_in_json_are_read_or_refused(text: str, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "answers.json").write_text(text.format("9" * 5000))
+    metaselect("annotate", "import", tmp_path / "answers.json", run=run.root, code=3)

@@ -46,6 +46,8 @@ def detect_format(content: bytes, name: str) -> str:
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":  # JSON lines: complete, but not a format of this program
             raise DataError(f"{name} is cut off or damaged JSON: {error}.", "Export it again.") from None
+    except ValueError as error:  # an integer with thousands of digits
+        raise DataError(f"{name} is JSON that cannot be read: {error!s:.100}.", "Export it again.") from None
     what = (
         f"could be {' or '.join(candidates)}"
         if candidates
