@@ -120,6 +120,21 @@ def test_text_that_is_not_utf8_is_named_with_its_row(tmp_path: Path, what: str) 
     assert listed(path, "skip", feature_columns="f0").keep.tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("form", ["text", "struct"])
+def test_an_image_path_that_is_not_utf8_is_named_with_its_row(tmp_path: Path, form: str) -> None:
+    samples = pictures(3, ("a", "b"))
+    write_images(tmp_path, samples)
+    paths = not_utf8([samples[0].path.encode(), b"\xff.png", samples[2].path.encode()])
+    if form == "struct":
+        raws = pa.array([None, None, samples[2].raw], pa.binary())
+        paths = pa.StructArray.from_arrays([raws, paths], ["bytes", "path"])
+    pq.write_table(pa.table({"image": paths, "label": ["a", "b", "a"]}), tmp_path / "data.parquet")
+    assert "row 2: its image path is not text in UTF-8" in refused(tmp_path / "data.parquet")
+    kept = listed(tmp_path / "data.parquet", "skip")
+    contents = dict(kept.source.contents(kept.keep))
+    assert contents == {0: samples[0].raw, 2: samples[2].raw}
+
+
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64()])
 def test_large_integers_are_features(tmp_path: Path, kind: pa.DataType) -> None:
     values = [2**53 + 1, 2**62, 0, 7]

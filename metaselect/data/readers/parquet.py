@@ -82,8 +82,8 @@ class ParquetSource:
                 for row, sample_id, label, path in zip(rows, ids, labels, paths, strict=False):
                     yield self._entry(row, sample_id, label, path)
 
-    def _entry(self, row: int, sample_id: object, label: object, path: str | None) -> SampleEntry:
-        for what, cell in (("id", sample_id), ("label", label)):
+    def _entry(self, row: int, sample_id: object, label: object, path: object) -> SampleEntry:
+        for what, cell in (("id", sample_id), ("label", label), ("image path", path)):
             if isinstance(cell, bytes):
                 return SampleEntry(row, None, None, "", f"its {what} is not text in UTF-8")
         name, problem = label_name(label), ""
@@ -94,7 +94,7 @@ class ParquetSource:
                 problem = f"the label {label} is outside 0..{len(self.declared) - 1}"
         elif self.declared and name is not None and name not in self._names:
             problem = f"the label {quoted(name)} is not among the classes: {suggest(name, self.declared)}"
-        return SampleEntry(row, id_text(sample_id), name, self._outside.clean(path or ""), problem)
+        return SampleEntry(row, id_text(sample_id), name, self._outside.clean(str(path or "")), problem)
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """Row group by row group, a few rows at a time."""
@@ -127,9 +127,16 @@ class ParquetSource:
 
     def _images(self, batch: Any) -> Iterator[bytes | str | UnusableContent]:
         """Image bytes, or the path where the bytes are null."""
-        for cell in batch.column(self._columns.image).to_pylist():
-            if isinstance(cell, dict):
-                cell = cell.get("bytes") or cell.get("path")
+        column = batch.column(self._columns.image)
+        if is_binary(column.type):
+            cells = column.to_pylist()
+        else:
+            cells = self._paths(batch)
+            if pa.types.is_struct(column.type):
+                cells = [
+                    raw or path for raw, path in zip(column.field("bytes").to_pylist(), cells, strict=True)
+                ]
+        for cell in cells:
             yield cell if cell else UnusableContent("it has no image")
 
     def _rows(self, batch: Any) -> Iterator[np.ndarray | UnusableContent]:
@@ -201,9 +208,14 @@ class ParquetSource:
             return [f"{self._columns.image}.path"] if kind.get_field_index("path") >= 0 else []
         return [] if is_binary(kind) else [self._columns.image]
 
-    def _paths(self, batch: Any) -> list[str | None]:
-        cells = batch.column(self._columns.image).to_pylist()
-        return [cell.get("path") if isinstance(cell, dict) else cell for cell in cells]
+    def _paths(self, batch: Any) -> list[object]:
+        """The image paths; bytes where they are no text, None where there is none."""
+        column = batch.column(self._columns.image)
+        if not pa.types.is_struct(column.type):
+            return texts(column)
+        return (
+            texts(column.field("path")) if column.type.get_field_index("path") >= 0 else [None] * len(column)
+        )
 
     def _is_list(self) -> bool:
         return len(self._columns.features) == 1 and is_list(self._types[self._columns.features[0]])
