@@ -22,6 +22,7 @@ from metaselect.annotation.formats.cvat import CvatFormat
 from metaselect.annotation.formats.label_studio_export import is_export, read_export
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
+from metaselect.data.readers.external_features import read_external_features
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.layout import Run
@@ -118,6 +119,19 @@ def test_text_that_is_not_utf8_is_named_with_its_row(tmp_path: Path, what: str) 
     pq.write_table(pa.table(columns), path)
     assert f"row 3: its {what} is not text in UTF-8" in refused(path, feature_columns="f0")
     assert listed(path, "skip", feature_columns="f0").keep.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("column", ["features", "id", "label"])
+def test_a_column_name_that_is_not_utf8_is_refused(tmp_path: Path, column: str) -> None:
+    table = pa.table({"id": list("wxyz"), "features": [[1.0]] * 4, "label": list("abab")})
+    path = tmp_path / "data.parquet"
+    pq.write_table(table, path, store_schema=False)
+    name = column.encode()
+    path.write_bytes(path.read_bytes().replace(name, b"\xb6" + name[1:]))
+    done = metaselect("ingest", path, run=tmp_path / "new", code=3)
+    assert "data.parquet is not a readable Parquet file: 'utf-8' codec can't decode" in done.err
+    with pytest.raises(DataError, match="is not a readable Parquet file"):
+        read_external_features(path, list("wxyz"), 2)
 
 
 @pytest.mark.parametrize("form", ["text", "struct"])

@@ -34,11 +34,23 @@ def readable(file: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(
             f"{file} is not a readable Parquet file: {reason}.", "Write or copy it anew."
         ) from None
+
+
+def read_schema(file: Path) -> Any:
+    """The schema of a Parquet file.
+
+    Raises:
+        DataError: the file is no Parquet file or is damaged, or the name of a column is no text.
+    """
+    with readable(file):
+        schema = pq.read_schema(file)
+        schema.names  # noqa: B018  # decodes them
+        return schema
 
 
 def texts(column: Any) -> list[object]:

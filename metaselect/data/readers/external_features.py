@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from metaselect.data.classes import suggest
 from metaselect.data.readers.base import BadSample, UnusableContent, check_features
-from metaselect.data.readers.columnar import id_text, is_list, is_number, read_batches, readable
+from metaselect.data.readers.columnar import id_text, is_list, is_number, read_batches, read_schema
 from metaselect.data.readers.columns import FEATURE_LIST, check_distinct
 from metaselect.errors import DataError
 from metaselect.run.artefacts import CLASSES, SAMPLES
@@ -93,8 +92,7 @@ def _check_columns(path: Path) -> bool:
     """Check the file's columns; returns whether it has probabilities."""
     if not path.is_file():
         raise DataError(f"{path} is not a file.", "Check the path; the features are one Parquet file.")
-    with readable(path):
-        schema = pq.read_schema(path)
+    schema = read_schema(path)
     check_distinct(str(path), schema.names)
     for name in (ID, FEATURE_LIST):
         if name not in schema.names:

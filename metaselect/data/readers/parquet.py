@@ -27,7 +27,7 @@ from metaselect.data.readers.columnar import (
     is_text,
     numbers,
     read_batches,
-    readable,
+    read_schema,
     texts,
 )
 from metaselect.data.readers.columns import choose_columns
@@ -263,5 +263,4 @@ class ParquetSource:
             )
 
     def _schema(self, file: Path) -> Any:
-        with readable(file):
-            return pq.read_schema(file)
+        return read_schema(file)
