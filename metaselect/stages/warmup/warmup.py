@@ -71,7 +71,8 @@ def warmup(
             raise DataError(
                 f"{data} has neither images nor features that are known as such, so nothing can be trained on it.",
                 "Name the column of images with --image-column or those of features with --feature-columns "
-                "'PATTERN'; ids and labels alone are for ingest and select.",
+                "'PATTERN' (of files named by ids: --image-column id --image-folder DIR --image-suffix .jpg); ids and "
+                "labels alone are for ingest and select.",
             )
         ingest(data, run, reading, report)
     with run.lock():
