@@ -9,7 +9,6 @@ from pathlib import Path
 from metaselect.data.classes import check_integers
 from metaselect.data.originals import recorded_options
 from metaselect.data.summary import fingerprint
-from metaselect.data_options import IngestOptions
 from metaselect.options import key_options
 from metaselect.records import Reporter
 from metaselect.run.artefacts import CLASSES, DATA, RECORD, SAMPLES
@@ -17,7 +16,7 @@ from metaselect.run.files import read_json, write_json
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
-from metaselect.text import examples
+from metaselect.text import examples, quoted
 
 
 def add_classes(run: Run, labels: Iterable[str], report: Reporter) -> None:
@@ -37,8 +36,8 @@ def add_classes(run: Run, labels: Iterable[str], report: Reporter) -> None:
         return
     classes = [*known, *new]
     check_integers(classes)
-    options: IngestOptions = replace(recorded_options(record), classes=tuple(classes))
-    key = StageKey({**record.key.options, **key_options(options)}, record.key.inputs)
+    options = replace(recorded_options(record), classes=tuple(classes))
+    key = StageKey(key_options(options), record.key.inputs)
     table = read_parquet(run, SAMPLES, ["sample_id", "given_label", "content_hash"])
     columns = (column.to_pylist() for column in table.itercolumns())
     digest = fingerprint(classes, zip(*columns, strict=True))
@@ -54,7 +53,7 @@ def add_classes(run: Run, labels: Iterable[str], report: Reporter) -> None:
     write_json(stage.folder / RECORD, raw)
     run.write_info(record.details["task"], digest)
     report.note(
-        f"New classes: {examples([repr(name) for name in new])}. What was made with the old ones is out of date: "
+        f"New classes: {examples([quoted(name) for name in new])}. What was made with the old ones is out of date: "
         f"metaselect status {run.flag}"
     )
 
