@@ -10,7 +10,7 @@ from typing import Any
 from unicodedata import normalize
 
 import pytest
-from annotation_run import add_round, csv_rows, error, make_run, result, votes_of
+from annotation_run import add_round, call, csv_rows, error, make_run, meta_set, result, votes_of
 from data_makers import Listener
 from exchange_run import CHOSEN, CLASSES, image_run
 from exchange_tools import KEEPS_NO_NAMES, LOSES_SKIPS, PEOPLE
@@ -181,6 +181,24 @@ def test_two_images_that_changed_places_are_not_taken(
     assert (got["matched"], got["mismatched"], got["missing"]) == (4, 2, 2)
     assert got["mismatched_ids"] == ["s0", "s7"]
     assert {vote[0] for vote in votes_of(run)} == {*CHOSEN} - {"s0", "s7"}
+
+
+@pytest.mark.parametrize("column", ["image", "file_name"])
+def test_the_image_of_another_sample_is_noticed_without_the_batch(
+    run: Run, capsys: pytest.CaptureFixture[str], column: str
+) -> None:
+    path = run.root.parent / "back.csv"
+    path.write_text(
+        f"sample_id,{column},clean_label\ns7,images/s0.png,cat\ns3,old/3.png,cat\ns1,images/s1.png,cat\n"
+    )
+    assert result(run, capsys, "import", str(path))["matched"] == 3  # nothing went out: no name is known
+    assert call(run, "undo") == 0
+    exported(run, "cvat")
+    got = result(run, capsys, "import", str(path))
+    assert (got["matched"], got["mismatched_ids"]) == (2, ["s7"])
+    assert meta_set(run) == {"s1": "cat", "s3": "cat"}
+    path.write_text(f"sample_id,{column},clean_label\ns7,images/s0.png,cat\n")
+    assert "leave out the column of images" in error(run, capsys, "import", str(path), code=3)
 
 
 def test_two_contents_that_changed_places_are_not_taken(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ def import_warnings(found: Reconciliation, result: Mapping[str, Json], name: str
         ids = examples(sorted(unmatched.mismatched))
         yield (
             f"Rows that name the image or content of another sample, not taken: {ids}. "
-            "Was one column sorted without the others?"
+            "Was one column sorted without the others? If the ids are right, leave out the other column."
         )
     if unmatched.changed:
         yield f"Samples whose content changed since they went out, not taken: {examples(sorted(unmatched.changed))}."

@@ -124,11 +124,8 @@ class AnswerMatcher:
         return matched
 
     def _names_another_sample(self, answer: Answer, sample_id: str) -> bool:
-        """Whether the row's image or content is known to be another sample's.
-
-        A name counts only in rows of exported forms: elsewhere it may be a source's name, which can look like any id.
-        """
-        named = self._sample_of_image(answer.image) if answer.image and answer.batch_id.strip() else None
+        """Whether the row's image or content is known to be another sample's; what never went out says nothing."""
+        named = self._sample_of_image(answer.image) if answer.image else None
         if named is not None and named != sample_id:
             return True
         held = self._hash_by_id.get(sample_id)  # None: the sample was never exported

@@ -126,7 +126,8 @@ def _nothing_matched_error(result: Reconciliation, name: str) -> DataError:
     if unmatched.mismatched or unmatched.changed:
         return DataError(
             f"{name}: every row names the image or content of another sample, or content that changed since.",
-            "Was one column sorted without the others, or was other data ingested since?",
+            "Was one column sorted without the others, or was other data ingested since? If the ids are right, and the "
+            "images have other names, leave out the column of images.",
         )
     if not unmatched.unknown:
         return DataError(f"{name} has no rows.", "It must have one row per labelled sample.")
