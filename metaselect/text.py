@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from unicodedata import normalize
 
 LONGEST = 200  # characters of a name in a message
 LONGEST_ANNOTATOR = 100
@@ -23,6 +24,11 @@ def visible(text: str) -> str:
 def visible_lines(text: str) -> str:
     """As ``visible``, but for the ends of lines."""
     return "\n".join(map(visible, text.split("\n")))
+
+
+def annotator_form(name: str) -> str:
+    """The one form of an annotator's name: no outer spaces, letters composed (NFC)."""
+    return normalize("NFC", name.strip())
 
 
 def is_annotator_name(name: str) -> bool:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, votes_of
@@ -14,6 +15,7 @@ from metaselect.annotation import ledger
 from metaselect.cli.main import main
 from metaselect.run.layout import Run
 from metaselect.stages.status import OpenWork
+from metaselect.web.submitted_answer import valid_annotator
 
 
 @pytest.fixture
@@ -113,6 +115,25 @@ def test_answers_in_place_of_others_are_counted_and_two_people_without_names_are
     capsys.readouterr()
     assert call(run, "import", corrected) == 0
     assert "does not say whose" not in capsys.readouterr().err
+
+
+def test_one_person_is_one_whatever_the_system_makes_of_the_letters(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    together, apart = (normalize(form, "Zoë") for form in ("NFC", "NFD"))
+    assert together != apart
+    named = "sample_id,clean_label,annotator\ns1,{},{}\n"
+    assert call(run, "import", answers(run, named.format("cat", apart))) == 0
+    got = result(run, capsys, "import", answers(run, named.format("owl", together)))
+    assert (got["replaced"], got["tied"]) == (1, 0)
+    bare = answers(run, "sample_id,clean_label\ns1,dog\n")
+    assert result(run, capsys, "import", bare, "--annotator", apart)["replaced"] == 1
+    assert meta_set(run) == {"s1": "dog"}
+    assert {who for _, _, who, _ in votes_of(run)} == {together}
+    both = "".join(f"s1,{label},{who}\n" for label, who in (("cat", apart), ("owl", together)))
+    got = result(run, capsys, "import", answers(run, f"sample_id,clean_label,annotator\n{both}"))
+    assert got["conflicts"] == [{"sample_id": "s1", "annotator": together}]
+    assert valid_annotator(apart) == together  # as the local page takes it
 
 
 def test_a_later_file_supersedes_and_only_adds_lines(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

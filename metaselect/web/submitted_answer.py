@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metaselect.annotation.votes import DONE, STATUSES
-from metaselect.text import ANNOTATOR_RULE, is_annotator_name
+from metaselect.text import ANNOTATOR_RULE, annotator_form, is_annotator_name
 
 
 class InvalidRequest(Exception):
@@ -48,7 +48,7 @@ def valid_annotator(annotator: str) -> str:
     Raises:
         InvalidRequest: blank, too long, or with characters that cannot be seen.
     """
-    name = annotator.strip()
+    name = annotator_form(annotator)
     if not is_annotator_name(name):
         raise InvalidRequest(f"Answers need {ANNOTATOR_RULE}.")
     return name

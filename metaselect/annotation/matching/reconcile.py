@@ -11,7 +11,7 @@ from metaselect.annotation.matching.matcher import AnswerMatcher, ImportScope, U
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, UNSURE, Vote, sorted_votes
 from metaselect.errors import DataError
 from metaselect.options import ImportOptions
-from metaselect.text import quoted, short, visible_lines
+from metaselect.text import annotator_form, quoted, short, visible_lines
 
 EXAMPLES = 3
 
@@ -91,7 +91,7 @@ def reconcile(
         vote = Vote(
             sample_id,
             label,
-            answer.annotator or options.annotator,
+            annotator_form(answer.annotator or options.annotator),
             status,
             visible_lines(answer.note),
             number,
