@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
-from metaselect.annotation.imports import Import, Source, vote_positions
+from metaselect.annotation.imports import Import, Source, vote_positions, votes_to_record
 from metaselect.annotation.undo import votes_that_undo, without_round
 from metaselect.annotation.votes import Vote, append_votes, read_votes
 from metaselect.run.layout import Run
@@ -114,6 +114,36 @@ def test_an_earlier_import_can_be_named(run: Run, capsys: pytest.CaptureFixture[
     assert meta_set(run) == {}
 
 
+def test_what_a_later_file_says_too_still_counts(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    part = "sample_id,clean_label\ns0,cat\ns1,dog\n"
+    whole = f"{part}s2,owl\n"
+    give(run, part, "part.csv")
+    got = result(run, capsys, "import", answers(run, whole, "whole.csv"))
+    assert (got["matched"], got["new_votes"], got["replaced"], got["bought"]) == (3, 1, 0, 3)
+    before = tree(run.root)
+    for name in ("part.csv", "whole.csv"):  # what stands already is no import
+        assert result(run, capsys, "import", str(run.root.parent / name))["new_votes"] == 0
+        assert tree(run.root) == before
+    got = result(run, capsys, "undo", "--import", "1")
+    assert (got["votes"], got["withdrawn"], got["restored"], got["superseded"]) == (2, 0, 0, 2)
+    assert meta_set(run) == {"s0": "cat", "s1": "dog", "s2": "owl"}
+    assert result(run, capsys, "undo", "--import", "2")["withdrawn"] == 3
+    assert meta_set(run) == {}
+    assert result(run, capsys, "import", str(run.root.parent / "part.csv"))["new_votes"] == 2
+    run.stage("annotate").check(thorough=True)
+
+
+def test_what_an_earlier_file_says_too_still_counts(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    give(run, "sample_id,clean_label\ns0,cat\n", "part.csv")
+    give(run, CAT_DOG, "whole.csv")
+    got = result(run, capsys, "undo")
+    assert (got["number"], got["withdrawn"], got["superseded"]) == (2, 1, 1)
+    assert meta_set(run) == {"s0": "cat"}
+    assert result(run, capsys, "import", str(run.root.parent / "whole.csv"))["new_votes"] == 1
+    assert call(run, "undo", "--import", "1") == 0
+    assert meta_set(run) == {"s0": "cat", "s1": "dog"}
+
+
 def test_people_read_what_an_undo_did(run: Run) -> None:
     give(run, CAT_DOG, "first.csv")
     done = metaselect("annotate", "undo", run=run.root)
@@ -143,18 +173,24 @@ def test_what_counts_is_the_latest_of_the_imports_that_stand(steps: Any) -> None
     """The vote file alone gives what a list of files, of which some are taken out again, gives."""
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run")
-        files: dict[int, dict[tuple[str, str], str]] = {}  # that stand, by number
+        files: dict[int, dict[tuple[str, str], str]] = {}  # what those that stand say, by number
         rows = latest = 0
         for step, each in enumerate(steps):
             time = f"2026-01-01T00:00:{step:02d}Z"
             book = ledger.open_ledger(run)
             if isinstance(each, dict):
                 votes = [Vote(key[0], label, key[1], "done", "", 0, time) for key, label in each.items()]
-                new = [vote for vote in votes if not vote.equals_but_for_time(book.latest.get(vote.key))]
-                ledger.add_votes(run, book, new, Source(time, "x.csv", "", "csv"))
-                if new:
+                digest = repr(sorted(each.items()))
+                record = votes_to_record(book.votes, book.imports, votes, digest)
+                ledger.add_votes(run, book, record, Source(time, "x.csv", digest, "csv"))
+                same = max((number for number, said in files.items() if said == each), default=rows + 1)
+                later = [said for number, said in files.items() if number > same]
+                # The same file says nothing new, unless another one has said something else since.
+                if same > rows or any(
+                    said.get(key, each[key]) != each[key] for said in later for key in each
+                ):
                     rows = latest = rows + 1
-                    files[rows] = {vote.key: vote.clean_label for vote in new}
+                    files[rows] = each
             elif files:
                 number = sorted(files)[each % len(files)] if each else None
                 ledger.undo_import(run, number, time)

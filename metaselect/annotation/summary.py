@@ -29,7 +29,7 @@ def import_result(
         ledger: after the import.
         found: the reconciled rows of the file.
         chosen: the rounds of the import.
-        new_votes: accepted answers that were not in the votes yet.
+        new_votes: accepted answers that did not count yet.
         noise: the estimate from the control samples.
 
     Returns:

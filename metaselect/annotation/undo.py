@@ -5,10 +5,9 @@ the vote that an earlier import left, or a withdrawn one where there is none.
 """
 
 from collections.abc import Collection, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
-from metaselect.annotation.imports import UNDO, Import, vote_positions
+from metaselect.annotation.imports import UNDO, Import, standing_votes, vote_positions
 from metaselect.annotation.votes import WITHDRAWN, Vote
 from metaselect.errors import UsageError
 
@@ -23,7 +22,7 @@ class UndoResult(NamedTuple):
         votes: that came with it.
         withdrawn: votes whose annotator has no answer for the sample now.
         restored: votes whose annotator's earlier answer counts again.
-        superseded: votes that a later import had replaced already, so that nothing changed.
+        superseded: votes that another import replaced, or states too, so that nothing changed.
     """
 
     number: int
@@ -99,14 +98,7 @@ def votes_that_undo(votes: Sequence[Vote], imports: Sequence[Import]) -> list[Vo
 
 def votes_not_undone(votes: Sequence[Vote], imports: Sequence[Import]) -> dict[tuple[str, str], Vote]:
     """The latest vote of each annotator for each sample, of the imports that were not undone."""
-    undone = {row.undoes for row in imports}
-    latest: dict[tuple[str, str], Vote] = {}
-    starts = [0, *(min(row.first_vote, len(votes)) for row in imports), len(votes)]
-    # None: votes before the first row belong to no import.
-    for row, (start, end) in zip((None, *imports), pairwise(starts), strict=True):
-        if row is None or not (row.undoes or row.number in undone):
-            latest.update((vote.key, vote) for vote in votes[start:end])
-    return latest
+    return {vote.key: vote for _, told in standing_votes(votes, imports) for vote in told}
 
 
 def without_round(

@@ -15,7 +15,7 @@ from metaselect.annotation.exports import read_exported_samples
 from metaselect.annotation.formats.base import FILLED_IN, INSIDE, Answer, require_texts
 from metaselect.annotation.formats.detect import AUTO, detect_format, load_format, load_reader
 from metaselect.annotation.formats.files import form_path, write_form
-from metaselect.annotation.imports import Source
+from metaselect.annotation.imports import Source, votes_to_record
 from metaselect.annotation.ledger import Ledger, add_export, add_repeats, add_votes, open_ledger
 from metaselect.annotation.ledger_record import POOL_INPUTS, STAGE
 from metaselect.annotation.matching.labels import Spellings
@@ -213,13 +213,14 @@ def import_answers(
     if options.add_classes:
         add_classes(run, {vote.clean_label for vote in reconciled.accepted}, report)
     before = ledger.latest_with_repeats
-    # Importing a file again changes nothing: only answers that differ from the latest become votes.
+    # Importing a file again changes nothing. Answers of another file that count already are recorded, but not as new.
+    record = votes_to_record(ledger.votes, ledger.imports, reconciled.accepted, source.sha256)
     new = [vote for vote in reconciled.accepted if not vote.equals_but_for_time(before.get(vote.key))]
     replaced = [vote for vote in new if vote.key in before and vote.answer != before[vote.key].answer]
     again = ledger.sample_of_repeat
     repeated = [vote for vote in reconciled.accepted if vote.sample_id in again]
     reconciled.accepted = [vote for vote in reconciled.accepted if vote.sample_id not in again]
-    ledger = add_votes(run, ledger, new, source)
+    ledger = add_votes(run, ledger, record, source)
     result = import_result(
         ledger, reconciled, chosen, new_votes=len(new), noise=noise_estimate(run, all_rounds, ledger)
     )
