@@ -177,6 +177,19 @@ def test_boxes_are_no_tags_and_say_so() -> None:
     boxed = TAGGED.replace(b'<tag label="cat"/>', box)
     with pytest.raises(DataError, match="holds 1 boxes, tracks or other shapes, and no tags"):
         CvatFormat().read(boxed, "annotations.xml")
+    boxes = b"".join(b'<image id="%d" name="box-%d.png">%b</image>' % (n, n, box) for n in range(1, 7))
+    mixed = TAGGED.replace(b"</image>", b"</image>" + boxes + b'<image id="3" name="empty.png"/>')
+    track = TAGGED.replace(b"</image>", b'</image><track id="7" label="cat">' + box + b"</track>")
+    for content, where in (
+        (mixed, "box-1.png, box-2.png, box-3.png, box-4.png, box-5.png and 1 more"),
+        (track, "track 7"),
+    ):
+        assert b"<tag" in content
+        with pytest.raises(
+            DataError, match=f"holds boxes or other shapes and no tag for {where}; elsewhere"
+        ) as caught:
+            CvatFormat().read(content, "annotations.xml")
+        assert "tag these in CVAT" in caught.value.hint
     both = TAGGED.replace(b"</image>", box + b"</image>")
     assert CvatFormat().read(both, "x") == CvatFormat().read(TAGGED, "x")
 

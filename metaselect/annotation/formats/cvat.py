@@ -20,7 +20,7 @@ from metaselect.annotation.votes import BAD_SAMPLE, UNSURE
 from metaselect.errors import DataError
 from metaselect.records import Json
 from metaselect.run.files import format_csv
-from metaselect.text import escape_formula
+from metaselect.text import escape_formula, examples
 
 ANNOTATIONS = "annotations.xml"
 MAX_BYTES = 1 << 30  # of the unpacked XML: a small zip may unpack to any size
@@ -36,7 +36,7 @@ REMEDY = "Export the task from CVAT as `CVAT for images 1.1`, with or without im
 
 
 class CvatFormat:
-    """``annotations.xml`` with one tag per image."""
+    """``annotations.xml`` with one tag per image; shapes beside a tag are ignored."""
 
     file_name = "cvat/annotations.xml"
     capabilities: frozenset[str] = frozenset()
@@ -75,7 +75,7 @@ class CvatFormat:
         """One answer per tag; a blank one for an image without tags.
 
         Raises:
-            DataError: no XML, with a document type, a zip without it, or not of CVAT for images.
+            DataError: no XML, with a document type, a zip without it, not of CVAT for images, or shapes without a tag.
         """
         reader = _TagCollector()
         walk_xml(_annotations_xml(content, name), name, reader.start, reader.end, REMEDY)
@@ -85,6 +85,12 @@ class CvatFormat:
             raise DataError(
                 f"{name} holds {reader.shapes} boxes, tracks or other shapes, and no tags.",
                 "A label is a tag of the whole image: make the task with labels.json, whose labels are tags.",
+            )
+        if reader.untagged:
+            raise DataError(
+                f"{name} holds boxes or other shapes and no tag for {examples(reader.untagged)}; "
+                "elsewhere it has tags.",
+                "A label is a tag of the whole image: tag these in CVAT, or delete their shapes, and export again.",
             )
         return reader.answers
 
@@ -113,6 +119,8 @@ class _TagCollector:
         self.depth = 0
         self.row = 0
         self.shapes = 0
+        self.shapes_before = 0  # the image
+        self.untagged: list[str] = []
         self.image: str | None = None
         self.tags: list[str] = []
 
@@ -121,8 +129,10 @@ class _TagCollector:
             self.is_annotations = element == "annotations"
         elif self.depth == 1 and element == "track":  # of a video
             self.shapes += 1
+            self.untagged.append(f"track {attributes.get('id', '')}")
         elif self.depth == 1 and element == "image":
             self.row, self.image, self.tags = self.row + 1, attributes.get("name", ""), []
+            self.shapes_before = self.shapes
         elif self.depth == 2 and element == "tag" and self.image is not None:
             self.tags.append(attributes.get("label", ""))
         elif self.depth == 2 and "label" in attributes and self.image is not None:
@@ -135,6 +145,8 @@ class _TagCollector:
             self.answers += [
                 Answer(self.row, "", label, "", "", "", "", self.image) for label in self.tags or [""]
             ]
+            if self.shapes > self.shapes_before and not self.tags:
+                self.untagged.append(self.image)
             self.image = None
 
 
