@@ -30,6 +30,11 @@ def table_of(folder: Path, labels: list[object], name: str = "data.csv") -> Path
     return write_rows(folder / name, ["sample_id", "f0", "label"], rows)
 
 
+def beyond(data: Path) -> Path:
+    """A run that is not in the folder of the data."""
+    return data.parent / f"{data.name}-run"
+
+
 def classes_of(data: Path, **options: object) -> tuple[str, ...]:
     return listed(data, **options).classes  # type: ignore[arg-type]
 
@@ -195,11 +200,75 @@ def test_files_of_several_splits_are_not_mixed(tmp_path: Path, folder: str) -> N
     (tmp_path / "README.md").write_text("a data set")
     message = refused(tmp_path)
     assert "Parquet files of several splits: test (1), train (2)" in message
+    done = metaselect("ingest", tmp_path, run=beyond(tmp_path), code=3)
+    assert "Name one: --split train to train on, --split test for evaluate." in " ".join(done.err.split())
     assert listed(tmp_path, split="train").sample_ids == [f"x{i:02d}" for i in range(8)]
     assert listed(tmp_path, split="test").sample_ids == [f"x{i:02d}" for i in range(8, 12)]
     assert "no Parquet file of the split valid" in refused(tmp_path, split="valid")
-    run = made(tmp_path, tmp_path.parent / f"{tmp_path.name}-run", split="train")
+    run = made(tmp_path, beyond(tmp_path), split="train")
     assert run.info()["task"] == "features"
+
+
+SPLIT_FOLDERS = [
+    ("train", "test"),
+    ("Train", "val", "TEST"),
+    ("train2017", "val2017"),
+    ("training set", "dev"),
+]
+
+
+@pytest.mark.parametrize("inside", ["csv", "jsonl", "", "classes"])
+@pytest.mark.parametrize("names", SPLIT_FOLDERS)
+def test_folders_of_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...], inside: str) -> None:
+    for place, name in enumerate(names):
+        if inside == "classes":
+            write_images(tmp_path / name, pictures(4 + place, ("cat", "dog")))
+            continue
+        beside(tmp_path / name, lambda i: f"{i}.png", inside or "csv")
+        if not inside:
+            (tmp_path / name / "metadata.csv").unlink()
+    done = metaselect("ingest", tmp_path, run=beyond(tmp_path), code=3)
+    said = " ".join(done.err.split())
+    assert "are named as splits of a data set, not as classes" in said
+    assert f"Name one: {tmp_path / names[0]} to train on, {tmp_path / names[-1]} for evaluate." in said
+    if inside:
+        assert listed(tmp_path / names[0]).classes == ("cat", "dog")  # the remedy that it names
+
+
+def test_tables_beside_folders_of_splits_are_named(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        beside(tmp_path / name, lambda i: f"{i}.png", "csv")
+        (tmp_path / name / "metadata.csv").unlink()
+    rows = [(f"train/{i}.png", "ab"[i % 2]) for i in range(8)]
+    table = write_rows(tmp_path / "train.csv", ["file_name", "label"], rows)
+    done = metaselect("ingest", tmp_path, run=beyond(tmp_path), code=3)
+    assert f"Name one: {table} to train on, {tmp_path / 'test'} for evaluate." in " ".join(done.err.split())
+    assert listed(table).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("names", [("train", "ship"), ("test_tube", "flask"), ("trains", "tests")])
+def test_a_class_may_be_named_as_a_split(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert classes_of(write_images(tmp_path, pictures(8, names))) == order_classes(names)
+
+
+def test_classes_that_are_all_named_as_splits_are_read_from_a_table(tmp_path: Path) -> None:
+    write_images(tmp_path, pictures(8, ("train", "test")))
+    assert "If they are classes, name a table (.csv)" in " ".join(
+        metaselect("ingest", tmp_path, run=beyond(tmp_path), code=3).err.split()
+    )
+    rows = [(each.path, each.label) for each in pictures(8, ("train", "test"))]
+    assert classes_of(write_rows(tmp_path / "all.csv", ["image", "label"], rows)) == ("test", "train")
+
+
+def test_a_split_of_folders_is_named_by_its_folder(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_images(tmp_path / name, pictures(8, ("cat", "dog")))
+    done = metaselect("ingest", tmp_path, "--split", "train", run=beyond(tmp_path), code=3)
+    assert f"Name {tmp_path / 'train'}, and leave --split out." in " ".join(done.err.split())
+    assert (
+        "Leave --split out."
+        in metaselect("ingest", tmp_path / "train", "--split", "train", run=beyond(tmp_path), code=3).err
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,7 +331,7 @@ def test_the_table_beside_images_has_their_labels(tmp_path: Path, suffix: str, p
     found = listed(tmp_path)
     assert found.classes == ("cat", "dog")
     assert [found.classes[label] for label in found.labels] == ["cat", "dog"] * 4
-    assert made(tmp_path, tmp_path.parent / f"{tmp_path.name}-run").info()["task"] == "images"
+    assert made(tmp_path, beyond(tmp_path)).info()["task"] == "images"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -280,16 +349,41 @@ def test_a_table_that_agrees_with_the_folders_is_used(tmp_path: Path) -> None:
     data = beside(tmp_path, lambda i: f"{('cat', 'dog')[i % 2]}/{i}.png", "csv")
     assert listed(data).classes == ("cat", "dog")
     (data / "cat/more.png").write_bytes((data / "cat/0.png").read_bytes())
-    done = metaselect("ingest", data, run=tmp_path.parent / f"{tmp_path.name}-run")
+    done = metaselect("ingest", data, run=beyond(tmp_path))
     assert "images that metadata.csv does not name were left out: 1." in done.err
 
 
 def test_a_table_without_labels_leaves_them_to_the_folders(tmp_path: Path) -> None:
     data = beside(tmp_path, lambda i: f"{'ab'[i % 2]}/{i}.png", "csv", label="caption")
-    done = metaselect("ingest", data, "--json", run=tmp_path.parent / f"{tmp_path.name}-run")
+    done = metaselect("ingest", data, "--json", run=beyond(tmp_path))
     assert done.json["classes"] == ["a", "b"]
     assert "metadata.csv has no column label, so the names of folders are the labels" in done.err
     assert listed(data, label_column="caption").classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "metadata.csv", "annotations.jsonl"])
+@pytest.mark.parametrize("place", ["{}.png", "images/{}.png"])
+@pytest.mark.parametrize("column", ["label", "kind"])
+def test_images_without_folders_of_classes_have_their_labels_in_a_table(
+    tmp_path: Path, name: str, place: str, column: str
+) -> None:
+    suffix = name.rpartition(".")[2]
+    beside(tmp_path, place.format, suffix, column)
+    (tmp_path / f"metadata.{suffix}").rename(tmp_path / name)
+    if name == "metadata.csv" and column == "label":
+        assert classes_of(tmp_path) == ("cat", "dog")
+        return
+    done = metaselect("ingest", tmp_path, run=beyond(tmp_path), code=3)
+    said = " ".join(done.err.split())
+    if name == "metadata.csv":
+        assert "metadata.csv has no column label: there is file_name, kind" in said
+        assert listed(tmp_path, label_column="kind").classes == ("cat", "dog")
+    else:
+        assert (
+            f"no folders of classes, and there is {name}. Name the table of labels: {tmp_path / name}" in said
+        )
+    if column == "label":
+        assert listed(tmp_path / name).classes == ("cat", "dog")
 
 
 def test_two_tables_are_refused(tmp_path: Path) -> None:

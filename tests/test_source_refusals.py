@@ -23,7 +23,8 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("image,label\né,1\n".encode("latin-1"))
     (tmp_path / "none.csv").write_text("")
     write_rows(tmp_path / "header.csv", ["id", "image", "label"], [])
-    write_images(tmp_path / "deep", [Picture("train/cat/a.png", "cat", b"")])
+    write_images(tmp_path / "deep", [Picture("photos/cat/a.png", "cat", b"")])
+    write_images(tmp_path / "splits", [Picture("train/cat/a.png", "cat", b"")])
     assert "does not exist" in refused(tmp_path / "missing.csv")
     assert "neither Parquet files nor folders of images" in refused(tmp_path / "empty")
     assert "is no .csv, .jsonl or .parquet file" in refused(tmp_path / "x.txt")
@@ -31,7 +32,8 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     assert "not a CSV file in UTF-8" in refused(tmp_path / "x.csv")
     assert "is empty" in refused(tmp_path / "none.csv")
     assert "holds no sample" in refused(tmp_path / "header.csv")
-    assert "is a folder within the class folder train" in refused(tmp_path / "deep")
+    assert "is a folder within the class folder photos" in refused(tmp_path / "deep")
+    assert "are named as splits of a data set" in refused(tmp_path / "splits")
 
 
 def test_columns_that_are_missing_or_of_no_use_are_named(tmp_path: Path) -> None:

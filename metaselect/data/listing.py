@@ -87,7 +87,7 @@ def open_source(path: Path, options: ReadOptions) -> Source:
             require_inside(shards, path, options)
             return ParquetSource(shards, shards[0].parent, options)
     if options.split is not None:
-        raise DataError(f"{path} is no folder of Parquet files.", "Leave --split out.")
+        raise DataError(f"{path} is no folder of Parquet files, which --split is for.", "Leave --split out.")
     if path.is_dir():
         return image_folder(path, options)
     if path.suffix.lower() in SUFFIXES:

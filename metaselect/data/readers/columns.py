@@ -12,6 +12,7 @@ from metaselect.run.layout import IDS_ALONE
 from metaselect.text import short
 
 FEATURE_LIST = "features"
+FILE_NAME = "file_name"  # of images, in Hugging Face's imagefolder
 SHOWN = 5  # columns that a remark names
 
 
@@ -78,6 +79,8 @@ def choose_columns(file: str, header: Sequence[str], options: ReadOptions) -> Co
     if FEATURE_LIST in header:
         return Columns(sample_id, label, None, (FEATURE_LIST,))
     image_named = options.image_column != ReadOptions.image_column
+    if FILE_NAME in header and sample_id is None and not image_named:
+        return Columns(None, label, FILE_NAME, ())
     if sample_id is not None and not image_named:
         return Columns(sample_id, label, None, ())
     lacking = "" if image_named else ", and ids and labels alone need a column sample_id"

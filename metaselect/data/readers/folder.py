@@ -1,7 +1,7 @@
 """The reader of image folders, ``DATA/<class>/*``: one folder of images for each class."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,17 @@ import numpy as np
 from metaselect.data.classes import class_form, order_classes
 from metaselect.data.readers.base import Content, SampleEntry
 from metaselect.data.readers.paths import ImageFiles
+from metaselect.data.readers.splits import check_no_splits
 from metaselect.data.store import IMAGES
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
+from metaselect.text import examples
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif"),
 )
+TABLES = (".csv", ".jsonl")
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 SHOWN = 5  # suffixes that a message names
 
@@ -31,6 +34,7 @@ class FolderSource:
         self.root = root
         self._files = ImageFiles(root, outside=options.allow_outside)
         folders = class_folders(root)
+        _check_is_classes(root, [folder for folder in folders if any(folder.iterdir())])
         for folder in folders:
             if not _is_text(folder.name):
                 raise DataError(f"The name of the folder {str(folder)!a} is not UTF-8.", "Rename it.")
@@ -115,6 +119,21 @@ def class_folders(root: Path) -> list[Path]:
         for path in sorted(root.iterdir(), key=lambda path: path.name)
         if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"
     ]
+
+
+def _check_is_classes(root: Path, folders: Sequence[Path]) -> None:
+    """Check that folders are not splits of a data set, nor the one place of images whose labels are in a table.
+
+    Raises:
+        DataError: they are.
+    """
+    tables = [file for file in sorted(root.iterdir()) if file.suffix.lower() in TABLES and _counts(file)]
+    check_no_splits(root, folders, tables)
+    if tables and len(folders) < 2:
+        raise DataError(
+            f"{root} holds no folders of classes, and there is {examples([table.name for table in tables])}.",
+            f"Name the table of labels: {tables[0]}",
+        )
 
 
 def _counts(file: Path) -> bool:

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from metaselect.data.classes import class_form
 from metaselect.data.readers.base import Source
+from metaselect.data.readers.columns import FILE_NAME
 from metaselect.data.readers.csv import CsvSource
-from metaselect.data.readers.folder import SUFFIXES, FolderSource
+from metaselect.data.readers.folder import SUFFIXES, FolderSource, class_folders
 from metaselect.data.readers.jsonl import JsonLinesSource
 from metaselect.data.readers.paths import require_inside
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.text import quoted, short
+from metaselect.text import examples, quoted, short
 
 MANIFESTS = {".csv": CsvSource, ".jsonl": JsonLinesSource}
 """Readers of tables by suffix."""
-NAME, FILE_NAME = "metadata", "file_name"
+NAME = "metadata"
 
 
 def image_folder(root: Path, options: ReadOptions) -> Source:
@@ -42,11 +43,11 @@ def image_folder(root: Path, options: ReadOptions) -> Source:
     table = tables[0]
     require_inside(tables, root, options)
     header = MANIFESTS[table.suffix].header(table)
-    if options.label_column not in header:
+    if options.label_column not in header and len(class_folders(root)) > 1:
         folder = FolderSource(root, options)
         folder.remarks += (
             f"{table} has no column {options.label_column}, so the names of folders are the labels "
-            f"(--label-column: {', '.join(header)}).",
+            f"(--label-column: {examples(header)}).",
         )
         return folder
     column = options.image_column if options.image_column in header else FILE_NAME

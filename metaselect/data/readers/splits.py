@@ -1,14 +1,27 @@
-"""Folders of Parquet files that are named by split, as on the Hugging Face hub: ``train-*``, ``test-*``."""
+"""Parquet files and folders that are named by split, as on the Hugging Face hub: ``train-*``, ``test-*``."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metaselect.data.classes import suggest
 from metaselect.errors import DataError
+from metaselect.text import examples
 
 SUFFIXES = (".parquet", ".pq")
 HUB_FOLDER = "data"  # of a data set on the hub, beside its README
-SPLIT = re.compile(r"(train|training|test|testing|validation|valid|val|dev|eval|unlabeled)(?:[-_.].*)?", re.I)
+TRAIN = ("train", "training")
+TEST = (
+    "test",
+    "testing",
+    "validation",
+    "valid",
+    "val",
+    "dev",
+    "eval",
+    "evaluation",
+)  # evaluate's, the first best
+SPLIT = re.compile(rf"({'|'.join((*TRAIN, *TEST, 'unlabeled'))})(?:[-_. 0-9].*)?", re.I)
 WITHOUT = "no split"
 
 
@@ -29,6 +42,12 @@ def parquet_files(folder: Path, split: str | None) -> list[Path]:
     for file in files:
         by_split.setdefault(split_of(file), []).append(file)
     if split is not None:
+        if not files:
+            place = folder / split
+            raise DataError(
+                f"{folder} holds no Parquet files, which --split is for.",
+                f"Name {place}, and leave --split out." if place.is_dir() else "Leave --split out.",
+            )
         if split not in by_split:
             raise DataError(
                 f"{folder} holds no Parquet file of the split {split}: {suggest(split, sorted(by_split))}",
@@ -39,15 +58,49 @@ def parquet_files(folder: Path, split: str | None) -> list[Path]:
         counts = ", ".join(f"{name} ({len(found)})" for name, found in sorted(by_split.items()))
         raise DataError(
             f"{folder} holds Parquet files of several splits: {counts}.",
-            f"Name one: --split {'train' if 'train' in by_split else min(by_split)}; the others are for evaluate.",
+            f"Name one: {_by_use({name: f'--split {name}' for name in by_split})}.",
         )
     return files
 
 
 def split_of(file: Path) -> str:
     """The split that a file's name begins with, in lower case; "no split" where there is none."""
-    found = SPLIT.fullmatch(file.stem)
+    return _split(file.stem)
+
+
+def check_no_splits(root: Path, folders: Sequence[Path], tables: Sequence[Path]) -> None:
+    """Check that the folders of images below ``root`` are not the splits of a data set, since these are no classes.
+
+    Args:
+        root: the data set.
+        folders: those that hold something.
+        tables: files beside them that may name labels.
+
+    Raises:
+        DataError: every folder is named as a split.
+    """
+    places = {_split(folder.name): str(folder) for folder in reversed(folders)}
+    if not folders or WITHOUT in places:
+        return
+    named = {_split(table.stem): str(table) for table in reversed(tables)}
+    raise DataError(
+        f"The folders of {root} are named as splits of a data set, not as classes: "
+        f"{examples([folder.name for folder in folders])}.",
+        f"Name one: {_by_use(places | {name: file for name, file in named.items() if name in places})}. If they are "
+        "classes, name a table (.csv) of the images with their labels.",
+    )
+
+
+def _split(name: str) -> str:
+    found = SPLIT.fullmatch(name)
     return found[1].lower() if found else WITHOUT
+
+
+def _by_use(ways: Mapping[str, str]) -> str:
+    """What to name for training and what for ``evaluate``, from the ways to name each split."""
+    train = next((name for name in TRAIN if name in ways), min(ways))
+    test = next((name for name in TEST if name in ways and name != train), None)
+    return f"{ways[train]} to train on" + (f", {ways[test]} for evaluate" if test else "")
 
 
 def _in(folder: Path) -> list[Path]:
