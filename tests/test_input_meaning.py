@@ -16,10 +16,11 @@ from data_makers import encode, listed, made, pictures, refused, write_images, w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.data.classes import MISSING, case_variants, class_form, order_classes
+from metaselect.data.classes import MISSING, case_variants, class_form, look_alikes, order_classes
 from metaselect.data.readers.base import label_name
 from metaselect.data.readers.splits import split_of
 from metaselect.errors import DataError
+from metaselect.text import visible
 
 N = 12
 
@@ -44,6 +45,8 @@ def classes_of(data: Path, **options: object) -> tuple[str, ...]:
     [
         (["cat", "cat ", " cat", "dog", "\tdog"], ("cat", "dog")),
         (["1", "1.0", "2.0", "0"], ("0", "1", "2")),
+        (["+1", "1", "+2.0", "2", "-3"], ("1", "2", "-3")),
+        (["+", "+1+1", "++1", "+x"], ("+", "+1+1", "++1", "+x")),
         (["-1.0", "5", "-1", "5.00"], ("-1", "5")),
         (["1.5", "1.50"], ("1.5", "1.50")),  # only whole numbers have one form
         (["\u00c5", "A\u030a", "x"], ("\u00c5", "x")),
@@ -91,10 +94,99 @@ def test_what_programs_write_for_nothing_is_no_class(tmp_path: Path, text: str) 
     assert found.keep.sum() == N - 3
 
 
-def test_minus_one_beside_numbered_classes_is_no_class(tmp_path: Path) -> None:
-    data = table_of(tmp_path, ["0", "1", "-1", 2])
-    assert "its label -1 stands for none beside the classes 0, 1" in refused(data)
+@pytest.mark.parametrize("filler", ["-1", "-1.0", "-100"])
+def test_what_frameworks_ignore_beside_numbered_classes_is_no_class(tmp_path: Path, filler: str) -> None:
+    data = table_of(tmp_path, ["0", "1", filler, 2])
+    assert f"its label {label_name(filler)} stands for none beside the classes 0, 1" in refused(data)
     assert listed(data, "skip").classes == ("0", "1", "2")
+    both = table_of(tmp_path, ["0", "1", "-1", "-100"])
+    assert listed(both, "skip").keep.sum() == N / 2
+
+
+def said_of(tmp_path: Path, labels: list[object]) -> str:
+    """What `ingest` warns of where these are the labels, in one line."""
+    data = table_of(tmp_path, labels)
+    return " ".join(metaselect("ingest", data, "--feature-columns", "f*", run=tmp_path / "run").err.split())
+
+
+@pytest.mark.parametrize(
+    "labels", [["-1", "cat", "dog"], ["-100", "0.5", "1.5"], ["-1", "1", "2"], ["-1", "5"]]
+)
+def test_a_number_that_may_stand_for_nothing_is_named(tmp_path: Path, labels: list[object]) -> None:
+    assert f"{labels[0]} is a class like the others. Where it stands for no label" in said_of(
+        tmp_path, labels
+    )
+
+
+@pytest.mark.parametrize("labels", [["-1", "1"], ["-2", "-1", "0", "1"], ["-7", "cat"], ["1", "2"]])
+def test_signs_and_negative_numbers_are_classes(tmp_path: Path, labels: list[object]) -> None:
+    assert "stands for no label" not in said_of(tmp_path, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "pair"),
+    [
+        (["cat", "cat\u200b", "dog"], "'cat' and 'cat\\u200b'"),
+        (["\ufb01sh", "fish"], "'fish' and '\ufb01sh'"),
+        (["a b", "a\u00a0b"], "'a b' and 'a\\xa0b'"),
+        (["1", "1e0", "2"], "'1' and '1e0'"),
+        (["5,0", "5", "5.50", "5,5"], "'5' and '5,0', '5,5' and '5.50'"),
+    ],
+)
+def test_classes_that_look_the_same_are_named(tmp_path: Path, labels: list[object], pair: str) -> None:
+    assert f"Classes look the same, and are kept apart: {pair}." in said_of(tmp_path, labels)
+
+
+@given(st.lists(st.text(max_size=4), unique=True))
+def test_names_that_look_alike_are_some_of_the_names(names: list[str]) -> None:
+    found = [name for group in look_alikes(names) for name in group]
+    assert len(set(found)) == len(found)
+    assert set(found) <= set(names)
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\x07b", "\u202egnp"])
+def test_a_class_that_cannot_be_typed_is_named(tmp_path: Path, name: str) -> None:
+    said = said_of(tmp_path, [name, "dog"])
+    assert (
+        f"hold control characters, which people cannot type and some files cannot hold: {visible(name)}."
+        in said
+    )
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("label", ["x{}", "0.{:03d}", "{}"])
+def test_a_column_of_ids_or_measurements_is_not_taken_for_labels_silently(tmp_path: Path, label: str) -> None:
+    rows = [(n, label.format(n), "ab"[n % 2], label.format(n // 2)) for n in range(40)]
+    data = write_rows(tmp_path / "data.csv", ["f0", "label", "kind", "pair"], rows)
+    words = ("ingest", data, "--feature-columns", "f*")
+    assert "40 of 40 classes have one sample each. Are they classes?" in " ".join(
+        metaselect(*words, run=tmp_path / "run").err.split()
+    )
+    for column in ("kind", "pair"):
+        assert (
+            "one sample each" not in metaselect(*words, "--label-column", column, run=tmp_path / column).err
+        )
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.date32(), pa.time32("s"), pa.duration("s")])
+def test_times_are_no_labels(tmp_path: Path, kind: pa.DataType) -> None:
+    whole = pa.int32() if kind.bit_width == 32 else pa.int64()
+    columns = {"sample_id": ["a", "b"], "label": pa.array([1, 2], whole).cast(kind)}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    message = refused(tmp_path / "m.parquet")
+    assert "column label is " in message
+    assert "a label is one name or number" in message
+
+
+def test_a_label_beside_the_named_classes_can_be_added_to_them(tmp_path: Path) -> None:
+    data = table_of(tmp_path, ["0", "1", "5"])
+    words = ("ingest", data, "--feature-columns", "f*", "--classes")
+    done = metaselect(*words, "0,1,2", run=tmp_path / "run", code=3)
+    assert (
+        "'5' is not among the classes: there is 0, 1, 2; if it is a class, add it to --classes"
+        in " ".join(done.err.split())
+    )
+    metaselect(*words, "0,1,2,5", run=tmp_path / "run")
 
 
 @given(st.lists(st.integers(-(10**6), 10**6), min_size=1, unique=True))

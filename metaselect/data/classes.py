@@ -5,24 +5,30 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 from metaselect.errors import DataError, UsageError
-from metaselect.text import quoted, short
+from metaselect.text import CONTROLS, examples, quoted, short
 
 INTEGER = re.compile(r"-?[0-9]+")  # names that sort as numbers: "9" before "10"
-WHOLE = re.compile(r"(-?[0-9]+)\.0+")
-MISSING = frozenset(("nan", "NaN", "NAN", "None", "NULL", "Null", "null", "N/A", "n/a", "#N/A", "<NA>"))
+WHOLE = re.compile(r"\+?(-?[0-9]+)\.0+|\+([0-9]+)")
+NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]*)?([eE][+-]?[0-9]{1,6})?")
+MISSING = frozenset(
+    ("nan", "NaN", "NAN", "NaT", "None", "NULL", "Null", "null", "NA", "<NA>", "N/A", "n/a", "#N/A")
+)
 """What programs write where a value is missing; "none" is not among it, which people write for a class."""
+FILLERS = ("-1", "-100")
+"""Numbers that stand for no label beside the classes 0 to K-1; the second is PyTorch's ignore_index."""
 
 
 def class_form(name: str) -> str:
-    """The one form of a class name: no outer spaces, letters composed (NFC), a whole number without decimals."""
+    """The one form of a class name: no outer spaces, letters composed (NFC), a whole number without + and decimals."""
     text = normalize("NFC", name.strip())
     whole = WHOLE.fullmatch(text)
-    return canonical_integer(whole[1]) if whole else text
+    return canonical_integer(whole[1] or whole[2]) if whole else text
 
 
 def canonical_integer(digits: str) -> str:
@@ -32,11 +38,49 @@ def canonical_integer(digits: str) -> str:
     return f"{sign}{magnitude or '0'}"
 
 
+def name_remarks(names: Sequence[str]) -> list[str]:
+    """Warnings about class names that may not be what was meant."""
+    remarks = []
+    for fault, groups in (
+        ("differ in case only", case_variants(names)),
+        ("look the same", look_alikes(names)),
+    ):
+        if groups:
+            shown = examples([" and ".join(map(quoted, group)) for group in groups])
+            remarks.append(f"Classes {fault}, and are kept apart: {shown}.")
+    if hidden := [name for name in names if CONTROLS.search(name)]:
+        remarks.append(
+            f"Names of classes hold control characters, which people cannot type and some files cannot hold: "
+            f"{examples(hidden)}. Rename them before you annotate."
+        )
+    negative = [name for name in names if INTEGER.fullmatch(name) and name.startswith("-")]
+    if len(negative) == 1 and negative[0] in FILLERS and set(names) != {"-1", "1"}:
+        remarks.append(
+            f"{negative[0]} is a class like the others. Where it stands for no label, leave these cells empty."
+        )
+    return remarks
+
+
 def case_variants(names: Iterable[str]) -> list[tuple[str, ...]]:
     """Names that differ in case only, each group sorted."""
-    groups: dict[str, list[str]] = {}
+    return _alike(names, str.casefold)
+
+
+def look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that are one number, or that differ in invisible characters or in forms of one letter; groups sorted."""
+    return _alike(names, _look)
+
+
+def _look(name: str) -> object:
+    if NUMBER.fullmatch(name):
+        return Decimal(name.replace(",", "."))  # exact, with no limit of digits
+    return " ".join(normalize("NFKC", "".join(mark for mark in name if category(mark) != "Cf")).split())
+
+
+def _alike(names: Iterable[str], key: Callable[[str], object]) -> list[tuple[str, ...]]:
+    groups: dict[object, list[str]] = {}
     for name in sorted(names):
-        groups.setdefault(name.casefold(), []).append(name)
+        groups.setdefault(key(name), []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 

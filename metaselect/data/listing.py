@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaselect.data.classes import MISSING, order_classes, suggest
+from metaselect.data.classes import FILLERS, MISSING, order_classes, suggest
 from metaselect.data.readers.base import MEND_OR_SKIP, BadSample, BadSamples, Source, UnusableContent
 from metaselect.data.readers.metadata import MANIFESTS, image_folder
 from metaselect.data.readers.parquet import ParquetSource
@@ -18,7 +18,6 @@ from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.text import quoted
 
-FILLER = "-1"
 ID_DIGITS = 16  # hex digits of a made id: 64 bits, a clash among a million samples has chance 3e-8
 
 
@@ -139,15 +138,15 @@ def list_samples(
             names[-1] = None
         elif known is not None and entry.label not in known:
             near = suggest(entry.label, tuple(classes or ()))
-            problems[position] = f"the label {quoted(entry.label)} is not among the classes: {near}"
+            more = "; if it is a class, add it to --classes" if unlabelled else ""
+            problems[position] = f"the label {quoted(entry.label)} is not among the classes: {near}{more}"
     if not rows:
         raise DataError(f"{source.root} holds no sample.", "Name data with at least one row.")
-    if known is None and not source.declared and _is_filler(names):
-        for position in (position for position, name in enumerate(names) if name == FILLER):
-            without.setdefault(
-                position, f"its label {FILLER} stands for none beside the classes 0, 1, and so on"
-            )
-            names[position] = None
+    if known is None and not source.declared and _are_numbered(names):
+        for position, name in enumerate(names):
+            if name in FILLERS:
+                without[position] = f"its label {name} stands for none beside the classes 0, 1, and so on"
+                names[position] = None
     fixed = tuple(classes or source.declared) or order_classes(name for name in names if name)
     places = {name: place for place, name in enumerate(fixed)}
     labels = np.array([places.get(name or "", -1) for name in names], dtype=np.int64)
@@ -162,10 +161,10 @@ def list_samples(
     return listing
 
 
-def _is_filler(names: Iterable[str | None]) -> bool:
-    """Whether the labels are -1 and 0..K-1, so that -1 is no class."""
-    others = set(names) - {None, FILLER}
-    return FILLER in names and len(others) > 1 and others == {str(number) for number in range(len(others))}
+def _are_numbered(names: Iterable[str | None]) -> bool:
+    """Whether the labels beside -1 and -100 are 0..K-1, so that these are no classes."""
+    others = set(names) - {None, *FILLERS}
+    return len(others) > 1 and others == {str(number) for number in range(len(others))}
 
 
 def _leave_out(listing: Listing, problems: Iterable[tuple[int, str]], bad: BadSamples) -> None:

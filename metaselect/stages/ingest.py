@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metaselect.data.classes import case_variants
+from metaselect.data.classes import name_remarks
 from metaselect.data.depth import PixelRange
 from metaselect.data.ingest import Journal, fill, hash_contents, restore_bad
 from metaselect.data.listing import Listing, list_samples, open_source
@@ -33,6 +33,9 @@ from metaselect.run.tables import require_parquet, write_parquet, write_rows
 from metaselect.text import examples, quoted
 
 DATA_INPUT = f"{EXTERNAL}DATA"
+MANY_SINGLE = (
+    10  # classes of one sample, if most are: a column of ids or measurements was taken for the labels
+)
 
 
 def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter) -> Outcome:
@@ -148,11 +151,8 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
     bad = BadSamples(options.on_bad_sample)
     source = open_source(data, options)
     listing = list_samples(source, bad, options.classes or None, unlabelled=True)
-    for remark in source.remarks:
+    for remark in (*source.remarks, *name_remarks(listing.classes)):
         report.warn(remark)
-    if variants := case_variants(listing.classes):
-        groups = [" and ".join(map(quoted, group)) for group in variants]
-        report.warn(f"Classes differ in case only, and are kept apart: {examples(groups)}.")
     if len(listing.classes) < 2 and listing.keep.any():
         only = f"only the class {quoted(listing.classes[0])}" if listing.classes else "no label"
         raise DataError(f"{data} has {only}; there must be at least 2 classes.", "Check --label-column.")
@@ -251,7 +251,7 @@ def _write_lists(
 
 
 def _warn_of_labels(listing: Listing, order: Sequence[int], report: Reporter) -> int:
-    """Warn of samples without a label, whose number is returned, and of classes without a sample."""
+    """Warn of samples without a label, whose number is returned, and of classes without a sample or with one."""
     labels = listing.labels[list(order)]
     unlabelled = int((labels < 0).sum())
     if unlabelled:
@@ -263,6 +263,11 @@ def _warn_of_labels(listing: Listing, order: Sequence[int], report: Reporter) ->
     empty = [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]
     if empty:
         report.warn(f"{len(empty)} of {len(listing.classes)} classes have no sample: {examples(empty)}.")
+    single = int((counts == 1).sum())
+    if single >= MANY_SINGLE and single > len(counts) / 2:
+        report.warn(
+            f"{single} of {len(counts)} classes have one sample each. Are they classes? See --label-column."
+        )
     return unlabelled
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from metaselect.data.classes import declared_classes, suggest
+from metaselect.data.classes import FILLERS, declared_classes, suggest
 from metaselect.data.readers.base import (
     Content,
     SampleEntry,
@@ -37,8 +37,6 @@ from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.layout import IDS_ALONE
 from metaselect.text import quoted
-
-UNLABELLED = -1  # among positions of declared classes, as Hugging Face's data sets have it
 
 
 class ParquetSource:
@@ -90,7 +88,7 @@ class ParquetSource:
         if self.declared and isinstance(label, int):
             inside = 0 <= label < len(self.declared)
             name = self.declared[label] if inside else None
-            if not inside and label != UNLABELLED:
+            if not inside and str(label) not in FILLERS:
                 problem = f"the label {label} is outside 0..{len(self.declared) - 1}"
         elif self.declared and name is not None and name not in self._names:
             problem = f"the label {quoted(name)} is not among the classes: {suggest(name, self.declared)}"
@@ -223,7 +221,7 @@ class ParquetSource:
     def _check_types(self) -> None:
         columns, file = self._columns, self._files[0]
         kind = self._types[columns.label]
-        if pa.types.is_nested(kind):
+        if pa.types.is_nested(kind) or pa.types.is_temporal(kind):
             raise DataError(
                 f"{file}: column {columns.label} is {kind}; a label is one name or number.",
                 "Name another column with --label-column.",
