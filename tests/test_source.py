@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -196,3 +197,28 @@ def test_a_pattern_never_takes_the_label(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "d.csv", ["id", "u", "label"], [("1", "0.5", "0"), ("2", "1.5", "1")])
     source = open_source(path, ReadOptions(feature_columns="*"))
     assert source.width() == 1
+
+
+EMPTY_LISTS = {
+    "list": pa.array([[]] * 4, pa.list_(pa.float32())),
+    "large list": pa.array([[]] * 4, pa.large_list(pa.float64())),
+    "list of a fixed size": pa.array([[]] * 4, pa.list_(pa.float32(), 0)),
+    "null": pa.array([None] * 4, pa.list_(pa.float32())),
+    "mostly empty": pa.array([[], [1.0], [], []], pa.list_(pa.float32())),
+}
+
+
+@pytest.mark.parametrize("kind", EMPTY_LISTS)
+@pytest.mark.parametrize("with_ids", [True, False])
+@pytest.mark.parametrize("words", [("ingest",), ("warmup",), ("corrupt", "-o", "OUT")])
+def test_features_without_a_number_are_refused(
+    tmp_path: Path, kind: str, with_ids: bool, words: tuple[str, ...]
+) -> None:
+    columns = {"features": EMPTY_LISTS[kind], "label": [0, 1, 0, 1]}
+    pq.write_table(pa.table(columns | ({"id": list("abcd")} if with_ids else {})), tmp_path / "m.parquet")
+    command, *more = [str(tmp_path / word) if word == "OUT" else word for word in words]
+    run = None if command == "corrupt" else tmp_path / "run"
+    done = command_line.metaselect(
+        command, tmp_path / "m.parquet", *more, "--on-bad-sample", "skip", run=run, code=3
+    )
+    assert "column features holds no numbers" in " ".join(done.err.split())

@@ -96,6 +96,7 @@ class ParquetSource:
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """Row group by row group, a few rows at a time."""
+        self.width()  # before a row is read, which pyarrow cannot do where a list's fixed size is 0
         wanted = keep.copy()
         wanted[:start] = False
         if self.task == IDS_ALONE:
@@ -153,9 +154,18 @@ class ParquetSource:
             yield check_features(row, width)
 
     def width(self) -> int:
-        """Feature columns, or the commonest length of the list column (the larger one at a tie)."""
+        """Feature columns, or the commonest length of the list column (the larger one at a tie).
+
+        Raises:
+            DataError: the lists are empty.
+        """
         if self._width is None:
             self._width = self._count_width() if self.task == FEATURES else 0
+            if self.task == FEATURES and self._width == 0:
+                raise DataError(
+                    f"{self._files[0]}: column {self._columns.features[0]} holds no numbers in most rows.",
+                    "Write at least one feature a sample, or name other columns with --feature-columns.",
+                )
         return self._width
 
     def _count_width(self) -> int:
