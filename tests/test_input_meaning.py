@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import unicodedata
+from base64 import b64encode
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -511,14 +513,15 @@ def test_a_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
     assert "2 .svg, 1 .mp4" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize("separator", [";", "\t", ",", "|"])
 @pytest.mark.parametrize("named", [False, True])
 def test_csv_files_of_spreadsheets_are_read(tmp_path: Path, separator: str, named: bool) -> None:
     lines = [separator.join(("sample_id", "f0", "label"))]
     lines += [separator.join((f"x{i:02d}", str(i), f'"a{separator}b"' if i % 2 else "c")) for i in range(N)]
     text = (f"sep={separator}\r\n" if named else "") + "\r\n".join(lines) + "\r\n"
-    (tmp_path / "data.csv").write_text(text, newline="")
-    found = listed(tmp_path / "data.csv", feature_columns="f*")
+    data = tmp_path / ("data.tsv" if separator == "\t" else "data.csv")
+    data.write_text(text, newline="")
+    found = listed(data, feature_columns="f*")
     assert found.classes == (f"a{separator}b", "c")
     assert found.rows[0] == 2 + named
     assert found.sample_ids[-1] == "x11"
@@ -526,7 +529,7 @@ def test_csv_files_of_spreadsheets_are_read(tmp_path: Path, separator: str, name
 
 def test_what_is_no_data_says_so(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_text("x")
-    with pytest.raises(DataError, match=r"is no \.csv, \.jsonl or \.parquet file"):
+    with pytest.raises(DataError, match=r"is no \.csv, \.tsv, \.jsonl or \.parquet file"):
         listed(tmp_path / "data.txt")
 
 
@@ -586,3 +589,135 @@ def test_half_a_character_in_json_lines_is_named(tmp_path: Path, column: str) ->
             "ingest", tmp_path / "m.jsonl", "--on-bad-sample", "skip", run=tmp_path / "run", code=3
         ).err
     )
+
+
+def ingest_fails(data: Path, *words: object) -> str:
+    """What `ingest` says when it refuses data, in one line."""
+    return " ".join(metaselect("ingest", data, *words, run=beyond(data), code=3).err.split())
+
+
+@pytest.mark.parametrize("name", ["X.npy", "X.npz", "rows.json"])
+def test_files_of_arrays_say_how_to_convert_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    said = ingest_fails(tmp_path / name)
+    assert ("list(X)" in said) == ("json" not in name)
+    values, labels = np.arange(12.0).reshape(4, 3), [0, 1, 0, 1]
+    if name.endswith("json"):
+        (tmp_path / name).write_text(json.dumps([{"id": i, "label": labels[i], "f0": i} for i in range(4)]))
+    command = said.partition("in Python: ")[2].partition(", where")[0].replace("FILE.json", name)
+    with chdir(tmp_path):
+        exec(command, {"X": values, "y": labels})
+    made_of = tmp_path / ("data.jsonl" if "json" in name else "data.parquet")
+    assert listed(made_of, feature_columns="f*" if "json" in name else None).classes == ("0", "1")
+
+
+def test_names_of_columns_may_have_spaces_around_them(tmp_path: Path) -> None:
+    rows = [(each.path, each.label) for each in pictures(4, ("cat", "dog"))]
+    write_images(tmp_path, pictures(4, ("cat", "dog")))
+    assert listed(write_rows(tmp_path / "m.csv", [" image", " label "], rows)).source.task == "images"
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_columns_in_another_case_are_named_at_once(tmp_path: Path, form: str) -> None:
+    samples = pictures(4, ("cat", "dog"))
+    write_images(tmp_path, samples)
+    rows = [(each.path, each.label) for each in samples]
+    data = write_rows(tmp_path / "m.csv", ["Image", "LABEL"], rows)
+    if form == "parquet":
+        data = tmp_path / "m.parquet"
+        pq.write_table(pa.table({"Image": [row[0] for row in rows], "LABEL": [row[1] for row in rows]}), data)
+    assert "Name it: --label-column LABEL --image-column Image" in ingest_fails(data)
+    assert listed(data, label_column="LABEL", image_column="Image").classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("row", ["img/0.png,cat", "a,cat,0.25,0.5", "0.5,0.5,1"])
+def test_a_missing_header_is_named(tmp_path: Path, row: str) -> None:
+    (tmp_path / "m.csv").write_text(f"{row}\n" * 4)
+    assert "The header seems to be missing: write the names of the columns" in ingest_fails(
+        tmp_path / "m.csv"
+    )
+
+
+def test_a_header_with_other_names_is_a_header(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("class,0,1,x.mean\na,1,2,3\n")
+    assert "Name it with --label-column." in ingest_fails(tmp_path / "m.csv")
+
+
+def test_a_refusal_names_a_few_of_many_columns(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "m.csv", ["label", *(f"pixel{n}" for n in range(784))], [[0] * 785] * 4)
+    for words in ((), ("--feature-columns", "x*"), ("--label-column", "kind")):
+        assert len(ingest_fails(data, *words)) < 700
+
+
+@pytest.mark.parametrize("blank", [",,", ", ,", "", " "])
+def test_a_row_of_separators_is_blank(tmp_path: Path, blank: str) -> None:
+    lines = ["id,f0,label", *(f"x{n},{n},{n % 2}" for n in range(4)), blank, "x9,9,1", blank]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    found = listed(tmp_path / "m.csv", feature_columns="f*")
+    assert found.rows.tolist() == [2, 3, 4, 5, 7]
+    assert [int(row[0]) for _, row in found.source.contents(found.keep)] == [0, 1, 2, 3, 9]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_another_encoding_is_named_in_plain_words(tmp_path: Path, encoding: str, name: str) -> None:
+    text = '{"id": 1, "label": "k\u00e4fer"}\n' if name == "m.jsonl" else "id,label\n1,k\u00e4fer\n"
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    said = ingest_fails(tmp_path / name)
+    assert "UTF-8" in said
+    assert "codec" not in said
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl", "m.parquet"])
+def test_a_table_without_samples_is_named(tmp_path: Path, name: str) -> None:
+    if name == "m.parquet":
+        pq.write_table(
+            pa.table({"id": pa.array([], pa.string()), "label": pa.array([], pa.string())}), tmp_path / name
+        )
+    else:
+        (tmp_path / name).write_text("id,label\n" if name == "m.csv" else "\n")
+    assert f"{tmp_path / name} " in ingest_fails(tmp_path / name)
+
+
+NO_PATHS = {
+    "C:\\data\\img\\0.png": "a path of Windows; write it relative to the table, or to --image-folder",
+    "d:/img/0.png": "a path of Windows",
+    "\\\\host\\share\\0.png": "a path of Windows",
+    "https://example.org/0.png": "https://example.org/0.png is a URL; only files are read",
+    "file:///data/0.png": "is a URL; only files are read, so download the image and name its path",
+    "s3://bucket/0.png": "is a URL",
+    "data:image/png;base64,iVBORw0KGgo=": "is a URL",
+    b64encode(pictures(1)[0].raw * 3).decode(): "images in base64 are not read, so write them to files",
+}
+
+
+@pytest.mark.parametrize("path", NO_PATHS)
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("words", [(), ("--allow-outside",)])
+def test_what_is_no_path_of_this_system_is_named(
+    tmp_path: Path, path: str, form: str, words: tuple[str, ...]
+) -> None:
+    data = write_rows(tmp_path / "m.csv", ["image", "label"], [(path, "a"), (f"{path}1", "b")])
+    if form == "parquet":
+        data = tmp_path / "m.parquet"
+        pq.write_table(pa.table({"image": [path, f"{path}1"], "label": ["a", "b"]}), data)
+    said = ingest_fails(data, *words)
+    assert NO_PATHS[path] in said
+    assert "row " in said
+    assert len(said) < 700
+
+
+@pytest.mark.parametrize("name", ["a:b.png", "data.png", f"{'x' * 120}.png", "http.png"])
+def test_odd_names_of_files_are_read(tmp_path: Path, name: str) -> None:
+    for number, each in enumerate(pictures(2)):
+        (tmp_path / f"{number}{name}").write_bytes(each.raw)
+    data = write_rows(tmp_path / "m.csv", ["image", "label"], [(f"0{name}", "a"), (f"1{name}", "b")])
+    assert metaselect("ingest", data, "--json", run=beyond(data)).json["n"] == 2
+
+
+def test_an_empty_image_is_called_empty(tmp_path: Path) -> None:
+    write_images(tmp_path, pictures(4, ("cat", "dog")))
+    (tmp_path / "cat/p000.png").write_bytes(b"")
+    said = ingest_fails(tmp_path)
+    assert f"{tmp_path / 'cat/p000.png'}, id " in said
+    assert ": it is empty." in said

@@ -27,7 +27,7 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "splits", [Picture("train/cat/a.png", "cat", b"")])
     assert "does not exist" in refused(tmp_path / "missing.csv")
     assert "neither Parquet files nor folders of images" in refused(tmp_path / "empty")
-    assert "is no .csv, .jsonl or .parquet file" in refused(tmp_path / "x.txt")
+    assert "is no .csv, .tsv, .jsonl or .parquet file" in refused(tmp_path / "x.txt")
     assert "not a readable Parquet file" in refused(tmp_path / "x.parquet")
     assert "not a CSV file in UTF-8" in refused(tmp_path / "x.csv")
     assert "is empty" in refused(tmp_path / "none.csv")

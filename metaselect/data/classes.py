@@ -109,8 +109,8 @@ def named_classes(value: str | None) -> tuple[str, ...]:
     try:
         # Not Path.is_file, which raises OSError for a list that is longer than a file's name may be.
         names = Path(value).read_text("utf-8-sig").splitlines() if os.path.isfile(value) else None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{value} is not text in UTF-8: {error}.", "Save it as UTF-8.") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{value} is not text in UTF-8.", "Save it as UTF-8.") from None
     forms = [class_form(name) for name in (value.split(",") if names is None else names)]
     classes = tuple(form for form in forms if form)
     repeated = sorted(name for name, count in Counter(classes).items() if count > 1)

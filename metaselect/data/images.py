@@ -155,6 +155,8 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 def _attempt(raw: bytes, read: Callable[[], T]) -> T | UnusableContent:
     """What ``read`` makes of the bytes of a file, or the reason why it cannot."""
+    if not raw:
+        return UnusableContent("it is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images at half of its limit

@@ -18,6 +18,17 @@ from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.text import quoted
 
+_ARRAYS = (
+    "Write its features to Parquet, in Python: import pyarrow as pa, pyarrow.parquet as pq; pq.write_table(pa.table("
+    "{'features': list(X), 'label': y}), 'data.parquet'), where X is the matrix (n, d) and y has n labels."
+)
+CONVERT = {
+    ".npy": _ARRAYS,
+    ".npz": _ARRAYS,
+    ".json": "Write JSON lines, in Python: import json; from pathlib import Path; Path('data.jsonl').write_text('\\n'"
+    ".join(map(json.dumps, json.loads(Path('FILE.json').read_text()))))",
+}
+"""How files of other forms become readable, by suffix."""
 ID_DIGITS = 16  # hex digits of a made id: 64 bits, a clash among a million samples has chance 3e-8
 
 
@@ -95,7 +106,10 @@ def open_source(path: Path, options: ReadOptions) -> Source:
         return MANIFESTS[path.suffix.lower()](path, options)
     raise DataError(
         f"{path} is no {', '.join(MANIFESTS)} or .parquet file.",
-        "Name a manifest, a folder of .parquet files, or a folder with one folder of images for each class.",
+        CONVERT.get(
+            path.suffix.lower(),
+            "Name a manifest, a folder of .parquet files, or a folder with one folder of images for each class.",
+        ),
     )
 
 
@@ -141,7 +155,8 @@ def list_samples(
             more = "; if it is a class, add it to --classes" if unlabelled else ""
             problems[position] = f"the label {quoted(entry.label)} is not among the classes: {near}{more}"
     if not rows:
-        raise DataError(f"{source.root} holds no sample.", "Name data with at least one row.")
+        table = next((file for name, file in source.files() if not name), source.root)
+        raise DataError(f"{table} holds no sample.", "Name data with at least one row.")
     if known is None and not source.declared and _are_numbered(names):
         for position, name in enumerate(names):
             if name in FILLERS:

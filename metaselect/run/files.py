@@ -170,13 +170,14 @@ def read_json(path: Path, remedy: str) -> Any:
 def read_delimiter(stream: TextIO) -> tuple[str, int]:
     """What separates the cells of a CSV file, and the line of its header, where the stream then stands.
 
-    In many languages spreadsheets separate by ; or tab, and some name the separator in a line before the header.
+    In many languages spreadsheets separate by ; or tab, and some name the separator in a line before the header;
+    databases separate by | too.
     """
     first = stream.readline()
-    if first.rstrip("\r\n") in ("sep=,", "sep=;", "sep=\t"):
+    if first.rstrip("\r\n") in ("sep=,", "sep=;", "sep=\t", "sep=|"):
         return first[4], 2
     stream.seek(0)
-    return next((mark for mark in ",;\t" if mark in first), ","), 1
+    return next((mark for mark in ",;\t|" if mark in first), ","), 1
 
 
 def format_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -1,5 +1,7 @@
 """Which columns of a manifest hold the ids, the labels, and the images or features."""
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,10 +11,11 @@ from metaselect.data.store import FEATURES, IMAGES
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.layout import IDS_ALONE
-from metaselect.text import short
+from metaselect.text import examples, short
 
 FEATURE_LIST = "features"
 FILE_NAME = "file_name"  # of images, in Hugging Face's imagefolder
+CELL = re.compile(r"\.(png|jpe?g|tiff?|webp|bmp|gif)$|^-?[0-9]+\.[0-9]+$", re.I)
 SHOWN = 5  # columns that a remark names
 
 
@@ -66,6 +69,7 @@ def choose_columns(file: str, header: Sequence[str], options: ReadOptions) -> Co
         DataError: a named column is missing, or there are neither images nor features nor ids.
     """
     check_distinct(file, header)
+    _check_case(file, header, options)
     label = _require(file, header, options.label_column, "--label-column")
     if options.id_column is not None:
         sample_id: str | None = _require(file, header, options.id_column, "--id-column")
@@ -87,7 +91,7 @@ def choose_columns(file: str, header: Sequence[str], options: ReadOptions) -> Co
     raise DataError(
         f"{file} has neither a column {options.image_column} nor a column {FEATURE_LIST}{lacking}.",
         f"Name the column of images with --image-column, those of features with --feature-columns "
-        f"'PATTERN', or that of ids with --id-column; there is {', '.join(header)}.",
+        f"'PATTERN', or that of ids with --id-column; there is {examples(header)}.",
     )
 
 
@@ -100,14 +104,42 @@ def check_distinct(file: str, header: Sequence[str]) -> None:
     repeated = sorted({name for name in header if list(header).count(name) > 1})
     if repeated:
         raise DataError(
-            f"{file} has the column {short(repeated[0])} twice.", "Give each column its own name."
+            f"{file} has the column {short(repeated[0])} twice.",
+            _HEADER if _is_row(header) else "Give each column its own name.",
+        )
+
+
+_HEADER = "The header seems to be missing: write the names of the columns in a line before the first sample."
+
+
+def _is_row(header: Sequence[str]) -> bool:
+    """Whether names of columns look like the cells of a sample: image files or decimal fractions."""
+    return any(CELL.search(name) for name in header)
+
+
+def _check_case(file: str, header: Sequence[str], options: ReadOptions) -> None:
+    """Check that the columns of labels and images are not there in another case, and name all of them at once.
+
+    Raises:
+        DataError: the label is.
+    """
+    by_case = {name.casefold(): name for name in header}
+    ways = [
+        f"{flag} {shlex.quote(by_case[name.casefold()])}"
+        for name, flag in ((options.label_column, "--label-column"), (options.image_column, "--image-column"))
+        if name not in header and name.casefold() in by_case
+    ]
+    if ways and options.label_column not in header:
+        raise DataError(
+            f"{file} has no column {short(options.label_column)} in this case.", f"Name it: {' '.join(ways)}"
         )
 
 
 def _require(file: str, header: Sequence[str], name: str, flag: str) -> str:
     if name not in header:
         raise DataError(
-            f"{file} has no column {short(name)}: {suggest(name, header)}", f"Name it with {flag}."
+            f"{file} has no column {short(name)}: {suggest(name, header)}",
+            _HEADER if _is_row(header) else f"Name it with {flag}.",
         )
     return name
 
@@ -117,6 +149,6 @@ def _features(file: str, header: Sequence[str], pattern: str, taken: set[str | N
     names = tuple(name for name in header if fnmatchcase(name, pattern) and name not in taken)
     if not names:
         raise DataError(
-            f"--feature-columns {pattern} matches no column of {file}.", f"There is {', '.join(header)}."
+            f"--feature-columns {pattern} matches no column of {file}.", f"There is {examples(header)}."
         )
     return names

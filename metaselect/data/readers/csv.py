@@ -104,13 +104,13 @@ class CsvSource:
 
     def _read_header(self) -> list[str]:
         for _, cells in self._lines():
-            return cells
+            return [cell.strip() for cell in cells]
         raise self._empty()
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(line where the row starts, cells) of every row that is not blank."""
+        """(line where the row starts, cells) of every row with a cell that is not blank."""
         for number, (line, cells) in enumerate(self._lines()):
-            if number and cells:
+            if number and any(map(str.strip, cells)):
                 yield line, cells
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
@@ -131,4 +131,5 @@ class CsvSource:
         return DataError(f"{self.path} is empty.", "The first line must name the columns.")
 
     def _unreadable(self, error: Exception) -> DataError:
-        return DataError(f"{self.path} is not a CSV file in UTF-8: {error}.", "Save it as CSV UTF-8.")
+        reason = ", but in another encoding" if isinstance(error, UnicodeDecodeError) else f": {error}"
+        return DataError(f"{self.path} is not a CSV file in UTF-8{reason}.", "Save it as CSV UTF-8.")

@@ -19,7 +19,7 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif"),
 )
-TABLES = (".csv", ".jsonl")
+TABLES = (".csv", ".tsv", ".jsonl")
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 SHOWN = 5  # suffixes that a message names
 

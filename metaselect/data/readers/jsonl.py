@@ -36,8 +36,10 @@ class JsonLinesSource(CsvSource):
                             raise ValueError(f"line {line} is no object")
                         yield line, row
             except (ValueError, RecursionError) as error:  # of json, and UnicodeDecodeError
+                reason = "it is not in UTF-8" if isinstance(error, UnicodeDecodeError) else error
                 raise DataError(
-                    f"{self.path} is not a file of JSON lines: {error}.", "Write one object a line, in UTF-8."
+                    f"{self.path} is not a file of JSON lines: {reason}.",
+                    "Write one object a line, in UTF-8.",
                 ) from None
 
     def _cell(self, line: int, name: str, value: object) -> str:

@@ -19,7 +19,7 @@ from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.text import examples, quoted, short
 
-MANIFESTS = {".csv": CsvSource, ".jsonl": JsonLinesSource}
+MANIFESTS = {".csv": CsvSource, ".tsv": CsvSource, ".jsonl": JsonLinesSource}
 """Readers of tables by suffix."""
 NAME = "metadata"
 

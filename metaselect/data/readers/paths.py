@@ -1,6 +1,7 @@
 """The image files that a data set names: only regular files are read, and only those below its folder."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,11 @@ from metaselect.errors import DataError
 from metaselect.text import short
 
 ALLOW = "--allow-outside reads it"
+WINDOWS = "a path of Windows; write it relative to the table, or to --image-folder"
+DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # or a share of the network
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:")
+SHOWN = 60  # characters of a text that is no path
+BASE64 = re.compile(r"[A-Za-z0-9+/=\s]{200,}")
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class ImageFiles:
 
         An absolute path below ``root`` becomes relative to it; any other one stays.
         """
-        if not name:
-            return ""
+        if not name or URL.match(name):
+            return name
         if "\\" in name and "/" not in name and not PureWindowsPath(name).is_absolute():
             name = name.replace("\\", "/")
         if not name.lower().endswith(self.suffix.lower()):
@@ -53,8 +59,12 @@ class ImageFiles:
 
     def read(self, path: str) -> bytes | UnusableContent:
         """The bytes of the file at a clean path, symbolic links followed; or why it cannot be used."""
-        if not self.outside and escapes(path):
-            return UnusableContent(f"the path {short(path)} leaves the folder {self.root} ({ALLOW})")
+        if (reason := _no_path(path)) is not None:
+            return UnusableContent(reason)
+        windows = os.name != "nt" and DRIVE.match(path) is not None
+        if windows or (not self.outside and escapes(path)):
+            way = WINDOWS if windows else ALLOW
+            return UnusableContent(f"the path {short(path)} leaves the folder {self.root} ({way})")
         target = self.root / path
         try:
             real = target if self.outside else self._inside(target)
@@ -82,6 +92,18 @@ class ImageFiles:
         for path in paths:
             if path and (self.outside or not escapes(path)):
                 yield path, self.root / path
+
+
+def _no_path(text: str) -> str | None:
+    """Why a text names no file: it is a URL, or the image itself; None where it may name one."""
+    if URL.match(text):
+        return f"{short(text[:SHOWN])} is a URL; only files are read, so download the image and name its path"
+    if BASE64.fullmatch(text):
+        return (
+            f"{short(text[:SHOWN])}... is a text of {len(text)} characters and no path; images in base64 are not read, "
+            "so write them to files, or as bytes to Parquet"
+        )
+    return None
 
 
 def is_special(file: Path) -> bool:
