@@ -224,6 +224,7 @@ LOSSES = {
         [np.full((12, 12), 7 + n, np.uint16) for n in range(6)],
         "take only 6 of 256 grey levels",
     ),
+    "4 bits in files of 16": (whole(15), "take only 16 of 256 grey levels"),
     "two kinds": ([HOT[0].astype(np.int32), np.full((12, 12), 0.5, np.float32)], "1 have fractions"),
 }
 
@@ -375,6 +376,28 @@ def test_test_sets_are_scaled_by_the_range_of_the_pool(tmp_path: Path) -> None:
     bright = folder(tmp_path / "b", [encode(image * 16) for image in images])
     read_test_set(bright, ReadOptions(), pool, tmp_path / "w2", ears)
     assert any("what lies outside the range" in warning for warning in ears.warnings)
+
+
+@pytest.mark.parametrize("turn", ["test", "pool", "mixed"])
+@pytest.mark.parametrize(
+    ("top", "warns"), [(15, True), (31, True), (255, False), (60_000, False), (65_535, False)]
+)
+def test_a_test_set_of_8_bits_beside_a_dark_pool_is_named(
+    tmp_path: Path, top: int, warns: bool, turn: str
+) -> None:
+    deep = whole(top)
+    run = made(folder(tmp_path / "d", [encode(image) for image in deep]), tmp_path / "r")
+    plain = [image.astype(np.uint8) for image in whole(255)]
+    if turn == "pool":  # the test set is the dark one
+        deep, plain = whole(255), [image // 20 for image in plain]
+        run = made(folder(tmp_path / "d2", [encode(image) for image in deep]), tmp_path / "r2")
+        warns = True
+    more = [encode(deep[0])] if turn == "mixed" else []
+    ears = Listener()
+    test = folder(tmp_path / "t", [*map(encode, plain), *more])
+    read_test_set(test, ReadOptions(), load_pool(run), tmp_path / "w", ears)
+    assert any("times as" in warning and "--pixel-range" in warning for warning in ears.warnings) == warns
+    assert all(str(test) in warning for warning in ears.warnings)
 
 
 def test_deep_test_images_of_a_shallow_pool_are_refused_and_not_read_dark(tmp_path: Path) -> None:

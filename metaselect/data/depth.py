@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 LEVELS = 256
-FEW_LEVELS = 16
+FEW_LEVELS = 16  # as many as 4 bits have, which scanners and masks write in files of 16
+BRIGHTER = 4  # times, between two sets of images of one kind
 TAIL = 0.005  # of the pixels of an image, and of the images of a pool, at either end
 
 
@@ -95,9 +96,28 @@ class PixelValues:
                 f"{scale} becomes black or white. {remedy}"
             )
         first, last = scale.levels(np.array(most)).astype(int).tolist()
-        if last - first + 1 < FEW_LEVELS:
+        if last - first + 1 <= FEW_LEVELS:
             remarks.append(
                 f"Nearly all pixels of images with more than 8 bits have values from {most}; scaled from the range "
                 f"{scale} they take only {last - first + 1} of {LEVELS} grey levels. {remedy}"
             )
         return remarks
+
+
+def brightness_remark(pool: float, test: float, scale: PixelRange) -> str | None:
+    """The warning where images of 8 bits, which are stored as they are, do not go with deep ones that were scaled.
+
+    Args:
+        pool: mean of the stored pixels, in [0, 1].
+        test: the same of a test set with images of 8 bits.
+        scale: of the pool's deep images.
+    """
+    least = 0.5 / LEVELS  # so that black images have a ratio too
+    ratio = max(test, least) / max(pool, least)
+    if 1 / BRIGHTER < ratio < BRIGHTER:
+        return None
+    words = f"{ratio:.3g} times as bright" if ratio > 1 else f"{1 / ratio:.3g} times as dark"
+    return (
+        f"it has images of 8 bits, which stay as they are, and is on average {words} as the pool, whose images of more "
+        f"bits were scaled from the range {scale}. Another range: metaselect ingest --pixel-range LOW,HIGH --force"
+    )

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
+from metaselect.data.depth import brightness_remark
 from metaselect.data.ingest import Journal, fill
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples
 from metaselect.data.store import FEATURES, Dataset
+from metaselect.data.summary import statistics
 from metaselect.data.target import Target, read_headers
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
@@ -58,8 +60,11 @@ def read_test_set(
     if not listing.keep.any():
         raise bad.none_left(path)
     scratch.mkdir(parents=True, exist_ok=True)
+    shallow = False
     if preprocess.pixel_range is not None:
-        for remark in read_headers(listing, bad, report).values.remarks(preprocess.pixel_range):
+        found = read_headers(listing, bad, report)
+        shallow = found.values.count < sum(found.sizes.values())
+        for remark in found.values.remarks(preprocess.pixel_range):
             report.warn(f"{path}: {remark}")
     target = Target(source.task, preprocess.size, preprocess.mode, width, preprocess.pixel_range)
     arrays = fill(listing, Journal(target), scratch, bad, report)
@@ -72,4 +77,8 @@ def read_test_set(
         report.note(f"{path} has no sample of {len(absent)} classes: {examples(absent)}.")
     ids = [listing.sample_ids[position] for position in arrays.order]
     inputs = np.load(arrays.path, mmap_mode="c", allow_pickle=False)
+    if shallow and preprocess.pixel_range is not None:
+        means = (float(np.mean(mean)) for mean in (preprocess.mean, statistics(inputs)[0]))
+        if (odd := brightness_remark(*means, preprocess.pixel_range)) is not None:
+            report.warn(f"{path}: {odd}.")
     return Dataset(ids, labels, like.classes, inputs, preprocess), arrays.content_hashes
