@@ -52,6 +52,11 @@ def examples(names: Sequence[str], shown: int = 5) -> str:
     return ", ".join(map(short, names[:shown])) + more
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """The number and the words for it, in the singular or the plural."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def escape_formula(cell: str) -> str:
     """The cell with an apostrophe before what a spreadsheet would take for a formula (CSV injection)."""
     return f"'{cell}" if cell.startswith(ESCAPED) else cell

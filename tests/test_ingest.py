@@ -144,6 +144,18 @@ def test_duplicates_and_empty_classes_are_warned_of(tmp_path: Path) -> None:
     ]
 
 
+def test_one_bad_sample_is_spoken_of_as_one(tmp_path: Path) -> None:
+    samples = pictures(7)
+    write_images(tmp_path / "d", [*samples, Picture("cat/same.png", "cat", samples[0].raw)])
+    (tmp_path / "d/dog/broken.png").write_bytes(b"no image")
+    ears = Listener()
+    run = made(tmp_path / "d", tmp_path / "r", ears, on_bad_sample="skip")
+    assert ears.warnings == [
+        f"1 bad sample was left out: {run.path('data/skipped.csv')}",
+        f"2 samples share their content with another: {run.path('data/duplicates.csv')}",
+    ]
+
+
 def test_bad_samples_stop_with_their_name_or_are_listed(tmp_path: Path) -> None:
     samples = pictures(7)
     samples[3] = Picture(samples[3].path, samples[3].label, samples[3].raw[:-30])

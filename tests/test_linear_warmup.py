@@ -130,6 +130,9 @@ def test_a_difference_within_a_standard_error_is_none() -> None:
     noise = torch.tensor([1.0, -1.0, 1.0, -1.0])  # its mean has the standard error sqrt(4/3) / 2 = .577
     assert not is_above(others - 1, others)
     assert not is_above(others, others)
+    assert not is_above(
+        others[:1] + 9, others[:1]
+    )  # one sample has no standard error, and warnings are errors
     assert not is_above(others + noise + 0.57, others)
     assert is_above(others + noise + 0.58, others)
 

@@ -49,7 +49,7 @@ def test_a_test_set_takes_classes_by_name_and_the_size_of_the_pool(tmp_path: Pat
     assert found.inputs.shape == (4, 3, 4, 4)
     assert isinstance(found.inputs, np.memmap)
     assert len(set(hashes)) == 4
-    assert ears.notes == [f"{path} has no sample of 1 classes: dog."]
+    assert ears.notes == [f"{path} has no sample of 1 class: dog."]
     assert sorted(file.name for file in (tmp_path / "w").iterdir()) == ["pixels.npy"]
 
 

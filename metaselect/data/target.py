@@ -10,6 +10,7 @@ from metaselect.data.listing import Listing
 from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.store import FEATURES, IMAGES
 from metaselect.records import Reporter
+from metaselect.text import counted
 
 AUTO_LIMIT = 224  # pixels; larger images of mixed sizes are brought down to this
 
@@ -100,9 +101,8 @@ def choose_target(
     found = read_headers(listing, bad, report)
     scale = pixel_range or found.values.range()
     if scale is not None and found.values.count:
-        report.note(
-            f"{found.values.count} images have more than 8 bits a pixel: {scale} becomes 0 to 255 (--pixel-range)."
-        )
+        deep = counted(found.values.count, "image has", "images have")
+        report.note(f"{deep} more than 8 bits a pixel: {scale} becomes 0 to 255 (--pixel-range).")
         for remark in found.values.remarks(scale):
             report.warn(remark)
     return Target(IMAGES, _size(found, size, report), GREY if found.grey else COLOUR, 0, scale)

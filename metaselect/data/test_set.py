@@ -17,7 +17,7 @@ from metaselect.records import Reporter
 from metaselect.run.artefacts import TEST_SKIPPED
 from metaselect.run.layout import IDS_ALONE
 from metaselect.run.tables import write_rows
-from metaselect.text import examples
+from metaselect.text import counted, examples
 
 
 def read_test_set(
@@ -70,11 +70,14 @@ def read_test_set(
     arrays = fill(listing, Journal(target), scratch, bad, report)
     if bad.found:
         write_rows(scratch / TEST_SKIPPED.within(), TEST_SKIPPED, [each.cells() for each in bad.found])
-        report.warn(f"{len(bad.found)} bad samples were left out; the first: {bad.found[0].sentence()}")
+        lost = counted(len(bad.found), "bad sample was", "bad samples were")
+        report.warn(f"{lost} left out; the first: {bad.found[0].sentence()}")
     labels = listing.labels[arrays.order]
     absent = [name for place, name in enumerate(like.classes) if not (labels == place).any()]
     if absent:
-        report.note(f"{path} has no sample of {len(absent)} classes: {examples(absent)}.")
+        report.note(
+            f"{path} has no sample of {counted(len(absent), 'class', 'classes')}: {examples(absent)}."
+        )
     ids = [listing.sample_ids[position] for position in arrays.order]
     inputs = np.load(arrays.path, mmap_mode="c", allow_pickle=False)
     if shallow and preprocess.pixel_range is not None:

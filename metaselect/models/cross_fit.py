@@ -87,9 +87,14 @@ def cross_fit(
 
 
 def is_above(values: torch.Tensor, others: torch.Tensor) -> bool:
-    """Whether the mean of (m,) values is above that of others of the same samples by more than a standard error."""
+    """Whether the mean of (m,) values is above that of others of the same samples by more than a standard error.
+
+    A single sample has none, so the answer is no.
+    """
     difference = (values - others).double()
-    return float(difference.mean()) > float(difference.std()) / math.sqrt(len(difference))
+    return len(difference) > 1 and float(difference.mean()) > float(difference.std()) / math.sqrt(
+        len(difference)
+    )
 
 
 def _fit_without(

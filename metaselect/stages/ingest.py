@@ -30,7 +30,7 @@ from metaselect.run.layout import IDS_ALONE, Run
 from metaselect.run.record import StageRecord
 from metaselect.run.stage import Work
 from metaselect.run.tables import require_parquet, write_parquet, write_rows
-from metaselect.text import examples, quoted
+from metaselect.text import counted, examples, quoted
 
 DATA_INPUT = f"{EXTERNAL}DATA"
 MANY_SINGLE = (
@@ -242,12 +242,12 @@ def _write_lists(
     work.details["skipped"], work.details["duplicates"] = len(bad), len(repeated)
     if bad:
         _write_bad(work.folder / SKIPPED.within(), bad)
-        report.warn(f"{len(bad)} bad samples were left out: {run.path(SKIPPED.path())}")
+        lost = counted(len(bad), "bad sample was", "bad samples were")
+        report.warn(f"{lost} left out: {run.path(SKIPPED.path())}")
     if repeated:
         write_rows(work.folder / DUPLICATES.within(), DUPLICATES, repeated)
-        report.warn(
-            f"{len(repeated)} samples share their content with another: {run.path(DUPLICATES.path())}"
-        )
+        same = counted(len(repeated), "sample shares its", "samples share their")
+        report.warn(f"{same} content with another: {run.path(DUPLICATES.path())}")
 
 
 def _warn_of_labels(listing: Listing, order: Sequence[int], report: Reporter) -> int:
