@@ -1,6 +1,7 @@
 """Which model to take: by a test set, and by the comparisons that re-weightings end with."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from metaselect.run.layout import Run
 from metaselect.run.record import write_record
 from metaselect.stages.evaluate.candidates import Candidate
 from metaselect.stages.evaluate.choice import Judged, against_baseline, choose
-from metaselect.stages.model_choice import ModelChoice, choose_by_comparisons
+from metaselect.stages.model_choice import ModelChoice, choose_by_comparisons, chosen_on_test_set
 
 N = 1000
 
@@ -127,11 +128,71 @@ def test_the_model_to_take_by_the_comparisons(
     assert found.path == files.get(name, f"reweight/{name}/model.safetensors")
 
 
+def evaluated(run: Run, **sets: tuple[str, int]) -> None:
+    """Finished evaluations: the model that each chose, and the number of its test samples."""
+    for name, (model, count) in sets.items():
+        folder = run.path(f"evaluate/{name}")
+        folder.mkdir(parents=True)
+        take: Any = {"model": model, "path": f"{model}.safetensors", "why": "it is better"}
+        write_json(folder / "metrics.json", {"take": take, "test_samples": count})
+        write_record(folder, StageKey({}, {}), {})
+
+
+@pytest.mark.parametrize(
+    ("sets", "usable", "model", "words"),
+    [
+        ({}, {"warmup"}, "", ""),
+        (
+            {"a": ("auto", 9)},
+            {"evaluate/a", "reweight/auto"},
+            "auto",
+            "by the 9 samples of evaluate/a: it is",
+        ),
+        ({"a": ("warmup", 9)}, {"evaluate/a", "warmup"}, "warmup", "evaluate/a"),
+        ({"a": ("auto", 9)}, {"reweight/auto"}, "", ""),  # the evaluation is out of date
+        ({"a": ("auto", 9)}, {"evaluate/a"}, "", ""),  # its model is
+        (
+            {"a": ("auto", 9), "b": ("uniform", 2000), "c": ("auto", 10)},
+            {"evaluate/a", "evaluate/b", "evaluate/c", "reweight/auto", "reweight/uniform"},
+            "uniform",
+            "by the 2,000 samples of evaluate/b",
+        ),
+    ],
+)
+def test_the_largest_test_set_chooses(
+    tmp_path: Path, sets: dict[str, tuple[str, int]], usable: set[str], model: str, words: str
+) -> None:
+    run = run_with(tmp_path, auto=ABOVE, uniform=None)
+    evaluated(run, **sets)
+    found = chosen_on_test_set(run, usable)
+    assert (found.model if found else "") == model
+    assert words in (found.why if found else "")
+
+
+def test_status_and_evaluate_name_one_model(finished: Path) -> None:
+    shown = metaselect("status", "--json", run=finished).json["take"]
+    metrics = json.loads((finished / "evaluate/test/metrics.json").read_text())
+    assert shown["model"] == metrics["take"]["model"]
+    assert (
+        shown["why"]
+        == f"by the {metrics['test_samples']:,} samples of evaluate/test: {metrics['take']['why']}"
+    )
+    shutil.rmtree(finished / "evaluate")
+    shown = metaselect("status", "--json", run=finished).json["take"]
+    assert shown["why"] == "no method is better than uniform by more than a standard error"
+
+
 def test_what_is_not_usable_is_not_taken(tmp_path: Path) -> None:
     run = run_with(tmp_path, direct=ABOVE, uniform=None)
     chosen = choose_by_comparisons(run, {"warmup", "reweight/uniform"})
     assert chosen is not None
-    assert (chosen.model, chosen.why) == ("uniform", "no method was compared with it")
+    assert (chosen.model, chosen.why) == ("uniform", "no other training is up to date and of use")
+    chosen = choose_by_comparisons(run, {"warmup", "reweight/uniform", "reweight/direct"})
+    assert chosen is not None
+    assert (
+        chosen.why
+        == "+5.0 points to uniform on bought labels that it did not see, where a standard error is 3.0"
+    )
     assert choose_by_comparisons(run, set()) is None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from command_line import DATA, EVALUATE, REWEIGHT, TEST, TRAIN, TRUTH, metaselect
+from command_line import DATA, EVALUATE, REWEIGHT, TEST, TRAIN, TRUTH, WARMUP, metaselect
 
 
 def outside_labels(run: Path, count: int, file: Path) -> None:
@@ -83,6 +83,35 @@ def test_a_second_round_comes_home_and_can_be_put_aside(finished: Path) -> None:
     metaselect("select", "--round", "next", "--budget", 6, run=finished)
     metaselect("annotate", "export", "--no-images", run=finished)
     metaselect("annotate", "simulate", TRUTH, run=finished)
+
+
+def test_a_discarded_round_counts_the_answers_that_stood(finished: Path, tmp_path: Path) -> None:
+    """Two people, one of whom was undone: lines of the votes are no answers."""
+    metaselect("select", "--round", "next", "--budget", 2, run=finished)
+    metaselect("annotate", "export", "-o", tmp_path / "form.csv", run=finished)
+    rows = list(csv.reader((tmp_path / "form.csv").read_text().splitlines()))
+    label = rows[0].index("clean_label")
+    for name in ("anna", "bob"):
+        for row in rows[1:]:
+            row[label] = "0"
+        (tmp_path / f"{name}.csv").write_text("\n".join(",".join(row) for row in rows))
+        metaselect("annotate", "import", tmp_path / f"{name}.csv", "--annotator", name, run=finished)
+    metaselect("annotate", "undo", run=finished)
+    done = metaselect("select", "--discard-round", 2, "--json", run=finished)
+    assert (done.json["answers"], done.json["votes"]) == (2, 6)
+    assert "with 2 answers" in done.err
+
+
+def test_a_warm_up_that_is_made_again_names_what_comes_next_in_its_run(
+    finished: Path, tmp_path: Path
+) -> None:
+    shown = metaselect(*WARMUP, "--force", "--batch-size", 32, run=finished)
+    step = metaselect("status", "--json", run=finished, code=1).json["next"]
+    assert step.startswith("metaselect reweight")  # round 1 is answered, and is not chosen again
+    assert shown.err.strip().endswith(f"Next: {step}")
+    metaselect("ingest", TRAIN, "--limit", 30, run=tmp_path / "fresh")
+    fresh = metaselect("warmup", "--epochs", 1, "--folds", 0, run=tmp_path / "fresh")
+    assert fresh.err.strip().endswith(f"Next: metaselect select --budget 50 --run {tmp_path / 'fresh'}")
 
 
 def test_evaluate_does_not_forget_a_truth_file(finished: Path) -> None:

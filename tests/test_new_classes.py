@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_an_answer_can_add_a_class(asked: tuple[Path, Path, Path], tmp_path: Pat
     taken = metaselect("annotate", "import", filled, "--add-classes", "--json", run=run)
     assert taken.json["bought"] == BUDGET
     assert "New classes: 'bird'" in taken.err
+    assert f"Next: metaselect warmup {data}" in taken.err
     assert classes_of(run) == ["cat", "dog", "bird"]
     # The same data, read with all classes at once.
     metaselect("ingest", data, "--classes", "cat,dog,bird", run=tmp_path / "fresh")
@@ -74,6 +76,25 @@ def test_an_answer_can_add_a_class(asked: tuple[Path, Path, Path], tmp_path: Pat
         "metaselect",
         "warmup",
     ]
+
+
+def test_a_class_of_an_undone_import_can_be_taken_back(asked: tuple[Path, Path, Path]) -> None:
+    """A misspelt name that became a class: the command that the undo names brings the old classes back."""
+    data, run, form = asked
+    before = stage_bytes(run / "data")
+    filled = answer(form, ["dgo", "cat"])
+    metaselect("annotate", "import", filled, "--add-classes", run=run)
+    undone = metaselect("annotate", "undo", run=run)
+    assert "No label is of class 'dgo' any more." in undone.err
+    step = undone.err.strip().rpartition("metaselect ")[2].replace("DATA", str(data))
+    metaselect(*shlex.split(step))
+    assert classes_of(run) == ["cat", "dog"]
+    assert stage_bytes(run / "data") == before
+    metaselect("annotate", "import", answer(form, ["dog", "cat"]), run=run)
+    found = states(run, 0)
+    assert {found[name][0] for name in ("data", "warmup", "select/round-1", "annotate")} == {"done"}
+    other = metaselect("annotate", "undo", run=run)
+    assert "No label is of class" not in other.err  # both have given labels
 
 
 @pytest.mark.parametrize("labels", [["Cat"], ["CAT", "dog"], ["skip"], [" "]])

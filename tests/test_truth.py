@@ -9,7 +9,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 from annotation_run import CLASSES, add_round, answers, call, error, make_run, meta_set, result, votes_of
-from command_line import LIMIT, TEST, TRAIN, TRUTH, metaselect
+from command_line import LIMIT, TEST, TRAIN, TRUTH, metaselect, states
 from sklearn.metrics import roc_auc_score
 
 from metaselect.annotation.formats.csv import read_truth
@@ -183,3 +183,32 @@ def test_a_test_set_of_nothing_but_the_pool_is_refused(
     words = ("evaluate", tmp_path / "shared.parquet", "--leave-out-overlap")
     assert "Every sample of" in metaselect(*words, run=finished, code=3).err
     assert not (finished / "evaluate/shared").exists()
+
+
+REFUSED = {
+    "a truth without rows": ("sample_id,clean_label\n", None),
+    "a truth of other samples": ("sample_id,clean_label\nnobody,1\n", None),
+    "a class that there is not": (None, "zebra"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_evaluation_that_is_refused_is_not_an_interrupted_one(
+    tmp_path: Path, finished: Path, kind: str
+) -> None:
+    truth, label = REFUSED[kind]
+    words: list[object] = ["evaluate", TEST]
+    if truth is not None:
+        (tmp_path / "truth.csv").write_text(truth)
+        words += ["--truth", tmp_path / "truth.csv"]
+    if label is not None:
+        table = pq.read_table(TEST)
+        place = table.column_names.index("label")
+        pq.write_table(
+            table.set_column(place, "label", pa.array([label] * len(table))), tmp_path / "t.parquet"
+        )
+        words[1] = tmp_path / "t.parquet"
+    before = states(finished, 0)
+    metaselect(*words, "--name", "new", run=finished, code=3)
+    assert states(finished, 0) == before
+    assert not [path for path in (finished / ".work").rglob("*") if path.is_file()]

@@ -26,6 +26,10 @@ GROWING = (VOTES, EXPORTS, IMPORTS, REPEATS)  # files that only grow: recorded b
 POOL_INPUTS = (artefacts.SAMPLES.path(), artefacts.CLASSES.path())
 
 
+class InterruptedImport(ArtefactError):
+    """Votes are stored that ``meta_set.csv`` does not count."""
+
+
 @dataclass(frozen=True)
 class DerivedContent:
     """What follows from the votes.
@@ -70,6 +74,28 @@ def is_recorded(folder: Path, record: StageRecord) -> bool:
     return names == {*record.outputs, artefacts.RECORD} and all(
         matches(folder / name, expected) for name, expected in record.outputs.items()
     )
+
+
+def require_recorded(run: Run) -> None:
+    """Make sure that ``meta_set.csv`` follows from every stored vote, before a command reads it.
+
+    Raises:
+        InterruptedImport: a crash came between the votes and what follows from them.
+        ArtefactError: a file was changed by anything but MetaSelect.
+    """
+    folder, record = run.path(STAGE), run.stage(STAGE).record()
+    if record is None:
+        complete = not (folder / VOTES).is_file()
+    else:
+        check_growing_files(folder, record)
+        stamps = {folder / name: record.outputs.get(name) for name in (VOTES, IMPORTS, CONSENSUS)}
+        complete = all(matches(path, stamp) if stamp else not path.exists() for path, stamp in stamps.items())
+    if not complete:
+        raise InterruptedImport(
+            f"{folder / VOTES} has answers that {META_SET} does not count yet: the command that stored them was "
+            "interrupted.",
+            f"Repeat it, or count what is stored: metaselect annotate consensus {run.flag}",
+        )
 
 
 def check_growing_files(folder: Path, record: StageRecord) -> None:

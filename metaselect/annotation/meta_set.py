@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metaselect.annotation.ledger_record import require_recorded
 from metaselect.data.store import Dataset
 from metaselect.errors import ArtefactError
 from metaselect.run.artefacts import ANNOTATE, META_SET
@@ -30,8 +31,9 @@ def load_meta_set(run: Run, pool: Dataset) -> MetaSet:
     """The consensus of the votes; empty when nothing was bought yet.
 
     Raises:
-        ArtefactError: it is damaged, or of other data.
+        ArtefactError: it is damaged, of other data, or does not count every vote (an import was interrupted).
     """
+    require_recorded(run)
     if not run.path(META_SET.path()).is_file():
         none = np.empty(0, np.int64)
         return MetaSet(none, none, none)

@@ -50,11 +50,14 @@ class SectionedHelp(TyperCommand):
         """Write the docstring: prose filled to the width, command lines as they are."""
         del ctx
         with formatter.indentation():
+            after_prose = False
             for paragraph in inspect.cleandoc(self.help or "").split("\n\n"):
                 prose = [line for line in paragraph.splitlines() if not line.startswith(" ")]
-                if prose:
+                if prose or after_prose:
                     formatter.write_paragraph()
+                if prose:
                     formatter.write_text(" ".join(prose))
+                after_prose = len(prose) == len(paragraph.splitlines())
                 for line in paragraph.splitlines()[len(prose) :]:
                     formatter.write(f"    {line.strip()}\n")
 

@@ -36,7 +36,7 @@ from metaselect.cli.flags import (
 )
 from metaselect.cli.results import finish, print_dry_run, print_method_options, print_wrong_labels
 from metaselect.options import ReweightOptions
-from metaselect.registry import REWEIGHTERS
+from metaselect.registry import PREFERRED, REWEIGHTERS
 from metaselect.run.layout import Run
 
 
@@ -107,7 +107,7 @@ def reweight(
 
         metaselect reweight --method fsr --option help
 
-        metaselect reweight --run RUN --method direct --option step=2 --name direct-2
+        metaselect reweight --run RUN --method direct --option step=2 --name two
 
         metaselect reweight --run RUN --method fsr --profile long-tail
     """
@@ -161,5 +161,7 @@ def reweight(
     elif comparison:
         console.line(comparison["sentence"])
     print_wrong_labels(console, result["wrong_labels"])
-    console.note(f"Next: metaselect evaluate TEST {run_directory.model_flags}")
+    evaluation = f"metaselect evaluate TEST {run_directory.model_flags}"
+    learns = result["bought"] or options.method != PREFERRED
+    console.note(f"Next: {evaluation if learns else run_directory.buying_command}")
     finish(console, outcome)

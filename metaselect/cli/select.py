@@ -113,7 +113,7 @@ def select(
 
         metaselect select --run RUN --budget 50 --profile long-tail
 
-        metaselect select --run RUN --budget 50 --method k-means --features clip.parquet
+        metaselect select --run RUN --budget 50 --features clip.parquet
 
         metaselect select --run RUN --budget 10 --round next --replace-unusable
 

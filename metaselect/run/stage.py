@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metaselect.errors import ArtefactError
+from metaselect.errors import ArtefactError, MetaSelectError
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import (
     ANNOTATE,
@@ -218,8 +218,7 @@ class Stage:
         folder = self.work_folder
         resumed = self._same_key(key)
         if folder.exists() and not resumed:
-            left = {path.name for path in folder.rglob("*") if path.is_file()}
-            if left - {UNFINISHED_KEY, SKIPPED.within()}:  # else no work is lost
+            if _files(folder) - {UNFINISHED_KEY, SKIPPED.within()}:  # else no work is lost
                 report.note(f"An unfinished {self.name} had other options or inputs; starting again.")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +229,12 @@ class Stage:
         work = Work(folder, resumed)
         started = time.monotonic()
         with naming(folder):
-            yield work
+            try:
+                yield work
+            except MetaSelectError:  # refused: the same command would be too, and has nothing to go on with
+                if _files(folder) == {UNFINISHED_KEY}:
+                    shutil.rmtree(folder)
+                raise
         # Remove temporary files of a killed process: our own, and those of safetensors (.tmpAbC123).
         for leftover in [path for path in folder.rglob(".*") if path.is_file()]:
             leftover.unlink()
@@ -280,6 +284,11 @@ def dry_run_outcome(stage: Stage, key: StageKey, needs: dict[str, Json]) -> Outc
     return Outcome(
         {"run": str(stage.root), "stage": stage.name, "options": dict(key.options), "needs": needs}
     )
+
+
+def _files(folder: Path) -> set[str]:
+    """Names of the files in a folder and below."""
+    return {path.name for path in folder.rglob("*") if path.is_file()}
 
 
 def _hash_now(root: Path, path: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from metaselect.annotation.ledger import Ledger, read_ledger
+from metaselect.annotation.ledger_record import InterruptedImport, require_recorded
 from metaselect.annotation.quality.noise_estimate import estimate_inputs, has_control
 from metaselect.annotation.rounds import Round, round_is_closed, rounds
 from metaselect.errors import ArtefactError
@@ -78,6 +79,8 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
     """
     stage, entry = run.stage(name), entry_of(name)
     try:
+        if entry.by_people:
+            require_recorded(run)
         record = stage.record()
         if record is None:
             if (stage.work_folder / UNFINISHED_KEY).is_file():
@@ -91,6 +94,8 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
         moved = stage.changed_inputs()
         if entry.unread:
             moved += load(entry.unread)(run, record.key.inputs, view)
+    except InterruptedImport as error:
+        return State(name, INTERRUPTED, f"{error} {error.hint}")
     except ArtefactError as error:
         return State(name, DAMAGED, str(error))
     if moved:

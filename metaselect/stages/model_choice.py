@@ -1,10 +1,18 @@
-"""The model to take, by the comparisons that the re-weightings of a run end with. No torch."""
+"""The model to take: by an evaluation, else by the comparisons that the re-weightings of a run end with. No torch."""
 
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from metaselect.registry import BASELINE, PREFERRED
-from metaselect.run.artefacts import CHECKPOINT, REWEIGHT, ROBUST_MODEL, WARMUP, WARMUP_MODEL
+from metaselect.run.artefacts import (
+    CHECKPOINT,
+    EVALUATE,
+    METRICS,
+    REWEIGHT,
+    ROBUST_MODEL,
+    WARMUP,
+    WARMUP_MODEL,
+)
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 
@@ -25,6 +33,33 @@ class ModelChoice(NamedTuple):
     def sentence(self, root: str) -> str:
         """The choice as a sentence, for the run in the folder ``root``."""
         return f"Model to take: {self.model} ({root}/{self.path}); {self.why}."
+
+
+def chosen_on_test_set(run: Run, usable: Collection[str]) -> ModelChoice | None:
+    """The choice of the evaluation with the most test samples.
+
+    Args:
+        run: the run.
+        usable: as ``choose_by_comparisons``; an evaluation that chose another model is left out.
+
+    Returns:
+        None without an evaluation.
+
+    Raises:
+        ArtefactError: metrics are damaged.
+    """
+    best, most = None, 0
+    for stage in run.stage_names(EVALUATE.kind):
+        if stage not in usable:
+            continue
+        path = METRICS.path(test=stage.partition("/")[2])
+        metrics = read_json(run.path(path), run.stage(stage).recompute_hint)
+        take, count = metrics["take"], metrics["test_samples"]
+        trained = WARMUP.name() if take["model"] == WARMUP.kind else REWEIGHT.name(name=take["model"])
+        if count > most and trained in usable:
+            why = f"by the {count:,} samples of {stage}: {take['why']}"
+            best, most = ModelChoice(take["model"], take["path"], why), count
+    return best
 
 
 def choose_by_comparisons(run: Run, usable: Collection[str]) -> ModelChoice | None:
@@ -69,10 +104,15 @@ def choose_by_comparisons(run: Run, usable: Collection[str]) -> ModelChoice | No
     )
     for difference, _, name, error in compared:
         if -difference > error:
-            why = results[name]["comparison"]["sentence"].rstrip(".")
+            points, one_error = f"{-100 * difference:+.1f} points", f"{100 * error:.1f}"
+            why = f"{points} to {other} on bought labels that it did not see, where a standard error is {one_error}"
             return ModelChoice(name, ROBUST_MODEL.path(name=name), why)
-    better = f"no method is better than {other} by more than a standard error"
-    why = better if compared else "no method was compared with it"
+    if compared:
+        why = f"no method is better than {other} by more than a standard error"
+    elif {stage for stage in run.stage_names(REWEIGHT.kind) if stage not in usable}:
+        why = "no other training is up to date and of use"
+    else:
+        why = "no method was compared with it"
     return ModelChoice(plain, path, why)
 
 

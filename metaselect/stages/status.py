@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from metaselect.annotation.consensus import TIED
+from metaselect.annotation.ledger_record import InterruptedImport, require_recorded
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import bought_samples
 from metaselect.annotation.votes import DONE as ANSWERED
@@ -31,8 +32,10 @@ from metaselect.stages.freshness import (
     State,
     state_of,
 )
-from metaselect.stages.model_choice import choose_by_comparisons
+from metaselect.stages.model_choice import choose_by_comparisons, chosen_on_test_set
 from metaselect.stages.table import STAGES, entry_of
+
+RECOMPUTE_REMEDY = "Recompute what is named with --force, or restore it from a copy."
 
 
 class OpenWork(NamedTuple):
@@ -53,7 +56,7 @@ def status(run: Run, report: Reporter) -> Outcome:
     run.info()
     view = AnnotationView.read(run)
     open_work = _open_work(view)
-    states = [state_of(run, name, view) for name in stages_of(run)]
+    states = _states(run, view)
     states = [
         state._replace(why=str(open_work)) if (state.stage, state.state) == (ANNOTATE.name(), DONE) else state
         for state in states
@@ -82,24 +85,32 @@ def verify(run: Run, report: Reporter) -> Outcome:
         ArtefactError: naming the first damaged file of each stage.
     """
     run.info()
-    damaged: list[str] = []
+    damaged: list[ArtefactError] = []
     checked = 0
     for name in stages_of(run):
         stage = run.stage(name)
         record = stage.record()
-        if record is None:
-            continue
         try:
-            stage.check(thorough=True)
+            if entry_of(name).by_people:
+                require_recorded(run)
+            if record is not None:
+                stage.check(thorough=True)
+                checked += len(record.outputs)
         except ArtefactError as error:
-            damaged.append(str(error))
-        checked += len(record.outputs)
+            damaged.append(error)
     if damaged:
-        raise ArtefactError(
-            " ".join(damaged), "Recompute what is named with --force, or restore it from a copy."
+        remedies = dict.fromkeys(
+            error.hint if isinstance(error, InterruptedImport) else RECOMPUTE_REMEDY for error in damaged
         )
+        raise ArtefactError(" ".join(map(str, damaged)), " ".join(remedies))
     del report
     return Outcome({"run": str(run.root), "artefacts": checked})
+
+
+def next_step(run: Run) -> str:
+    """The command that brings the run forward, as `status` names it; empty when there is nothing to do."""
+    view = AnnotationView.read(run)
+    return next_command(run, _states(run, view), _open_work(view), view)
 
 
 def stages_of(run: Run) -> list[str]:
@@ -111,6 +122,10 @@ def stages_of(run: Run) -> list[str]:
     work = run.path(WORK)
     unfinished = [key.parent.relative_to(work).as_posix() for key in sorted(work.rglob(UNFINISHED_KEY))]
     return names + [name for name in unfinished if name not in names]
+
+
+def _states(run: Run, view: AnnotationView) -> list[State]:
+    return [state_of(run, name, view) for name in stages_of(run)]
 
 
 def _open_work(view: AnnotationView) -> OpenWork:
@@ -135,8 +150,9 @@ def _noise(run: Run, view: AnnotationView) -> Json:
 
 def _model_to_take(run: Run, states: list[State]) -> Json:
     """The choice; None also where it is hidden by damage, which is reported by its stage."""
+    usable = {state.stage for state in states if state.state == DONE}
     try:
-        choice = choose_by_comparisons(run, {state.stage for state in states if state.state == DONE})
+        choice = chosen_on_test_set(run, usable) or choose_by_comparisons(run, usable)
     except ArtefactError:
         return None
     return choice and choice._asdict()
@@ -145,6 +161,10 @@ def _model_to_take(run: Run, states: list[State]) -> Json:
 def next_command(run: Run, states: list[State], open_work: OpenWork, view: AnnotationView) -> str:
     """The command that brings the run forward; empty when there is nothing to do."""
     by_name = {state.stage: state for state in states}
+    if (
+        by_name[ANNOTATE.name()].state == INTERRUPTED
+    ):  # first, since what follows from the answers waits for it
+        return _command(run, ANNOTATE)
     for state in states:
         entry = entry_of(state.stage)
         not_by_command = entry.by_people or (entry.trains and run.ids_alone)

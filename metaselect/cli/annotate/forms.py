@@ -83,7 +83,7 @@ def export(
 
         metaselect annotate export --run RUN -o for-anna.csv --show-given
 
-        metaselect annotate export --run RUN --format label-studio --with-predictions
+        metaselect annotate export --format label-studio --with-predictions
 
         metaselect annotate export --run RUN --format cvat -o for-cvat
     """  # fmt: skip
@@ -144,13 +144,13 @@ def import_(
 
         metaselect annotate import RUN/export/round-1/labels.csv --run RUN
 
-        metaselect annotate import - --run RUN --annotator anna --require-complete < answers.csv
+        metaselect annotate import - --annotator anna --run RUN < answers.csv
 
         metaselect annotate import project-1-at-2026-11-20.json --run RUN
 
         metaselect annotate import task_1_cvat_for_images_1.1.zip --run RUN
 
-        metaselect annotate import RUN/export/round-1/hf/train/metadata.csv --run RUN
+        metaselect annotate import RUN/export/round-1/hf/train/metadata.csv
     """  # fmt: skip
     from metaselect.stages.annotate import exchange as stage
 

@@ -50,7 +50,7 @@ def simulate(
 
         metaselect annotate simulate OUT/truth.csv --run RUN
 
-        metaselect annotate simulate OUT/truth.csv --annotators 3 --error-rate 0.1 --skip-rate 0.05 --run RUN
+        metaselect annotate simulate truth.csv --annotators 3 --error-rate 0.1
     """
     from metaselect.stages.annotate import simulate as stage
 

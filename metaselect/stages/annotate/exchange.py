@@ -36,7 +36,7 @@ from metaselect.data.store import load_ids
 from metaselect.errors import ArtefactError, DataError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import CLASSES, DATA, FORMS, META_SET, VOTES
+from metaselect.run.artefacts import CLASSES, DATA, FORMS, META_SET, VOTES, WARMUP
 from metaselect.run.files import read_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import Run
@@ -248,7 +248,9 @@ def _note_next_command(run: Run, result: Mapping[str, Json], report: Reporter) -
         )
     if result["bought"]:
         ids_alone = f"The bought labels are in {run.path(META_SET.path())}."
-        report.note(ids_alone if run.ids_alone else f"Next: metaselect reweight {run.model_flags}")
+        warmup = run.stage(WARMUP.name())  # out of date where classes were added
+        step = warmup.command() if warmup.changed_inputs() else f"metaselect reweight {run.model_flags}"
+        report.note(ids_alone if run.ids_alone else f"Next: {step}")
 
 
 @contextmanager
@@ -289,7 +291,7 @@ def require_same_pool(run: Run, ledger: Ledger) -> None:
         return
     pool, _, classes = load_ids(run)
     unknown = {vote.sample_id for vote in ledger.votes} - set(pool) - ledger.sample_of_repeat.keys()
-    names = {vote.clean_label for vote in ledger.votes} - {"", *classes}
+    names = {vote.clean_label for vote in ledger.latest_with_repeats.values()} - {"", *classes}
     if unknown or names:
         raise ArtefactError(
             f"{run.path(VOTES.path())} belongs to other data: {examples(sorted(unknown | names))} "

@@ -3,19 +3,27 @@
 from dataclasses import replace
 
 from metaselect.annotation.consensus import TIED, Verdict
-from metaselect.annotation.ledger import open_ledger, read_ledger, undo_import, write_meta_set_and_record
+from metaselect.annotation.ledger import (
+    Ledger,
+    open_ledger,
+    read_ledger,
+    undo_import,
+    write_meta_set_and_record,
+)
 from metaselect.annotation.ledger_record import CONSENSUS, STAGE
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import rounds
 from metaselect.annotation.summary import Progress, count_with_status, progress
 from metaselect.annotation.undo import latest_standing_import
 from metaselect.annotation.votes import DONE, utc_now
+from metaselect.data.store import load_ids
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import FORMATS, READ_ONLY
-from metaselect.run.artefacts import VOTES
+from metaselect.run.artefacts import DATA, REWEIGHT, VOTES
 from metaselect.run.files import write_json
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.exchange import no_garbage_collection
+from metaselect.text import examples, quoted
 
 
 def status(run: Run) -> Progress:
@@ -47,11 +55,24 @@ def undo(run: Run, number: int | None, report: Reporter) -> Outcome:
             f" Another: metaselect annotate undo --import {standing.number} {run.flag}" if standing else ""
         )
         report.note(f"Import {done.number} was undone already.{other}")
-    again = (
-        "; importing the file again takes the undo back" if done.format in {**FORMATS, **READ_ONLY} else ""
-    )
-    report.note(f"The votes stay in {VOTES.within()}{again}.")
+    is_file = done.format in {**FORMATS, **READ_ONLY}
+    again = "importing the file again takes the undo back" if is_file else "they count again when given again"
+    report.note(f"The votes stay in {VOTES.within()}; {again}.")
+    if unused := _unused_classes(run, ledger):
+        report.note(
+            f"No label is of class {examples([quoted(name) for name in unused])} any more. To have the classes of "
+            f"the data again: {run.stage(DATA.name()).command('--force')}"
+        )
     return Outcome({**done._asdict(), "bought": count_with_status(ledger.verdicts, DONE)})
+
+
+def _unused_classes(run: Run, ledger: Ledger) -> list[str]:
+    """Classes of votes that do not count any more, of which there is no given label either."""
+    voted = {vote.clean_label for vote in ledger.votes}
+    counting = {vote.clean_label for vote in ledger.latest_with_repeats.values()}
+    _, labels, classes = load_ids(run)
+    given = {classes[label] for label in set(labels.tolist()) if label >= 0}
+    return sorted((voted - counting - given) & set(classes))
 
 
 def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
@@ -73,7 +94,7 @@ def consensus(run: Run, method: str | None, report: Reporter) -> Outcome:
             for sample_id, verdict in ledger.verdicts.items()
             if _answer_text(before[sample_id]) != _answer_text(verdict)
         ]
-    if changed:
+    if changed and run.stage_names(REWEIGHT.kind):
         report.note(f"What was trained on the meta set is stale now. Next: metaselect status {run.flag}")
     counts = {
         name: count_with_status(ledger.verdicts, status)

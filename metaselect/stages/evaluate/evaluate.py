@@ -114,7 +114,12 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
         with stage.working(key, report) as work:
             noise = noise_estimate(run, all_rounds, ledger, begun=True)
             setup = EvaluationSetup(run, pool, options, models, all_rounds, noise, device)
-            _evaluate_models(test, setup, work, report)
+            scratch = work.folder / "scratch"
+            shutil.rmtree(scratch, ignore_errors=True)  # left by a killed command
+            try:
+                _evaluate_models(test, setup, work, scratch, report)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     metrics = read_json(run.path(METRICS.path(test=name)), stage.recompute_hint)
     return Outcome({"run": str(run.root), "test": name, **metrics})
 
@@ -146,10 +151,8 @@ def _content(samples: Dataset, hashes: list[str]) -> str:
     return fingerprint(samples.classes, zip(samples.sample_ids, names, hashes, strict=True))
 
 
-def _evaluate_models(test: Path, setup: EvaluationSetup, work: Work, report: Reporter) -> None:
+def _evaluate_models(test: Path, setup: EvaluationSetup, work: Work, scratch: Path, report: Reporter) -> None:
     pool, options = setup.pool, setup.options
-    scratch = work.folder / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)  # left by an interrupted command
     samples, hashes = read_test_set(test, options, pool, scratch, report)
     work.details["test_content"] = _content(samples, hashes)
     overlap = _overlap(setup, hashes, report)
@@ -175,11 +178,9 @@ def _evaluate_models(test: Path, setup: EvaluationSetup, work: Work, report: Rep
         "label": _names(pool, samples.labels[kept]),
         **{f"predicted_{each.candidate.name}": _names(pool, each.predicted) for each in judged},
     }
-    del samples  # it maps an array of the scratch folder, which is deleted below
     skipped = TEST_SKIPPED.within()
     if (scratch / skipped).is_file():
         (scratch / skipped).replace(work.folder / skipped)
-    shutil.rmtree(scratch)
     write_parquet(work.folder / PREDICTIONS.within(), PREDICTIONS, columns)
     write_json(work.folder / METRICS.within(), metrics)
 

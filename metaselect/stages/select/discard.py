@@ -27,7 +27,9 @@ def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
         while target.exists():
             copies += 1
             target = run.path(DISCARDED.name(number=f"{number}-{copies}"))
-        votes = [vote for vote in read_ledger(run).votes if vote.round == number]
+        ledger = read_ledger(run)
+        votes = [vote for vote in ledger.votes if vote.round == number]
+        answers = sum(vote.round == number for vote in ledger.latest.values())
         if votes:
             write_rows(target / VOTES.within(), VOTES, votes)
         remove_round(run, number)
@@ -36,7 +38,13 @@ def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
         if forms.is_dir():
             forms.rename(target / FORMS.kind)
         run.path(rounds[-1]).rename(target / SELECT.kind)
-        report.note(f"Round {number} and its {len(votes)} answers are in {target}.")
+        report.note(f"Round {number} is in {target}, with {answers} answer{'' if answers == 1 else 's'}.")
         return Outcome(
-            {"run": str(run.root), "discarded": number, "votes": len(votes), "folder": str(target)}
+            {
+                "run": str(run.root),
+                "discarded": number,
+                "answers": answers,
+                "votes": len(votes),
+                "folder": str(target),
+            }
         )

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from metaselect.annotation.ledger import Ledger, read_ledger
+from metaselect.annotation.ledger_record import require_recorded
 from metaselect.annotation.rounds import round_is_closed
 from metaselect.data.store import Dataset, data_inputs, load_pool
 from metaselect.errors import ArtefactError, DataError
@@ -49,6 +50,7 @@ def select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
 
 def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     run.info()
+    require_recorded(run)
     ledger = read_ledger(run)
     number = round_number(run, options, ledger)
     stage = run.stage(SELECT.name(number=number))
