@@ -81,7 +81,7 @@ def read_test_set(
     ids = [listing.sample_ids[position] for position in arrays.order]
     inputs = np.load(arrays.path, mmap_mode="c", allow_pickle=False)
     if shallow and preprocess.pixel_range is not None:
-        means = (float(np.mean(mean)) for mean in (preprocess.mean, statistics(inputs)[0]))
-        if (odd := brightness_remark(*means, preprocess.pixel_range)) is not None:
+        pool, test = (float(np.mean(mean)) for mean in (preprocess.mean, statistics(inputs)[0]))
+        if (odd := brightness_remark(pool, test, preprocess.pixel_range)) is not None:
             report.warn(f"{path}: {odd}.")
     return Dataset(ids, labels, like.classes, inputs, preprocess), arrays.content_hashes
