@@ -103,9 +103,40 @@ def test_a_repeat_without_its_form_is_still_known_and_goes_with_its_round(
     repeat_id = csv_rows(run.path("annotate/repeats.csv"))[0]["repeat_id"]
     bare = answers(run, f"sample_id,clean_label\n{repeat_id},cat\n")
     assert result(run, capsys, "import", bare)["repeated"] == 1
-    assert meta_set(run) == {}
-    assert result(run, capsys, "status")["rounds"][0]["missing"] == 40
+    assert result(run, capsys, "status")["rounds"][0]["missing"] == 39
     assert ledger.remove_round(run, 1) == 1
+
+
+def test_a_repeat_counts_until_its_annotator_answers_the_sample_itself(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(run, "export", "--repeats", "0.1") == 0
+    known = {row["repeat_id"]: row["sample_id"] for row in csv_rows(run.path("annotate/repeats.csv"))}
+    header = "sample_id,clean_label,annotator\n"
+    later = answers(run, header + "".join(f"{each},cat,anna\n" for each in known), "later.csv")
+    capsys.readouterr()
+    assert call(run, "import", later) == 0
+    assert "no answer yet" not in capsys.readouterr().err
+    assert meta_set(run) == dict.fromkeys(known.values(), "cat")
+    got = result(run, capsys, "import", later)
+    assert (got["repeated"], got["new_votes"], got["missing"], got["bought"]) == (4, 0, 36, 4)
+    skill = result(run, capsys, "status")["agreement"]["annotators"]["anna"]
+    assert (skill["repeated"], skill["repeated_same"]) == (0, 0)  # no first answer to compare with
+    first, *others = known.values()
+    other = answers(run, f"{header}{first},owl,ben\n", "ben.csv")
+    assert result(run, capsys, "import", other)["tied"] == 1  # two people, two answers
+    own = answers(run, f"{header}{first},owl,anna\n", "own.csv")
+    got = result(run, capsys, "import", own)
+    assert (got["tied"], got["new_votes"], got["replaced"]) == (0, 1, 0)
+    assert meta_set(run) == dict.fromkeys(others, "cat") | {first: "owl"}
+    skill = result(run, capsys, "status")["agreement"]["annotators"]["anna"]
+    assert (skill["repeated"], skill["repeated_same"]) == (1, 0)
+    assert result(run, capsys, "undo")["withdrawn"] == 1
+    assert result(run, capsys, "undo", "--import", "2")["withdrawn"] == 1
+    assert meta_set(run) == dict.fromkeys(known.values(), "cat")
+    assert call(run, "export", "-o", str(run.root.parent / "open.csv")) == 0
+    assert len(csv_rows(run.root.parent / "open.csv")) == 36
+    run.stage("annotate").check(thorough=True)
 
 
 def test_images_of_repeats_are_copies_under_their_own_names(

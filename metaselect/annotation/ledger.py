@@ -40,7 +40,7 @@ from metaselect.annotation.ledger_record import (
     is_recorded,
     write_derived,
 )
-from metaselect.annotation.repeats import Repeat, read_repeats, write_repeats
+from metaselect.annotation.repeats import Repeat, counting_votes, read_repeats, write_repeats
 from metaselect.annotation.undo import (
     UndoResult,
     find_import_to_undo,
@@ -85,12 +85,7 @@ class Ledger:
     @cached_property
     def latest(self) -> dict[tuple[str, str], Vote]:
         """The vote that counts, by (sample_id, annotator)."""
-        again = self.sample_of_repeat
-        return (
-            {key: vote for key, vote in self.latest_with_repeats.items() if key[0] not in again}
-            if again
-            else self.latest_with_repeats
-        )
+        return counting_votes(self.latest_with_repeats, self.sample_of_repeat)
 
     @cached_property
     def sample_of_repeat(self) -> Mapping[str, str]:

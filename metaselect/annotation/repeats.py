@@ -1,18 +1,18 @@
 """Blind repeats: a form shows a few samples twice, to measure how often an annotator gives the same answer again.
 
 The second time a sample has another id, made of characters of other ids, so that people cannot recognise it.
-``annotate/repeats.csv`` maps it to the sample. Its answers are votes for the second id, and count only in the agreement
-of annotators with themselves.
+``annotate/repeats.csv`` maps it to the sample. Its answers are votes for the second id. They show the agreement of
+annotators with themselves, and count for the sample as long as the annotator has given no answer to its first showing.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 from metaselect.annotation.formats.base import Item
-from metaselect.annotation.votes import RESTORE_REMEDY
+from metaselect.annotation.votes import RESTORE_REMEDY, Vote
 from metaselect.random import derive_seed
 from metaselect.run.artefacts import REPEATS
 from metaselect.run.tables import read_rows, write_rows
@@ -41,6 +41,27 @@ def read_repeats(path: Path) -> tuple[Repeat, ...]:
 def write_repeats(path: Path, repeats: Sequence[Repeat]) -> None:
     """Write all rows; earlier ones stay as they are."""
     write_rows(path, REPEATS, repeats)
+
+
+def counting_votes(
+    latest: Mapping[tuple[str, str], Vote], sample_of_repeat: Mapping[str, str]
+) -> dict[tuple[str, str], Vote]:
+    """The votes that count, by sample and annotator: for samples, and where somebody has none, for their repeats.
+
+    Args:
+        latest: by (id that the form showed, annotator).
+        sample_of_repeat: the sample of each repeat.
+    """
+    if not sample_of_repeat:
+        return dict(latest)
+    counting = {key: vote for key, vote in latest.items() if key[0] not in sample_of_repeat}
+    for repeat_id, annotator in sorted(
+        latest.keys() - counting.keys()
+    ):  # of several repeats, the first by id
+        sample_id = sample_of_repeat[repeat_id]
+        vote = latest[repeat_id, annotator]
+        counting.setdefault((sample_id, annotator), vote._replace(sample_id=sample_id))
+    return counting
 
 
 def choose_repeats(

@@ -99,7 +99,7 @@ def import_warnings(found: Reconciliation, result: Mapping[str, Json], name: str
     if unmatched.not_selected:
         listed = examples(sorted(unmatched.not_selected))
         yield f"Not selected, so not taken: {listed}. --outside-round takes them."
-    if not found.accepted and not found.conflicting:
+    if not found.accepted and not found.conflicting and not result["repeated"]:
         yield f"{name} holds no answer yet."
     if result["tied"]:
         yield f"Samples with as many votes for one answer as for another: {result['tied']}."
@@ -177,10 +177,10 @@ def progress(ledger: Ledger, rounds: Sequence[Round], noise: NoiseEstimate | Non
     annotators: dict[str, dict[str, int]] = {}
     for vote in ledger.latest.values():
         annotators.setdefault(vote.annotator, dict.fromkeys(STATUSES, 0))[vote.status] += 1
-    again = [  # votes for blind repeats
+    again = [  # votes for blind repeats of annotators who answered the first showing too
         (vote, ledger.sample_of_repeat[vote.sample_id])
         for vote in ledger.latest_with_repeats.values()
-        if vote.sample_id in ledger.sample_of_repeat
+        if (ledger.sample_of_repeat.get(vote.sample_id, ""), vote.annotator) in ledger.latest_with_repeats
     ]
     return Progress(
         [_round_progress(each, ledger) for each in rounds],

@@ -214,11 +214,15 @@ class LabelingSession:
 
     def _follow(self, vote: Vote) -> None:
         """Update the open samples, and the votes that undo may take back, for a vote that was appended."""
-        key = self.keys.get(vote.sample_id)
-        if key is None or self._ledger is None:
+        if self._ledger is None:
             return
-        self._is_open[key] = not self.current_round.is_answered(self._ledger.verdicts.get(vote.sample_id))
-        if vote.round == self.current_round.number and vote.status != WITHDRAWN:
+        sample_id = self._ledger.sample_of(vote.sample_id)
+        key = self.keys.get(sample_id)
+        if key is None:
+            return
+        self._is_open[key] = not self.current_round.is_answered(self._ledger.verdicts.get(sample_id))
+        own = sample_id == vote.sample_id  # else it answers a blind repeat, which the page does not show
+        if own and vote.round == self.current_round.number and vote.status != WITHDRAWN:
             self._votes_by.setdefault(vote.annotator, []).append(vote)
 
     def _append(self, vote: Vote) -> None:

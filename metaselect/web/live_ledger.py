@@ -6,7 +6,7 @@ tail have not changed. Where the two differ, or where another file changed, ever
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from metaselect.annotation.ledger_record import (
     check_growing_files,
     is_recorded,
 )
+from metaselect.annotation.repeats import counting_votes
 from metaselect.annotation.votes import WITHDRAWN, Vote, append_votes, parse_votes
 from metaselect.run.artefacts import RECORD
 from metaselect.run.files import Stamp, sha256_of_beginning
@@ -110,6 +111,10 @@ class LiveLedger:
         votes = self._votes_of.get(sample_id, ())
         return next((vote for vote in votes if vote.annotator == annotator), None)
 
+    def sample_of(self, shown_id: str) -> str:
+        """The sample that a form shows under an id: that of a blind repeat, or the id itself."""
+        return self._sample_of_repeat.get(shown_id, shown_id)
+
     def append(self, vote: Vote, source: Source) -> None:
         """Write a vote to disk; votes of one source without another import between them are one import.
 
@@ -136,7 +141,8 @@ class LiveLedger:
         if self._method == MAJORITY:
             content = DerivedContent(self.count, rounds, self._rows.parts(), stamp)
             return lambda: content
-        latest = {vote.key: vote for vote in self._counting_votes()}
+        shown = {vote.key: vote for votes in self._votes_of.values() for vote in votes}
+        latest = counting_votes(shown, self._sample_of_repeat)
         return partial(_aggregated, latest, self._method, DerivedContent(self.count, rounds, (), stamp))
 
     def note_recorded(self) -> None:
@@ -172,7 +178,10 @@ class LiveLedger:
 
     def _load(self, ledger: Ledger, signatures: dict[str, Signature]) -> None:
         self.count, self.end, self.imports = len(ledger.votes), ledger.end, ledger.imports
-        self._method, self._repeat_ids = ledger.method, ledger.sample_of_repeat.keys()
+        self._method, self._sample_of_repeat = ledger.method, ledger.sample_of_repeat
+        self._repeats_of: dict[str, list[str]] = {}
+        for repeat_id, sample_id in sorted(self._sample_of_repeat.items()):
+            self._repeats_of.setdefault(sample_id, []).append(repeat_id)
         path = self.folder / VOTES
         self._digest = sha256_of_beginning(path, self.end) if self.end else hashlib.sha256()
         self._rounds = {vote.round for vote in ledger.votes}
@@ -196,20 +205,20 @@ class LiveLedger:
             self._votes_of[sample_id] = votes
         else:
             self._votes_of.pop(sample_id, None)
-        if sample_id in self._repeat_ids:
-            return  # the answer to a blind repeat counts for no sample
-        verdict = majority_vote(votes) if votes else None
+        sample_id = self.sample_of(sample_id)
+        counting = self._counting_votes(sample_id)
+        verdict = majority_vote(counting) if counting else None
         if verdict is not None:
             self.verdicts[sample_id] = verdict
         else:
             self.verdicts.pop(sample_id, None)
         self._rows.set(sample_id, verdict)
 
-    def _counting_votes(self) -> Iterable[Vote]:
-        """The votes that count, without those for blind repeats."""
-        for sample_id, votes in self._votes_of.items():
-            if sample_id not in self._repeat_ids:
-                yield from votes
+    def _counting_votes(self, sample_id: str) -> Sequence[Vote]:
+        """The votes that count for a sample."""
+        shown = (sample_id, *self._repeats_of.get(sample_id, ()))
+        latest = {(each, vote.annotator): vote for each in shown for vote in self._votes_of.get(each, ())}
+        return [*counting_votes(latest, self._sample_of_repeat).values()]
 
     def _note_signatures(self) -> None:
         self._signatures = {name: _signature(self.folder / name) for name in FILES}
