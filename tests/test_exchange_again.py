@@ -1,13 +1,24 @@
 """What is asked again, in every format: blind repeats, tied samples, and forms whose import was undone."""
 
 import json
+import shutil
 from pathlib import Path
 from random import Random
 from socket import socket
 
 import pyarrow.parquet as pq
 import pytest
-from annotation_run import RecordedSession, add_round, answers, call, csv_rows, meta_set, result, votes_of
+from annotation_run import (
+    RecordedSession,
+    add_round,
+    answers,
+    call,
+    csv_rows,
+    error,
+    meta_set,
+    result,
+    votes_of,
+)
 from exchange_run import CHOSEN, CLASSES, image_run
 from exchange_tools import PEOPLE
 
@@ -194,6 +205,34 @@ def test_an_import_of_every_format_can_be_undone_and_made_again(
     assert result(run, capsys, "import", first, "--annotator", "anna")["new_votes"] == 9
     assert meta_set(run) == dict.fromkeys(CHOSEN, "cat")
     run.stage("annotate").check(thorough=True)
+
+
+@pytest.mark.parametrize("form", ["cvat", "csv"])
+def test_answers_by_the_names_of_images_are_found_as_the_remedy_for_damage_says(
+    run: Run, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    assert call(run, "export", "--format", "cvat", "--repeats", "0.5") == 0
+    shown = dict.fromkeys((*CHOSEN, *repeats_of(run)), "cat")
+    cvat = back(run, "cvat", shown, name="back.xml")
+    doccano = "".join(
+        json.dumps({"id": n, "filename": f"{each}.png", "label": ["cat"]}) + "\n"
+        for n, each in enumerate(shown)
+    )
+    fiftyone = json.dumps({"classes": ["cat"], "labels": dict.fromkeys(shown, 0)})
+    files = [cvat, answers(run, doccano, "back.jsonl"), answers(run, fiftyone, "labels.json")]
+    assert call(run, "import", cvat) == 0
+    votes = run.path("annotate/votes.csv")
+    votes.write_bytes(votes.read_bytes().replace(b"cat", b"cow"))
+    said = error(run, capsys, "import", cvat, code=4)
+    assert "votes.csv is damaged" in said
+    assert "metaselect annotate export --round K -o NEW, and --repeats as before" in " ".join(said.split())
+    for file in files:
+        shutil.rmtree(run.path("annotate"))
+        new = str(run.root.parent / f"{Path(file).name}-{form}")
+        assert call(run, "export", "--round", "1", "-o", new, "--repeats", "0.5", "--format", form) == 0
+        got = result(run, capsys, "import", file)
+        assert (got["matched"], got["repeated"], got["missing"]) == (6, 3, 0)
+        assert meta_set(run) == dict.fromkeys(CHOSEN, "cat")
 
 
 def session_of(run: Run) -> LabelingSession:

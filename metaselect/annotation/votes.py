@@ -24,7 +24,10 @@ STATUSES = (DONE, SKIP, UNSURE, BAD_SAMPLE)
 WITHDRAWN = "withdrawn"
 """Status of a vote that takes the annotator's answer back; written by undo, never read from a form."""
 
-RESTORE_REMEDY = "Restore it from a copy, or move the folder annotate away and import the answers again."
+RESTORE_REMEDY = (
+    "Restore it from a copy. Or move the folder annotate away, export each round again (metaselect annotate export "
+    "--round K -o NEW, and --repeats as before: then the names of its images are known), and import the answers again."
+)
 """Remedy where a file of the folder ``annotate`` is damaged."""
 
 
