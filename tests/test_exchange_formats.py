@@ -212,6 +212,12 @@ def test_a_file_that_no_format_knows_is_told_what_it_lacks(content: bytes, why: 
         detect_format(content, "back")
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_the_header_tells_what_separates_the_cells(mark: str) -> None:
+    content = mark.join(("sample_id", "clean_label")) + "\n" + mark.join(("a", "cat")) + "\n"
+    assert [answer.clean_label for answer in CsvFormat().read(content.encode(), "a.csv")] == ["cat"]
+
+
 def test_a_line_before_the_header_may_name_the_delimiter() -> None:
     content = b"\xef\xbb\xbfsep=;\r\nsample_id;clean_label\r\na;cat\r\n"
     assert detect_format(content, "back.csv") == "csv"

@@ -18,9 +18,18 @@ from data_makers import encode, listed, made, pictures, refused, write_images, w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.data.classes import MISSING, case_variants, class_form, look_alikes, order_classes
-from metaselect.data.readers.base import label_name
+from metaselect.data.classes import (
+    MISSING,
+    case_variants,
+    class_form,
+    class_metadata,
+    look_alikes,
+    order_classes,
+)
+from metaselect.data.listing import list_samples, open_source
+from metaselect.data.readers.base import BadSamples, label_name
 from metaselect.data.readers.splits import split_of
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.text import visible
 
@@ -103,6 +112,17 @@ def test_what_frameworks_ignore_beside_numbered_classes_is_no_class(tmp_path: Pa
     assert listed(data, "skip").classes == ("0", "1", "2")
     both = table_of(tmp_path, ["0", "1", "-1", "-100"])
     assert listed(both, "skip").keep.sum() == N / 2
+
+
+def test_what_frameworks_ignore_is_no_declared_class(tmp_path: Path) -> None:
+    table = pa.table({"sample_id": list("abcd"), "label": [0, -100, 1, -1]})
+    pq.write_table(
+        table.replace_schema_metadata(class_metadata("label", ("cat", "dog"), {})), tmp_path / "m.parquet"
+    )
+    found = list_samples(
+        open_source(tmp_path / "m.parquet", ReadOptions()), BadSamples("stop"), unlabelled=True
+    )
+    assert found.labels.tolist() == [0, -1, 1, -1]
 
 
 def said_of(tmp_path: Path, labels: list[object]) -> str:
@@ -324,20 +344,24 @@ def test_folders_of_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...]
     done = metaselect("ingest", tmp_path, run=beyond(tmp_path), code=3)
     said = " ".join(done.err.split())
     assert "are named as splits of a data set, not as classes" in said
-    assert f"Name one: {tmp_path / names[0]} to train on, {tmp_path / names[-1]} for evaluate." in said
     if inside:
+        assert f"Name one: {tmp_path / names[0]} to train on, {tmp_path / names[-1]} for evaluate." in said
         assert listed(tmp_path / names[0]).classes == ("cat", "dog")  # the remedy that it names
 
 
-def test_tables_beside_folders_of_splits_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [("train.csv",), ("train.csv", "test.csv"), ("labels.csv",), ()])
+def test_tables_beside_folders_of_splits_are_named(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in ("train", "test"):
         beside(tmp_path / name, lambda i: f"{i}.png", "csv")
         (tmp_path / name / "metadata.csv").unlink()
     rows = [(f"train/{i}.png", "ab"[i % 2]) for i in range(8)]
-    table = write_rows(tmp_path / "train.csv", ["file_name", "label"], rows)
-    done = metaselect("ingest", tmp_path, run=beyond(tmp_path), code=3)
-    assert f"Name one: {table} to train on, {tmp_path / 'test'} for evaluate." in " ".join(done.err.split())
-    assert listed(table).classes == ("a", "b")
+    tables = [write_rows(tmp_path / name, ["file_name", "label"], rows) for name in names]
+    said = " ".join(metaselect("ingest", tmp_path, run=beyond(tmp_path), code=3).err.split())
+    if tables:
+        more = f", {tables[-1]} for evaluate" if len(tables) > 1 else ""
+        assert f"Name one: {tables[0]} to train on{more}. If they are" in said
+        assert listed(tables[0]).classes == ("a", "b")
+    assert "ame a table (.csv) of the images with their labels." in said
 
 
 @pytest.mark.parametrize("names", [("train", "ship"), ("test_tube", "flask"), ("trains", "tests")])
@@ -347,7 +371,7 @@ def test_a_class_may_be_named_as_a_split(tmp_path: Path, names: tuple[str, ...])
 
 def test_classes_that_are_all_named_as_splits_are_read_from_a_table(tmp_path: Path) -> None:
     write_images(tmp_path, pictures(8, ("train", "test")))
-    assert "If they are classes, name a table (.csv)" in " ".join(
+    assert "Name a table (.csv) of the images with their labels." in " ".join(
         metaselect("ingest", tmp_path, run=beyond(tmp_path), code=3).err.split()
     )
     rows = [(each.path, each.label) for each in pictures(8, ("train", "test"))]

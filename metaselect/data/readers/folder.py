@@ -9,7 +9,7 @@ import numpy as np
 from metaselect.data.classes import class_form, order_classes
 from metaselect.data.readers.base import Content, SampleEntry
 from metaselect.data.readers.paths import ImageFiles
-from metaselect.data.readers.splits import check_no_splits
+from metaselect.data.readers.splits import TABLES, check_no_splits
 from metaselect.data.store import IMAGES
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
@@ -19,7 +19,6 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif"),
 )
-TABLES = (".csv", ".tsv", ".jsonl")
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 SHOWN = 5  # suffixes that a message names
 

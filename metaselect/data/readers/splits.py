@@ -9,6 +9,7 @@ from metaselect.errors import DataError
 from metaselect.text import examples
 
 SUFFIXES = (".parquet", ".pq")
+TABLES = (".csv", ".tsv", ".jsonl")
 HUB_FOLDER = "data"  # of a data set on the hub, beside its README
 TRAIN = ("train", "training")
 TEST = (
@@ -79,16 +80,21 @@ def check_no_splits(root: Path, folders: Sequence[Path], tables: Sequence[Path])
     Raises:
         DataError: every folder is named as a split.
     """
-    places = {_split(folder.name): str(folder) for folder in reversed(folders)}
-    if not folders or WITHOUT in places:
+    if not folders or any(_split(folder.name) == WITHOUT for folder in folders):
         return
-    named = {_split(table.stem): str(table) for table in reversed(tables)}
+    labelled = [folder for folder in folders if any(map(_names_labels, folder.iterdir()))] or tables
+    ways = {_split(path.stem): str(path) for path in reversed(labelled)}
     raise DataError(
         f"The folders of {root} are named as splits of a data set, not as classes: "
         f"{examples([folder.name for folder in folders])}.",
-        f"Name one: {_by_use(places | {name: file for name, file in named.items() if name in places})}. If they are "
-        "classes, name a table (.csv) of the images with their labels.",
+        (f"Name one: {_by_use(ways)}. If they are classes, name" if ways else "Name")
+        + " a table (.csv) of the images with their labels.",
     )
+
+
+def _names_labels(entry: Path) -> bool:
+    """Whether something in a folder can say what classes its images have: a folder or a table."""
+    return entry.suffix.lower() in (*SUFFIXES, *TABLES) or entry.is_dir()
 
 
 def _split(name: str) -> str:
