@@ -122,6 +122,37 @@ def test_plain_training_is_cross_entropy_with_the_answers_in_place() -> None:
     torch.testing.assert_close(run.step(forward, None, ids, 0.1).losses, expected)
 
 
+def test_plain_training_is_balanced_by_the_labels_that_it_trains_on() -> None:
+    run = run_of(label_model(corrects=False, tail=True))
+    assert run.balanced
+    counts = torch.bincount(with_bought(run.given), minlength=CLASSES)
+    torch.testing.assert_close(run.log_shares.exp(), counts / N)
+
+
+def test_a_noisy_tail_that_is_trained_on_plainly_does_not_swallow_the_largest_class() -> None:
+    """Wrong labels fill rare classes up: by the true shares, their samples of the largest class would be theirs."""
+    draw = torch.Generator().manual_seed(3)
+    sizes = (6000, 1500, 400)
+    true = torch.repeat_interleave(torch.arange(CLASSES), torch.tensor(sizes))
+    n = len(true)
+    wrong = torch.rand(n, generator=draw) < 0.2
+    given = torch.where(wrong, (true + torch.randint(1, CLASSES, (n,), generator=draw)) % CLASSES, true)
+    inputs = 3 * F.one_hot(true, CLASSES) + 0.3 * torch.randn(n, CLASSES, generator=draw)
+    everyone, none = torch.arange(n), BOUGHT[:0]
+    problem = LinearProblem(inputs, given, CLASSES, everyone, everyone % 5, 0.002, 0.002)
+    start = Start(Labels(given, CLASSES, everyone, none), 1, 0.1, stream(), torch.device("cpu"))
+    known = F.one_hot(true, CLASSES).float()
+    evidence = Evidence(given, known, known, (), improving=True)
+    model = LabelModel(
+        known, known, torch.eye(CLASSES), {"plain": 1.0}, {}, torch.eye(CLASSES), corrects=False
+    )
+    run = AutoRun(Auto(), start, evidence, model)
+    assert run.balanced
+    predicted = run.solve(problem).log_probs(inputs).argmax(1)
+    recall = [float((predicted == true)[true == label].float().mean()) for label in range(CLASSES)]
+    assert min(recall) > 0.95
+
+
 @pytest.mark.parametrize(("priors", "tail", "balanced"), [
     ("auto", False, False), ("auto", True, True), ("given", True, False), ("balanced", False, True),
 ])  # fmt: skip

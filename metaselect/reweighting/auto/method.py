@@ -11,7 +11,8 @@ is plain, with the bought labels in place and the options of ``uniform``.
 
 Where the smallest class has less than a tenth of the largest one's share, logits are trained with the logarithm of the
 class shares added (balanced softmax: Ren et al. 2020, arXiv:2007.10740; logit adjustment: Menon et al. 2021,
-arXiv:2007.07314), so that the model is for classes of equal frequency.
+arXiv:2007.07314), so that the model is for classes of equal frequency. The shares are those of the labels that are
+trained on: corrected ones, or the labels as they are where training is plain.
 
 The weight is the posterior probability that the given label is right, from the mean of the network's predictions in the
 last three quarters of the epochs. It is from the model of the labels alone where training was plain, or where the
@@ -119,10 +120,13 @@ class AutoRun(MethodRun):
         targets[labels.bought] = answered(targets[labels.bought], labels.given[labels.bought])
         shares = targets[labels.trained].mean(0).clamp(min=1 / start.n)
         # A class without a sample is no tail: nothing holds its probability, which must not be raised.
-        occurs = torch.bincount(labels.given[labels.trained], minlength=len(shares)) > 0
+        counts = torch.bincount(labels.given[labels.trained], minlength=len(shares))
+        occurs = counts > 0
         tail = float(shares[occurs].max() / shares[occurs].min()) > TAIL
         self.balanced = method.priors == "balanced" or (method.priors == "auto" and tail)
-        log_shares = torch.where(occurs, shares.log(), 0.0) if self.balanced else torch.zeros_like(shares)
+        # Of the labels that are trained on: wrong ones make rare classes more frequent, and plain training keeps them.
+        trained_on = shares if model.corrects else counts / counts.sum()
+        log_shares = torch.where(occurs, trained_on.log(), 0.0) if self.balanced else torch.zeros_like(shares)
         self.log_shares = log_shares.to(start.device)
         self.trained = labels.trained
         self.bought = torch.zeros(start.n, dtype=torch.bool)
