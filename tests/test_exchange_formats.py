@@ -315,6 +315,22 @@ def test_spoilt_ids_are_named_and_never_taken(tmp_path: Path, capsys: pytest.Cap
     assert len(votes_of(run)) == 1
 
 
+def test_spoilt_ids_outside_of_the_round_are_named_where_these_are_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", ["007", "0012", "s1"])
+    add_round(run, 1, ["s1"])
+    back = tmp_path / "back.csv"
+    back.write_text("sample_id,clean_label\n7,cat\n12,cat\ns1,dog\n")
+    assert result(run, capsys, "import", str(back))["likely_ids"] == {}
+    got = result(run, capsys, "import", str(back), "--outside-round")
+    assert got["likely_ids"] == {"7": "007", "12": "0012"}
+    assert [vote[0] for vote in votes_of(run)] == ["s1"]
+    back.write_text("sample_id,clean_label\n7,cat\n")
+    said = error(run, capsys, "import", str(back), "--outside-round", code=3)
+    assert "may have been '007', spoilt by a spreadsheet" in said
+
+
 @pytest.mark.parametrize("form", ["csv", "label-studio", "cvat", "hf"])
 def test_no_name_and_no_text_of_a_form_holds_the_source_path_or_the_given_label(run: Run, form: str) -> None:
     assert call(run, "export", "--format", form) == 0

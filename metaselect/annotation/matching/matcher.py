@@ -97,8 +97,9 @@ class AnswerMatcher:
         return sample_id, 0
 
     def likely_ids(self) -> dict[str, str]:
-        """Unknown id -> the selected id that a spreadsheet may have changed into it."""
-        damaged = SpreadsheetDamage(self.latest)
+        """Unknown id -> the id that a spreadsheet may have changed into it, of those that the import takes."""
+        ids = {*self.latest, *(self.scope.pool_ids() if self.outside else ())}
+        damaged = SpreadsheetDamage(ids)
         found = {each: damaged.likely_id(each) for each in sorted(self.unmatched.unknown)}
         return {each: sample_id for each, sample_id in found.items() if sample_id is not None}
 

@@ -23,7 +23,7 @@ class Reconciliation:
     Attributes:
         accepted: one vote per sample and annotator, ordered by both.
         unmatched: answers that could not be taken, by reason.
-        likely: unknown id -> the selected id that a spreadsheet may have changed into it; a hint only.
+        likely: unknown id -> the id that a spreadsheet may have changed into it; a hint only.
         conflicting: (sample_id, annotator) with two different answers in the file; neither is accepted.
         blank: rows without an answer yet.
     """
