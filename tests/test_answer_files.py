@@ -16,6 +16,7 @@ from tools import require
 
 from metaselect.annotation.formats.detect import detect_format, load_reader
 from metaselect.annotation.formats.read_only import xlsx
+from metaselect.cli.main import main
 from metaselect.errors import DataError
 from metaselect.registry import FORMATS, READ_ONLY
 from metaselect.run.layout import Run
@@ -78,6 +79,23 @@ def test_doccano(lines: bool) -> None:
 def test_doccano_as_csv() -> None:
     content = "id,text,sample_id,label,Comments\n1,x,s1,cat,good\n2,y,s2,,\n"
     assert read(content.encode(), "doccano") == [("s1", "cat", "", ""), ("s2", "", "", "")]
+
+
+@pytest.mark.parametrize("shown", ["text", "data"])
+def test_doccano_as_csv_is_found_by_sample_id(
+    run: Run, capsys: pytest.CaptureFixture[str], shown: str
+) -> None:
+    path = run.root.parent / "back.csv"
+    path.write_text(f"id,{shown},label,sample_id\n1,x,cat,s1\n2,y,dog,s3\n3,z,,s2\n")
+    for words in ((), ("--format", "doccano")):
+        got = result(run, capsys, "import", str(path), *words)
+        assert (got["matched"], got["missing"]) == (2, 1)
+    assert meta_set(run) == {"s1": "cat", "s3": "dog"}
+    path.write_text(f"id,{shown},label\n1,x,cat\n")  # may be the given labels, and names no sample
+    assert main(["annotate", "import", str(path), "--run", str(run.root)]) == 3
+    assert "in none of the formats" in capsys.readouterr().err
+    assert main(["annotate", "import", str(path), "--format", "doccano", "--run", str(run.root)]) == 3
+    assert "names neither a sample_id nor an image" in capsys.readouterr().err
 
 
 FIFTYONE: dict[str, tuple[object, Read]] = {

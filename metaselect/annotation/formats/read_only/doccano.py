@@ -16,7 +16,9 @@ SHOWN = frozenset(("filename", "text", "data"))
 LABELS = ("label", "labels")  # the latter in releases before 1.2
 OTHER_KINDS = ("bbox", "segmentation", "entities", "relations", "cats")
 NOT_DOCCANO = frozenset(("annotation_id", "clean_label", "file_name"))
-CSV_COLUMNS = frozenset(("id", "text", "label", "comments"))  # fewer could be the table of given labels
+TELLING = frozenset(
+    ("comments", "sample_id")
+)  # columns of CSV; without one it could be the table of given labels
 REMEDY = "Export an image classification or text classification project, as JSONL, JSON or CSV."
 
 
@@ -31,7 +33,7 @@ class DoccanoFormat:
         Raises:
             DataError: not an export, one of another kind of project, or one that does not name its samples.
         """
-        if _is_table(content):
+        if _table_columns(content):
             found = [{**each, "label": [each["label"]]} for each in read_records(content, name)]
         else:
             found = json_records(content) or []
@@ -41,7 +43,7 @@ class DoccanoFormat:
 
     def recognises(self, content: bytes) -> bool:
         """By the keys of its records, or the columns of its CSV."""
-        if _is_table(content):
+        if not _table_columns(content).isdisjoint(TELLING):
             return True
         found = (json_records(content) if b'"id"' in content else None) or []
         return bool(found) and all(map(is_record, found))
@@ -54,9 +56,11 @@ def is_record(record: Mapping[str, Any]) -> bool:
     return labelled and "id" in keys and not keys.isdisjoint(SHOWN) and keys.isdisjoint(NOT_DOCCANO)
 
 
-def _is_table(content: bytes) -> bool:
-    header = set(read_header(content))
-    return header >= CSV_COLUMNS and header.isdisjoint(NOT_DOCCANO)
+def _table_columns(content: bytes) -> frozenset[str]:
+    """The columns of a CSV export; none of another file."""
+    header = frozenset(read_header(content))
+    is_export = header >= {"id", "label"} and not header.isdisjoint(SHOWN) and header.isdisjoint(NOT_DOCCANO)
+    return header if is_export else frozenset()
 
 
 def _answers(record: Mapping[str, Any], row: int, name: str) -> list[Answer]:
