@@ -1,6 +1,7 @@
 """`metaselect annotate export`: the form, its images, and that nobody's work in one is lost."""
 
 import io
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, rows_of
 
+from metaselect.cli.main import main
 from metaselect.run.layout import Run
 
 
@@ -65,6 +67,21 @@ def test_a_form_with_work_in_it_is_never_overwritten(
     assert f"annotate import {path}" in message
     assert path.read_text() == text
     assert call(run, "export", "-o", str(run.root.parent / "other.csv")) == 0
+
+
+def test_the_command_that_imports_a_filled_in_form_works_as_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "a run's folder")
+    add_round(run, 1, ["s1"])
+    assert call(run, "export") == 0
+    path = run.path("export/round-1/labels.csv")
+    path.write_text("sample_id,clean_label\ns1,cat\n")
+    said = error(run, capsys, "export", "--force", code=4)
+    command = shlex.split(said.partition("To import it: ")[2])
+    assert command[:3] == ["metaselect", "annotate", "import"]
+    assert main(command[1:]) == 0
+    assert meta_set(run) == {"s1": "cat"}
 
 
 def test_a_form_does_not_go_among_the_artefacts(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,4 +245,7 @@ def test_conflicts_go_to_stdout_too(run: Run, capsys: pytest.CaptureFixture[str]
     assert call(run, "export", "--conflicts", "-o", "-") == 0
     captured = capsys.readouterr()
     assert [row["sample_id"] for row in rows_of(captured.out)] == ["s003", "s007"]
-    assert "of somebody new" in captured.err
+    assert "Somebody new decides" in captured.err
+    (line,) = [each for each in captured.err.splitlines() if "then: metaselect" in each]
+    assert line.endswith(f"metaselect annotate import FILE {run.flag}")
+    assert "NAME" not in line

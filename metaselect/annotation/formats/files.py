@@ -1,5 +1,6 @@
 """The place of an exported form, and writing it without overwriting answers."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def form_path(run: Run, chosen: Round, form: ExchangeFormat, output: str | None)
     return path
 
 
-def write_form(path: Path, files: Mapping[str, str], *, force: bool) -> None:
+def write_form(run: Run, path: Path, files: Mapping[str, str], *, force: bool) -> None:
     """Write a form's files, the first one to ``path``, the others beside it; never over a form with answers.
 
     Raises:
@@ -58,7 +59,8 @@ def write_form(path: Path, files: Mapping[str, str], *, force: bool) -> None:
         if place == path and holds_answers(place.read_bytes()):
             raise ArtefactError(
                 f"{place} holds answers, or is not a form of this program, and is never overwritten.",
-                f"If it does, import it (metaselect annotate import {place}). Name another file with -o.",
+                "Name another file with -o. To import it: "
+                f"metaselect annotate import {shlex.quote(str(place))} {run.flag}",
             )
         if not force:
             raise ArtefactError(

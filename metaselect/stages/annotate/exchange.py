@@ -102,9 +102,8 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
     with run.lock():
         ledger = open_ledger(run)
         chosen = find_round(run, options.round)
-        whole = samples_to_export(
-            run, chosen
-        )  # before the round is reduced to its ties: names depend on all of it
+        # Before the round is reduced to its ties: names depend on all of it.
+        whole = samples_to_export(run, chosen)
         path = form_path(run, chosen, form, options.output)
         if options.conflicts:
             chosen = chosen.conflicts(ledger.verdicts)
@@ -135,7 +134,7 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
             made = replace(made, items=insert_repeats(made.items, again, image_of))
         files = form.write(made)
         if path is not None:
-            write_form(path, files, force=options.force)
+            write_form(run, path, files, force=options.force)
         classes = run.stage(DATA.name()).verified(CLASSES.path())
         place, rows = recorded_path(run, path, options), len(made.items)
         record = Exported(utc_now(), chosen.number, chosen.batch_id, options.format, place, rows, classes)
@@ -143,8 +142,9 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
     back = shlex.quote(str(path)) if path is not None and FILLED_IN in form.capabilities else "FILE"
     names = examples([repr(each) for each in made.classes])
     instructions = form.instructions.format(folder=path.parent if path is not None else "", classes=names)
-    whose = " --annotator NAME, of somebody new" if options.conflicts else ""
-    report.note(f"{instructions}, then: metaselect annotate import {back} {run.flag}{whose}")
+    report.note(f"{instructions}, then: metaselect annotate import {back} {run.flag}")
+    if options.conflicts:
+        report.note("Somebody new decides: unless the file names them, add --annotator NAME.")
     images = 0 if INSIDE in form.capabilities else sum(bool(item.image) for item in made.items)
     return Export(path, next(iter(files.values())), chosen.batch_id, chosen.number, rows, images)
 
