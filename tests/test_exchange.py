@@ -244,8 +244,29 @@ def test_every_name_that_is_no_class_is_said_with_what_it_could_mean(run: Run) -
     with pytest.raises(DataError, match=r"back.csv:2: 'Cat'.* 3 more rows") as caught:
         annotate.import_file(run, str(path), ImportOptions(), Listener())
     assert "'cat' by 'Cat' (2 rows)" in caught.value.hint
-    assert "'dög' by 'dog' (1 rows)" in caught.value.hint
+    assert "'dög' by 'dog' (1 row)" in caught.value.hint
     assert "The classes are 'cat', 'dög'" in caught.value.hint
+
+
+@pytest.mark.parametrize("words", [(), ("--add-classes",)])
+def test_texts_that_stand_for_nothing_are_no_misspelt_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    run = make_run(tmp_path / "run", classes=("one", "two"))
+    add_round(run, 1, ["s0", "s1", "s2"])
+    back = tmp_path / "back.csv"
+    for nothing in ("None", "NaN", "n/a"):
+        back.write_text(
+            f"sample_id,clean_label\ns0,{nothing}\ns1,onne\n"
+            if not words
+            else f"sample_id,clean_label\ns0,{nothing}\ns1,one\n"
+        )
+        said = " ".join(error(run, capsys, "import", str(back), *words, code=3).split())
+        assert f"'{nothing}' is not a class" in said
+        assert f"'{nothing}' stands for no answer in many programs" in said
+        assert f"by '{nothing}'" not in said
+        assert words or ("1 more row has such labels" in said and "'one' by 'onne' (1 row)?" in said)
+    assert not run.path("annotate/votes.csv").exists()
 
 
 def test_a_form_of_another_run_is_refused_and_a_mixture_counted(

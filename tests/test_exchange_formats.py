@@ -121,6 +121,11 @@ def test_annotators_of_label_studio_are_numbers_or_people() -> None:
     assert [read(annotated(chose("cat", who=who)))[0][0] for who in people] == ["x@y", "4", "4", ""]
 
 
+def test_what_is_no_name_in_label_studio_names_nobody() -> None:
+    for nobody in (float("nan"), True, False, {"id": float("nan")}, None):
+        assert read(annotated(chose("cat", who=nobody))) == [("", "cat", "")]
+
+
 def test_who_skipped_and_then_answered_has_answered() -> None:
     skipped = {"completed_by": 1, "was_cancelled": True, "result": []}
     assert read(annotated(skipped, chose("cat"))) == [("1", "cat", "")]
@@ -192,6 +197,18 @@ def test_boxes_are_no_tags_and_say_so() -> None:
         assert "tag these in CVAT" in caught.value.hint
     both = TAGGED.replace(b"</image>", box + b"</image>")
     assert CvatFormat().read(both, "x") == CvatFormat().read(TAGGED, "x")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_cvat_in_utf_16_is_read_or_told_to_be_utf_8(encoding: str) -> None:
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    content = (mark + TAGGED.decode()).encode(encoding)
+    assert detect_format(content, "back.xml") == "cvat"
+    assert CvatFormat().read(content, "back.xml") == CvatFormat().read(TAGGED, "back.xml")
+    wrong = (mark + '<?xml version="1.0" encoding="utf-8"?>' + TAGGED.decode()).encode(encoding)
+    with pytest.raises(DataError, match="is not an XML file: encoding specified") as caught:
+        CvatFormat().read(wrong, "back.xml")
+    assert "The XML is in UTF-8" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -274,7 +291,11 @@ def test_names_and_hashes_alone_find_their_sample(run: Run, capsys: pytest.Captu
     back.write_text("sample_id,image,clean_label\nnobody,s7.png,cat\n")
     assert call(run, "import", str(back)) == 0
     assert "image or content is known, taken by that: nobody." in capsys.readouterr().err
-    assert [vote[0] for vote in votes_of(run)] == ["s7", "s3"]
+    assert [vote[0] for vote in votes_of(run)] == [
+        "s7",
+        "s3",
+        "s7",
+    ]  # each file's own, also what counted already
 
 
 @pytest.mark.parametrize(

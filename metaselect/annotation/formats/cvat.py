@@ -98,7 +98,7 @@ class CvatFormat:
         """Any zip that is no workbook, or XML with the root ``annotations``."""
         if content.startswith(ZIP):
             return WORKBOOK not in content
-        return b"<annotations" in content.lstrip()[:4096]
+        return b"<annotations" in content.lstrip()[:8192].replace(b"\0", b"")  # in UTF-8 or UTF-16
 
 
 def _meta_element(labels: Sequence[str]) -> str:

@@ -42,7 +42,9 @@ def detect_format(content: bytes, name: str) -> str:
     except RecursionError:
         pass  # valid JSON may be nested deeper than Python parses; no form is
     except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 text ({error.reason}).", "Save it as CSV UTF-8.") from None
+        raise DataError(
+            f"{name} is not UTF-8 text ({error.reason}).", "Save it as UTF-8: a table as CSV UTF-8."
+        ) from None
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":  # JSON lines: complete, but not a format of this program
             raise DataError(f"{name} is cut off or damaged JSON: {error}.", "Export it again.") from None

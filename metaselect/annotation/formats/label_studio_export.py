@@ -7,6 +7,7 @@ is ``sample_id``. Older releases call annotations completions. One task may stan
 
 import re
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -213,7 +214,8 @@ def _annotator(who: Any) -> str:
     """E-mail address or number of an annotator, which all three exports have."""
     if isinstance(who, dict):
         who = who.get("email") or who.get("id")
-    return _text(who)
+    nobody = isinstance(who, bool) or (isinstance(who, float) and isnan(who))
+    return "" if nobody else _text(who)
 
 
 def _text(cell: Any) -> str:

@@ -62,4 +62,4 @@ def walk_xml(
         LookupError,
         ValueError,
     ) as error:  # the last two: of the encoding that it declares
-        raise DataError(f"{name} is not an XML file: {error}.", remedy) from None
+        raise DataError(f"{name} is not an XML file: {error}.", f"{remedy} The XML is in UTF-8.") from None

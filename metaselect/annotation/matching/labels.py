@@ -8,9 +8,9 @@ from unicodedata import normalize
 
 from metaselect.annotation.formats.base import Answer
 from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
-from metaselect.data.classes import class_form
+from metaselect.data.classes import MISSING, class_form
 from metaselect.errors import DataError
-from metaselect.text import quoted, short
+from metaselect.text import counted, quoted, short
 
 Spellings: TypeAlias = Callable[[str], Iterable[str]]
 """The texts that a cell may stand for, the most likely first; each exchange format has its own."""
@@ -74,7 +74,7 @@ class LabelParser:
             return
         first = self.unknown[0]
         others = len(self.unknown) - 1
-        more = f" {others} more rows have such labels." if others else ""
+        more = f" {counted(others, 'more row has', 'more rows have')} such labels." if others else ""
         raise DataError(
             f"{self.file}:{first.row}: {quoted(first.clean_label.strip())} is not a class "
             f"(sample {_sample_name(first)}).{more} Nothing was imported.",
@@ -96,7 +96,8 @@ class LabelParser:
             word = cell.strip().lower()
             if known is None and word in (SKIP, UNSURE, BAD_SAMPLE):
                 known = word
-            if known is None and self.adds and class_form(cell).casefold() not in self.folded:
+            may_add = self.adds and cell.strip() not in MISSING
+            if known is None and may_add and class_form(cell).casefold() not in self.folded:
                 known = class_form(cell)
             self.seen[cell] = known
         label = self.seen[cell]
@@ -109,11 +110,14 @@ class LabelParser:
         counts = Counter(answer.clean_label.strip() for answer in self.unknown)
         strange = False
         for label, rows in counts.most_common(SHOWN):
+            if label in MISSING:
+                yield f"{quoted(label)} stands for no answer in many programs: leave such cells empty."
+                continue
             same = [name for name in self.classes if name.casefold().strip() == label.casefold()]
             close = same or get_close_matches(label, self.classes, n=3, cutoff=0.6)
             strange = strange or not close
             if close:
-                times = f" ({rows} rows)" if len(counts) > 1 else ""
+                times = f" ({counted(rows, 'row', 'rows')})" if len(counts) > 1 else ""
                 meant = " or ".join(quoted(name) for name in close)
                 yield f"Did you mean {meant}{f' by {quoted(label)}{times}' if len(counts) > 1 else ''}?"
         if len(counts) > SHOWN:
