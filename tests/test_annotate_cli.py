@@ -266,7 +266,7 @@ def test_status_counts_samples_by_round_and_writes_nothing(
         "ben": {"done": 2, "skip": 0, "unsure": 1, "bad_sample": 0},
     }
     assert call(run, "status") == 0
-    assert "2 labels bought, 1 samples unusable." in capsys.readouterr().out
+    assert "2 labels bought, 1 sample unusable." in capsys.readouterr().out
     assert files(run) == before
 
 

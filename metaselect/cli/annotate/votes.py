@@ -14,7 +14,7 @@ from metaselect.cli.flags import JsonOption, QuietOption, RunOption, SeedOption
 from metaselect.cli.results import finish, print_noise_estimate
 from metaselect.run.artefacts import IMPORTS
 from metaselect.run.layout import Run
-from metaselect.text import examples
+from metaselect.text import counted, examples
 
 ConsensusMethod = StrEnum("ConsensusMethod", {name: name for name in METHODS})  # type: ignore[misc]
 
@@ -95,7 +95,8 @@ def status(run: RunOption = None, as_json: JsonOption = False, quiet: QuietOptio
             ]
             people.append([name, *map(str, counts.values()), *kept])
         console.table(("annotator", *STATUSES, "as the consensus", "as before", "most often"), people)
-    console.line(f"{progress.bought} labels bought, {progress.unusable} samples unusable.")
+    bought = counted(progress.bought, "label", "labels")
+    console.line(f"{bought} bought, {counted(progress.unusable, 'sample', 'samples')} unusable.")
     if progress.agreement.alpha is not None:
         console.line(
             f"Krippendorff's alpha {progress.agreement.alpha:.3f} (1: all agree, 0: chance), from "
@@ -171,7 +172,7 @@ def undo(
     console.line(f"Undid import {done['number']} ({done['file']}): {done['votes']} votes.")
     console.line(
         f"{done['withdrawn']} withdrawn, {done['restored']} replaced by the answer before, "
-        f"{done['superseded']} had no effect any more. {done['bought']} labels bought."
+        f"{done['superseded']} replaced or stated elsewhere too. {done['bought']} labels bought."
     )
     finish(console, outcome)
 

@@ -6,6 +6,7 @@ from metaselect.records import Outcome, Reporter
 from metaselect.run.artefacts import DISCARDED, FORMS, SELECT, VOTES, round_of
 from metaselect.run.layout import Run
 from metaselect.run.tables import write_rows
+from metaselect.text import counted
 
 
 def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
@@ -38,7 +39,7 @@ def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
         if forms.is_dir():
             forms.rename(target / FORMS.kind)
         run.path(rounds[-1]).rename(target / SELECT.kind)
-        report.note(f"Round {number} is in {target}, with {answers} answer{'' if answers == 1 else 's'}.")
+        report.note(f"Round {number} is in {target}, with {counted(answers, 'answer', 'answers')}.")
         return Outcome(
             {
                 "run": str(run.root),
