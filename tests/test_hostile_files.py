@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from annotation_run import add_round, call, make_run
 from command_line import metaselect, tree
-from data_makers import listed, pictures, refused, write_images
+from data_makers import listed, pictures, refused, write_images, write_struct
 
 from metaselect.annotation.formats import xml_text
 from metaselect.annotation.formats.cvat import CvatFormat
@@ -132,6 +133,17 @@ def test_a_column_name_that_is_not_utf8_is_refused(tmp_path: Path, column: str) 
     assert "data.parquet is not a readable Parquet file: 'utf-8' codec can't decode" in done.err
     with pytest.raises(DataError, match="is not a readable Parquet file"):
         read_external_features(path, list("wxyz"), 2)
+
+
+def test_no_copy_of_a_column_name_that_is_not_utf8_is_a_bug(tmp_path: Path) -> None:
+    """A Parquet file holds it in its schema and once for each chunk of a column."""
+    path = write_struct(tmp_path / "data.parquet", pictures(6, ("a", "b")), group=3)
+    good = path.read_bytes()
+    places = [found.start() for found in re.finditer(b"image", good)]
+    assert len(places) >= 5
+    for number, place in enumerate(places):
+        path.write_bytes(good[:place] + b"im\xc6ge" + good[place + 5 :])
+        metaselect("ingest", path, run=tmp_path / f"run-{number}", code=3)
 
 
 @pytest.mark.parametrize("form", ["text", "struct"])

@@ -53,6 +53,17 @@ def read_schema(file: Path) -> Any:
         return schema
 
 
+def read_group_rows(file: Path) -> list[int]:
+    """The numbers of rows of a Parquet file's row groups.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    with readable(file):
+        metadata = pq.read_metadata(file)
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
 def texts(column: Any) -> list[object]:
     """The cells of a column; bytes are text, and stay bytes where they are none in UTF-8."""
     try:

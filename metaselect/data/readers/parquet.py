@@ -27,7 +27,9 @@ from metaselect.data.readers.columnar import (
     is_text,
     numbers,
     read_batches,
+    read_group_rows,
     read_schema,
+    readable,
     texts,
 )
 from metaselect.data.readers.columns import choose_columns
@@ -58,7 +60,7 @@ class ParquetSource:
         counts = []
         for file in self._files:
             self._check_shard(file)
-            counts.append(pq.read_metadata(file).num_rows)
+            counts.append(sum(read_group_rows(file)))
         self._starts = np.cumsum([0, *counts])
         self._width: int | None = None
 
@@ -103,10 +105,8 @@ class ParquetSource:
             yield from ((position, np.empty(0, np.float32)) for position in np.flatnonzero(wanted).tolist())
             return
         for file, base in zip(self._files, self._starts, strict=False):
-            metadata = pq.read_metadata(file)
             position = int(base)
-            for group in range(metadata.num_row_groups):
-                count = metadata.row_group(group).num_rows
+            for group, count in enumerate(read_group_rows(file)):
                 if wanted[position : position + count].any():
                     yield from self._group(file, group, position, wanted)
                 position += count
@@ -193,14 +193,15 @@ class ParquetSource:
         if not pa.types.is_struct(kind):
             return not is_binary(kind)
         for file in self._files:
-            metadata = pq.read_metadata(file)
-            for group, column in itertools.product(
-                range(metadata.num_row_groups), range(metadata.num_columns)
-            ):
-                chunk = metadata.row_group(group).column(column)
-                known = chunk.statistics is not None and chunk.statistics.null_count == 0
-                if chunk.path_in_schema == f"{self._columns.image}.bytes" and not known:
-                    return True
+            with readable(file):
+                metadata = pq.read_metadata(file)
+                for group, column in itertools.product(
+                    range(metadata.num_row_groups), range(metadata.num_columns)
+                ):
+                    chunk = metadata.row_group(group).column(column)
+                    known = chunk.statistics is not None and chunk.statistics.null_count == 0
+                    if chunk.path_in_schema == f"{self._columns.image}.bytes" and not known:
+                        return True
         return False
 
     def _used(self) -> list[str]:
