@@ -132,6 +132,18 @@ def said_of(tmp_path: Path, labels: list[object]) -> str:
 
 
 @pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        (["cat", "nan", "dog", "N/A"], " ('N/A', 'nan' in its place counts as none)"),
+        (["0", "1", "-1", "2"], " ('-1' in its place counts as none)"),
+        (["cat", "", "dog", "cat"], ""),
+    ],
+)
+def test_texts_that_count_as_no_label_are_named(tmp_path: Path, labels: list[object], named: str) -> None:
+    assert f"samples have no label{named}. They can be selected" in said_of(tmp_path, labels)
+
+
+@pytest.mark.parametrize(
     "labels", [["-1", "cat", "dog"], ["-100", "0.5", "1.5"], ["-1", "1", "2"], ["-1", "5"]]
 )
 def test_a_number_that_may_stand_for_nothing_is_named(tmp_path: Path, labels: list[object]) -> None:

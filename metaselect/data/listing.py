@@ -44,6 +44,7 @@ class Listing:
         labels: (N,) int64, positions in ``classes``; -1 where bad or without a label.
         paths: N relative image paths; empty where there are none.
         keep: (N,) bool, false for bad samples and those that a limit leaves out.
+        fillers: texts of labels that stand for none, such as "nan".
     """
 
     source: Source
@@ -53,6 +54,7 @@ class Listing:
     labels: np.ndarray
     paths: list[str]
     keep: np.ndarray
+    fillers: frozenset[str] = frozenset()
 
     def given_label(self, position: int) -> str | None:
         """The name of a sample's label; None where it has none."""
@@ -134,6 +136,7 @@ def list_samples(
     paths: list[str] = []
     problems: dict[int, str] = {}
     without: dict[int, str] = {}  # problems of samples that lack a label alone
+    fillers: set[str] = set()
     known = None if classes is None else frozenset(classes)
     for position, entry in enumerate(source.entries()):
         rows.append(entry.row)
@@ -149,6 +152,7 @@ def list_samples(
             without[position] = "it has no label"
         elif entry.label in MISSING and entry.label not in (known or source.declared):
             without[position] = f"its label {quoted(entry.label)} is what programs write where there is none"
+            fillers.add(entry.label)
             names[-1] = None
         elif known is not None and entry.label not in known:
             near = suggest(entry.label, tuple(classes or ()))
@@ -161,13 +165,21 @@ def list_samples(
         for position, name in enumerate(names):
             if name in FILLERS:
                 without[position] = f"its label {name} stands for none beside the classes 0, 1, and so on"
+                fillers.add(name)
                 names[position] = None
     fixed = tuple(classes or source.declared) or order_classes(name for name in names if name)
     places = {name: place for place, name in enumerate(fixed)}
     labels = np.array([places.get(name or "", -1) for name in names], dtype=np.int64)
     keep = np.ones(len(rows), dtype=bool)
     listing = Listing(
-        source, fixed, np.array(rows, dtype=np.int64), [name or "" for name in given], labels, paths, keep
+        source,
+        fixed,
+        np.array(rows, dtype=np.int64),
+        [name or "" for name in given],
+        labels,
+        paths,
+        keep,
+        frozenset(fillers),
     )
     _leave_out(listing, sorted((problems if unlabelled else problems | without).items()), bad)
     if not source.brings_ids:

@@ -254,9 +254,11 @@ def _warn_of_labels(listing: Listing, order: Sequence[int], report: Reporter) ->
     """Warn of samples without a label, whose number is returned, and of classes without a sample or with one."""
     labels = listing.labels[list(order)]
     unlabelled = int((labels < 0).sum())
+    fillers = examples([quoted(text) for text in sorted(listing.fillers)])
+    named = f" ({fillers} in its place counts as none)" if fillers else ""
     if unlabelled:
         report.warn(
-            f"{unlabelled} of {len(order)} samples have no label. They can be selected, and are trained on once "
+            f"{unlabelled} of {len(order)} samples have no label{named}. They can be selected, and are trained on once "
             "their labels are bought."
         )
     counts = np.bincount(labels[labels >= 0], minlength=len(listing.classes))
