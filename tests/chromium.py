@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def image_run(root: Path, ids: list[str], classes: list[str], side: int = 8) -> 
 
 @contextmanager
 def serving(run: Run, *words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its address; it is killed at the end."""
+    """The process and its address; at the end it is interrupted, so what follows from every answer is on disk."""
     started = subprocess.Popen(
         command("annotate", "serve", *words, run=run.root),
         stdout=subprocess.PIPE,
@@ -81,7 +82,11 @@ def serving(run: Run, *words: object) -> Iterator[tuple[subprocess.Popen[str], s
         try:
             yield started, started.stdout.readline().strip()
         finally:
-            started.kill()  # after a failed assertion too, or the test would wait for ever
+            started.send_signal(signal.SIGINT)
+            try:
+                started.wait(60)
+            finally:
+                started.kill()  # after a failed assertion too, or the test would wait for ever
 
 
 def sample(page: Any, done: int) -> str:
