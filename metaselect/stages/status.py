@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from metaselect.annotation.consensus import TIED
-from metaselect.annotation.ledger_record import InterruptedImport, require_recorded
+from metaselect.annotation.ledger_record import require_recorded
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import bought_samples
 from metaselect.annotation.votes import DONE as ANSWERED
@@ -34,8 +34,6 @@ from metaselect.stages.freshness import (
 )
 from metaselect.stages.model_choice import choose_by_comparisons, chosen_on_test_set
 from metaselect.stages.table import STAGES, entry_of
-
-RECOMPUTE_REMEDY = "Recompute what is named with --force, or restore it from a copy."
 
 
 class OpenWork(NamedTuple):
@@ -99,10 +97,8 @@ def verify(run: Run, report: Reporter) -> Outcome:
         except ArtefactError as error:
             damaged.append(error)
     if damaged:
-        remedies = dict.fromkeys(
-            error.hint if isinstance(error, InterruptedImport) else RECOMPUTE_REMEDY for error in damaged
-        )
-        raise ArtefactError(" ".join(map(str, damaged)), " ".join(remedies))
+        remedies = dict.fromkeys(error.hint.rstrip(".") for error in damaged)  # in their order, each once
+        raise ArtefactError(" ".join(map(str, damaged)), "; ".join(remedies))
     del report
     return Outcome({"run": str(run.root), "artefacts": checked})
 

@@ -57,11 +57,10 @@ class ParquetSource:
         self._names = frozenset(self.declared)
         self._types = {name: first.field(name).type for name in self._used()}
         self._check_types()
-        counts = []
         for file in self._files:
             self._check_shard(file)
-            counts.append(sum(read_group_rows(file)))
-        self._starts = np.cumsum([0, *counts])
+        self._group_rows = [read_group_rows(file) for file in self._files]
+        self._starts = np.cumsum([0, *map(sum, self._group_rows)])
         self._width: int | None = None
 
     def where(self, position: int, row: int, path: str) -> str:
@@ -104,9 +103,9 @@ class ParquetSource:
         if self.task == IDS_ALONE:
             yield from ((position, np.empty(0, np.float32)) for position in np.flatnonzero(wanted).tolist())
             return
-        for file, base in zip(self._files, self._starts, strict=False):
+        for file, base, counts in zip(self._files, self._starts, self._group_rows, strict=False):
             position = int(base)
-            for group, count in enumerate(read_group_rows(file)):
+            for group, count in enumerate(counts):
                 if wanted[position : position + count].any():
                     yield from self._group(file, group, position, wanted)
                 position += count

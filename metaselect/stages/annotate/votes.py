@@ -70,6 +70,8 @@ def _unused_classes(run: Run, ledger: Ledger) -> list[str]:
     """Classes of votes that do not count any more, of which there is no given label either."""
     voted = {vote.clean_label for vote in ledger.votes}
     counting = {vote.clean_label for vote in ledger.latest_with_repeats.values()}
+    if voted <= counting | {""}:
+        return []  # as nearly always, and then the pool need not be read
     _, labels, classes = load_ids(run)
     given = {classes[label] for label in set(labels.tolist()) if label >= 0}
     return sorted((voted - counting - given) & set(classes))
