@@ -78,7 +78,7 @@ def test_people_read_the_reconciliation_as_a_table(run: Run, capsys: pytest.Capt
     assert "s1 by anna" in captured.err
     assert "yy, zz" in captured.err
     assert "--outside-round" in captured.err
-    assert f"Next: metaselect reweight --run {run.root}" in captured.err
+    assert f"Next: metaselect warmup --run {run.root}" in captured.err
 
 
 def files(run: Run) -> dict[str, bytes]:

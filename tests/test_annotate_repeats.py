@@ -235,7 +235,7 @@ def test_without_a_conflict_there_is_no_form(run: Run, capsys: pytest.CaptureFix
     assert call(run, "export", "--conflicts") == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "No sample of round 1 is tied" in captured.err
+    assert "Round 1 has no tied sample" in captured.err
     assert "exclude each other" in error(run, capsys, "export", "--conflicts", "--all", code=2)
 
 

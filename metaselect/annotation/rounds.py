@@ -117,7 +117,7 @@ def nothing_selected_error(run: Run) -> ArtefactError:
     """The error for a run in which nothing was selected."""
     return ArtefactError(
         f"No samples have been selected in {run.root}.",
-        f"First run: {run.buying_command}",
+        f"First run: {run.selecting_command}",
     )
 
 

@@ -101,14 +101,13 @@ def ingest(
         force=force,
     )
     run_directory = Run.at(run)
+    from metaselect.stages.freshness import AnnotationView
     from metaselect.stages.ingest import ingest as run_ingest
+    from metaselect.stages.status import next_step
 
     outcome = run_ingest(data, run_directory, options, console)
     console.line(_summary(run_directory, outcome.result))
-    next_command = (
-        run_directory.select_command if run_directory.ids_alone else f"metaselect warmup {run_directory.flag}"
-    )
-    console.note(f"Next: {next_command}")
+    console.note(f"Next: {next_step(run_directory, AnnotationView.read(run_directory))}")
     finish(console, outcome)
 
 

@@ -140,7 +140,9 @@ def reweight(
         folds=folds,
     )
     run_directory = Run.at(run, trust_model=trust_model, model=model)
+    from metaselect.stages.freshness import AnnotationView
     from metaselect.stages.reweight.reweight import reweight as run_reweight
+    from metaselect.stages.status import buying_step
 
     outcome = run_reweight(run_directory, options, console)
     if "needs" in outcome.result:
@@ -161,7 +163,8 @@ def reweight(
     elif comparison:
         console.line(comparison["sentence"])
     print_wrong_labels(console, result["wrong_labels"])
-    evaluation = f"metaselect evaluate TEST {run_directory.model_flags}"
-    learns = result["bought"] or options.method != PREFERRED
-    console.note(f"Next: {evaluation if learns else run_directory.buying_command}")
+    step = f"metaselect evaluate TEST {run_directory.model_flags}"
+    if not result["bought"] and options.method == PREFERRED:  # which learns from bought labels alone
+        step = buying_step(run_directory, AnnotationView.read(run_directory))
+    console.note(f"Next: {step}")
     finish(console, outcome)

@@ -174,6 +174,7 @@ def warmup(
         pixel_range=numbers_of_range(pixel_range),
     )
     run_directory = Run.at(run)
+    from metaselect.stages.freshness import AnnotationView
     from metaselect.stages.status import next_step
     from metaselect.stages.warmup.warmup import warmup as run_warmup
 
@@ -191,6 +192,6 @@ def warmup(
         f"{result['accuracy_on_given_labels']:.1%} of the given labels learnt "
         f"({result['held_out_accuracy_on_given_labels']:.1%} of those held out)"
     )
-    if step := next_step(run_directory):
+    if step := next_step(run_directory, AnnotationView.read(run_directory)):
         console.note(f"Next: {step}")
     finish(console, outcome)

@@ -138,7 +138,7 @@ def require_contents(run: Run) -> None:
     if run.ids_alone:
         raise ArtefactError(
             f"{run.root} holds ids and labels alone, so no model can be trained or judged in it.",
-            f"Choose samples here with `{run.select_command}`, and train in a run with images or features.",
+            f"Choose samples here with `{run.selecting_command}`, and train in a run with images or features.",
         )
 
 

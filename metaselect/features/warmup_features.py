@@ -50,7 +50,7 @@ def required_epochs(run: Run, method: Selector, external: Path | None) -> tuple[
     if run.ids_alone:
         raise ArtefactError(
             f"{run.root} holds ids and labels alone, so there is no model to compute features with.",
-            f"Give a file of features: {run.select_command}",
+            f"Give a file of features: {run.selecting_command}",
         )
     epochs = warmup_model(run).checkpoints
     return epochs if method.checkpoints == "all" else epochs[-1:]

@@ -13,14 +13,11 @@ from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
 from metaselect.registry import REWEIGHTERS
 from metaselect.run.artefacts import (
-    ANNOTATE,
     DATA,
-    FORMS,
     LAYOUT_VERSION,
     LOCK,
     RECORD,
     RUN_INFO,
-    SELECT,
     WARMUP,
     WARMUP_MODEL,
 )
@@ -110,21 +107,17 @@ class Run:
         return f"--trust-model {self.flag}" if is_code else self.flag
 
     @property
-    def select_command(self) -> str:
-        """The command that selects the first samples, for messages."""
-        features = "--features FILE " if self.ids_alone else ""
-        return f"metaselect select --budget 50 {features}{self.model_flags}"
+    def has_warmup(self) -> bool:
+        """Whether the warm-up was finished."""
+        return self.path(f"{WARMUP.name()}/{RECORD}").is_file()
 
     @property
-    def buying_command(self) -> str:
-        """The next command on the way to bought labels, for messages."""
-        if not self.ids_alone and not self.path(f"{WARMUP.name()}/{RECORD}").is_file():
+    def selecting_command(self) -> str:
+        """The next command on the way to a first selection, for messages: `warmup`, then `select`."""
+        if not self.ids_alone and not self.has_warmup:
             return f"metaselect {WARMUP.command} {self.flag}"
-        if not self.stage_names(SELECT.kind):
-            return self.select_command
-        latest = self.stage_names(SELECT.kind)[-1].rpartition("/")[2]
-        step = ANNOTATE if self.path(f"{FORMS.kind}/{latest}").is_dir() else FORMS
-        return f"metaselect {step.command} {self.flag}"
+        features = "--features FILE " if self.ids_alone else ""
+        return f"metaselect select --budget 50 {features}{self.model_flags}"
 
     @property
     def exists(self) -> bool:

@@ -16,7 +16,6 @@ from metaselect.run.artefacts import (
     REWEIGHT,
     SELECT,
     UNFINISHED_KEY,
-    WARMUP,
     WORK,
     round_of,
 )
@@ -26,7 +25,6 @@ from metaselect.stages.freshness import (
     DAMAGED,
     DONE,
     INTERRUPTED,
-    MISSING,
     STALE,
     AnnotationView,
     State,
@@ -70,7 +68,7 @@ def status(run: Run, report: Reporter) -> Outcome:
             "bought": None if votes_damaged else sum(status == ANSWERED for status in bought.values()),
             "noise_estimate": _noise(run, view),
             "take": _model_to_take(run, states),
-            "next": next_command(run, states, open_work, view) or None,
+            "next": _next_command(run, states, open_work, view) or None,
         },
         unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
     )
@@ -103,10 +101,19 @@ def verify(run: Run, report: Reporter) -> Outcome:
     return Outcome({"run": str(run.root), "artefacts": checked})
 
 
-def next_step(run: Run) -> str:
+def next_step(run: Run, view: AnnotationView) -> str:
     """The command that brings the run forward, as `status` names it; empty when there is nothing to do."""
-    view = AnnotationView.read(run)
-    return next_command(run, _states(run, view), _open_work(view), view)
+    return _next_command(run, _states(run, view), _open_work(view), view)
+
+
+def buying_step(run: Run, view: AnnotationView) -> str:
+    """The next command on the way to bought labels; empty where there are some."""
+    chosen = run.stage_names(SELECT.kind)
+    if not chosen or not (run.has_warmup or run.ids_alone):
+        return run.selecting_command
+    if not view.is_closed(round_of(chosen[-1])):
+        return _command(run, FORMS)
+    return "" if bought_samples(view.require_ledger()) else _command(run, ANNOTATE)
 
 
 def stages_of(run: Run) -> list[str]:
@@ -154,7 +161,7 @@ def _model_to_take(run: Run, states: list[State]) -> Json:
     return choice and choice._asdict()
 
 
-def next_command(run: Run, states: list[State], open_work: OpenWork, view: AnnotationView) -> str:
+def _next_command(run: Run, states: list[State], open_work: OpenWork, view: AnnotationView) -> str:
     """The command that brings the run forward; empty when there is nothing to do."""
     by_name = {state.stage: state for state in states}
     if (
@@ -169,17 +176,9 @@ def next_command(run: Run, states: list[State], open_work: OpenWork, view: Annot
     if by_name[ANNOTATE.name()].state == DAMAGED:
         return ""  # no command brings answers back; the stage's own line says what is damaged
     # From here on the first step of the pipeline that is still to be done.
-    if not run.ids_alone and by_name[WARMUP.name()].state == MISSING:
-        return _command(run, WARMUP)
-    chosen = run.stage_names(SELECT.kind)
-    if not chosen:
-        return run.select_command
-    if not view.is_closed(round_of(chosen[-1])):
-        return _command(run, FORMS)
-    if not bought_samples(view.require_ledger()):
-        return _command(run, ANNOTATE)
-    if run.ids_alone:
-        return ""
+    step = buying_step(run, view)
+    if step or run.ids_alone:
+        return step
     for folder in (REWEIGHT, EVALUATE):
         if not run.stage_names(folder.kind):
             return _command(run, folder)

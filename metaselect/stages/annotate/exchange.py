@@ -36,7 +36,7 @@ from metaselect.data.store import load_ids
 from metaselect.errors import ArtefactError, DataError
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import CLASSES, DATA, FORMS, META_SET, VOTES, WARMUP
+from metaselect.run.artefacts import CLASSES, DATA, FORMS, META_SET, VOTES
 from metaselect.run.files import read_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import Run
@@ -52,6 +52,8 @@ from metaselect.stages.annotate.form import (
     samples_with_changed_content,
 )
 from metaselect.stages.annotate.new_classes import add_classes
+from metaselect.stages.freshness import AnnotationView
+from metaselect.stages.status import next_step
 from metaselect.text import examples
 
 STREAM = "-"
@@ -115,12 +117,8 @@ def export(run: Run, options: ExportOptions, report: Reporter) -> Export:
         if answered:
             report.note(f"Left out {answered} answered samples of round {chosen.number}; --all asks again.")
         if path is not None and not ids:
-            why = (
-                "No sample of round {} is tied"
-                if options.conflicts
-                else "Every sample of round {} is answered"
-            )
-            report.note(f"{why.format(chosen.number)}; no form was written.")
+            why = "has no tied sample" if options.conflicts else "is answered"
+            report.note(f"Round {chosen.number} {why}; no form was written.")
             return Export(None, "", chosen.batch_id, chosen.number, 0, 0)
         sent = {each: whole[each] for each in chosen.samples}
         require_same_content(run, ledger, chosen, sent)
@@ -235,22 +233,21 @@ def import_answers(
             f"{name} does not say whose answers they are, and they replace others of which that is not known. "
             f"Were it two people? Then: metaselect annotate undo {run.flag}, and import again with --annotator NAME."
         )
-    _note_next_command(run, result, report)
+    _note_next_command(run, ledger, result, report)
     unmet = f"{result['missing']} selected samples are still without an answer."
     return Outcome(result, unmet if options.require_complete and result["missing"] else "")
 
 
-def _note_next_command(run: Run, result: Mapping[str, Json], report: Reporter) -> None:
+def _note_next_command(run: Run, ledger: Ledger, result: Mapping[str, Json], report: Reporter) -> None:
     if result["missing"]:
         report.note(
             f"Samples without an answer: {result['missing']}. "
             f"For a form with only these: metaselect annotate export -o FILE {run.flag}"
         )
-    if result["bought"]:
-        ids_alone = f"The bought labels are in {run.path(META_SET.path())}."
-        warmup = run.stage(WARMUP.name())  # out of date where classes were added
-        step = warmup.command() if warmup.changed_inputs() else f"metaselect reweight {run.model_flags}"
-        report.note(ids_alone if run.ids_alone else f"Next: {step}")
+    if result["bought"] and run.ids_alone:
+        report.note(f"The bought labels are in {run.path(META_SET.path())}.")
+    elif result["bought"] and (step := next_step(run, AnnotationView(rounds(run), ledger))):
+        report.note(f"Next: {step}")
 
 
 @contextmanager

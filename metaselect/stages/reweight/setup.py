@@ -16,6 +16,8 @@ from metaselect.reweighting.base import Method
 from metaselect.reweighting.evidence import Evidence
 from metaselect.run.artefacts import WARMUP
 from metaselect.run.layout import Run
+from metaselect.stages.freshness import AnnotationView
+from metaselect.stages.status import buying_step
 from metaselect.training.config import Resolved, resolve_reweight, without_effect
 from metaselect.training.device import choose_device
 from metaselect.training.saved_models import LINEAR, WarmupModel, warmup_model
@@ -63,7 +65,7 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     if method.needs_bought and not len(meta_set.bought):
         raise ArtefactError(
             f"{options.method} learns from bought labels, and {run.root} has none (--method fsr needs none).",
-            f"First run: {run.buying_command}",
+            f"First run: {buying_step(run, AnnotationView.read(run))}",
         )
     if method.needs_evidence and _finished_warmup(run) is None:
         raise ArtefactError(
