@@ -91,11 +91,13 @@ class WarmupOptions(TrainingOptions):
         checkpoints: how many models of the history are kept, evenly spread, the last epoch among them.
         weights: a safetensors file to start from.
         folds: parts of the pool, each predicted by a model that is trained on the others; 0: none.
+        on: "images" or "features", what the models of the run take; None: features where the samples have any.
     """
 
     checkpoints: int = 5
     weights: Path | None = not_in_key(None)
     folds: int | None = None
+    on: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,8 @@ import pytest
 import torch
 from data_makers import Listener
 
-from metaselect.data.store import IMAGES, Preprocess
+from metaselect.data.store import Preprocess
+from metaselect.run.layout import IMAGES
 from metaselect.training.batches import Batches
 
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from noisy_clusters import pool, stream
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from metaselect.data.store import FEATURES, Preprocess
+from metaselect.data.store import Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
@@ -29,6 +29,7 @@ from metaselect.reweighting.auto.transition import answered, posterior
 from metaselect.reweighting.base import Labels, LinearProblem, Start
 from metaselect.reweighting.evidence import Evidence
 from metaselect.reweighting.uniform import Uniform
+from metaselect.run.layout import FEATURES
 from metaselect.training.batches import Batches
 from metaselect.training.loop import start_training, train
 

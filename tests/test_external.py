@@ -133,12 +133,12 @@ def test_columns_that_are_ignored_are_named(tmp_path: Path) -> None:
     done = metaselect("ingest", path, run=tmp_path / "run")
     assert "Warning: " in done.err
     assert "--image-column or --feature-columns takes one of: img, x0, x1, x2, x3, ..." in (done.err)
-    for given, task in (
+    for given, kind in (
         (ReadOptions(image_column="img"), "images"),
         (ReadOptions(feature_columns="x*"), "features"),
     ):
         columns = choose_columns("m.csv", header, given)
-        assert columns.task == task
+        assert columns.kinds == (kind,)
         assert columns.remarks("m.csv", header) == ()
 
 

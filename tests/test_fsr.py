@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metaselect.data.store import FEATURES, Preprocess
+from metaselect.data.store import Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.metrics import clean_label_auc
@@ -21,6 +21,7 @@ from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.fsr import method as fsr
 from metaselect.reweighting.fsr.method import FSR, FSRRun
 from metaselect.reweighting.soft_targets import mixing_factors
+from metaselect.run.layout import FEATURES
 from metaselect.training.batches import Batches
 from metaselect.training.loop import EpochLog, TrainingConfig, TrainState, start_training, train
 

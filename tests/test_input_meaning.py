@@ -650,7 +650,7 @@ def test_files_of_arrays_say_how_to_convert_them(tmp_path: Path, name: str) -> N
 def test_names_of_columns_may_have_spaces_around_them(tmp_path: Path) -> None:
     rows = [(each.path, each.label) for each in pictures(4, ("cat", "dog"))]
     write_images(tmp_path, pictures(4, ("cat", "dog")))
-    assert listed(write_rows(tmp_path / "m.csv", [" image", " label "], rows)).source.task == "images"
+    assert listed(write_rows(tmp_path / "m.csv", [" image", " label "], rows)).source.kinds == ("images",)
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])

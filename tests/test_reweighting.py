@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
-from metaselect.data.store import FEATURES, Preprocess
+from metaselect.data.store import Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.metrics import clean_label_auc
@@ -26,6 +26,7 @@ from metaselect.reweighting.direct import DirectRun, move_weights
 from metaselect.reweighting.evidence import Evidence, Space
 from metaselect.reweighting.l2rw import L2RW, L2RWRun, rectify_and_normalise
 from metaselect.reweighting.meta_gradient import MetaGradient
+from metaselect.run.layout import FEATURES
 from metaselect.training.batches import Batches
 from metaselect.training.loop import EpochLog, TrainingConfig, backward, start_training, train
 from metaselect.training.predict import predict

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.data.store import FEATURES, IMAGES, Preprocess
+from metaselect.data.store import Preprocess
 from metaselect.errors import ConditionUnmet
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
@@ -24,6 +24,7 @@ from metaselect.models.build import build_model
 from metaselect.random import derive_seed, generator
 from metaselect.reweighting.base import MethodRun, StepObjective, equal_weights
 from metaselect.reweighting.uniform import UniformRun
+from metaselect.run.layout import FEATURES, IMAGES
 from metaselect.stages.reweight.failure_check import BoughtScore, StartScore, failure_reason, score_start
 from metaselect.training.augment import random_crop_flip
 from metaselect.training.batches import Batches

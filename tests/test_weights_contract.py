@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from metaselect.annotation.meta_set import MetaSet
-from metaselect.data.store import FEATURES, Dataset, Preprocess
+from metaselect.data.store import Dataset, Preprocess
 from metaselect.data_options import IngestOptions
 from metaselect.models.predictions import Predictions
 from metaselect.options import ReweightOptions, WarmupOptions
 from metaselect.reweighting.base import Method
-from metaselect.run.layout import Run
+from metaselect.run.layout import FEATURES, Run
 from metaselect.stages.reweight.reweight import reweight
 from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.warmup.warmup import warmup

@@ -35,6 +35,13 @@ class Schedule(StrEnum):
     constant = "constant"
 
 
+class Kind(StrEnum):
+    """What models take, of samples that have both."""
+
+    images = "images"
+    features = "features"
+
+
 class Init(StrEnum):
     """Values of --init."""
 

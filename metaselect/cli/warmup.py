@@ -25,6 +25,7 @@ from metaselect.cli.flags import (
     ImageFolderOption,
     ImageSuffixOption,
     JsonOption,
+    Kind,
     LabelColumnOption,
     LearningRateOption,
     ModelOption,
@@ -65,6 +66,14 @@ def warmup(
     ] = None,
     run: RunOption = None,
     model: ModelOption = None,
+    on: Annotated[
+        Kind | None,
+        typer.Option(
+            help="What the models of the run take, of samples that have both.",
+            show_default="features if any",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
     optimiser: OptimiserOption = Optimiser.sgd,
@@ -158,6 +167,7 @@ def warmup(
         checkpoints=checkpoints,
         weights=weights,
         folds=folds,
+        on=on,
     )
     reading = IngestOptions(
         id_column=id_column,

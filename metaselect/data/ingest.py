@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,16 +17,17 @@ from PIL import Image
 from metaselect.data.depth import PixelRange
 from metaselect.data.images import content_hash, decode, to_pixels
 from metaselect.data.listing import Listing
-from metaselect.data.readers.base import BadSamples, Content, UnusableContent
-from metaselect.data.store import array_file
+from metaselect.data.readers.base import BadSamples, Content, Pair, UnusableContent
+from metaselect.data.store import Preprocess, array_file
+from metaselect.data.summary import row_hashes, statistics
 from metaselect.data.target import Target
 from metaselect.records import Reporter
 from metaselect.run.files import read_json, write_json
-from metaselect.run.layout import IDS_ALONE
+from metaselect.run.layout import FEATURES, IMAGES
 
 BLOCK = 2048  # samples between two writes of the journal
 JOURNAL = "resume.json"
-ARRAY = "resume-array.npy"
+ARRAY = "resume-{kind}.npy"
 HASHES = "resume-hashes.npy"
 HASH_BYTES = 32  # of a sha256
 
@@ -37,12 +39,12 @@ class Arrays:
     Attributes:
         order: n positions in the listing.
         content_hashes: n hex digests.
-        path: the array's file, (n, *shape).
+        paths: the arrays' files, (n, *shape), by kind.
     """
 
     order: list[int]
     content_hashes: list[str]
-    path: Path
+    paths: dict[str, Path]
 
 
 @dataclass
@@ -60,19 +62,23 @@ class Journal:
     @classmethod
     def read(cls, folder: Path, count: int) -> "Journal | None":
         """The journal of an interrupted ingest, if it and its arrays for ``count`` samples exist; else None."""
-        if not all((folder / name).is_file() for name in (JOURNAL, ARRAY, HASHES)):
+        if not (folder / JOURNAL).is_file():
             return None
         raw = read_json(folder / JOURNAL, "Remove it.")
         target = Target(**{**raw["target"], "size": tuple(raw["target"]["size"])})
         if target.pixel_range is not None:
             target = replace(target, pixel_range=PixelRange(*target.pixel_range))
         journal = cls(target, raw["done"], [(position, reason) for position, reason in raw["bad"]])
-        shape = np.load(folder / ARRAY, mmap_mode="r").shape
-        return journal if shape == (count, *target.shape()) else None
+        expected = {folder / ARRAY.format(kind=kind): shape for kind, (shape, _) in target.arrays.items()}
+        expected[folder / HASHES] = (HASH_BYTES,)
+        if not all(path.is_file() for path in expected):
+            return None
+        fits = (np.load(path, mmap_mode="r").shape == (count, *shape) for path, shape in expected.items())
+        return journal if all(fits) else None
 
 
 def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, report: Reporter) -> Arrays:
-    """Decode every kept sample into a memory-mapped array, ``pixels.npy`` or ``features.npy``.
+    """Decode every kept sample into memory-mapped arrays: ``pixels.npy``, ``features.npy``, or both.
 
     Args:
         listing: the samples; ``keep`` of the bad ones becomes False.
@@ -88,7 +94,10 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
     # The row of each sample in the arrays, which are in the order of ids while the source is read in its own.
     rank = np.full(len(listing.rows), -1, dtype=np.int64)
     rank[order] = np.arange(len(order))
-    array = _array(folder / ARRAY, (len(order), *journal.target.shape()), journal.target.dtype, journal.done)
+    arrays = {
+        kind: _array(folder / ARRAY.format(kind=kind), (len(order), *shape), dtype, journal.done)
+        for kind, (shape, dtype) in journal.target.arrays.items()
+    }
     hashes = _array(folder / HASHES, (len(order), HASH_BYTES), np.uint8, journal.done)
     earlier = int(listing.keep[: journal.done].sum())
     with report.track(len(order), "Ingesting", "samples", done=earlier) as advance:
@@ -98,26 +107,47 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
                 bad.add(listing.bad(position, sample.reason))
                 journal.bad.append((position, sample.reason))
             else:
-                array[rank[position]], hashes[rank[position]] = sample
+                hashes[rank[position]] = sample.digest
+                for kind, row in sample.rows.items():
+                    arrays[kind][rank[position]] = row
             journal.done = position + 1
             advance(1)
             if count % BLOCK == 0:
-                array.flush()
-                hashes.flush()
+                for array in (*arrays.values(), hashes):
+                    array.flush()
                 journal.write(folder)
-    array.flush()
+    for array in arrays.values():
+        array.flush()
     digests = [bytes(row).hex() for row in hashes]
-    del array, hashes
+    kinds = list(arrays)
+    del array, arrays, hashes
     lost = {int(rank[position]) for position, _ in journal.bad}
     listing.keep[[position for position, _ in journal.bad]] = False
     if len(lost) == len(order):
         raise bad.none_left(listing.source.root)
     (folder / JOURNAL).unlink(missing_ok=True)
-    final = folder / Path(array_file(journal.target.task)).name
-    _finish(folder / ARRAY, final, lost)
+    paths = {kind: folder / Path(array_file(kind)).name for kind in kinds}
+    for kind, path in paths.items():
+        _finish(folder / ARRAY.format(kind=kind), path, lost)
     (folder / HASHES).unlink()
     kept = [place for place in range(len(order)) if place not in lost]
-    return Arrays([order[place] for place in kept], [digests[place] for place in kept], final)
+    return Arrays([order[place] for place in kept], [digests[place] for place in kept], paths)
+
+
+def stored_form(target: Target, arrays: Arrays) -> tuple[list[str], Preprocess]:
+    """(content hashes of all that each sample has, how the samples are stored)."""
+    loaded = {kind: np.load(path, mmap_mode="r") for kind, path in arrays.paths.items()}
+    kinds = {}
+    for kind, array in loaded.items():
+        size, mode, scale = (
+            (target.size, target.mode, target.pixel_range) if kind == IMAGES else ((), "", None)
+        )
+        kinds[kind] = Preprocess(kind, size, mode, *statistics(array), scale)
+    if len(kinds) < 2:
+        return arrays.content_hashes, kinds[next(iter(kinds))]
+    rows = row_hashes(loaded[FEATURES])
+    joint = [joint_hash(*hashes) for hashes in zip(arrays.content_hashes, rows, strict=True)]
+    return joint, replace(kinds[FEATURES], images=kinds[IMAGES])
 
 
 def restore_bad(listing: Listing, journal: Journal, bad: BadSamples) -> None:
@@ -126,16 +156,34 @@ def restore_bad(listing: Listing, journal: Journal, bad: BadSamples) -> None:
         bad.add(listing.bad(position, reason))
 
 
-def prepare(content: Content, target: Target) -> tuple[np.ndarray, np.ndarray] | UnusableContent:
-    """The sample as it is stored, and its content hash, (32,) uint8."""
-    sample = decode(content, target.pixel_range) if isinstance(content, bytes) else content
+class StoredSample(NamedTuple):
+    """A sample as it is stored: a row for each kind of array, and the content hash, (32,) uint8."""
+
+    rows: dict[str, np.ndarray]
+    digest: np.ndarray
+
+
+def prepare(content: Content, target: Target) -> StoredSample | UnusableContent:
+    """The sample as it is stored, or why it cannot be used."""
+    sample = _decoded(content, target.pixel_range)
     if isinstance(sample, UnusableContent):
         return sample
     digest = np.frombuffer(_digest(sample), dtype=np.uint8)
-    if isinstance(sample, np.ndarray):
-        return sample, digest
-    height, width = target.size
-    return to_pixels(sample, (height, width), target.mode), digest
+    rows: dict[str, np.ndarray] = {}
+    if not isinstance(sample, np.ndarray):
+        height, width = target.size
+        rows[IMAGES] = to_pixels(sample, (height, width), target.mode)
+    if isinstance(content, Pair):
+        rows[FEATURES] = content.features
+    elif isinstance(sample, np.ndarray):
+        rows[FEATURES] = sample
+    return StoredSample(rows, digest)
+
+
+def _decoded(content: Content, scale: PixelRange | None) -> Image.Image | np.ndarray | UnusableContent:
+    """The image, or the features where there is none; what a content hash is of."""
+    raw = content.image if isinstance(content, Pair) else content
+    return decode(raw, scale) if isinstance(raw, bytes) else raw
 
 
 def hash_contents(
@@ -143,7 +191,8 @@ def hash_contents(
 ) -> tuple[list[int], list[str]]:
     """(positions in the order of ids, content hashes) of a data set, without storing its samples.
 
-    With ids and labels alone, the hash is that of the id (UTF-8), so that all differ.
+    With ids and labels alone, the hash is that of the id (UTF-8), so that all differ. With images and features it is
+    ``joint_hash`` of both.
 
     Args:
         listing: the samples.
@@ -151,20 +200,27 @@ def hash_contents(
         bad: what to do with samples that cannot be used.
         report: progress.
     """
-    if listing.source.task == IDS_ALONE:
+    if not listing.source.kinds:
         order = listing.order()
         return order, [hashlib.sha256(listing.sample_ids[place].encode()).hexdigest() for place in order]
     hashes: dict[int, str] = {}
     with report.track(int(listing.keep.sum()), "Comparing", "samples") as advance:
         for position, content in listing.source.contents(listing.keep):
-            sample = decode(content, scale) if isinstance(content, bytes) else content
+            sample = _decoded(content, scale)
             if isinstance(sample, UnusableContent):
                 bad.add(listing.bad(position, sample.reason))
             else:
                 hashes[position] = _digest(sample).hex()
+                if isinstance(content, Pair):
+                    hashes[position] = joint_hash(hashes[position], _digest(content.features).hex())
             advance(1)
     order = [position for position in listing.order() if position in hashes]
     return order, [hashes[position] for position in order]
+
+
+def joint_hash(image: str, features: str) -> str:
+    """The content hash of a sample that has both, by those of its image and its features."""
+    return f"{image} {features}"
 
 
 def _digest(sample: Image.Image | np.ndarray) -> bytes:

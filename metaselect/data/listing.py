@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from metaselect.data.classes import FILLERS, MISSING, order_classes, suggest
-from metaselect.data.readers.base import MEND_OR_SKIP, BadSample, BadSamples, Source, UnusableContent
+from metaselect.data.readers.base import (
+    MEND_OR_SKIP,
+    BadSample,
+    BadSamples,
+    Source,
+    UnusableContent,
+    identity,
+)
 from metaselect.data.readers.metadata import MANIFESTS, image_folder
 from metaselect.data.readers.parquet import ParquetSource
 from metaselect.data.readers.paths import is_special, require_inside
@@ -212,8 +219,7 @@ def _make_ids(listing: Listing, bad: BadSamples) -> None:
         if isinstance(content, UnusableContent):
             problems[position] = content.reason
             continue
-        raw = content if isinstance(content, bytes) else content.astype("<f4").tobytes()
-        repeats.setdefault(made_id(raw), []).append(position)
+        repeats.setdefault(made_id(identity(content)), []).append(position)
     for name, positions in repeats.items():
         # Samples of equal content differ only in the label, which decides their order, so that rows may be shuffled.
         for number, position in enumerate(sorted(positions, key=lambda place: int(listing.labels[place])), 1):

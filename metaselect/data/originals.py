@@ -12,12 +12,12 @@ from metaselect.data.depth import PixelRange
 from metaselect.data.images import Shape, content_hash, decode, encode_png, probe
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
-from metaselect.data.store import IMAGES, Preprocess, array_file
+from metaselect.data.store import array_file, preprocess_of
 from metaselect.data_options import IngestOptions
 from metaselect.errors import DataError
-from metaselect.run.artefacts import DATA, PREPROCESS, SAMPLES
+from metaselect.run.artefacts import DATA, SAMPLES
 from metaselect.run.files import write_atomically
-from metaselect.run.layout import Run
+from metaselect.run.layout import IMAGES, Run
 from metaselect.run.record import StageRecord
 from metaselect.run.tables import read_parquet
 
@@ -46,7 +46,7 @@ def write_originals(
         stems: sample_id -> file name without extension; by default those of ``file_stems``.
 
     Returns:
-        sample_id -> file name; empty where the samples are features.
+        sample_id -> file name; empty where the samples have no images.
     """
     stems = file_stems(sample_ids) if stems is None else stems
     names = {}
@@ -58,13 +58,13 @@ def write_originals(
 
 
 def read_originals(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
-    """(sample_id, file name suffix, bytes) of the images of some samples; nothing where they are features.
+    """(sample_id, file name suffix, bytes) of the images of some samples; nothing where they have none.
 
     Args:
         run: an ingested run.
         sample_ids: of the pool.
     """
-    if run.info()["task"] != IMAGES or not sample_ids:
+    if IMAGES not in preprocess_of(run).kinds or not sample_ids:
         return
     places, hashes = _places_and_hashes(run)
     originals = _originals(run, {sample_id: hashes[sample_id] for sample_id in sample_ids})
@@ -109,10 +109,11 @@ def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, byte
     """sample_id -> (suffix, bytes) of the images whose source still has the content that was ingested."""
     record = run.stage(DATA.name()).require()
     options = recorded_options(record)
-    scale = Preprocess.read(run.path(PREPROCESS.path())).pixel_range
+    scale = preprocess_of(run).kinds[IMAGES].pixel_range
     originals: dict[str, tuple[str, bytes]] = {}
     try:
         source = open_source(Path(record.details["root"]), options)
+        source.take(IMAGES)
         listing = list_samples(source, BadSamples("skip"), options.classes or None, unlabelled=True)
         keep = listing.keep & np.array([name in wanted for name in listing.sample_ids])
         for position, content in source.contents(keep):

@@ -10,26 +10,31 @@ import pyarrow.parquet as pq
 
 from metaselect.data.classes import class_metadata
 from metaselect.data.listing import Listing
-from metaselect.data.readers.base import BadSamples, UnusableContent
-from metaselect.data.store import FEATURES, IMAGES
+from metaselect.data.readers.base import BadSamples, Pair, Source, UnusableContent
 from metaselect.records import Json, Reporter
-from metaselect.run.layout import IDS_ALONE
+from metaselect.run.layout import FEATURES, IMAGES
 
 GROUP_ROWS = 1024  # a row group ends here, or at
 GROUP_BYTES = 32 << 20  # so many bytes of images, since a reader holds a whole group
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-CONTENTS: Mapping[str, Mapping[str, pa.DataType]] = {
-    IMAGES: {"image": IMAGE_TYPE},
-    FEATURES: {"features": pa.list_(pa.float32())},
-    IDS_ALONE: {},
+CONTENTS: Mapping[str, tuple[str, pa.DataType]] = {
+    IMAGES: ("image", IMAGE_TYPE),
+    FEATURES: ("features", pa.list_(pa.float32())),
 }
-"""The column of contents and its type, by task."""
+"""The column of contents and its type, by kind."""
 OTHERS: Mapping[str, Mapping[str, object]] = {
     "sample_id": {"dtype": "string", "_type": "Value"},
     "image": {"_type": "Image"},
     "features": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"},
 }
 """Descriptions of the columns beside the label, as Hugging Face's datasets reads them."""
+
+
+def encoded(content: bytes | np.ndarray | Pair) -> bytes:
+    """The image's bytes, then the features as float32, little-endian, of those that the sample has."""
+    if isinstance(content, Pair):
+        return content.image + content.features.astype("<f4").tobytes()
+    return content if isinstance(content, bytes) else content.astype("<f4").tobytes()
 
 
 class ContentSpool:
@@ -57,7 +62,7 @@ class ContentSpool:
                     bad.add(listing.bad(position, content.reason))
                     listing.keep[position] = False
                     continue
-                raw = content if isinstance(content, bytes) else content.astype("<f4").tobytes()
+                raw = encoded(content)
                 self.offsets[position] = stream.tell()
                 self.lengths[position] = stream.write(raw)
 
@@ -88,19 +93,28 @@ def write_dataset(
         labels: (n,) int64, positions in the classes.
         note: kept in the schema's metadata under ``metaselect``.
     """
-    images, contents = listing.source.task == IMAGES, CONTENTS[listing.source.task]
-    schema = pa.schema([("sample_id", pa.string()), *contents.items(), ("label", pa.int64())])
-    others = {name: OTHERS[name] for name in ("sample_id", *contents)}
+    contents = [CONTENTS[kind] for kind in listing.source.kinds]
+    schema = pa.schema([("sample_id", pa.string()), *contents, ("label", pa.int64())])
+    others = {name: OTHERS[name] for name in ("sample_id", *(name for name, _ in contents))}
     metadata = class_metadata("label", listing.classes, others)
     schema = schema.with_metadata({**metadata, b"metaselect": json.dumps(dict(note)).encode()})
     with pq.ParquetWriter(path, schema) as writer:
         start, held, cells = 0, 0, []
         for number, raw in enumerate(spool.read(positions), start=1):
-            cells.append({"bytes": raw, "path": None} if images else np.frombuffer(raw, "<f4"))
+            cells.append(_cells(raw, listing.source))
             held += len(raw)
             if number == len(positions) or len(cells) == GROUP_ROWS or held >= GROUP_BYTES:
                 ids = [listing.sample_ids[position] for position in positions[start:number]]
-                made = [pa.array(cells, kind) for kind in contents.values()]
+                made = [
+                    pa.array([row[place] for row in cells], kind) for place, (_, kind) in enumerate(contents)
+                ]
                 columns = [pa.array(ids), *made, pa.array(labels[start:number])]
                 writer.write_table(pa.table(columns, schema=schema))
                 start, held, cells = number, 0, []
+
+
+def _cells(raw: bytes, source: Source) -> list[object]:
+    """The cells of the columns of contents, from what ``encoded`` made."""
+    end = len(raw) - 4 * source.width()
+    cells: list[object] = [{"bytes": raw[:end], "path": None}] if IMAGES in source.kinds else []
+    return cells + ([np.frombuffer(raw[end:], "<f4")] if FEATURES in source.kinds else [])

@@ -1,25 +1,24 @@
 """The pool (or a test set) in memory: numbered samples over memory-mapped arrays."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from metaselect.data.depth import PixelRange
 from metaselect.errors import ArtefactError
 from metaselect.records import Json
-from metaselect.run.artefacts import CLASSES, PIXELS, PREPROCESS, SAMPLES
+from metaselect.run.artefacts import CLASSES, PIXELS, PREPROCESS, SAMPLES, WARMUP, WARMUP_MODEL
 from metaselect.run.artefacts import FEATURES as FEATURES_ARRAY
 from metaselect.run.files import read_json, write_json
 from metaselect.run.inputs import inputs_of
-from metaselect.run.layout import IDS_ALONE, Run
+from metaselect.run.layout import IDS_ALONE, IMAGES, Run
 from metaselect.run.memo import FileMemo
 from metaselect.run.tables import read_parquet
 
-IMAGES = "images"
 INGEST_AGAIN = "Ingest the data again with --force."
-FEATURES = "features"
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,15 @@ class Preprocess:
     """How raw samples became the stored arrays, and how they are normalised for a model.
 
     Attributes:
-        task: "images", "features" or "external" (ids and labels alone).
+        task: "images", "features" or "external" (ids and labels alone). Of a pool that has both, "features", to which
+            all but ``images`` belongs.
         size: (height, width) in pixels; empty for all but images.
         mode: "L" or "RGB"; empty for all but images.
         mean: per channel, of pixels scaled to [0, 1], or per feature; subtracted from a model's inputs. Empty for
             ids and labels alone.
         std: per channel or feature, in the same units; inputs are divided by it. Never 0.
         pixel_range: the values of images of more than 8 bits that became 0 and 255; None where there are none.
+        images: the same of the images of a pool that has both; else None.
     """
 
     task: str
@@ -42,6 +43,15 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pixel_range: PixelRange | None = None
+    images: "Preprocess | None" = None
+
+    @property
+    def kinds(self) -> dict[str, "Preprocess"]:
+        """That of "images" and of "features", of those that the samples have."""
+        if self.task == IDS_ALONE:
+            return {}
+        own = {self.task: replace(self, images=None)}
+        return own if self.images is None else {IMAGES: self.images, **own}
 
     def write(self, path: Path) -> None:
         """Write ``preprocess.json``."""
@@ -56,6 +66,7 @@ class Preprocess:
             "mean": list(self.mean),
             "std": list(self.std),
             "pixel_range": None if self.pixel_range is None else list(self.pixel_range),
+            **({} if self.images is None else {"images": self.images.as_json()}),
         }
 
     @classmethod
@@ -65,7 +76,10 @@ class Preprocess:
 
 
 def _parse_preprocess(path: Path) -> Preprocess:
-    raw = read_json(path, INGEST_AGAIN)
+    return _preprocess_of(read_json(path, INGEST_AGAIN))
+
+
+def _preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
     scale = raw.get("pixel_range")  # not in files from before it was recorded
     return Preprocess(
         raw["task"],
@@ -74,6 +88,7 @@ def _parse_preprocess(path: Path) -> Preprocess:
         tuple(raw["mean"]),
         tuple(raw["std"]),
         None if scale is None else PixelRange(*scale),
+        _preprocess_of(raw["images"]) if "images" in raw else None,
     )
 
 
@@ -117,16 +132,44 @@ ID_FILES = (SAMPLES.path(), CLASSES.path())
 DATA_FILES = (*ID_FILES, PREPROCESS.path())
 
 
-def array_file(task: str) -> str:
+def array_file(kind: str) -> str:
     """The path, below the run, of the array that holds images or features."""
-    return (PIXELS if task == IMAGES else FEATURES_ARRAY).path()
+    return (PIXELS if kind == IMAGES else FEATURES_ARRAY).path()
 
 
-def data_inputs(run: Run) -> tuple[str, ...]:
-    """The files of ``data/`` that a stage depends on if it looks at the samples' contents."""
+def preprocess_of(run: Run) -> Preprocess:
+    """How the samples of a run are stored.
+
+    Raises:
+        ArtefactError: no run, or a damaged file.
+    """
     run.info()
-    task = Preprocess.read(run.path(PREPROCESS.path())).task
-    return DATA_FILES if task == IDS_ALONE else (*DATA_FILES, array_file(task))
+    return Preprocess.read(run.path(PREPROCESS.path()))
+
+
+def trained_on(run: Run) -> str:
+    """What the models of a run take: what its warm-up took, and before that features where there are any.
+
+    Returns:
+        "images" or "features"; "external" where the run holds ids and labels alone.
+    """
+    stored = preprocess_of(run)
+    if len(stored.kinds) < 2 or not run.has_warmup:
+        return stored.task
+    run.stage(WARMUP.name()).verified(WARMUP_MODEL.path())
+    described = read_json(run.path(WARMUP_MODEL.path()), run.stage(WARMUP.name()).recompute_hint)
+    return str(described["preprocess"]["task"])
+
+
+def data_inputs(run: Run, on: str | None = None) -> tuple[str, ...]:
+    """The files of ``data/`` that a stage depends on if it looks at the samples' contents.
+
+    Args:
+        run: the run.
+        on: "images" or "features"; None: those that ``trained_on`` says.
+    """
+    kind = on or trained_on(run)
+    return DATA_FILES if kind == IDS_ALONE else (*DATA_FILES, array_file(kind))
 
 
 def require_contents(run: Run) -> None:
@@ -159,20 +202,24 @@ def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     return table["sample_id"].to_pylist(), labels, classes
 
 
-def load_pool(run: Run) -> Dataset:
+def load_pool(run: Run, on: str | None = None) -> Dataset:
     """The pool of a run.
+
+    Args:
+        run: the run.
+        on: "images" or "features", of which the samples must have those; None: those that ``trained_on`` says.
 
     Raises:
         ArtefactError: no run, a damaged file, or arrays that do not fit the sample list.
     """
-    inputs_of(run, *data_inputs(run))
+    kind = on or trained_on(run)
+    inputs_of(run, *data_inputs(run, kind))
     sample_ids, labels, classes = load_ids(run)
-    preprocess = Preprocess.read(run.path(PREPROCESS.path()))
-    if preprocess.task == IDS_ALONE:
-        inputs = np.empty((len(sample_ids), 0), dtype=np.float32)
-    else:
-        inputs = _load_array(run.path(array_file(preprocess.task)), len(sample_ids))
-    return Dataset(sample_ids, labels, classes, inputs, preprocess)
+    stored = preprocess_of(run)
+    if kind == IDS_ALONE:
+        return Dataset(sample_ids, labels, classes, np.empty((len(sample_ids), 0), np.float32), stored)
+    inputs = _load_array(run.path(array_file(kind)), len(sample_ids))
+    return Dataset(sample_ids, labels, classes, inputs, stored.kinds[kind])
 
 
 def _load_array(path: Path, count: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,6 +20,11 @@ def fingerprint(classes: Sequence[str], samples: Iterable[tuple[str, str | None,
     for sample in samples:
         digest.update(b"\n" + json.dumps(sample).encode())
     return digest.hexdigest()
+
+
+def row_hashes(features: np.ndarray) -> Iterator[str]:
+    """The content hash of each row of (n, d) features: hex digest of its float32 numbers, little-endian."""
+    return (hashlib.sha256(row.astype("<f4").tobytes()).hexdigest() for row in features)
 
 
 def statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,9 +7,9 @@ import numpy as np
 from metaselect.data.depth import PixelRange, PixelValues
 from metaselect.data.images import COLOUR, GREY, Shape, deep_values, probe
 from metaselect.data.listing import Listing
-from metaselect.data.readers.base import BadSamples, UnusableContent
-from metaselect.data.store import FEATURES, IMAGES
+from metaselect.data.readers.base import BadSamples, Pair, UnusableContent
 from metaselect.records import Reporter
+from metaselect.run.layout import FEATURES, IMAGES
 from metaselect.text import counted
 
 AUTO_LIMIT = 224  # pixels; larger images of mixed sizes are brought down to this
@@ -20,29 +20,26 @@ class Target:
     """The stored form of every sample.
 
     Attributes:
-        task: "images", "features" or "external" (ids and labels alone).
-        size: (H, W); empty for all but images.
-        mode: "L" or "RGB"; empty for all but images.
-        width: d; 0 for all but features.
+        size: (H, W); empty where there are no images.
+        mode: "L" or "RGB"; empty where there are no images.
+        width: d; 0 where there are no features.
         pixel_range: how images of more than 8 bits are scaled to 8; None where there are none.
     """
 
-    task: str
     size: tuple[int, ...]
     mode: str
     width: int
     pixel_range: PixelRange | None = None
 
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one stored sample."""
-        if self.task == FEATURES:
-            return (self.width,)
-        return (1 if self.mode == GREY else 3, *self.size)
-
     @property
-    def dtype(self) -> type[np.generic]:
-        """The number type of the stored array."""
-        return np.float32 if self.task == FEATURES else np.uint8
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+        """The shape of one stored sample and its number type, by kind: "images" before "features"."""
+        kinds: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {}
+        if self.size:
+            kinds[IMAGES] = (1 if self.mode == GREY else 3, *self.size), np.uint8
+        if self.width:
+            kinds[FEATURES] = (self.width,), np.float32
+        return kinds
 
 
 @dataclass
@@ -69,6 +66,8 @@ def read_headers(listing: Listing, bad: BadSamples, report: Reporter) -> Headers
     found = Headers()
     with report.track(int(listing.keep.sum()), "Looking at images", "images") as advance:
         for position, content in listing.source.contents(listing.keep):
+            if isinstance(content, Pair):
+                content = content.image
             shape = probe(content) if isinstance(content, bytes) else content
             if isinstance(shape, UnusableContent) and not bad.skip:
                 bad.add(listing.bad(position, shape.reason))
@@ -96,8 +95,8 @@ def choose_target(
         bad: what to do with images that cannot be used.
         report: notes, warnings and progress.
     """
-    if listing.source.task != IMAGES:
-        return Target(listing.source.task, (), "", listing.source.width())
+    if IMAGES not in listing.source.kinds:
+        return Target((), "", listing.source.width())
     found = read_headers(listing, bad, report)
     scale = pixel_range or found.values.range()
     if scale is not None and found.values.count:
@@ -105,7 +104,8 @@ def choose_target(
         report.note(f"{deep} more than 8 bits a pixel: {scale} becomes 0 to 255 (--pixel-range).")
         for remark in found.values.remarks(scale):
             report.warn(remark)
-    return Target(IMAGES, _size(found, size, report), GREY if found.grey else COLOUR, 0, scale)
+    mode = GREY if found.grey else COLOUR
+    return Target(_size(found, size, report), mode, listing.source.width(), scale)
 
 
 def _size(found: Headers, size: int | None, report: Reporter) -> tuple[int, int]:

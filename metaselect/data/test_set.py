@@ -7,15 +7,15 @@ import numpy as np
 from metaselect.data.depth import brightness_remark
 from metaselect.data.ingest import Journal, fill
 from metaselect.data.listing import list_samples, open_source
-from metaselect.data.readers.base import BadSamples
-from metaselect.data.store import FEATURES, Dataset
+from metaselect.data.readers.base import BadSamples, task_of
+from metaselect.data.store import Dataset
 from metaselect.data.summary import statistics
 from metaselect.data.target import Target, read_headers
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.records import Reporter
 from metaselect.run.artefacts import TEST_SKIPPED
-from metaselect.run.layout import IDS_ALONE
+from metaselect.run.layout import FEATURES
 from metaselect.run.tables import write_rows
 from metaselect.text import counted, examples
 
@@ -41,14 +41,18 @@ def read_test_set(
     bad = BadSamples(options.on_bad_sample)
     source = open_source(path, options)
     preprocess = like.preprocess
-    if source.task == IDS_ALONE:
+    if not source.kinds:
         raise DataError(
             f"{path} has neither images nor features that are known as such, so no model can be judged on it.",
             "Name the column of images with --image-column or those of features with --feature-columns.",
         )
-    if source.task != preprocess.task:
-        raise DataError(f"{path} holds {source.task}, the run {preprocess.task}.", "Name data of one kind.")
-    width = like.inputs.shape[1] if source.task == FEATURES else 0
+    if preprocess.task not in source.kinds:
+        raise DataError(
+            f"{path} holds {task_of(source.kinds)}, and the run's models take {preprocess.task}.",
+            "Name data of that kind.",
+        )
+    source.take(preprocess.task)
+    width = like.inputs.shape[1] if preprocess.task == FEATURES else 0
     if width and source.width() != width:
         raise DataError(
             f"{path} has {source.width()} features per sample, the run has {width}.",
@@ -66,7 +70,7 @@ def read_test_set(
         shallow = found.values.count < sum(found.sizes.values())
         for remark in found.values.remarks(preprocess.pixel_range):
             report.warn(f"{path}: {remark}")
-    target = Target(source.task, preprocess.size, preprocess.mode, width, preprocess.pixel_range)
+    target = Target(preprocess.size, preprocess.mode, width, preprocess.pixel_range)
     arrays = fill(listing, Journal(target), scratch, bad, report)
     if bad.found:
         write_rows(scratch / TEST_SKIPPED.within(), TEST_SKIPPED, [each.cells() for each in bad.found])
@@ -79,7 +83,7 @@ def read_test_set(
             f"{path} has no sample of {counted(len(absent), 'class', 'classes')}: {examples(absent)}."
         )
     ids = [listing.sample_ids[position] for position in arrays.order]
-    inputs = np.load(arrays.path, mmap_mode="c", allow_pickle=False)
+    inputs = np.load(arrays.paths[preprocess.task], mmap_mode="c", allow_pickle=False)
     if shallow and preprocess.pixel_range is not None:
         pool, test = (float(np.mean(mean)) for mean in (preprocess.mean, statistics(inputs)[0]))
         if (odd := brightness_remark(pool, test, preprocess.pixel_range)) is not None:

@@ -19,7 +19,7 @@ def thumbnails(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, str, 
     """(sample_id, media type, bytes) of each image, encoded again, so that no metadata of the original is passed on.
 
     Args:
-        run: an ingested run; yields nothing if its samples are features.
+        run: an ingested run; yields nothing if its samples have no images.
         sample_ids: of the pool.
     """
     for sample_id, _, raw in read_originals(run, sample_ids):

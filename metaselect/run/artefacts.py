@@ -60,9 +60,16 @@ SAMPLES = Artefact(
 CLASSES = Artefact(
     DATA, "classes.json", (), "class names; a position is a class number", "ingest", _EVERY_STAGE
 )
-PREPROCESS = Artefact(DATA, "preprocess.json", (), "size, mode, mean, std, pixel range", "ingest", _TRAINING)
-PIXELS = Artefact(DATA, "pixels.npy", (), "uint8 (n, C, H, W); images only", "ingest", _TRAINING)
-FEATURES = Artefact(DATA, "features.npy", (), "float32 (n, d); features only", "ingest", _TRAINING)
+PREPROCESS = Artefact(
+    DATA,
+    "preprocess.json",
+    (),
+    "how samples are stored; mean and std of each channel or feature",
+    "ingest",
+    _TRAINING,
+)
+PIXELS = Artefact(DATA, "pixels.npy", (), "uint8 (n, C, H, W); where there are images", "ingest", _TRAINING)
+FEATURES = Artefact(DATA, "features.npy", (), "float32 (n, d); where there are features", "ingest", _TRAINING)
 SKIPPED = Artefact(DATA, "skipped.csv", _BAD_SAMPLES, _LEFT_OUT, "ingest")
 DUPLICATES = Artefact(
     DATA,

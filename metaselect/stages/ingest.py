@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 
 from metaselect.data.classes import name_remarks
 from metaselect.data.depth import PixelRange
-from metaselect.data.ingest import Journal, fill, hash_contents, restore_bad
+from metaselect.data.ingest import Journal, fill, hash_contents, restore_bad, stored_form
 from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.originals import IMAGE_FOLDER, recorded_options
 from metaselect.data.readers.base import BadSample, BadSamples
 from metaselect.data.signature import dataset_signature
-from metaselect.data.store import Preprocess
-from metaselect.data.summary import duplicates, fingerprint, statistics
+from metaselect.data.store import Preprocess, preprocess_of
+from metaselect.data.summary import duplicates, fingerprint
 from metaselect.data.target import choose_target
 from metaselect.data_options import IngestOptions
 from metaselect.errors import ArtefactError, DataError, UsageError
@@ -26,7 +26,7 @@ from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import CLASSES, DATA, DUPLICATES, PREPROCESS, RECORD, SAMPLES, SKIPPED
 from metaselect.run.files import read_json, write_json
 from metaselect.run.key import EXTERNAL, StageKey, differences
-from metaselect.run.layout import IDS_ALONE, Run
+from metaselect.run.layout import IDS_ALONE, IMAGES, Run
 from metaselect.run.record import StageRecord
 from metaselect.run.stage import Work
 from metaselect.run.tables import require_parquet, write_parquet, write_rows
@@ -121,7 +121,8 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
     bad = BadSamples(options.on_bad_sample)
     listing = list_samples(open_source(data, options), bad, options.classes or None, unlabelled=True)
     listing = listing.limited(options.limit, options.seed)
-    scale = Preprocess.read(run.path(PREPROCESS.path())).pixel_range
+    images = preprocess_of(run).kinds.get(IMAGES)
+    scale = images.pixel_range if images else None
     order, content_hashes = hash_contents(listing, scale, bad, report)
     given, recorded = _fingerprint(listing, order, content_hashes), record.details["fingerprint"]
     if given != recorded:
@@ -197,24 +198,22 @@ def _build(
         report.note(f"Resuming at sample {done + 1} of {int(listing.keep.sum())}.")
         restore_bad(listing, journal, bad)
     target = journal.target
-    # Mean and deviation of the stored values, by which models normalise their inputs; none for ids alone.
-    moments: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
-    if target.task == IDS_ALONE:
+    if not target.arrays:
         order, content_hashes = hash_contents(listing, None, bad, report)
+        joint, preprocess = content_hashes, Preprocess(IDS_ALONE, (), "", (), ())
     else:
         arrays = fill(listing, journal, work.folder, bad, report)
         order, content_hashes = arrays.order, arrays.content_hashes
-        moments = statistics(np.load(arrays.path, mmap_mode="r"))
+        joint, preprocess = stored_form(target, arrays)
     write_samples(work.folder / SAMPLES.within(), listing, order, content_hashes)
     write_json(work.folder / CLASSES.within(), list(listing.classes))
-    preprocess = Preprocess(target.task, target.size, target.mode, *moments, target.pixel_range)
     preprocess.write(work.folder / PREPROCESS.within())
     # Equal images under two ids are kept: only a person can say which of their labels is right.
     repeated = duplicates([listing.sample_ids[position] for position in order], content_hashes)
     _write_lists(run, work, bad.found, repeated, report)
     work.details["unlabelled"] = _warn_of_labels(listing, order, report)
-    work.details["task"] = target.task
-    work.details["fingerprint"] = _fingerprint(listing, order, content_hashes)
+    work.details["task"] = preprocess.task
+    work.details["fingerprint"] = _fingerprint(listing, order, joint)
 
 
 def _write_run_info(run: Run) -> None:
@@ -285,13 +284,14 @@ def _result(run: Run) -> dict[str, Json]:
     """What ``--json`` prints, read from the finished stage."""
     info = run.info()
     details = run.stage(DATA.name()).require().details
-    preprocess = Preprocess.read(run.path(PREPROCESS.path()))
+    preprocess = preprocess_of(run)
+    images = preprocess.kinds.get(IMAGES, preprocess)
     return {
         "n": pq.read_metadata(require_parquet(run, SAMPLES)).num_rows,
         "classes": read_json(run.path(CLASSES.path()), "Ingest the data again with --force."),
         "task": preprocess.task,
-        "image_size": list(preprocess.size) or None,
-        "pixel_range": None if preprocess.pixel_range is None else list(preprocess.pixel_range),
+        "image_size": list(images.size) or None,
+        "pixel_range": None if images.pixel_range is None else list(images.pixel_range),
         "fingerprint": info["fingerprint"],
         "unlabelled": details.get("unlabelled", 0),
         "skipped": details["skipped"],

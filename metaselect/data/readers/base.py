@@ -1,6 +1,6 @@
 """What readers of all forms of input have in common: sources, their entries and contents, and bad samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
@@ -9,6 +9,7 @@ import numpy as np
 
 from metaselect.data.classes import class_form
 from metaselect.errors import DataError
+from metaselect.run.layout import FEATURES, IDS_ALONE
 from metaselect.text import escape_formula, short, visible
 
 STOP = "stop"
@@ -41,8 +42,34 @@ class UnusableContent:
     reason: str
 
 
-Content: TypeAlias = bytes | np.ndarray | UnusableContent
-"""Encoded image bytes, or a (d,) float32 row of features (d = 0: ids and labels alone), or why there is neither."""
+class Pair(NamedTuple):
+    """A sample that has both: encoded image bytes, and a (d,) float32 row of features."""
+
+    image: bytes
+    features: np.ndarray
+
+
+Content: TypeAlias = bytes | np.ndarray | Pair | UnusableContent
+"""Encoded image bytes, or a (d,) float32 row of features (d = 0: ids and labels alone), or both, or why it is none."""
+
+
+def paired(image: Content, features: Content) -> Content:
+    """Both of one sample, or why one of them cannot be used."""
+    if isinstance(image, bytes) and isinstance(features, np.ndarray):
+        return Pair(image, features)
+    return image if isinstance(image, UnusableContent) else features
+
+
+def identity(content: bytes | np.ndarray | Pair) -> bytes:
+    """The bytes by which equal contents are known; of a sample that has both, those of its image."""
+    if isinstance(content, Pair):
+        return content.image
+    return content if isinstance(content, bytes) else content.astype("<f4").tobytes()
+
+
+def task_of(kinds: Sequence[str]) -> str:
+    """What models of the samples take unless the user says otherwise: features where there are any."""
+    return FEATURES if FEATURES in kinds else next(iter(kinds), IDS_ALONE)
 
 
 class Source(Protocol):
@@ -50,17 +77,20 @@ class Source(Protocol):
 
     Attributes:
         root: the folder that paths are relative to.
-        task: "images", "features" or "external" (ids and labels alone).
+        kinds: "images", "features", or both in this order; empty: ids and labels alone.
         declared: class names in their order where the data itself fixes them, else empty.
         brings_ids: whether the data has ids of its own.
         remarks: warnings about how the data was understood.
     """
 
     root: Path
-    task: str
     declared: tuple[str, ...]
     brings_ids: bool
     remarks: tuple[str, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the samples have."""
 
     def where(self, position: int, row: int, path: str) -> str:
         """The file that messages about this sample name."""
@@ -70,6 +100,9 @@ class Source(Protocol):
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
         """(position, content) of the samples from ``start`` on where ``keep`` (N,) bool is true, streamed."""
+
+    def take(self, kind: str) -> None:
+        """Read "images" or "features" alone, which the samples must have, of samples that have both."""
 
     def width(self) -> int:
         """Features per sample (the commonest number, whatever the order of rows); 0 where there are no features."""

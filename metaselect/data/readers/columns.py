@@ -3,14 +3,13 @@
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from metaselect.data.classes import suggest
-from metaselect.data.store import FEATURES, IMAGES
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.run.layout import IDS_ALONE
+from metaselect.run.layout import FEATURES, IMAGES
 from metaselect.text import examples, short
 
 FEATURE_LIST = "features"
@@ -41,24 +40,24 @@ class Columns:
         return frozenset(name for name in (self.sample_id, self.label, self.image) if name is not None)
 
     @property
-    def task(self) -> str:
-        """What the samples are."""
-        if self.image is not None:
-            return IMAGES
-        return FEATURES if self.features else IDS_ALONE
+    def kinds(self) -> tuple[str, ...]:
+        """What the samples have: "images", "features", or both in this order."""
+        return (IMAGES,) * (self.image is not None) + (FEATURES,) * bool(self.features)
+
+    def of(self, kind: str) -> "Columns":
+        """The columns without images, or without features."""
+        return replace(self, features=()) if kind == IMAGES else replace(self, image=None)
 
     def remarks(self, file: str, header: Sequence[str]) -> tuple[str, ...]:
         """Warnings about columns, where how they were understood may be a mistake."""
         others = [name for name in header if name not in (self.sample_id, self.label)]
-        if self.task == IDS_ALONE:
+        if not self.kinds:
             shown = ", ".join(map(short, others[:SHOWN])) + (", ..." if len(others) > SHOWN else "")
             ways = f"--image-column or --feature-columns takes one of: {shown}; " if others else ""
             return (
                 f"{file} has no images or features that are known as such, so ids and labels alone are taken "
                 f"({ways}--image-column {self.sample_id} --image-folder DIR --image-suffix .jpg, files named by ids).",
             )
-        if self.image is not None and FEATURE_LIST in header:
-            return (f"The column {FEATURE_LIST} is ignored; --feature-columns {FEATURE_LIST} takes it.",)
         return ()
 
 
@@ -76,12 +75,12 @@ def choose_columns(file: str, header: Sequence[str], options: ReadOptions) -> Co
     else:
         sample_id = next((name for name in ("sample_id", "id") if name in header), None)
     if options.feature_columns is not None:
-        features = _features(file, header, options.feature_columns, {label, sample_id})
-        return Columns(sample_id, label, None, features)
-    if options.image_column in header:
-        return Columns(sample_id, label, options.image_column, ())
-    if FEATURE_LIST in header:
-        return Columns(sample_id, label, None, (FEATURE_LIST,))
+        features = _features(file, header, options.feature_columns, {label, sample_id, options.image_column})
+    else:
+        features = (FEATURE_LIST,) if FEATURE_LIST in header else ()
+    image = options.image_column if options.image_column in header else None
+    if image is not None or features:
+        return Columns(sample_id, label, image, features)
     image_named = options.image_column != ReadOptions.image_column
     if FILE_NAME in header and sample_id is None and not image_named:
         return Columns(None, label, FILE_NAME, ())

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from metaselect.data.readers.base import Content, SampleEntry, UnusableContent, check_features, label_name
+from metaselect.data.readers.base import (
+    Content,
+    SampleEntry,
+    UnusableContent,
+    check_features,
+    label_name,
+    paired,
+)
 from metaselect.data.readers.columns import FEATURE_LIST, choose_columns
 from metaselect.data.readers.paths import ImageFiles
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.files import read_delimiter
+from metaselect.run.layout import IMAGES
 from metaselect.text import quoted, short
 
 
@@ -27,13 +35,25 @@ class CsvSource:
         self._header = self._read_header()
         self._columns = choose_columns(str(path), self._header, options)
         self.brings_ids = self._columns.sample_id is not None
-        self.task = self._columns.task
         self.remarks = self._columns.remarks(str(path), self._header)
         if self._columns.features == (FEATURE_LIST,) and options.feature_columns is None:
+            if self._columns.image is not None:
+                self._columns = self._columns.of(IMAGES)
+                self.remarks = (f"{path}: {FEATURE_LIST} is left out, since a CSV has no list columns.",)
+                return
             raise DataError(
                 f"{path}: a CSV has no list columns, so {FEATURE_LIST} cannot be read.",
                 "Write one number a column and name the columns: --feature-columns 'x*'; or use Parquet.",
             )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """By the columns."""
+        return self._columns.kinds
+
+    def take(self, kind: str) -> None:
+        """Read the columns of one kind alone."""
+        self._columns = self._columns.of(kind)
 
     def where(self, position: int, row: int, path: str) -> str:
         """The path of the manifest."""
@@ -61,10 +81,14 @@ class CsvSource:
         for position, (_, cells) in enumerate(self._rows()):
             if position < start or not keep[position]:
                 continue
-            if self._columns.image is not None:
-                yield position, self._images.read(self._images.clean(cells[at[self._columns.image]]))
-            else:
+            if self._columns.image is None:
                 yield position, self._numbers([cells[place] for place in chosen])
+                continue
+            image = self._images.read(self._images.clean(cells[at[self._columns.image]]))
+            yield (
+                position,
+                paired(image, self._numbers([cells[place] for place in chosen])) if chosen else image,
+            )
 
     def _numbers(self, cells: Sequence[str]) -> np.ndarray | UnusableContent:
         try:

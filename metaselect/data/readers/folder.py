@@ -10,9 +10,9 @@ from metaselect.data.classes import class_form, order_classes
 from metaselect.data.readers.base import Content, SampleEntry
 from metaselect.data.readers.paths import ImageFiles
 from metaselect.data.readers.splits import TABLES, check_no_splits
-from metaselect.data.store import IMAGES
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
+from metaselect.run.layout import IMAGES
 from metaselect.text import examples
 
 SUFFIXES = (
@@ -26,7 +26,7 @@ SHOWN = 5  # suffixes that a message names
 class FolderSource:
     """A folder of class folders, as a ``Source``."""
 
-    task = IMAGES
+    kinds: tuple[str, ...] = (IMAGES,)
     brings_ids = False
 
     def __init__(self, root: Path, options: ReadOptions) -> None:
@@ -83,6 +83,9 @@ class FolderSource:
             elif _counts(path):
                 self._ignored[path.suffix.lower()] += 1
         return paths
+
+    def take(self, kind: str) -> None:
+        """Nothing: there are images alone."""
 
     def where(self, position: int, row: int, path: str) -> str:
         """The image's path."""

@@ -18,6 +18,7 @@ from metaselect.data.readers.base import (
     UnusableContent,
     check_features,
     label_name,
+    paired,
 )
 from metaselect.data.readers.columnar import (
     id_text,
@@ -34,10 +35,8 @@ from metaselect.data.readers.columnar import (
 )
 from metaselect.data.readers.columns import choose_columns
 from metaselect.data.readers.paths import ImageFiles
-from metaselect.data.store import FEATURES
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
-from metaselect.run.layout import IDS_ALONE
 from metaselect.text import quoted
 
 
@@ -51,7 +50,6 @@ class ParquetSource:
         first = self._schema(self._files[0])
         self._columns = choose_columns(str(self._files[0]), first.names, options)
         self.brings_ids = self._columns.sample_id is not None
-        self.task = self._columns.task
         self.remarks = self._columns.remarks(str(self._files[0]), first.names)
         self.declared = declared_classes(first.metadata, self._columns.label)
         self._names = frozenset(self.declared)
@@ -62,6 +60,15 @@ class ParquetSource:
         self._group_rows = [read_group_rows(file) for file in self._files]
         self._starts = np.cumsum([0, *map(sum, self._group_rows)])
         self._width: int | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """By the columns."""
+        return self._columns.kinds
+
+    def take(self, kind: str) -> None:
+        """Read the columns of one kind alone."""
+        self._columns = self._columns.of(kind)
 
     def where(self, position: int, row: int, path: str) -> str:
         """The file that holds the row."""
@@ -100,7 +107,7 @@ class ParquetSource:
         self.width()  # before a row is read, which pyarrow cannot do where a list's fixed size is 0
         wanted = keep.copy()
         wanted[:start] = False
-        if self.task == IDS_ALONE:
+        if not self.kinds:
             yield from ((position, np.empty(0, np.float32)) for position in np.flatnonzero(wanted).tolist())
             return
         for file, base, counts in zip(self._files, self._starts, self._group_rows, strict=False):
@@ -113,15 +120,19 @@ class ParquetSource:
     def _group(
         self, file: Path, group: int, position: int, wanted: np.ndarray
     ) -> Iterator[tuple[int, Content]]:
-        names = [self._columns.image] if self._columns.image else list(self._columns.features)
-        for batch in read_batches(file, names, [group]):
-            contents = self._images(batch) if self._columns.image else self._rows(batch)
-            for content in contents:
+        image, features = self._columns.image, self._columns.features
+        for batch in read_batches(file, [*([image] if image else []), *features], [group]):
+            kinds: list[Iterator[Content | str]] = [self._images(batch)] if image else []
+            kinds += [self._rows(batch)] if features else []
+            for cells in zip(*kinds, strict=True):
                 if wanted[position]:
-                    if isinstance(content, str):
-                        content = self._outside.read(self._outside.clean(content))
-                    yield position, content
+                    contents = (self._content(cell) for cell in cells)
+                    yield position, paired(*contents) if image and features else next(contents)
                 position += 1
+
+    def _content(self, cell: Content | str) -> Content:
+        """The cell, or the file that it names."""
+        return self._outside.read(self._outside.clean(cell)) if isinstance(cell, str) else cell
 
     def _images(self, batch: Any) -> Iterator[bytes | str | UnusableContent]:
         """Image bytes, or the path where the bytes are null."""
@@ -159,8 +170,8 @@ class ParquetSource:
             DataError: the lists are empty.
         """
         if self._width is None:
-            self._width = self._count_width() if self.task == FEATURES else 0
-            if self.task == FEATURES and self._width == 0:
+            self._width = self._count_width() if self._columns.features else 0
+            if self._columns.features and self._width == 0:
                 raise DataError(
                     f"{self._files[0]}: column {self._columns.features[0]} holds no numbers in most rows.",
                     "Write at least one feature a sample, or name other columns with --feature-columns.",

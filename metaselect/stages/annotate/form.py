@@ -23,13 +23,13 @@ from metaselect.annotation.ledger import Ledger
 from metaselect.annotation.ledger_record import STAGE
 from metaselect.annotation.repeats import Repeat, repeat_content_hash
 from metaselect.annotation.rounds import Round
-from metaselect.data.store import IMAGES
+from metaselect.data.store import preprocess_of
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import ExportOptions
 from metaselect.records import Reporter
 from metaselect.run.artefacts import CLASSES, DATA, SAMPLES
 from metaselect.run.files import read_json
-from metaselect.run.layout import Run
+from metaselect.run.layout import IMAGES, Run
 from metaselect.run.tables import require_parquet
 from metaselect.text import examples
 
@@ -40,7 +40,7 @@ def require_offered(run: Run, form: ExchangeFormat, options: ExportOptions) -> N
     Raises:
         UsageError: it has no place for given labels or predictions, or needs images.
     """
-    has_images = run.info()["task"] == IMAGES
+    has_images = IMAGES in preprocess_of(run).kinds
     if NO_IMAGES not in form.capabilities and not (has_images and options.images):
         why = "this run has none" if not has_images else "--no-images leaves them out"
         raise UsageError(f"--format {options.format} needs images, and {why}.", "Use --format csv.")

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from metaselect.data.store import Dataset
+from metaselect.data.store import Dataset, array_file
 from metaselect.models.predictions import Predictions
+from metaselect.records import Reporter
 from metaselect.run.artefacts import (
     CHECKPOINT,
     CROSS_FIT,
@@ -51,8 +52,13 @@ class Candidate:
         return tuple(path for path in (self.weights, self.description, self.table, self.cross_fit) if path)
 
 
-def candidates(run: Run) -> list[Candidate]:
+def candidates(run: Run, kind: str, report: Reporter) -> list[Candidate]:
     """The warm-up's last epoch and every finished re-weighting.
+
+    Args:
+        run: the run.
+        kind: what the warm-up takes, "images" or "features"; a re-weighting that takes the other is left out.
+        report: warns of that.
 
     Raises:
         ArtefactError: there was no warm-up, or a record is damaged.
@@ -61,6 +67,10 @@ def candidates(run: Run) -> list[Candidate]:
     models = [Candidate(WARMUP.kind, CHECKPOINT.path(epoch=last), WARMUP_MODEL.path())]
     for stage in run.stage_names(REWEIGHT.kind):
         name, record = stage.partition("/")[2], run.stage(stage).require()
+        if array_file(kind) not in record.key.inputs:
+            again = run.stage(stage).command()
+            report.warn(f"{stage} does not take {kind}, as the warm-up does, so it is left out. Run: {again}")
+            continue
         models.append(
             Candidate(
                 name,

@@ -23,8 +23,8 @@ from metaselect.annotation.quality.noise_estimate import (
 )
 from metaselect.annotation.rounds import Round, rounds
 from metaselect.data.signature import dataset_signature
-from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
-from metaselect.data.summary import fingerprint
+from metaselect.data.store import Dataset, data_inputs, load_pool, preprocess_of, require_contents
+from metaselect.data.summary import fingerprint, row_hashes
 from metaselect.data.test_set import read_test_set
 from metaselect.data_options import EvaluateOptions
 from metaselect.errors import DataError
@@ -43,7 +43,7 @@ from metaselect.run.artefacts import (
 from metaselect.run.files import read_json, sha256_file, write_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey
-from metaselect.run.layout import Run, checked_folder_name
+from metaselect.run.layout import FEATURES, Run, checked_folder_name
 from metaselect.run.stage import Stage, Work
 from metaselect.run.tables import read_parquet, write_parquet
 from metaselect.stages.evaluate.candidates import Candidate, candidates, predict_with
@@ -91,7 +91,7 @@ def _evaluate(test: Path, run: Run, options: EvaluateOptions, report: Reporter) 
     if not test.exists():
         raise DataError(f"{test} does not exist.", "Name a test set of any form that ingest takes.")
     pool = load_pool(run)
-    models = candidates(run)
+    models = candidates(run, pool.preprocess.task, report)
     all_rounds = rounds(run)
     ledger = read_ledger(run) if has_control(all_rounds) else None
     files = [*data_inputs(run), *(path for candidate in models for path in candidate.files)]
@@ -224,7 +224,10 @@ def _scores(labels: np.ndarray, predicted: np.ndarray, pool: Dataset) -> dict[st
 
 def _overlap(setup: EvaluationSetup, hashes: Sequence[str], report: Reporter) -> np.ndarray:
     """(n',) bool: test samples whose content is in the pool too; with a note or warning where there are any."""
-    known = set(read_parquet(setup.run, SAMPLES, ["content_hash"])[0].to_pylist())
+    if len(preprocess_of(setup.run).kinds) > 1 and setup.pool.preprocess.task == FEATURES:
+        known = set(row_hashes(setup.pool.inputs))  # the recorded hashes are those of the images
+    else:
+        known = set(read_parquet(setup.run, SAMPLES, ["content_hash"])[0].to_pylist())
     shared = np.array([digest in known for digest in hashes])
     if shared.any():
         count = f"{int(shared.sum())} of {len(hashes)} test samples are in the pool too"

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from metaselect.data.store import FEATURES
+from metaselect.data.store import trained_on
 from metaselect.options import SelectOptions
 from metaselect.records import Reporter
 from metaselect.registry import AUTO_SELECTOR
-from metaselect.run.layout import Run
+from metaselect.run.layout import FEATURES, Run
 
 
 def with_resolved_method(
@@ -36,7 +36,7 @@ def _method_and_reason(run: Run, options: SelectOptions, *, has_labels: bool) ->
         return "rbc", "which has --gradient"
     if options.profile is not None:
         return "rbc", "which has --profile"
-    if options.features is not None or run.info()["task"] == FEATURES:
+    if options.features is not None or trained_on(run) == FEATURES:
         if has_labels:
             return "disagreement", "since the features are frozen and labels were bought before"
         return "k-means", "since the features are frozen"

@@ -7,10 +7,11 @@ cross-validation chooses.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from metaselect.data.listing import open_source
-from metaselect.data.store import data_inputs, load_pool, require_contents
+from metaselect.data.store import data_inputs, load_pool, preprocess_of, require_contents
 from metaselect.data_options import IngestOptions
 from metaselect.errors import DataError, UsageError
 from metaselect.models.cross_fit import is_above
@@ -29,7 +30,7 @@ from metaselect.run.artefacts import (
 from metaselect.run.files import sha256_file, write_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import EXTERNAL, StageKey
-from metaselect.run.layout import IDS_ALONE, Run
+from metaselect.run.layout import Run
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_rows
 from metaselect.stages.ingest import ingest, same_data
@@ -67,7 +68,7 @@ def warmup(
         )
     elif data is not None:
         # Before there is a run: one of ids and labels alone would be in the way of the right command.
-        if open_source(data, reading).task == IDS_ALONE:
+        if not open_source(data, reading).kinds:
             raise DataError(
                 f"{data} has neither images nor features that are known as such, so nothing can be trained on it.",
                 "Name the column of images with --image-column or those of features with --feature-columns "
@@ -81,13 +82,14 @@ def warmup(
 
 def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     require_contents(run)
-    inputs = inputs_of(run, *data_inputs(run))
+    options = _with_resolved_kind(run, options, report)
+    inputs = inputs_of(run, *data_inputs(run, options.on))
     if options.weights is not None:
         if not options.weights.is_file():
             raise UsageError(f"--weights {options.weights} does not exist.", "Name a safetensors file.")
         inputs[f"{EXTERNAL}weights"] = sha256_file(options.weights)
     device = choose_device(options.device, report)
-    plan = plan_warmup(load_pool(run), options, device, report)
+    plan = plan_warmup(load_pool(run, options.on), options, device, report)
     stage = run.stage(WARMUP.name())
     key = StageKey(plan.as_options(), inputs, device.type, plan.auto())
     if not stage.is_current(key, report, force=options.force):
@@ -99,6 +101,21 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
             _finish(plan, *_fit(plan, work, report), work)
     details = stage.require().details
     return Outcome({"run": str(run.root), **details["result"]})
+
+
+def _with_resolved_kind(run: Run, options: WarmupOptions, report: Reporter) -> WarmupOptions:
+    """The options, with what the models take: of samples that have images and features, the latter by default."""
+    stored = preprocess_of(run)
+    if options.on is None:
+        if len(stored.kinds) > 1:
+            report.note("The samples have images and features; the models take the features (--on images).")
+        return replace(options, on=stored.task)
+    if options.on not in stored.kinds:
+        raise UsageError(
+            f"--on {options.on}: the samples of {run.root} have {stored.task} alone.",
+            "Leave it out, or ingest data that has both.",
+        )
+    return options
 
 
 def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> tuple[Fitted, PoolPredictions]:

@@ -1,0 +1,240 @@
+"""Pools whose samples have images and features: people see the images, models take what --on says."""
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import metaselect, states
+from data_makers import Picture, encode, ids_of, made, samples_table, stage_bytes, write_images
+
+import metaselect.data.ingest as blocks
+from metaselect.data.store import load_pool, preprocess_of, trained_on
+from metaselect.errors import DataError
+from metaselect.run.layout import Run
+
+CLASSES = ("cat", "dog")
+COUNT, SIDE, WIDTH = 40, 6, 5
+
+
+def samples_of(count: int = COUNT, seed: int = 5) -> tuple[list[Picture], np.ndarray]:
+    """Images, and features of which the first number gives the label away."""
+    noise = np.random.default_rng(seed)
+    labels = [CLASSES[number % 2] for number in range(count)]
+    pixels = noise.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    images = [
+        Picture(f"i{number}.png", label, encode(each))
+        for number, (label, each) in enumerate(zip(labels, pixels, strict=True))
+    ]
+    features = noise.normal(size=(count, WIDTH)).astype(np.float32)
+    features[:, 0] += [4 if label == "dog" else -4 for label in labels]
+    return images, features
+
+
+def write_both(
+    path: Path, images: Sequence[Picture], features: np.ndarray, ids: Sequence[str], *, form: str = "bytes"
+) -> Path:
+    """A manifest of one of four forms."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels = [each.label for each in images]
+    rows = features.tolist()
+    if form == "bytes":
+        cells: list[object] = [{"bytes": each.raw, "path": None} for each in images]
+    else:
+        write_images(path.parent, images)
+        cells = [each.path for each in images]
+    if form in ("bytes", "paths"):
+        columns = {"sample_id": ids, "image": cells, "features": rows, "label": labels}
+        pq.write_table(pa.table(columns), path, row_group_size=7)
+        return path
+    names = [f"x{number}" for number in range(WIDTH)]
+    records = [
+        {"sample_id": name, "image": cell, "label": label, **dict(zip(names, row, strict=True))}
+        for name, cell, label, row in zip(ids, cells, labels, rows, strict=True)
+    ]
+    if form == "jsonl":
+        path.write_text("".join(f"{json.dumps(each)}\n" for each in records))
+        return path
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    return path
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Path:
+    return write_both(tmp_path / "both/d.parquet", *samples_of(), ids_of(COUNT))
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("paths", "d.parquet"), ("csv", "d.csv"), ("jsonl", "d.jsonl"), ("bytes", "e.parquet")]
+)
+def test_every_form_keeps_both(tmp_path: Path, both: Path, form: str, name: str) -> None:
+    images, features = samples_of()
+    backwards = write_both(
+        tmp_path / form / name, images[::-1], features[::-1], ids_of(COUNT)[::-1], form=form
+    )
+    wanted = None if name.endswith("parquet") else "x*"
+    run, expected = made(backwards, tmp_path / "r", feature_columns=wanted), made(both, tmp_path / "whole")
+    leave = ("stage.json", "samples.parquet")  # whose column source has the path
+    assert stage_bytes(run.path("data"), leave=leave) == stage_bytes(expected.path("data"), leave=leave)
+    assert run.info()["fingerprint"] == expected.info()["fingerprint"]
+    order = np.argsort(ids_of(COUNT))
+    np.testing.assert_array_equal(load_pool(run).inputs, features[order])
+    assert preprocess_of(run).kinds.keys() == {"images", "features"}
+
+
+def test_each_kind_is_stored_as_it_is_alone(tmp_path: Path, both: Path) -> None:
+    run = made(both, tmp_path / "r")
+    for kind, column in (("images", "features"), ("features", "image")):
+        table = pq.read_table(both).drop_columns([column])
+        pq.write_table(table, tmp_path / f"{kind}.parquet")
+        alone = made(tmp_path / f"{kind}.parquet", tmp_path / kind)
+        expected, found = load_pool(alone), load_pool(run, kind)
+        np.testing.assert_array_equal(found.inputs, expected.inputs)
+        assert found.preprocess == expected.preprocess == preprocess_of(alone)
+    hashes = [row["content_hash"] for row in samples_table(run)]
+    assert hashes == [row["content_hash"] for row in samples_table(Run(tmp_path / "images"))]
+
+
+def test_a_sample_of_which_one_is_bad_is_left_out_of_both(tmp_path: Path) -> None:
+    images, features = samples_of()
+    images[3] = Picture("i3.png", images[3].label, b"broken")
+    features[8, 2] = np.nan
+    data = write_both(tmp_path / "d.parquet", images, features, ids_of(COUNT))
+    with pytest.raises(DataError, match=r"row 4, id i003: it is not an image"):
+        made(data, tmp_path / "stopped")
+    run = made(data, tmp_path / "r", on_bad_sample="skip")
+    kept = [number for number in range(COUNT) if number not in (3, 8)]
+    rest = write_both(
+        tmp_path / "rest.parquet",
+        [images[number] for number in kept],
+        features[kept],
+        [ids_of(COUNT)[number] for number in kept],
+    )
+    expected = made(rest, tmp_path / "expected")
+    for kind in ("images", "features"):
+        np.testing.assert_array_equal(load_pool(run, kind).inputs, load_pool(expected, kind).inputs)
+    assert run.info()["fingerprint"] == expected.info()["fingerprint"]
+
+
+@pytest.mark.parametrize("fatal", [2, 17, 39])
+def test_a_killed_ingest_ends_in_the_same_bytes(
+    tmp_path: Path, both: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
+) -> None:
+    whole = made(both, tmp_path / "whole")
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    real, calls = blocks.prepare, iter(range(COUNT))
+
+    def killed(content: Any, target: Any) -> Any:
+        if next(calls) == fatal:
+            raise KeyboardInterrupt
+        return real(content, target)
+
+    monkeypatch.setattr(blocks, "prepare", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made(both, tmp_path / "r")
+    monkeypatch.setattr(blocks, "prepare", real)
+    run = made(both, tmp_path / "r")
+    assert stage_bytes(run.path("data")) == stage_bytes(whole.path("data"))
+
+
+def test_other_features_of_the_same_images_are_other_data(tmp_path: Path, both: Path) -> None:
+    made(both, tmp_path / "r")
+    images, features = samples_of()
+    shutil.copy(both, tmp_path / "copy.parquet")
+    metaselect("ingest", tmp_path / "copy.parquet", run=tmp_path / "r")
+    features[4, 1] += 1
+    other = write_both(tmp_path / "other.parquet", images, features, ids_of(COUNT))
+    done = metaselect("ingest", other, run=tmp_path / "r", code=4)
+    assert "holds other data" in done.err
+
+
+def test_corrupt_keeps_both(tmp_path: Path, both: Path) -> None:
+    metaselect("corrupt", both, "-o", tmp_path / "out", "--noise", "uniform", "--rate", 0.2)
+    before, after = pq.read_table(both).sort_by("sample_id"), pq.read_table(tmp_path / "out/train.parquet")
+    assert after.column_names == ["sample_id", "image", "features", "label"]
+    for name in ("sample_id", "image", "features"):
+        assert after[name].to_pylist() == before[name].to_pylist()
+    run = made(tmp_path / "out/train.parquet", tmp_path / "r")
+    assert load_pool(run, "images").inputs.shape == (COUNT, 3, SIDE, SIDE)
+
+
+def test_images_can_be_left_out(tmp_path: Path, both: Path) -> None:
+    run = made(both, tmp_path / "r", image_column="none")
+    assert preprocess_of(run).kinds.keys() == {"features"}
+
+
+def test_a_list_of_features_in_csv_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    images, _ = samples_of(4)
+    write_images(tmp_path, images)
+    rows = "".join(f"{each.path},{each.label},[1 2]\n" for each in images)
+    (tmp_path / "d.csv").write_text(f"image,label,features\n{rows}")
+    done = metaselect("ingest", tmp_path / "d.csv", run=tmp_path / "r")
+    assert "features is left out, since a CSV has no list columns" in done.err
+    assert trained_on(Run(tmp_path / "r")) == "images"
+
+
+@pytest.mark.slow
+def test_people_see_images_and_models_take_what_on_says(tmp_path: Path, both: Path) -> None:
+    run = tmp_path / "r"
+    quick = ("--epochs", 1, "--batch-size", 8)
+    warmed = metaselect("warmup", both, run=run)
+    assert "The samples have images and features; the models take the features" in warmed.err
+    assert json.loads((run / "warmup/model.json").read_text())["preprocess"]["task"] == "features"
+    metaselect("select", "--budget", 4, run=run)
+    metaselect("annotate", "export", run=run)
+    with (run / "export/round-1/labels.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(run / "export/round-1" / row["image"]).is_file() for row in rows] == [True] * 4
+    # What the models take is said once, by the warm-up.
+    metaselect("annotate", "import", _answered(run), run=run)
+    metaselect("reweight", run=run)
+    images, features = samples_of(30, seed=6)
+    images[0], features[0] = (each[0] for each in samples_of())  # which the pool has
+    test = write_both(tmp_path / "test.parquet", images, features, [f"t{each}" for each in range(30)])
+    table = pq.read_table(test)
+    pq.write_table(table.drop_columns(["image"]), tmp_path / "features.parquet")
+    pq.write_table(table.drop_columns(["features"]), tmp_path / "images.parquet")
+    whole = metaselect("evaluate", test, "--json", run=run).json
+    alone = metaselect("evaluate", tmp_path / "features.parquet", "--json", run=run).json
+    assert whole["overlap"] == alone["overlap"] == 1
+    differing = ("test", "seconds")
+    assert {**whole, **dict.fromkeys(differing)} == {**alone, **dict.fromkeys(differing)}
+    refused = metaselect("evaluate", tmp_path / "images.parquet", run=run, code=3)
+    assert "holds images, and the run's models take features" in refused.err
+
+    changed = metaselect("warmup", "--on", "images", *quick, run=run, code=4)
+    assert "on" in changed.err
+    metaselect("warmup", "--on", "images", "--force", *quick, run=run)
+    assert trained_on(Run(run)) == "images"
+    assert states(run, 1)["reweight/auto"][0] == "stale"
+    metaselect("reweight", "--method", "uniform", *quick, run=run)
+    judged = metaselect("evaluate", tmp_path / "images.parquet", "--name", "i", "--json", run=run)
+    assert judged.json["overlap"] == 1
+
+
+def _answered(run: Path) -> Path:
+    """The form of round 1, answered with the given labels."""
+    form = run / "export/round-1/labels.csv"
+    given = {str(row["sample_id"]): str(row["given_label"]) for row in samples_table(Run(run))}
+    with form.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with form.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "clean_label": given[row["sample_id"]]} for row in rows)
+    return form
+
+
+def test_on_names_what_the_samples_have(tmp_path: Path, both: Path) -> None:
+    made(both, tmp_path / "r", image_column="none")
+    refused = metaselect("warmup", "--on", "images", run=tmp_path / "r", code=2)
+    assert "have features alone" in refused.err
