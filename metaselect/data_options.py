@@ -21,6 +21,7 @@ class ReadOptions:
         split: of a folder of Parquet files that are named by split, the one to read.
         image_folder: the folder of the images that a manifest names; None: the manifest's own.
         image_suffix: what a manifest's names of images lack at their end, such as ".jpg".
+        features: a Parquet file of sample_id and features, joined with the data.
         allow_outside: read images that are links, or paths, to outside of their folder.
     """
 
@@ -32,6 +33,7 @@ class ReadOptions:
     split: str | None = None
     image_folder: Path | None = not_in_key(None)
     image_suffix: str = ""
+    features: Path | None = not_in_key(None)
     allow_outside: bool = False
 
 

@@ -238,3 +238,92 @@ def test_on_names_what_the_samples_have(tmp_path: Path, both: Path) -> None:
     made(both, tmp_path / "r", image_column="none")
     refused = metaselect("warmup", "--on", "images", run=tmp_path / "r", code=2)
     assert "have features alone" in refused.err
+
+
+def write_features(path: Path, ids: Sequence[str], features: np.ndarray) -> Path:
+    pq.write_table(pa.table({"sample_id": list(ids), "features": features.tolist()}), path, row_group_size=9)
+    return path
+
+
+def test_features_of_another_file_are_joined_by_id(tmp_path: Path, both: Path) -> None:
+    _, features = samples_of()
+    images = tmp_path / "images.parquet"
+    pq.write_table(pq.read_table(both).drop_columns(["features"]), images)
+    ids = [*ids_of(COUNT)[::-1], "elsewhere"]
+    file = write_features(tmp_path / "f.parquet", ids, np.concatenate([features[::-1], features[:1]]))
+    run, expected = made(images, tmp_path / "r", features=file), made(both, tmp_path / "whole")
+    assert stage_bytes(run.path("data")) == stage_bytes(expected.path("data"))
+    assert run.info() == expected.info()
+    metaselect("ingest", images, "--features", file, run=tmp_path / "r")
+    metaselect("corrupt", images, "--features", file, "-o", tmp_path / "out")
+    again = made(tmp_path / "out/train.parquet", tmp_path / "again")
+    assert again.info() == expected.info()
+    write_features(file, ids, np.concatenate([features[::-1] * 2, features[:1]]))
+    done = metaselect("ingest", images, "--features", file, run=tmp_path / "r", code=4)
+    assert "holds other data" in done.err
+
+
+def test_a_folder_of_images_takes_features_by_its_made_ids(tmp_path: Path) -> None:
+    images, features = samples_of(10)
+    for each in images:
+        (tmp_path / "photos" / each.label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / each.label / each.path).write_bytes(each.raw)
+    first = made(tmp_path / "photos", tmp_path / "first")
+    rows = samples_table(first)
+    place = {f"{each.label}/{each.path}": number for number, each in enumerate(images)}
+    order = [place[str(row["source"])] for row in rows]
+    file = write_features(tmp_path / "f.parquet", [str(row["sample_id"]) for row in rows], features[order])
+    run = made(tmp_path / "photos", tmp_path / "r", features=file)
+    np.testing.assert_array_equal(load_pool(run).inputs, features[order])
+    assert preprocess_of(run).kinds.keys() == {"images", "features"}
+
+
+def test_ids_and_labels_alone_take_features(tmp_path: Path) -> None:
+    _, features = samples_of(6)
+    table = tmp_path / "d.csv"
+    table.write_text("sample_id,label\n" + "".join(f"i{n},{CLASSES[n % 2]}\n" for n in range(6)))
+    file = write_features(tmp_path / "f.parquet", [f"i{n}" for n in range(6)], features)
+    done = metaselect("ingest", table, "--features", file, "--json", run=tmp_path / "r")
+    assert done.json["task"] == "features"
+    assert "ids and labels alone" not in done.err
+
+
+def test_a_sample_without_features_stops_or_is_left_out(tmp_path: Path, both: Path) -> None:
+    _, features = samples_of()
+    images = tmp_path / "images.parquet"
+    pq.write_table(pq.read_table(both).drop_columns(["features"]), images)
+    file = write_features(tmp_path / "f.parquet", ids_of(COUNT)[2:], features[2:])
+    with pytest.raises(DataError, match="has no features for 2 of 40 samples: i000, i001"):
+        made(images, tmp_path / "stopped", features=file)
+    run = made(images, tmp_path / "r", features=file, on_bad_sample="skip")
+    assert [row["sample_id"] for row in samples_table(run)] == ids_of(COUNT)[2:]
+    skipped = (run.path("data/skipped.csv")).read_text().splitlines()
+    assert len(skipped) == 3
+    assert "it has no features in" in skipped[1]
+
+
+def test_features_beside_the_data_s_own_are_refused(tmp_path: Path, both: Path) -> None:
+    file = write_features(tmp_path / "f.parquet", ["a"], np.zeros((1, 2)))
+    with pytest.raises(DataError, match="has features itself, beside those of --features"):
+        made(both, tmp_path / "r", features=file)
+
+
+@pytest.mark.slow
+def test_a_test_set_takes_features_of_another_file(tmp_path: Path, both: Path) -> None:
+    run = tmp_path / "r"
+    metaselect("warmup", both, run=run)
+    images, features = samples_of(30, seed=6)
+    ids = [f"t{each}" for each in range(30)]
+    test = write_both(tmp_path / "test.parquet", images, features, ids)
+    pq.write_table(pq.read_table(test).drop_columns(["features"]), tmp_path / "images.parquet")
+    file = write_features(tmp_path / "f.parquet", ids, features)
+    whole = metaselect("evaluate", test, "--name", "a", "--json", run=run).json
+    joined = metaselect(
+        "evaluate", tmp_path / "images.parquet", "--features", file, "--name", "b", "--json", run=run
+    ).json
+    assert {**whole, "test": ""} == {**joined, "test": ""}
+    narrow = write_features(tmp_path / "n.parquet", ids, features[:, :3])
+    refused = metaselect(
+        "evaluate", tmp_path / "images.parquet", "--features", narrow, "--name", "c", run=run, code=3
+    )
+    assert "has 3 features per sample, the run has 5" in refused.err

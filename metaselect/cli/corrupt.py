@@ -10,6 +10,7 @@ from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.flags import (
     AllowOutsideOption,
     FeatureColumnsOption,
+    FeaturesOption,
     IdColumnOption,
     ImageColumnOption,
     ImageFolderOption,
@@ -103,6 +104,7 @@ def corrupt(
     label_column: LabelColumnOption = "label",
     image_column: ImageColumnOption = "image",
     feature_columns: FeatureColumnsOption = None,
+    features: FeaturesOption = None,
     on_bad_sample: OnBadSampleOption = OnBadSample.stop,
     split: SplitOption = None,
     image_folder: ImageFolderOption = None,
@@ -128,6 +130,7 @@ def corrupt(
         label_column=label_column,
         image_column=image_column,
         feature_columns=feature_columns,
+        features=features,
         on_bad_sample=on_bad_sample,
         split=split,
         image_folder=image_folder,

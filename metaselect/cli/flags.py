@@ -135,6 +135,15 @@ SplitOption = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+FeaturesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Parquet file of sample_id and features, joined with the data.",
+        show_default="the data's own",
+        rich_help_panel=INPUT,
+    ),
+]
 ImageFolderOption = Annotated[
     Path | None,
     typer.Option(

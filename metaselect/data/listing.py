@@ -17,6 +17,7 @@ from metaselect.data.readers.base import (
     UnusableContent,
     identity,
 )
+from metaselect.data.readers.joined import JoinedSource, with_features
 from metaselect.data.readers.metadata import MANIFESTS, image_folder
 from metaselect.data.readers.parquet import ParquetSource
 from metaselect.data.readers.paths import is_special, require_inside
@@ -96,6 +97,11 @@ def open_source(path: Path, options: ReadOptions) -> Source:
     Raises:
         DataError: there is none of these.
     """
+    return with_features(_open(path, options), options)
+
+
+def _open(path: Path, options: ReadOptions) -> Source:
+    """The same without the file of --features."""
     if not path.exists():
         raise DataError(f"{path} does not exist.", "Check the path.")
     if is_special(path) and not path.is_dir():
@@ -192,6 +198,8 @@ def list_samples(
     if not source.brings_ids:
         _make_ids(listing, bad)
     _check_distinct(listing, bad)
+    if isinstance(source, JoinedSource) and keep.any():
+        source.join(listing.sample_ids, keep)
     return listing
 
 

@@ -29,7 +29,8 @@ MEDIA_TYPES = {
     ".gif": "image/gif",
     ".bmp": "image/bmp",
 }
-IMAGE_FOLDER = "image_folder"  # in the record of the data: --image-folder
+OUTSIDE = ("image_folder", "features")
+"""Options that name places outside of the data, which its record keeps beside the others."""
 SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # by Windows
 
@@ -135,8 +136,8 @@ def recorded_options(record: StageRecord) -> IngestOptions:
         for name, value in record.key.options.items()
         if name in known
     }
-    folder = record.details.get(IMAGE_FOLDER)
-    return IngestOptions(**read, image_folder=None if folder is None else Path(folder))  # type: ignore[arg-type]
+    places = {name: Path(place) for name in OUTSIDE if (place := record.details.get(name)) is not None}
+    return IngestOptions(**read, **places)  # type: ignore[arg-type]
 
 
 def _unchanged(raw: bytes, expected: str, scale: PixelRange | None) -> tuple[str, bytes] | None:

@@ -49,16 +49,16 @@ def read_test_set(
     if preprocess.task not in source.kinds:
         raise DataError(
             f"{path} holds {task_of(source.kinds)}, and the run's models take {preprocess.task}.",
-            "Name data of that kind.",
+            "Name data of that kind, or its features with --features FILE.",
         )
     source.take(preprocess.task)
+    listing = list_samples(source, bad, like.classes)
     width = like.inputs.shape[1] if preprocess.task == FEATURES else 0
     if width and source.width() != width:
         raise DataError(
             f"{path} has {source.width()} features per sample, the run has {width}.",
-            "Choose the same columns with --feature-columns.",
+            "Choose the same columns with --feature-columns, or features of the same encoder.",
         )
-    listing = list_samples(source, bad, like.classes)
     for remark in source.remarks:
         report.warn(remark)
     if not listing.keep.any():

@@ -13,7 +13,7 @@ from metaselect.data.classes import name_remarks
 from metaselect.data.depth import PixelRange
 from metaselect.data.ingest import Journal, fill, hash_contents, restore_bad, stored_form
 from metaselect.data.listing import Listing, list_samples, open_source
-from metaselect.data.originals import IMAGE_FOLDER, recorded_options
+from metaselect.data.originals import OUTSIDE, recorded_options
 from metaselect.data.readers.base import BadSample, BadSamples
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Preprocess, preprocess_of
@@ -82,8 +82,7 @@ def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) ->
     """
     record = run.stage(DATA.name()).require()
     recorded = recorded_options(record)
-    if options.image_folder is not None:
-        recorded = replace(recorded, image_folder=options.image_folder)
+    recorded = replace(recorded, **{name: place for name in OUTSIDE if (place := getattr(options, name))})
     default = IngestOptions()
     given = {
         name: getattr(options, name)
@@ -130,22 +129,23 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
             f"{run.root} holds other data (fingerprint {recorded[:12]}) than {data} ({given[:12]}).",
             "Use another --run, or replace the data: metaselect ingest --force.",
         )
-    _record_place(run, data, options.image_folder, signature)
+    _record_place(run, data, options, signature)
 
 
-def _record_place(run: Run, data: Path, image_folder: Path | None, signature: str) -> None:
+def _record_place(run: Run, data: Path, options: IngestOptions, signature: str) -> None:
     """Record the new place of the same data, so that its contents need not be compared next time."""
     path = run.path(f"{DATA.name()}/{RECORD}")
     raw = read_json(path, run.stage(DATA.name()).recompute_hint)
     raw["inputs"][DATA_INPUT] = signature
-    raw["details"] |= _place(data, image_folder)
+    raw["details"] |= _place(data, options)
     write_json(path, raw)
 
 
-def _place(data: Path, image_folder: Path | None) -> dict[str, Json]:
+def _place(data: Path, options: IngestOptions) -> dict[str, Json]:
     """Where the data lies, as the stage's record says it."""
-    folder = None if image_folder is None else str(image_folder.resolve())
-    return {"root": str(data.resolve()), IMAGE_FOLDER: folder}
+    places = {name: getattr(options, name) for name in OUTSIDE}
+    resolved = {name: None if place is None else str(place.resolve()) for name, place in places.items()}
+    return {"root": str(data.resolve()), **resolved}
 
 
 def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> None:
@@ -164,7 +164,7 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
             if not listing.keep.any():
                 raise bad.none_left(data)
             _build(run, listing, work, options, bad, report)
-        work.details.update(_place(data, options.image_folder))
+        work.details.update(_place(data, options))
     _write_run_info(run)
 
 

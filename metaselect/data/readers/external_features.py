@@ -70,15 +70,7 @@ def read_external_features(path: Path, sample_ids: Sequence[str], classes: int) 
     """
     has_probs = _check_columns(path)
     places, ignored = _places(path, sample_ids)
-    features: np.ndarray | None = None
-    first = _Row(0, "")
-    for rows, at, batch in _matched(path, places, sample_ids, FEATURE_LIST):
-        if features is None:
-            first, width = rows[0], _first_width(path, rows[0], batch)
-            features = np.empty((len(sample_ids), width), dtype=np.float32)
-        block = _block(path, rows, batch, FEATURE_LIST, features.shape[1], f"row {first.number} has")
-        features[at] = _finite(path, rows, block)
-    assert features is not None  # every sample has a row, and there is at least one
+    features = _matrix(path, places, sample_ids)
     if not has_probs:
         return ExternalFeatures(features, None, ignored)
     probs = np.empty((len(sample_ids), classes), dtype=np.float32)
@@ -86,6 +78,36 @@ def read_external_features(path: Path, sample_ids: Sequence[str], classes: int) 
         block = _block(path, rows, batch, PROBS, classes, "the number of classes is")
         probs[at] = _distributions(path, rows, block)
     return ExternalFeatures(features, probs, ignored)
+
+
+def read_features(path: Path, sample_ids: Sequence[str], *, partial: bool = False) -> np.ndarray:
+    """(n, d) float32 features from a Parquet file, as ``read_external_features`` reads them.
+
+    Args:
+        path: the file.
+        sample_ids: n.
+        partial: give NaN to samples that the file lacks, of which there must be fewer than n.
+
+    Raises:
+        DataError: as there.
+    """
+    _check_columns(path)
+    places, _ = _places(path, sample_ids, partial=partial)
+    return _matrix(path, places, sample_ids)
+
+
+def _matrix(path: Path, places: np.ndarray, sample_ids: Sequence[str]) -> np.ndarray:
+    """The (n, d) features; NaN for samples without a row."""
+    features: np.ndarray | None = None
+    first = _Row(0, "")
+    for rows, at, batch in _matched(path, places, sample_ids, FEATURE_LIST):
+        if features is None:
+            first, width = rows[0], _first_width(path, rows[0], batch)
+            features = np.full((len(sample_ids), width), np.nan, dtype=np.float32)
+        block = _block(path, rows, batch, FEATURE_LIST, features.shape[1], f"row {first.number} has")
+        features[at] = _finite(path, rows, block)
+    assert features is not None  # at least one sample has a row
+    return features
 
 
 def _check_columns(path: Path) -> bool:
@@ -104,8 +126,11 @@ def _check_columns(path: Path) -> bool:
     return PROBS in schema.names
 
 
-def _places(path: Path, sample_ids: Sequence[str]) -> tuple[np.ndarray, int]:
-    """(N,) int64: the place in the pool of each row of the file, -1 for none; and how many have none."""
+def _places(path: Path, sample_ids: Sequence[str], *, partial: bool = False) -> tuple[np.ndarray, int]:
+    """(N,) int64: the place in the pool of each row of the file, -1 for none; and how many have none.
+
+    With ``partial`` some samples, but not all, may have no row.
+    """
     known = {sample_id: place for place, sample_id in enumerate(sample_ids)}
     row_of = np.zeros(
         len(sample_ids), dtype=np.int64
@@ -124,13 +149,13 @@ def _places(path: Path, sample_ids: Sequence[str]) -> tuple[np.ndarray, int]:
                 row_of[place] = row
             places.append(place)
     lacking = [sample_ids[place] for place in np.flatnonzero(row_of == 0).tolist()]
-    if lacking:
+    if lacking and not (partial and len(lacking) < len(sample_ids)):
         named = ", ".join(map(short, lacking[:SHOWN])) + (", ..." if len(lacking) > SHOWN else "")
         raise DataError(
             f"{path} has no features for {len(lacking)} of {len(sample_ids)} samples: {named}.",
             f"Write one row for each sample, with the {ID} of {SAMPLES.path()}.",
         )
-    return np.array(places, dtype=np.int64), len(places) - len(sample_ids)
+    return np.array(places, dtype=np.int64), places.count(-1)
 
 
 def _matched(
