@@ -21,7 +21,7 @@ s, v, c, f_i, F_m: the meta gradient's, defined in ``metagrad.forward``; slope: 
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -48,6 +48,20 @@ class Reporter(Protocol):
 
     def track(self, total: int, what: str, unit: str, done: int = 0) -> AbstractContextManager[Advance]:
         """Show progress over ``total`` units (0: unknown), ``done`` of them earlier, with rate and time left."""
+
+
+class SilentReporter:
+    """A ``Reporter`` that says nothing, for trials."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+    def warn(self, message: str) -> None:
+        """Nothing."""
+
+    def track(self, total: int, what: str, unit: str, done: int = 0) -> AbstractContextManager[Advance]:
+        """Nothing."""
+        return nullcontext(lambda count, detail="": None)
 
 
 @dataclass(frozen=True)

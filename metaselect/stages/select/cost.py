@@ -1,8 +1,7 @@
 """What a round costs, for --dry-run: memory and disk from sizes, and time from probes on a part of the pool."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -15,7 +14,7 @@ from metaselect.data.store import Dataset
 from metaselect.models.head import head_of
 from metaselect.options import SelectOptions
 from metaselect.random import generator
-from metaselect.records import Advance, Json, Reporter
+from metaselect.records import Json, Reporter, SilentReporter
 from metaselect.run.layout import Run
 from metaselect.run.stage import Work
 from metaselect.selection.base import Selector, no_progress
@@ -47,21 +46,6 @@ class Measured(NamedTuple):
     samples: int
     features: float
     choice: float
-
-
-class _Silent:
-    """A Reporter that says nothing."""
-
-    def note(self, message: str) -> None:
-        del message
-
-    def warn(self, message: str) -> None:
-        del message
-
-    @contextmanager
-    def track(self, total: int, what: str, unit: str, done: int = 0) -> Iterator[Advance]:
-        del total, what, unit, done
-        yield lambda count, detail="": None
 
 
 def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
@@ -125,7 +109,7 @@ def _measure(round_: RoundToProbe, ids: torch.Tensor) -> Measured | None:
             *(round_.run, pool if options.features else part, round_.method, options, round_.epochs),
             device=round_.device,
             work=Work(Path(folder), resumed=False),
-            report=_Silent(),
+            report=SilentReporter(),
             reuse=False,
         )
         featured = time.monotonic()

@@ -35,6 +35,7 @@ from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_rows
 from metaselect.stages.ingest import ingest, same_data
 from metaselect.stages.warmup.descent import held_out_losses, train_by_descent
+from metaselect.stages.warmup.duration import advice, estimated_seconds, may_be_long
 from metaselect.stages.warmup.exact import save_solution, solve
 from metaselect.stages.warmup.fitted import Fitted
 from metaselect.stages.warmup.fold_models import pool_predictions_by_descent
@@ -96,7 +97,9 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
         if cost := plan.cost():
             report.note(cost)
         if options.dry_run:
-            return dry_run_outcome(stage, key, plan.needs())
+            return dry_run_outcome(stage, key, {**plan.needs(), "seconds": estimated_seconds(plan)})
+        if may_be_long(plan) and (seconds := estimated_seconds(plan)) is not None:
+            report.note(advice(plan, seconds))
         with stage.working(key, report) as work:
             _finish(plan, *_fit(plan, work, report), work)
     details = stage.require().details
