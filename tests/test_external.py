@@ -150,7 +150,7 @@ def test_without_ids_there_must_be_more_than_labels(tmp_path: Path) -> None:
     assert not (tmp_path / "run/data").exists()
     # A column of images that was asked for by name and is not there is a mistake, whatever else is there.
     named = manifest(tmp_path / "n.csv")
-    assert "neither a column pixels" in refused(named, image_column="pixels")
+    assert "has no column pixels" in refused(named, image_column="pixels")
 
 
 # What such a run cannot do

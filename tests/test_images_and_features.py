@@ -12,12 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import metaselect, states
-from data_makers import Picture, encode, ids_of, made, samples_table, stage_bytes, write_images
+from data_makers import Listener, Picture, encode, ids_of, made, samples_table, stage_bytes, write_images
 
 import metaselect.data.ingest as blocks
+from metaselect.data.listing import made_id
+from metaselect.data.originals import read_originals
 from metaselect.data.store import load_pool, preprocess_of, trained_on
+from metaselect.data.test_set import read_test_set
+from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.run.layout import Run
+from metaselect.stages.annotate.new_classes import add_classes
 
 CLASSES = ("cat", "dog")
 COUNT, SIDE, WIDTH = 40, 6, 5
@@ -178,7 +183,7 @@ def test_a_list_of_features_in_csv_is_left_out_with_a_warning(tmp_path: Path) ->
     rows = "".join(f"{each.path},{each.label},[1 2]\n" for each in images)
     (tmp_path / "d.csv").write_text(f"image,label,features\n{rows}")
     done = metaselect("ingest", tmp_path / "d.csv", run=tmp_path / "r")
-    assert "features is left out, since a CSV has no list columns" in done.err
+    assert "features is left out; beside images, a table has features in numeric columns" in done.err
     assert trained_on(Run(tmp_path / "r")) == "images"
 
 
@@ -327,3 +332,124 @@ def test_a_test_set_takes_features_of_another_file(tmp_path: Path, both: Path) -
         "evaluate", tmp_path / "images.parquet", "--features", narrow, "--name", "c", run=run, code=3
     )
     assert "has 3 features per sample, the run has 5" in refused.err
+
+
+def test_a_new_class_keeps_the_data_known(tmp_path: Path, both: Path) -> None:
+    run = made(both, tmp_path / "r")
+    with run.lock():
+        add_classes(run, ["owl"], Listener())
+    metaselect(
+        "ingest", shutil.copy(both, tmp_path / "moved.parquet"), "--classes", "cat,dog,owl", run=run.root
+    )
+
+
+@pytest.mark.slow
+def test_a_rule_is_no_setting(tmp_path: Path, both: Path) -> None:
+    images = tmp_path / "images.parquet"
+    pq.write_table(pq.read_table(both).drop_columns(["features"]), images)
+    quick = ("--epochs", 1, "--folds", 0)
+    metaselect("warmup", images, *quick, run=tmp_path / "r")
+    key = json.loads((tmp_path / "r/warmup/stage.json").read_text())["options"]
+    assert key["on"] is None  # as before there was a choice
+    metaselect("ingest", both, "--force", run=tmp_path / "r")
+    again = metaselect("warmup", *quick, run=tmp_path / "r")
+    assert "changed since" in again.err
+    assert trained_on(Run(tmp_path / "r")) == "features"
+
+
+@pytest.mark.slow
+def test_without_a_warmup_nothing_says_what_models_take(tmp_path: Path, both: Path) -> None:
+    quick = ("--epochs", 1, "--batch-size", 8)
+    plain = ("reweight", "--method", "uniform", "--init", "scratch")
+    made(both, tmp_path / "r")
+    refused = metaselect(*plain, run=tmp_path / "r", code=4)
+    assert "the warm-up decides what models take" in refused.err
+    metaselect("warmup", "--on", "images", *quick, "--folds", 0, run=tmp_path / "r")
+    metaselect(*plain, *quick, run=tmp_path / "r")
+    assert states(tmp_path / "r", 0)["reweight/uniform"][0] == "done"
+    metaselect("verify", "--rerun", run=tmp_path / "r")
+    metaselect("warmup", "--on", "features", "--force", run=tmp_path / "r")
+    assert states(tmp_path / "r", 1)["reweight/uniform"][0] == "stale"
+
+
+def test_ids_are_the_same_whatever_is_taken(tmp_path: Path) -> None:
+    images, features = samples_of(10)
+    table = {"image": [each.raw for each in images], "label": [each.label for each in images]}
+    pq.write_table(pa.table(table), tmp_path / "images.parquet")
+    pq.write_table(pa.table({**table, "features": features.tolist()}), tmp_path / "both.parquet")
+    alone, both = (made(tmp_path / f"{name}.parquet", tmp_path / name) for name in ("images", "both"))
+    ids = [str(row["sample_id"]) for row in samples_table(alone)]
+    assert [row["sample_id"] for row in samples_table(both)] == ids
+    for on in ("images", "features"):
+        test, _ = read_test_set(
+            tmp_path / "both.parquet", ReadOptions(), load_pool(both, on), tmp_path / on, Listener()
+        )
+        assert test.sample_ids == ids
+    order = [ids.index(made_id(each.raw)) for each in images]
+    file = write_features(tmp_path / "f.parquet", ids, features[np.argsort(order)])
+    joined, _ = read_test_set(
+        *(tmp_path / "images.parquet", ReadOptions(features=file), load_pool(both, "features")),
+        *(tmp_path / "scratch", Listener()),
+    )
+    np.testing.assert_array_equal(joined.inputs, load_pool(both, "features").inputs)
+
+
+def test_equal_images_are_told_apart_by_their_features(tmp_path: Path) -> None:
+    images, features = samples_of(6)
+    raw = [images[0].raw] * 3 + [each.raw for each in images[3:]]
+    prints = []
+    for number, order in enumerate(([0, 1, 2, 3, 4, 5], [2, 0, 1, 5, 4, 3])):
+        table = {
+            "image": [raw[place] for place in order],
+            "label": ["ab"[place > 2] for place in order],
+            "features": [features[place].tolist() for place in order],
+        }
+        pq.write_table(pa.table(table), tmp_path / f"{number}.parquet")
+        prints.append(made(tmp_path / f"{number}.parquet", tmp_path / f"r{number}").info()["fingerprint"])
+    assert prints[0] == prints[1]
+
+
+def test_features_of_a_limited_pool_are_enough(tmp_path: Path, both: Path) -> None:
+    _, features = samples_of()
+    images = tmp_path / "images.parquet"
+    pq.write_table(pq.read_table(both).drop_columns(["features"]), images)
+    few = made(images, tmp_path / "few", limit=20)
+    ids = [str(row["sample_id"]) for row in samples_table(few)]
+    file = write_features(tmp_path / "f.parquet", ids, features[[ids_of(COUNT).index(name) for name in ids]])
+    run = made(images, tmp_path / "r", limit=20, features=file)
+    assert [row["sample_id"] for row in samples_table(run)] == ids
+
+
+def test_features_that_are_text_are_left_out_beside_images(tmp_path: Path, both: Path) -> None:
+    table = pq.read_table(both)
+    text = pa.array(["a b"] * COUNT)
+    pq.write_table(table.set_column(2, "features", text), tmp_path / "text.parquet")
+    done = metaselect("ingest", tmp_path / "text.parquet", run=tmp_path / "r")
+    assert "features is left out, since it is string, not numbers" in done.err
+    nulls = [None, *table["features"].to_pylist()[1:]]
+    pq.write_table(table.set_column(2, "features", pa.array(nulls)), tmp_path / "null.parquet")
+    refused = metaselect("ingest", tmp_path / "null.parquet", run=tmp_path / "n", code=3)
+    assert "--feature-columns none" in refused.err
+    run = made(tmp_path / "null.parquet", tmp_path / "n", feature_columns="none")
+    assert preprocess_of(run).kinds.keys() == {"images"}
+
+
+def test_a_column_of_images_that_is_not_there_is_refused(tmp_path: Path, both: Path) -> None:
+    with pytest.raises(DataError, match="no column imgae"):
+        made(both, tmp_path / "r", image_column="imgae")
+    done = metaselect("warmup", both, "--image-column", "none", "--on", "images", run=tmp_path / "r", code=2)
+    assert "have features alone" in done.err
+    assert not (tmp_path / "r/data").exists()
+
+
+def test_images_are_shown_after_the_features_file_is_gone(tmp_path: Path, both: Path) -> None:
+    _, features = samples_of()
+    images = tmp_path / "images.parquet"
+    pq.write_table(pq.read_table(both).drop_columns(["features"]), images)
+    file = write_features(tmp_path / "f.parquet", ids_of(COUNT), features)
+    run = made(images, tmp_path / "r", features=file)
+    file.unlink()
+    shown = list(read_originals(run, ids_of(COUNT)[:3]))
+    assert [(name, raw) for name, _, raw in shown] == [
+        (name, picture.raw) for name, picture in zip(ids_of(COUNT), samples_of()[0][:3], strict=False)
+    ]

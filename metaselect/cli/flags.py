@@ -125,7 +125,8 @@ IdColumnOption = Annotated[
 ]
 LabelColumnOption = Annotated[str, typer.Option(help="Column with labels.", rich_help_panel=INPUT)]
 ImageColumnOption = Annotated[
-    str, typer.Option(help="Column with image paths or image bytes.", rich_help_panel=INPUT)
+    str,
+    typer.Option(help="Column with image paths or bytes; none: no images.", rich_help_panel=INPUT),
 ]
 SplitOption = Annotated[
     str | None,
@@ -139,8 +140,7 @@ FeaturesOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Parquet file of sample_id and features, joined with the data.",
-        show_default="the data's own",
+        help="Parquet file of sample_id and features, joined with the data's own images or labels.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -192,7 +192,7 @@ FeatureColumnsOption = Annotated[
     str | None,
     typer.Option(
         metavar="PATTERN",
-        help="Numeric columns to use as features, as a glob such as 'x*'.",
+        help="Numeric columns to use as features, as a glob such as 'x*'; none: without features.",
         show_default="the list column `features`",
         rich_help_panel=INPUT,
     ),

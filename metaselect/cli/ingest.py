@@ -34,7 +34,7 @@ from metaselect.cli.results import finish
 from metaselect.data.classes import named_classes
 from metaselect.data_options import IngestOptions
 from metaselect.records import Json
-from metaselect.run.layout import IDS_ALONE, Run
+from metaselect.run.layout import FEATURES, IDS_ALONE, Run
 
 
 def register(app: typer.Typer) -> None:
@@ -120,6 +120,7 @@ def _summary(run_directory: Run, result: Mapping[str, Json]) -> str:
     assert isinstance(classes, list)
     kind = "ids and labels alone" if result["task"] == IDS_ALONE else "features"
     if isinstance(size, list):
-        kind = f"images of {size[0]} x {size[1]} pixels"
+        beside = " with features" if result["task"] == FEATURES else ""
+        kind = f"images of {size[0]} x {size[1]} pixels{beside}"
     without = f" ({result['unlabelled']} without a label)" if result["unlabelled"] else ""
     return f"{run_directory.path('data')}: {result['n']} samples{without}, {len(classes)} classes, {kind}"

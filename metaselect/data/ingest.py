@@ -7,7 +7,8 @@ read once from front to back. After every block the arrays are flushed and a sma
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from metaselect.data.images import content_hash, decode, to_pixels
 from metaselect.data.listing import Listing
 from metaselect.data.readers.base import BadSamples, Content, Pair, UnusableContent
 from metaselect.data.store import Preprocess, array_file
-from metaselect.data.summary import row_hashes, statistics
+from metaselect.data.summary import joint_hash, joint_hashes, statistics
 from metaselect.data.target import Target
 from metaselect.records import Reporter
 from metaselect.run.files import read_json, write_json
@@ -65,6 +66,8 @@ class Journal:
         if not (folder / JOURNAL).is_file():
             return None
         raw = read_json(folder / JOURNAL, "Remove it.")
+        if raw["target"].keys() != {spec.name for spec in fields(Target)}:
+            return None  # of another version
         target = Target(**{**raw["target"], "size": tuple(raw["target"]["size"])})
         if target.pixel_range is not None:
             target = replace(target, pixel_range=PixelRange(*target.pixel_range))
@@ -134,7 +137,7 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
     return Arrays([order[place] for place in kept], [digests[place] for place in kept], paths)
 
 
-def stored_form(target: Target, arrays: Arrays) -> tuple[list[str], Preprocess]:
+def stored_form(target: Target, arrays: Arrays) -> tuple[Sequence[str], Preprocess]:
     """(content hashes of all that each sample has, how the samples are stored)."""
     loaded = {kind: np.load(path, mmap_mode="r") for kind, path in arrays.paths.items()}
     kinds = {}
@@ -145,8 +148,7 @@ def stored_form(target: Target, arrays: Arrays) -> tuple[list[str], Preprocess]:
         kinds[kind] = Preprocess(kind, size, mode, *statistics(array), scale)
     if len(kinds) < 2:
         return arrays.content_hashes, kinds[next(iter(kinds))]
-    rows = row_hashes(loaded[FEATURES])
-    joint = [joint_hash(*hashes) for hashes in zip(arrays.content_hashes, rows, strict=True)]
+    joint = joint_hashes(arrays.content_hashes, loaded[FEATURES])
     return joint, replace(kinds[FEATURES], images=kinds[IMAGES])
 
 
@@ -216,11 +218,6 @@ def hash_contents(
             advance(1)
     order = [position for position in listing.order() if position in hashes]
     return order, [hashes[position] for position in order]
-
-
-def joint_hash(image: str, features: str) -> str:
-    """The content hash of a sample that has both, by those of its image and its features."""
-    return f"{image} {features}"
 
 
 def _digest(sample: Image.Image | np.ndarray) -> bytes:

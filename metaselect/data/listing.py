@@ -13,6 +13,7 @@ from metaselect.data.readers.base import (
     MEND_OR_SKIP,
     BadSample,
     BadSamples,
+    Pair,
     Source,
     UnusableContent,
     identity,
@@ -77,6 +78,16 @@ class Listing:
         """The record of a bad sample, for messages and ``skipped.csv``."""
         row, path = int(self.rows[position]), self.paths[position]
         return BadSample(self.source.where(position, row, path), row, self.sample_ids[position], reason)
+
+    def joined(self) -> "Listing":
+        """The listing, once the features of a file of their own were read for the kept samples.
+
+        Raises:
+            DataError: as ``JoinedSource.join``.
+        """
+        if isinstance(self.source, JoinedSource) and self.keep.any():
+            self.source.join(self.sample_ids, self.keep)
+        return self
 
     def limited(self, count: int | None, seed: int) -> "Listing":
         """The listing with a seeded subset of ``count`` samples, the same for any order of rows."""
@@ -198,8 +209,6 @@ def list_samples(
     if not source.brings_ids:
         _make_ids(listing, bad)
     _check_distinct(listing, bad)
-    if isinstance(source, JoinedSource) and keep.any():
-        source.join(listing.sample_ids, keep)
     return listing
 
 
@@ -223,14 +232,18 @@ def _make_ids(listing: Listing, bad: BadSamples) -> None:
         return
     problems: dict[int, str] = {}
     repeats: dict[str, list[int]] = {}
+    features: dict[int, bytes] = {}  # digests of those beside images
     for position, content in listing.source.contents(listing.keep):
         if isinstance(content, UnusableContent):
             problems[position] = content.reason
             continue
+        if isinstance(content, Pair):
+            features[position] = hashlib.sha256(identity(content.features)).digest()
         repeats.setdefault(made_id(identity(content)), []).append(position)
     for name, positions in repeats.items():
-        # Samples of equal content differ only in the label, which decides their order, so that rows may be shuffled.
-        for number, position in enumerate(sorted(positions, key=lambda place: int(listing.labels[place])), 1):
+        # What such samples differ in decides their order, so that rows may be shuffled.
+        positions.sort(key=lambda place: (int(listing.labels[place]), features.get(place, b"")))
+        for number, position in enumerate(positions, 1):
             listing.sample_ids[position] = name if number == 1 else f"{name}-{number}"
     _leave_out(listing, problems.items(), bad)
 

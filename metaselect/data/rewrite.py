@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from metaselect.data.classes import class_metadata
 from metaselect.data.listing import Listing
-from metaselect.data.readers.base import BadSamples, Pair, Source, UnusableContent
+from metaselect.data.readers.base import BadSamples, Pair, Source, UnusableContent, identity
 from metaselect.records import Json, Reporter
 from metaselect.run.layout import FEATURES, IMAGES
 
@@ -32,9 +32,7 @@ OTHERS: Mapping[str, Mapping[str, object]] = {
 
 def encoded(content: bytes | np.ndarray | Pair) -> bytes:
     """The image's bytes, then the features as float32, little-endian, of those that the sample has."""
-    if isinstance(content, Pair):
-        return content.image + content.features.astype("<f4").tobytes()
-    return content if isinstance(content, bytes) else content.astype("<f4").tobytes()
+    return identity(content) + (identity(content.features) if isinstance(content, Pair) else b"")
 
 
 class ContentSpool:

@@ -169,7 +169,10 @@ def data_inputs(run: Run, on: str | None = None) -> tuple[str, ...]:
         on: "images" or "features"; None: those that ``trained_on`` says.
     """
     kind = on or trained_on(run)
-    return DATA_FILES if kind == IDS_ALONE else (*DATA_FILES, array_file(kind))
+    if kind == IDS_ALONE:
+        return DATA_FILES
+    decides = on is None and run.has_warmup and len(preprocess_of(run).kinds) > 1
+    return (*DATA_FILES, array_file(kind), *([WARMUP_MODEL.path()] if decides else []))
 
 
 def require_contents(run: Run) -> None:
@@ -218,11 +221,17 @@ def load_pool(run: Run, on: str | None = None) -> Dataset:
     stored = preprocess_of(run)
     if kind == IDS_ALONE:
         return Dataset(sample_ids, labels, classes, np.empty((len(sample_ids), 0), np.float32), stored)
-    inputs = _load_array(run.path(array_file(kind)), len(sample_ids))
+    inputs = load_array(run, kind, len(sample_ids))
     return Dataset(sample_ids, labels, classes, inputs, stored.kinds[kind])
 
 
-def _load_array(path: Path, count: int) -> np.ndarray:
+def load_array(run: Run, kind: str, count: int) -> np.ndarray:
+    """The "images" or "features" of ``count`` samples, memory-mapped.
+
+    Raises:
+        ArtefactError: the file cannot be read, or holds another number of samples.
+    """
+    path = run.path(array_file(kind))
     try:
         # Copy on write ("c"): torch warns about read-only arrays, and nothing writes to this one.
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)

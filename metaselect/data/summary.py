@@ -27,6 +27,23 @@ def row_hashes(features: np.ndarray) -> Iterator[str]:
     return (hashlib.sha256(row.astype("<f4").tobytes()).hexdigest() for row in features)
 
 
+def joint_hash(image: str, features: str) -> str:
+    """The content hash of a sample that has both, by those of its image and its features."""
+    return f"{image} {features}"
+
+
+def joint_hashes(content_hashes: Sequence[str], features: np.ndarray | None) -> Sequence[str]:
+    """The content hashes of all that samples have, by which a data set is compared with another.
+
+    Args:
+        content_hashes: n, as ``samples.parquet`` has them: of the images where there are any.
+        features: (n, d), where there are images and features; else None.
+    """
+    if features is None:
+        return content_hashes
+    return [joint_hash(*hashes) for hashes in zip(content_hashes, row_hashes(features), strict=True)]
+
+
 def statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of each channel of pixels / 255, or of each feature; a std of 0 is given as 1.
 

@@ -51,18 +51,19 @@ def read_test_set(
             f"{path} holds {task_of(source.kinds)}, and the run's models take {preprocess.task}.",
             "Name data of that kind, or its features with --features FILE.",
         )
-    source.take(preprocess.task)
     listing = list_samples(source, bad, like.classes)
+    source.take(preprocess.task)  # after ids were made, which are the same whatever is taken
+    for remark in source.remarks:
+        report.warn(remark)
+    if not listing.keep.any():
+        raise bad.none_left(path)
+    listing.joined()
     width = like.inputs.shape[1] if preprocess.task == FEATURES else 0
     if width and source.width() != width:
         raise DataError(
             f"{path} has {source.width()} features per sample, the run has {width}.",
             "Choose the same columns with --feature-columns, or features of the same encoder.",
         )
-    for remark in source.remarks:
-        report.warn(remark)
-    if not listing.keep.any():
-        raise bad.none_left(path)
     scratch.mkdir(parents=True, exist_ok=True)
     shallow = False
     if preprocess.pixel_range is not None:

@@ -25,7 +25,6 @@ from metaselect.run.files import parse_json, write_json
 from metaselect.run.memo import FileMemo
 from metaselect.run.stage import Stage, run_flag
 
-IMAGES, FEATURES = "images", "features"  # what the samples of a pool have, or both
 IMAGES, FEATURES = "images", "features"  # what the samples of a run have; some have both
 IDS_ALONE = "external"  # the task of a run of ids and labels alone: features come from --features
 

@@ -40,7 +40,7 @@ def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) ->
     if (out / "train.parquet").resolve() == data.resolve() or out.resolve() == data.resolve():
         raise UsageError(f"-o {out} is where the data itself lies.", "Name another folder.")
     bad = BadSamples(options.on_bad_sample)
-    listing = list_samples(open_source(data, options), bad)
+    listing = list_samples(open_source(data, options), bad).joined()
     # Written beside the final place, so that the moves at the end stay on one disk.
     work = out / ".corrupt-work"
     shutil.rmtree(work, ignore_errors=True)

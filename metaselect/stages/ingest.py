@@ -119,7 +119,7 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
     report.note(f"{data} is not the file that was ingested, or its time changed; comparing the contents.")
     bad = BadSamples(options.on_bad_sample)
     listing = list_samples(open_source(data, options), bad, options.classes or None, unlabelled=True)
-    listing = listing.limited(options.limit, options.seed)
+    listing = listing.limited(options.limit, options.seed).joined()
     images = preprocess_of(run).kinds.get(IMAGES)
     scale = images.pixel_range if images else None
     order, content_hashes = hash_contents(listing, scale, bad, report)
@@ -157,7 +157,7 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
     if len(listing.classes) < 2 and listing.keep.any():
         only = f"only the class {quoted(listing.classes[0])}" if listing.classes else "no label"
         raise DataError(f"{data} has {only}; there must be at least 2 classes.", "Check --label-column.")
-    listing = listing.limited(options.limit, options.seed)
+    listing = listing.limited(options.limit, options.seed).joined()
     key = _key(options, dataset_signature(data, options))
     with run.stage(DATA.name()).working(key, report) as work:
         with _listed_bad(work, bad):
@@ -200,7 +200,8 @@ def _build(
     target = journal.target
     if not target.arrays:
         order, content_hashes = hash_contents(listing, None, bad, report)
-        joint, preprocess = content_hashes, Preprocess(IDS_ALONE, (), "", (), ())
+        joint: Sequence[str] = content_hashes
+        preprocess = Preprocess(IDS_ALONE, (), "", (), ())
     else:
         arrays = fill(listing, journal, work.folder, bad, report)
         order, content_hashes = arrays.order, arrays.content_hashes

@@ -15,6 +15,7 @@ from metaselect.text import examples, short
 FEATURE_LIST = "features"
 FILE_NAME = "file_name"  # of images, in Hugging Face's imagefolder
 CELL = re.compile(r"\.(png|jpe?g|tiff?|webp|bmp|gif)$|^-?[0-9]+\.[0-9]+$", re.I)
+NONE = "none"  # for --image-column and --feature-columns: leave the images, or the features, out
 SHOWN = 5  # columns that a remark names
 
 
@@ -74,24 +75,28 @@ def choose_columns(file: str, header: Sequence[str], options: ReadOptions) -> Co
         sample_id: str | None = _require(file, header, options.id_column, "--id-column")
     else:
         sample_id = next((name for name in ("sample_id", "id") if name in header), None)
-    if options.feature_columns is not None:
-        features = _features(file, header, options.feature_columns, {label, sample_id, options.image_column})
-    else:
-        features = (FEATURE_LIST,) if FEATURE_LIST in header else ()
-    image = options.image_column if options.image_column in header else None
-    if image is not None or features:
+    image, features = (
+        _image(file, header, options, sample_id),
+        _features(file, header, options, label, sample_id),
+    )
+    if image is not None or features or sample_id is not None:
         return Columns(sample_id, label, image, features)
-    image_named = options.image_column != ReadOptions.image_column
-    if FILE_NAME in header and sample_id is None and not image_named:
-        return Columns(None, label, FILE_NAME, ())
-    if sample_id is not None and not image_named:
-        return Columns(sample_id, label, None, ())
-    lacking = "" if image_named else ", and ids and labels alone need a column sample_id"
     raise DataError(
-        f"{file} has neither a column {options.image_column} nor a column {FEATURE_LIST}{lacking}.",
+        f"{file} has neither a column {options.image_column} nor a column {FEATURE_LIST}, and ids and labels alone "
+        "need a column sample_id.",
         f"Name the column of images with --image-column, those of features with --feature-columns "
         f"'PATTERN', or that of ids with --id-column; there is {examples(header)}.",
     )
+
+
+def _image(file: str, header: Sequence[str], options: ReadOptions, sample_id: str | None) -> str | None:
+    """The column of images; None where there is none, or the user wants none."""
+    name = options.image_column
+    if name in header:
+        return name
+    if name == ReadOptions.image_column:
+        return FILE_NAME if FILE_NAME in header and sample_id is None else None
+    return None if name == NONE else _require(file, header, name, "--image-column")
 
 
 def check_distinct(file: str, header: Sequence[str]) -> None:
@@ -143,10 +148,17 @@ def _require(file: str, header: Sequence[str], name: str, flag: str) -> str:
     return name
 
 
-def _features(file: str, header: Sequence[str], pattern: str, taken: set[str | None]) -> tuple[str, ...]:
+def _features(
+    file: str, header: Sequence[str], options: ReadOptions, label: str, sample_id: str | None
+) -> tuple[str, ...]:
+    """The columns of features; empty where there are none, or the user wants none."""
+    pattern = options.feature_columns
+    if pattern is None:
+        return (FEATURE_LIST,) if FEATURE_LIST in header else ()
     # A label among the features would make every method look perfect, so a pattern never matches it.
+    taken = {label, sample_id, options.image_column}
     names = tuple(name for name in header if fnmatchcase(name, pattern) and name not in taken)
-    if not names:
+    if not names and pattern != NONE:
         raise DataError(
             f"--feature-columns {pattern} matches no column of {file}.", f"There is {examples(header)}."
         )

@@ -39,7 +39,10 @@ class CsvSource:
         if self._columns.features == (FEATURE_LIST,) and options.feature_columns is None:
             if self._columns.image is not None:
                 self._columns = self._columns.of(IMAGES)
-                self.remarks = (f"{path}: {FEATURE_LIST} is left out, since a CSV has no list columns.",)
+                self.remarks = (
+                    f"{path}: {FEATURE_LIST} is left out; beside images, a table has features in numeric columns "
+                    "(--feature-columns 'x*') or in a file of their own (--features FILE).",
+                )
                 return
             raise DataError(
                 f"{path}: a CSV has no list columns, so {FEATURE_LIST} cannot be read.",

@@ -1,4 +1,4 @@
-"""A data set whose features lie in a file of their own, such as `metaselect embed` writes."""
+"""A data set whose features lie in a file of their own."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ class JoinedSource:
         if FEATURES in source.kinds:
             raise DataError(
                 f"{source.root} has features itself, beside those of --features {file}.",
-                "Leave --features out, or read the data without its own features.",
+                "Leave --features out, or the data's own: --feature-columns none.",
             )
         self._source, self._file, self._partial = source, file, options.on_bad_sample == SKIP
         self.root, self.declared, self.remarks = source.root, source.declared, source.remarks
@@ -27,7 +27,8 @@ class JoinedSource:
             self.remarks = ()  # which say that there are no features
         self.brings_ids = source.brings_ids
         self._taken: tuple[str, ...] = (*source.kinds, FEATURES)
-        self._rows: np.ndarray | None = None
+        self._features: np.ndarray | None = None  # (m, d), NaN where the file has none
+        self._places = np.empty(0, dtype=np.int64)  # the row of each sample, -1 for none
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -47,11 +48,10 @@ class JoinedSource:
         if FEATURES not in self._taken:
             return
         kept = np.flatnonzero(keep)
-        found = read_features(
-            self._file, [sample_ids[place] for place in kept.tolist()], partial=self._partial
-        )
-        self._rows = np.full((len(keep), found.shape[1]), np.nan, dtype=np.float32)
-        self._rows[kept] = found
+        names = [sample_ids[place] for place in kept.tolist()]
+        self._features = read_features(self._file, names, partial=self._partial)
+        self._places = np.full(len(keep), -1, dtype=np.int64)
+        self._places[kept] = np.arange(len(kept))
 
     def where(self, position: int, row: int, path: str) -> str:
         """The file of the data that holds the sample."""
@@ -62,18 +62,19 @@ class JoinedSource:
         return self._source.entries()
 
     def contents(self, keep: np.ndarray, start: int = 0) -> Iterator[tuple[int, Content]]:
-        """What the data has, with the features; without them before they were joined."""
-        if self._taken == (FEATURES,):
+        """What the data has, with the features once they were joined."""
+        if self._features is None or FEATURES not in self._taken:
+            yield from self._source.contents(keep, start)
+        elif self._taken == (FEATURES,):
             wanted = np.flatnonzero(keep).tolist()
-            yield from ((position, self._features(position)) for position in wanted if position >= start)
-            return
-        for position, content in self._source.contents(keep, start):
-            joined = self._rows is not None and FEATURES in self._taken
-            yield position, paired(content, self._features(position)) if joined else content
+            yield from ((position, self._row(position)) for position in wanted if position >= start)
+        else:
+            for position, content in self._source.contents(keep, start):
+                yield position, paired(content, self._row(position))
 
     def width(self) -> int:
         """Features per sample."""
-        return 0 if self._rows is None else self._rows.shape[1]
+        return 0 if self._features is None else self._features.shape[1]
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """The files of the data, and that of the features."""
@@ -81,9 +82,9 @@ class JoinedSource:
         if FEATURES in self._taken:
             yield "--features", self._file
 
-    def _features(self, position: int) -> Content:
-        assert self._rows is not None  # the samples are listed before their contents are read
-        row = self._rows[position]
+    def _row(self, position: int) -> Content:
+        assert self._features is not None
+        row = self._features[self._places[position]]
         return UnusableContent(f"it has no features in {self._file}") if np.isnan(row[0]) else row
 
 

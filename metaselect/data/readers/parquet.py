@@ -33,10 +33,11 @@ from metaselect.data.readers.columnar import (
     readable,
     texts,
 )
-from metaselect.data.readers.columns import choose_columns
+from metaselect.data.readers.columns import FEATURE_LIST, choose_columns
 from metaselect.data.readers.paths import ImageFiles
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
+from metaselect.run.layout import IMAGES
 from metaselect.text import quoted
 
 
@@ -51,6 +52,13 @@ class ParquetSource:
         self._columns = choose_columns(str(self._files[0]), first.names, options)
         self.brings_ids = self._columns.sample_id is not None
         self.remarks = self._columns.remarks(str(self._files[0]), first.names)
+        if self._columns.image and options.feature_columns is None and self._columns.features:
+            kind = first.field(FEATURE_LIST).type
+            if not is_number(kind.value_type if is_list(kind) else kind):
+                self._columns = self._columns.of(IMAGES)
+                self.remarks = (
+                    f"{self._files[0]}: {FEATURE_LIST} is left out, since it is {kind}, not numbers.",
+                )
         self.declared = declared_classes(first.metadata, self._columns.label)
         self._names = frozenset(self.declared)
         self._types = {name: first.field(name).type for name in self._used()}
@@ -155,7 +163,8 @@ class ParquetSource:
             for cell in batch.column(self._columns.features[0]):
                 values = None if not cell.is_valid else cell.values
                 if values is None:
-                    yield UnusableContent("it has no features")
+                    way = " (--feature-columns none leaves the column out)" if self._columns.image else ""
+                    yield UnusableContent(f"it has no features{way}")
                 else:
                     yield check_features(numbers(values), width)
             return

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from metaselect.annotation.meta_set import MetaSet, load_meta_set
-from metaselect.data.store import Dataset, load_pool
+from metaselect.data.store import Dataset, load_pool, preprocess_of
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.models.build import auto_model
 from metaselect.options import ReweightOptions
@@ -60,6 +60,11 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
         UsageError: options that do not fit together.
     """
     method: Method = configured_method(REWEIGHTERS, options, report)
+    if len(preprocess_of(run).kinds) > 1 and not run.has_warmup:
+        raise ArtefactError(
+            f"The samples of {run.root} have images and features, and the warm-up decides what models take.",
+            f"First run: metaselect {WARMUP.command} {run.flag}",
+        )
     pool = load_pool(run)
     meta_set = load_meta_set(run, pool)  # empty where nothing was bought
     if method.needs_bought and not len(meta_set.bought):

@@ -7,6 +7,7 @@ cross-validation chooses.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,10 @@ def warmup(
         )
     elif data is not None:
         # Before there is a run: one of ids and labels alone would be in the way of the right command.
-        if not open_source(data, reading).kinds:
+        kinds = open_source(data, reading).kinds
+        if options.on is not None and kinds:
+            _require_kind(options.on, kinds, data)
+        if not kinds:
             raise DataError(
                 f"{data} has neither images nor features that are known as such, so nothing can be trained on it.",
                 "Name the column of images with --image-column or those of features with --feature-columns "
@@ -83,16 +87,22 @@ def warmup(
 
 def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     require_contents(run)
-    options = _with_resolved_kind(run, options, report)
-    inputs = inputs_of(run, *data_inputs(run, options.on))
+    kinds = preprocess_of(run).kinds
+    on = options.on or preprocess_of(run).task
+    _require_kind(on, tuple(kinds), run.root)
+    by_rule = ("on",) if options.on is None else ()
+    if len(kinds) > 1 and by_rule:
+        report.note("The samples have images and features; the models take the features (--on images).")
+    options = replace(options, on=on if len(kinds) > 1 else None)
+    inputs = inputs_of(run, *data_inputs(run, on))
     if options.weights is not None:
         if not options.weights.is_file():
             raise UsageError(f"--weights {options.weights} does not exist.", "Name a safetensors file.")
         inputs[f"{EXTERNAL}weights"] = sha256_file(options.weights)
     device = choose_device(options.device, report)
-    plan = plan_warmup(load_pool(run, options.on), options, device, report)
+    plan = plan_warmup(load_pool(run, on), options, device, report)
     stage = run.stage(WARMUP.name())
-    key = StageKey(plan.as_options(), inputs, device.type, plan.auto())
+    key = StageKey(plan.as_options(), inputs, device.type, (*plan.auto(), *by_rule))
     if not stage.is_current(key, report, force=options.force):
         if cost := plan.cost():
             report.note(cost)
@@ -106,19 +116,12 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     return Outcome({"run": str(run.root), **details["result"]})
 
 
-def _with_resolved_kind(run: Run, options: WarmupOptions, report: Reporter) -> WarmupOptions:
-    """The options, with what the models take: of samples that have images and features, the latter by default."""
-    stored = preprocess_of(run)
-    if options.on is None:
-        if len(stored.kinds) > 1:
-            report.note("The samples have images and features; the models take the features (--on images).")
-        return replace(options, on=stored.task)
-    if options.on not in stored.kinds:
+def _require_kind(on: str, kinds: Sequence[str], place: Path) -> None:
+    if on not in kinds:
         raise UsageError(
-            f"--on {options.on}: the samples of {run.root} have {stored.task} alone.",
-            "Leave it out, or ingest data that has both.",
+            f"--on {on}: the samples of {place} have {kinds[0]} alone.",
+            "Leave it out, or name data that has both.",
         )
-    return options
 
 
 def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> tuple[Fitted, PoolPredictions]:
