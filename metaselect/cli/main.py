@@ -122,9 +122,10 @@ def root(
 
 def _register() -> None:
     """Add all commands to ``app``."""
-    from metaselect.cli import corrupt, evaluate, ingest, reweight, select, status, verify, warmup
+    from metaselect.cli import evaluate, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms, serve, votes
     from metaselect.cli.annotate.group import group
+    from metaselect.cli.datasets import corrupt, ingest
 
     for module in (
         *(ingest, warmup, select, forms, votes, serve),
