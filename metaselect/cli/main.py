@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from metaselect import __version__
 from metaselect.cli.console import Console
 from metaselect.errors import ArtefactError, MetaSelectError, ResourceError, UsageError
+from metaselect.factories import factory_error
 from metaselect.signals import INTERRUPTED, TERMINATED, Terminated, interruption, unwinding
 from metaselect.stages.table import STAGES
 
@@ -169,11 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (
         SystemExit
     ) as exit_request:  # shell completion; or Rich, when the pipe that reads its help is closed
-        if authors := _factory_error(exit_request):
+        if authors := factory_error(exit_request):
             return _fail(console, authors)
         return int(exit_request.code or 0) if "_METASELECT_COMPLETE" in os.environ else 0
     except Exception as error:
-        known = _system_error(error) or _factory_error(error)
+        known = _system_error(error) or factory_error(error)
         if known:
             return _fail(console, known)
         if "--debug" in words:
@@ -228,20 +229,6 @@ def _system_error(error: Exception) -> MetaSelectError | None:
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ResourceError(f"{os.strerror(number)}: {target}.", "Check the folder's owner and mode.")
-    return None
-
-
-def _factory_error(error: BaseException) -> UsageError | None:
-    """The error as one of a model of the user's own, where it was raised by that model's code; else None."""
-    build: Any = sys.modules.get("metaselect.models.build")  # it imports torch
-    for name in reversed(build.FACTORIES) if build else ():
-        package = name.partition(":")[0].partition(".")[0]
-        for frame, line in traceback.walk_tb(error.__traceback__):
-            if frame.f_globals.get("__name__", "").partition(".")[0] == package:
-                place = f"{frame.f_code.co_filename}, line {line}"
-                return UsageError(
-                    f"--model {name} failed with {build.described(error)}.", f"In {place}; correct it there."
-                )
     return None
 
 

@@ -2,21 +2,16 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import nn
 
 from metaselect.errors import UsageError
+from metaselect.factories import AUTHORS_ERRORS, call_factory, described
 from metaselect.models.head import head_of, mark_head
 from metaselect.random import derive_seed, seeded_globals
 from metaselect.registry import MODELS, TORCHVISION_FAMILIES, load
 
-AUTHORS_ERRORS = (Exception, SystemExit)
-"""What code that is not ours may raise; an interruption by the user is not among it."""
-FACTORIES: list[str] = []
-"""Names ``package.module:factory`` that this process has called, the latest last; an error in their code is theirs."""
 LINEAR_FROM = 128  # features, which then come from a frozen encoder, where a linear model is what is needed
 
 
@@ -72,21 +67,7 @@ def _from_registry(name: str, shape: Sequence[int], classes: int) -> nn.Module:
 
 
 def _from_factory(name: str, shape: Sequence[int], classes: int) -> nn.Module:
-    module, _, attribute = name.partition(":")
-    try:
-        factory: Any = getattr(import_module(module), attribute)
-    except AUTHORS_ERRORS as error:
-        raise UsageError(
-            f"--model {name} cannot be imported: {described(error)}.", "Check its name and PYTHONPATH."
-        ) from error
-    FACTORIES.append(name)
-    try:
-        model = factory(tuple(shape), classes)
-    except AUTHORS_ERRORS as error:
-        raise UsageError(
-            f"--model {name}: the factory failed with {described(error)}.",
-            f"It is called as {attribute}({tuple(shape)}, {classes}).",
-        ) from error
+    model = call_factory("--model", name, tuple(shape), classes)
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"--model {name} returned a {type(model).__name__}.",
@@ -155,9 +136,3 @@ def _check_training(model: nn.Module, batch: torch.Tensor, logits: torch.Tensor)
             f"In training mode the model gives a {type(output).__name__} that is not its logits alone.",
             "It must return the logits, (B, K), in both modes.",
         )
-
-
-def described(error: BaseException) -> str:
-    """The type and the last line of an error of code that is not ours."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[-1].strip()}".rstrip(":. ")
