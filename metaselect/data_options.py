@@ -7,6 +7,9 @@ from pathlib import Path
 from metaselect.errors import UsageError
 from metaselect.options import not_in_key, require_range
 
+DEFAULT_ENCODER = "efficientnet-lite0"
+"""The encoder that needs no download."""
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -58,13 +61,32 @@ class IngestOptions(ReadOptions):
     def __post_init__(self) -> None:
         require_range("image-size", self.image_size, 4, 4096)
         require_range("limit", self.limit, 1)
-        if self.pixel_range is not None:
-            low, high = self.pixel_range
-            if not (isfinite(low) and isfinite(high) and low < high):
-                raise UsageError(
-                    f"--pixel-range is {low:g},{high:g}; it must be LOW,HIGH with LOW below HIGH.",
-                    "Give the values that become black and white, such as 0,4095.",
-                )
+        require_pixel_range(self.pixel_range)
+
+
+@dataclass(frozen=True)
+class EmbedOptions(ReadOptions):
+    """`embed`.
+
+    Attributes:
+        encoder: as ``encoders.load`` names them.
+        encoder_weights: a file in place of the encoder's own weights.
+        pixel_range: as that of `ingest`.
+        batch_size: it changes the last digits of the features; None: by the device.
+        amp: bfloat16 autocast; None: on CUDA.
+    """
+
+    encoder: str = DEFAULT_ENCODER
+    encoder_weights: Path | None = not_in_key(None)
+    pixel_range: tuple[float, float] | None = None
+    batch_size: int | None = None
+    amp: bool | None = None
+    device: str = not_in_key("auto")
+    force: bool = not_in_key(False)
+
+    def __post_init__(self) -> None:
+        require_range("batch-size", self.batch_size, 1)
+        require_pixel_range(self.pixel_range)
 
 
 @dataclass(frozen=True)
@@ -105,3 +127,18 @@ class EvaluateOptions(ReadOptions):
 
     def __post_init__(self) -> None:
         require_range("k", self.k, 1)
+
+
+def require_pixel_range(pixel_range: tuple[float, float] | None) -> None:
+    """Check that a range is finite and not empty; None is allowed.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if pixel_range is not None:
+        low, high = pixel_range
+        if not (isfinite(low) and isfinite(high) and low < high):
+            raise UsageError(
+                f"--pixel-range is {low:g},{high:g}; it must be LOW,HIGH with LOW below HIGH.",
+                "Give the values that become black and white, such as 0,4095.",
+            )

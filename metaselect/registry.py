@@ -11,6 +11,7 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
+from metaselect.data_options import DEFAULT_ENCODER
 from metaselect.errors import UsageError
 from metaselect.options import ReweightOptions, SelectOptions, key_options
 from metaselect.records import Json, Reporter
@@ -93,6 +94,15 @@ TORCHVISION_FAMILIES: tuple[str, ...] = (
     "mnasnet",
 )
 """Prefixes of the torchvision models that are tested (``tests/test_models.py``)."""
+
+
+ENCODERS: dict[str, str] = {
+    DEFAULT_ENCODER: "metaselect.encoders.efficientnet_lite:load",
+    "timm": "metaselect.encoders.timm:load",
+    "open_clip": "metaselect.encoders.open_clip:load",
+    "torchvision": "metaselect.encoders.torchvision:load",
+}
+"""Sources of frozen encoders; all but the first are followed by a colon and the name that the encoder has there."""
 
 
 def load(path: str) -> Any:

@@ -90,7 +90,11 @@ def test_nothing_stray_is_at_the_top() -> None:
 def test_every_imported_package_is_a_declared_dependency() -> None:
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "metaselect").rglob("*.py")]
     providers = packages_distributions()
-    extras = [each for extra in ("web", "excel", "heic") for each in PROJECT["optional-dependencies"][extra]]
+    extras = [
+        each
+        for extra in ("web", "excel", "heic", "encoders")
+        for each in PROJECT["optional-dependencies"][extra]
+    ]
     declared = requirement_names([*PROJECT["dependencies"], *extras])
     undeclared = {
         name

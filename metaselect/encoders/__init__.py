@@ -1,0 +1,1 @@
+"""Frozen encoders by name: networks that somebody has trained, and that turn pictures into features."""
