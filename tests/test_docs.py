@@ -19,11 +19,16 @@ from data_makers import pictures, write_images
 
 import metaselect as package
 from metaselect.cli.main import CLICK_USAGE_ERROR, app
-from metaselect.registry import MODELS, REWEIGHTERS, SELECTORS
+from metaselect.registry import ENCODERS, MODELS, REWEIGHTERS, SELECTORS
 from metaselect.run.artefacts import ARTEFACTS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-ROWS = {"selection.md": SELECTORS, "reweighting.md": REWEIGHTERS, "models.md": MODELS}
+ROWS = {
+    "selection.md": SELECTORS,
+    "reweighting.md": REWEIGHTERS,
+    "models.md": MODELS,
+    "encoders.md": ENCODERS,
+}
 """The page that has a row for each name of a registry."""
 HEAVY = ("torch", "torchvision", "sklearn", "pyarrow", "numpy", "pandas", "PIL", "safetensors")
 
@@ -85,7 +90,7 @@ def test_every_module_imports_and_says_what_it_is_for() -> None:
 def test_every_method_and_model_has_a_row(page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     assert [
-        name for name in ROWS[page] if not re.search(rf"^\|\s*`{re.escape(name)}`", text, re.MULTILINE)
+        name for name in ROWS[page] if not re.search(rf"^\|\s*`{re.escape(name)}[:`]", text, re.MULTILINE)
     ] == []
 
 

@@ -92,7 +92,9 @@ def test_the_keys_of_the_other_commands(finished: Path, tmp_path: Path) -> None:
     ]
     out = tmp_path / "noisy"
     noisy = metaselect("corrupt", TRAIN, "-o", out, "--noise", "uniform", "--rate", 0.3, "--json")
-    assert wrong + check("`corrupt`", noisy.json) == []
+    words = ("embed", TRAIN, "-o", tmp_path / "features.parquet", "--encoder", "tiny_encoders:tiny", "--json")
+    features = metaselect(*words)
+    assert wrong + check("`corrupt`", noisy.json) + check("`embed`", features.json) == []
 
 
 @pytest.mark.parametrize(

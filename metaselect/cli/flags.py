@@ -276,7 +276,7 @@ AmpOption = Annotated[
     bool | None,
     typer.Option(
         "--amp/--no-amp",
-        help="Train in bfloat16 by autocast, which is faster on GPUs.",
+        help="Compute in bfloat16 by autocast, which is faster on GPUs.",
         show_default="auto: on CUDA",
         rich_help_panel=TRAINING,
     ),

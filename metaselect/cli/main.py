@@ -33,7 +33,7 @@ METAVARS = {
     "<path>": "PATH",
 }
 """Typer's words for the kinds of values, and ours."""
-COMMAND_ORDER = (*(entry.command for entry in STAGES), "status", "verify", "corrupt")
+COMMAND_ORDER = (*(entry.command for entry in STAGES), "status", "verify", "embed", "corrupt")
 
 
 class WorkflowOrder(TyperGroup):
@@ -126,11 +126,11 @@ def _register() -> None:
     from metaselect.cli import evaluate, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms, serve, votes
     from metaselect.cli.annotate.group import group
-    from metaselect.cli.datasets import corrupt, ingest
+    from metaselect.cli.datasets import corrupt, embed, ingest
 
     for module in (
         *(ingest, warmup, select, forms, votes, serve),
-        *(reweight, evaluate, status, verify, corrupt),
+        *(reweight, evaluate, status, verify, embed, corrupt),
     ):
         module.register(app)
     for registered in (*app.registered_commands, *group.registered_commands):
@@ -214,7 +214,8 @@ def _system_error(error: Exception) -> MetaSelectError | None:
     # torch raises a RuntimeError for the CPU, a subclass of it for CUDA; neither can be imported here.
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return ResourceError(
-            "Out of memory.", "Close other programs; for warmup and reweight, try a smaller --batch-size."
+            "Out of memory.",
+            "Close other programs; for warmup, reweight and embed, try a smaller --batch-size.",
         )
     target = getattr(error, "filename2", None) or name  # of a rename: what it was to become
     if number in IN_THE_WAY:

@@ -1,5 +1,6 @@
 """The form in which the samples of a pool are stored, from the headers of its images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from metaselect.data.depth import PixelRange, PixelValues
 from metaselect.data.images import COLOUR, GREY, Shape, deep_values, probe
 from metaselect.data.listing import Listing
-from metaselect.data.readers.base import BadSamples, Pair, UnusableContent
+from metaselect.data.readers.base import BadSamples, Content, Pair, UnusableContent
 from metaselect.records import Reporter
 from metaselect.run.layout import FEATURES, IMAGES
 from metaselect.text import counted
@@ -57,8 +58,16 @@ class Headers:
     values: PixelValues = field(default_factory=PixelValues)
 
 
-def read_headers(listing: Listing, bad: BadSamples, report: Reporter) -> Headers:
+def read_headers(
+    listing: Listing, bad: BadSamples, report: Reporter, seen: Callable[[int, Content], None] | None = None
+) -> Headers:
     """The headers of all kept images; unusable ones are left out here, and listed when they are decoded.
+
+    Args:
+        listing: the samples.
+        bad: what to do with images that cannot be used.
+        report: progress.
+        seen: called with the position and the content of each.
 
     Raises:
         DataError: an image is unusable and the policy is to stop, before the others are decoded.
@@ -66,6 +75,8 @@ def read_headers(listing: Listing, bad: BadSamples, report: Reporter) -> Headers
     found = Headers()
     with report.track(int(listing.keep.sum()), "Looking at images", "images") as advance:
         for position, content in listing.source.contents(listing.keep):
+            if seen is not None:
+                seen(position, content)
             if isinstance(content, Pair):
                 content = content.image
             shape = probe(content) if isinstance(content, bytes) else content
@@ -98,14 +109,20 @@ def choose_target(
     if IMAGES not in listing.source.kinds:
         return Target((), "", listing.source.width())
     found = read_headers(listing, bad, report)
+    scale = choose_range(found, pixel_range, report)
+    mode = GREY if found.grey else COLOUR
+    return Target(_size(found, size, report), mode, listing.source.width(), scale)
+
+
+def choose_range(found: Headers, pixel_range: PixelRange | None, report: Reporter) -> PixelRange | None:
+    """How images of more than 8 bits are scaled: as the user says, else by the rule of ``PixelValues.range``."""
     scale = pixel_range or found.values.range()
     if scale is not None and found.values.count:
         deep = counted(found.values.count, "image has", "images have")
         report.note(f"{deep} more than 8 bits a pixel: {scale} becomes 0 to 255 (--pixel-range).")
         for remark in found.values.remarks(scale):
             report.warn(remark)
-    mode = GREY if found.grey else COLOUR
-    return Target(_size(found, size, report), mode, listing.source.width(), scale)
+    return scale
 
 
 def _size(found: Headers, size: int | None, report: Reporter) -> tuple[int, int]:
