@@ -90,7 +90,7 @@ def test_quicker_ways_are_named_where_it_is_long(tmp_path: Path, large: Path) ->
     assert said.startswith(
         "The training of resnet18 on 22 images of 72 x 72 pixels takes about 8.5 hours. Quicker: "
     )
-    for way in ("--image-size 64", "--folds 0", "a GPU", "--epochs"):
+    for way in ("metaselect embed", "--image-size 64", "--folds 0", "a GPU", "--epochs"):
         assert way in said
     assert "--folds" not in advice(plan_of(made(large, tmp_path / "r"), folds=0), 2 * LONG)
 

@@ -84,7 +84,7 @@ def advice(plan: WarmupPlan, seconds: float) -> str:
         return said
     ways = []
     if len(shape) > 1 and max(shape[1:]) > LARGE_SIDE:
-        ways.append(f"--image-size {LARGE_SIDE}")
+        ways += ["features of a frozen encoder (metaselect embed)", f"--image-size {LARGE_SIDE}"]
     if plan.folds:
         ways.append("--folds 0")
     if plan.device.type == "cpu":
