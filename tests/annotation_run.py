@@ -30,8 +30,9 @@ def make_run(
     root: Path,
     ids: Sequence[str] = tuple(map("s{}".format, range(10))),
     classes: Sequence[str] = CLASSES,
+    task: str = "features",
 ) -> Run:
-    """A run of features whose given labels go through the classes in turn."""
+    """A run, of features unless the task is another, whose given labels go through the classes in turn."""
     run = Run(root)
     ids = sorted(ids)
     folder = run.path("data")
@@ -45,9 +46,9 @@ def make_run(
     }
     pq.write_table(pa.table(table), folder / "samples.parquet")
     write_json(folder / "classes.json", list(classes))
-    preprocess: dict[str, Json] = {"task": "features", "size": [], "mode": "", "mean": [0.0], "std": [1.0]}
+    preprocess: dict[str, Json] = {"task": task, "size": [], "mode": "", "mean": [0.0], "std": [1.0]}
     write_json(folder / "preprocess.json", preprocess)
-    run.write_info("features", "0" * 64)
+    run.write_info(task, "0" * 64)
     write_record(folder, StageKey({}, {}), {})
     return run
 

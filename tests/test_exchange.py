@@ -63,8 +63,7 @@ def test_what_people_answer_is_what_the_votes_say(way: str, ids: Any, classes: A
     said = {each: seed.choice([*classes, *STATUSES]) for each in ids if seed.random() < 0.8}
     said[ids[0]] = classes[0]
     with drawn(), tempfile.TemporaryDirectory() as folder:
-        run = make_run(Path(folder) / "run", ids, classes)
-        run.write_info("images", "0" * 64)
+        run = make_run(Path(folder) / "run", ids, classes, "images")
         add_round(run, 1, seed.sample(ids, len(ids)))
         annotate.export(run, ExportOptions(format=form), Listener())
         content = answer(run.path(f"export/round-1/{main}"), said, classes, seed)

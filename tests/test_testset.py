@@ -72,7 +72,7 @@ def test_a_test_set_of_another_kind_or_width_is_refused(tmp_path: Path) -> None:
         pool("features", np.zeros((1, 3), np.float32)),
         pool("features", np.zeros((1, 2), np.float32)),
     )
-    with pytest.raises(DataError, match="holds features, the run images"):
+    with pytest.raises(DataError, match="holds features, and the run's models take images"):
         read_test_set(path, ReadOptions(), images, tmp_path, Listener())
     with pytest.raises(DataError, match="has 2 features per sample, the run has 3"):
         read_test_set(path, ReadOptions(), wide, tmp_path, Listener())

@@ -69,7 +69,7 @@ def _from_file(timm: Any, name: str, path: Path) -> nn.Module:
 def _hint(timm: Any, name: str) -> str:
     """What to do without a network, with the address of the weights where timm knows one."""
     place = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
-    return f"{OFFLINE} The file is model.safetensors of https://huggingface.co/{place}" if place else OFFLINE
+    return f"{OFFLINE} The file is on the page https://huggingface.co/{place}" if place else OFFLINE
 
 
 def _preprocessing(encoder: str, config: Mapping[str, Any]) -> Preprocessing:
