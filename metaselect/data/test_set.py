@@ -7,7 +7,7 @@ import numpy as np
 from metaselect.data.depth import brightness_remark
 from metaselect.data.ingest import Journal, fill
 from metaselect.data.listing import list_samples, open_source
-from metaselect.data.readers.base import BadSamples, task_of
+from metaselect.data.readers.base import BadSamples
 from metaselect.data.store import Dataset
 from metaselect.data.summary import statistics
 from metaselect.data.target import Target, read_headers
@@ -48,7 +48,7 @@ def read_test_set(
         )
     if preprocess.task not in source.kinds:
         raise DataError(
-            f"{path} holds {task_of(source.kinds)}, and the run's models take {preprocess.task}.",
+            f"{path} holds {source.kinds[0]}, and the run's models take {preprocess.task}.",
             "Name data of that kind, or its features with --features FILE.",
         )
     listing = list_samples(source, bad, like.classes)
@@ -75,8 +75,7 @@ def read_test_set(
     arrays = fill(listing, Journal(target), scratch, bad, report)
     if bad.found:
         write_rows(scratch / TEST_SKIPPED.within(), TEST_SKIPPED, [each.cells() for each in bad.found])
-        lost = counted(len(bad.found), "bad sample was", "bad samples were")
-        report.warn(f"{lost} left out; the first: {bad.found[0].sentence()}")
+        report.warn(bad.left_out())
     labels = listing.labels[arrays.order]
     absent = [name for place, name in enumerate(like.classes) if not (labels == place).any()]
     if absent:

@@ -18,7 +18,7 @@ from metaselect.errors import DataError, UsageError
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter, matrix_rows
 from metaselect.run.files import read_csv, write_atomically, write_csv
-from metaselect.text import counted, examples, quoted
+from metaselect.text import examples, quoted
 
 KINDS = ("none", "uniform", "adversarial", "flip", "flip2", "background", "asymmetric", "human")
 STREAMS = {"imbalance": 1, "map": 2, "noise": 3}  # one random stream for each purpose, from one seed
@@ -49,8 +49,7 @@ def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) ->
         spool = ContentSpool(work / "contents", len(listing.rows))
         spool.fill(listing, bad, report)
         if bad.found:
-            lost = counted(len(bad.found), "bad sample was", "bad samples were")
-            report.warn(f"{lost} left out; the first: {bad.found[0].sentence()}")
+            report.warn(bad.left_out())
         order = np.array(
             listing.order(), dtype=np.int64
         )  # by sample_id, so that shuffled rows change nothing

@@ -38,7 +38,6 @@ from metaselect.registry import ENCODERS
 from metaselect.run.files import write_atomically
 from metaselect.run.key import EXTERNAL, StageKey, differences, key_as_json
 from metaselect.run.layout import IMAGES
-from metaselect.text import counted
 from metaselect.training.device import choose_device
 
 SHARD_ROWS = 1024  # samples of a shard and of a row group: at most so many are encoded twice after a kill
@@ -97,8 +96,7 @@ def embed(data: Path, out: Path, options: EmbedOptions, report: Reporter) -> Out
     if not filled:
         raise bad.none_left(data)
     if bad.found:
-        lost = counted(len(bad.found), "bad sample was", "bad samples were")
-        report.warn(f"{lost} left out; the first: {bad.found[0].sentence()}")
+        report.warn(bad.left_out())
     return Outcome(_result(out))
 
 

@@ -1,6 +1,6 @@
 """What readers of all forms of input have in common: sources, their entries and contents, and bad samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
@@ -9,8 +9,7 @@ import numpy as np
 
 from metaselect.data.classes import class_form
 from metaselect.errors import DataError
-from metaselect.run.layout import FEATURES, IDS_ALONE
-from metaselect.text import escape_formula, short, visible
+from metaselect.text import counted, escape_formula, short, visible
 
 STOP = "stop"
 SKIP = "skip"
@@ -65,11 +64,6 @@ def identity(content: bytes | np.ndarray | Pair) -> bytes:
     if isinstance(content, Pair):
         return content.image
     return content if isinstance(content, bytes) else content.astype("<f4").tobytes()
-
-
-def task_of(kinds: Sequence[str]) -> str:
-    """What models of the samples take unless the user says otherwise: features where there are any."""
-    return FEATURES if FEATURES in kinds else next(iter(kinds), IDS_ALONE)
 
 
 class Source(Protocol):
@@ -150,6 +144,11 @@ class BadSamples:
         if not self.skip:
             raise DataError(bad.sentence(), hint)
         self.found.append(bad)
+
+    def left_out(self) -> str:
+        """How many were left out, and the first of them, as a sentence; there is one at least."""
+        lost = counted(len(self.found), "bad sample was", "bad samples were")
+        return f"{lost} left out; the first: {self.found[0].sentence()}"
 
     def none_left(self, data: Path) -> DataError:
         """The error where no sample is left, with the first reason; the whole list is in ``found``."""

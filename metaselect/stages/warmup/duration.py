@@ -42,11 +42,11 @@ def estimated_seconds(plan: WarmupPlan) -> float | None:
     if plan.descent is None:
         return None
     config, count = plan.descent.config, 1
+    one_epoch = replace(config, epochs=1)
     batches = batches_for(plan, plan.descent.model)
     model = build_model(plan.descent.model, plan.pool.inputs.shape[1:], len(plan.pool.classes), seed=0)
     order = plan.train_ids[torch.randperm(len(plan.train_ids), generator=generator(config.seed, "probe"))]
-    state = start_training(model.to(plan.device), replace(config, epochs=1), UniformRun())
-    per_batch = per_sample = 0.0
+    state = start_training(model.to(plan.device), one_epoch, UniformRun())
     while True:
         state.epoch = 0
         ids = order[: count * config.batch_size * config.accumulate]
@@ -54,7 +54,7 @@ def estimated_seconds(plan: WarmupPlan) -> float | None:
         for _ in train(
             state,
             batches,
-            replace(config, epochs=1),
+            one_epoch,
             ids=ids,
             bought=torch.empty(0, dtype=torch.int64),
             meta_batch_size=0,

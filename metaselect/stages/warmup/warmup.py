@@ -71,8 +71,6 @@ def warmup(
     elif data is not None:
         # Before there is a run: one of ids and labels alone would be in the way of the right command.
         kinds = open_source(data, reading).kinds
-        if options.on is not None and kinds:
-            _require_kind(options.on, kinds, data)
         if not kinds:
             raise DataError(
                 f"{data} has neither images nor features that are known as such, so nothing can be trained on it.",
@@ -80,6 +78,8 @@ def warmup(
                 "'PATTERN' (of files named by ids: --image-column id --image-folder DIR --image-suffix .jpg); ids and "
                 "labels alone are for ingest and select.",
             )
+        if options.on is not None:
+            _require_kind(options.on, kinds, data)
         ingest(data, run, reading, report)
     with run.lock():
         return _warmup(run, options, report)
