@@ -7,24 +7,26 @@ from typing import Annotated, Any
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.flags import (
+from metaselect.cli.datasets.flags import (
     AllowOutsideOption,
-    DeviceOption,
     FeatureColumnsOption,
     FeaturesOption,
-    ForceOption,
     IdColumnOption,
     ImageColumnOption,
     ImageFolderOption,
     ImageSuffixOption,
-    JsonOption,
     LabelColumnOption,
     OnBadSample,
     OnBadSampleOption,
+    SplitOption,
+)
+from metaselect.cli.flags import (
+    DeviceOption,
+    ForceOption,
+    JsonOption,
     ProgressOption,
     QuietOption,
     RunOption,
-    SplitOption,
     TrustModelOption,
 )
 from metaselect.cli.results import finish, print_model_choice, print_noise_estimate, print_wrong_labels

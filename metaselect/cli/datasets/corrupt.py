@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.flags import (
+from metaselect.cli.datasets.flags import (
     AllowOutsideOption,
     FeatureColumnsOption,
     FeaturesOption,
@@ -15,14 +15,16 @@ from metaselect.cli.flags import (
     ImageColumnOption,
     ImageFolderOption,
     ImageSuffixOption,
-    JsonOption,
     LabelColumnOption,
     OnBadSample,
     OnBadSampleOption,
+    SplitOption,
+)
+from metaselect.cli.flags import (
+    JsonOption,
     ProgressOption,
     QuietOption,
     SeedOption,
-    SplitOption,
 )
 from metaselect.cli.results import finish
 from metaselect.data_options import CorruptOptions

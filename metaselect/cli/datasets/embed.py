@@ -6,23 +6,25 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.flags import (
+from metaselect.cli.datasets.flags import (
     AllowOutsideOption,
-    AmpOption,
-    DeviceOption,
     IdColumnOption,
     ImageColumnOption,
     ImageFolderOption,
     ImageSuffixOption,
-    JsonOption,
     LabelColumnOption,
     OnBadSample,
     OnBadSampleOption,
     PixelRangeOption,
-    ProgressOption,
-    QuietOption,
     SplitOption,
     numbers_of_range,
+)
+from metaselect.cli.flags import (
+    AmpOption,
+    DeviceOption,
+    JsonOption,
+    ProgressOption,
+    QuietOption,
 )
 from metaselect.cli.results import finish
 from metaselect.data_options import DEFAULT_ENCODER, EmbedOptions

@@ -7,28 +7,31 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.flags import (
+from metaselect.cli.datasets.flags import (
     INPUT,
     AllowOutsideOption,
     ClassesOption,
     FeatureColumnsOption,
     FeaturesOption,
-    ForceOption,
     IdColumnOption,
     ImageColumnOption,
     ImageFolderOption,
+    ImageSizeOption,
     ImageSuffixOption,
-    JsonOption,
     LabelColumnOption,
     OnBadSample,
     OnBadSampleOption,
     PixelRangeOption,
+    SplitOption,
+    numbers_of_range,
+)
+from metaselect.cli.flags import (
+    ForceOption,
+    JsonOption,
     ProgressOption,
     QuietOption,
     RunOption,
     SeedOption,
-    SplitOption,
-    numbers_of_range,
 )
 from metaselect.cli.results import finish
 from metaselect.data.classes import named_classes
@@ -50,14 +53,7 @@ def ingest(
         ),
     ],
     run: RunOption = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Height and width in pixels.",
-            show_default="the images' own, else the median, at most 224",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    image_size: ImageSizeOption = None,
     pixel_range: PixelRangeOption = None,
     limit: Annotated[
         int | None, typer.Option(help="Use a random subset of this many samples.", rich_help_panel=INPUT)
