@@ -18,7 +18,7 @@ def measure(train: Path, samples: int, work: Path) -> tuple[str, ...]:
     """One row of the table."""
     run = work / f"run-{samples}"
     metaselect("ingest", train, "--run", run, "--limit", samples)
-    metaselect("warmup", "--run", run, "--model", "resnet32", "--epochs", 5, "--no-augment", "--amp")
+    metaselect("warmup", "--run", run, "--model", "resnet32", "--epochs", 5, "--augment", "none", "--amp")
     metaselect("select", "--run", run, "--budget", 200, "--method", "rbc")
     details = json.loads((run / "select/round-1/stage.json").read_text())["details"]
     choice = details["choice"]

@@ -71,7 +71,7 @@ class Arm:
 
     def __init__(self, method: str, batches: Batches) -> None:
         momentum = 0.9 if method == "warmup" else 0.0
-        config = TrainingConfig(10**6, BATCH, 0.01, momentum, 5e-4, "constant", False, False, 0)
+        config = TrainingConfig(10**6, BATCH, 0.01, momentum, 5e-4, "constant", "none", False, 0)
         ids = torch.arange(SAMPLES)
         bought, trained = (ids[:BOUGHT], ids[BOUGHT:]) if method == "direct" else (ids[:0], ids)
         self.steps = config.batches_in(len(trained))

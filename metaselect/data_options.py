@@ -46,12 +46,14 @@ class IngestOptions(ReadOptions):
 
     Attributes:
         image_size: pixels, height and width alike; None: the images' own where they agree.
+        fit: "crop", "pad" or "squash", how images of other proportions are brought to that size.
         pixel_range: of images of more than 8 bits, the values that become 0 and 255; None: a rule over the pool.
         limit: a seeded subset of this many samples.
         classes: all of them, in their order; empty: those of the labels.
     """
 
     image_size: int | None = None
+    fit: str = "crop"
     pixel_range: tuple[float, float] | None = None
     limit: int | None = None
     classes: tuple[str, ...] = ()

@@ -52,6 +52,7 @@ class TrainingOptions:
         weight_decay: L2 factor; of adamw, decoupled.
         accumulate: batches whose mean gradient makes a step.
         schedule: "cosine", "step" or "constant".
+        augment: "none", "weak" or "strong", of images.
         device: "auto" or a device type of PyTorch; the type found is part of the key, this word is not.
     """
 
@@ -64,7 +65,7 @@ class TrainingOptions:
     weight_decay: float | None = None
     accumulate: int = 1
     schedule: str = "cosine"
-    augment: bool | None = None
+    augment: str | None = None
     amp: bool | None = None
     seed: int = 0
     device: str = not_in_key("auto")

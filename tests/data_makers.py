@@ -151,7 +151,7 @@ def plan(**changes: Any) -> TrainingConfig:
         "momentum": 0.9,
         "weight_decay": 1e-3,
         "schedule": "cosine",
-        "augment": True,
+        "augment": "weak",
         "amp": False,
         "seed": 0,
     }

@@ -314,9 +314,9 @@ def test_a_given_label_that_is_not_trained_on_changes_no_bit_of_the_model() -> N
                 data.evidence._replace(given=given),
             )
         )
-        state = start_training(build_model("mlp", (3,), CLASSES, seed=0), plan(augment=False), run)
+        state = start_training(build_model("mlp", (3,), CLASSES, seed=0), plan(augment="none"), run)
         for _ in train(
-            state, batches, plan(augment=False), ids=trained, bought=data.bought, meta_batch_size=0,
+            state, batches, plan(augment="none"), ids=trained, bought=data.bought, meta_batch_size=0,
             report=Listener(), what="auto",
         ):  # fmt: skip
             pass

@@ -116,7 +116,7 @@ def test_targets_over_epochs_of_a_real_training(tiny_batches: Batches) -> None:
     with torch.no_grad():
         probs = model(inputs).softmax(1)
     bought = torch.tensor([2, 3, 10])
-    resolved = plan(epochs=3, lr=1e-12, momentum=0.0, augment=False)
+    resolved = plan(epochs=3, lr=1e-12, momentum=0.0, augment="none")
     state, history = trained(METHODS["elr"], model, tiny_batches, resolved, bought=bought)
     targets = state.method.state_dict()["targets"]
     others = torch.tensor([i for i in range(24) if i not in bought])

@@ -75,7 +75,7 @@ def test_an_open_round_is_up_to_date_too(warm: Path) -> None:
     [
         ((*PIPELINE["ingest"], "--limit", 150), "limit: 200 -> 150"),
         ((*WARMUP, "--epochs", 7), "epochs: 6 -> 7"),
-        ((*WARMUP, "--no-augment", "--seed", 1), "seed: 0 -> 1"),
+        ((*WARMUP, "--augment", "none", "--seed", 1), "seed: 0 -> 1"),
         ((*REWEIGHT, "--lr", 0.03), "lr: 0.02 -> 0.03"),
         ((*REWEIGHT, "--option", "share=0.4"), "option share: 0.5 -> 0.4"),
         ((*UNIFORM, "--name", "auto"), 'method: "auto" -> "uniform"'),

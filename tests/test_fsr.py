@@ -359,7 +359,7 @@ def test_wrong_labels_lose_weight_where_nothing_was_bought(
     pusher: str, noisy_blobs: tuple[Batches, torch.Tensor, np.ndarray]
 ) -> None:
     batches, labels, clean = noisy_blobs
-    resolved = plan(epochs=25, batch_size=32, lr=0.1, momentum=0.0, augment=False)
+    resolved = plan(epochs=25, batch_size=32, lr=0.1, momentum=0.0, augment="none")
     run = FSR(pusher=pusher).begin(start_of(labels, epochs=25, lr=0.1))
     trainee = start_training(build_model("mlp", (3,), 3, seed=0), resolved, run)
     list(epochs_of(trainee, batches, resolved))

@@ -72,7 +72,7 @@ def test_q_outside_its_range_is_refused(pair: str) -> None:
 
 def test_the_step_and_the_history_are_of_this_loss(tiny_batches: Batches) -> None:
     """One step on the whole pool: the loss of the epoch is that of the model before it."""
-    resolved = plan(epochs=1, batch_size=24, lr=0.5, momentum=0.0, weight_decay=0.0, augment=False)
+    resolved = plan(epochs=1, batch_size=24, lr=0.5, momentum=0.0, weight_decay=0.0, augment="none")
     inputs, labels = tiny_batches.get(torch.arange(24))
     nets = []
     for _ in range(2):

@@ -54,7 +54,7 @@ def warmed(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Ru
     """A run of grey images after warm-up, on each device."""
     root = tmp_path_factory.mktemp("devices")
     data = write_images(root / "images", pictures(SAMPLES, side=8))
-    options = {"model": "convnet", "epochs": 2, "batch_size": BATCH, "checkpoints": 2, "augment": True}
+    options = {"model": "convnet", "epochs": 2, "batch_size": BATCH, "checkpoints": 2, "augment": "weak"}
     runs = {}
     for name in DEVICES:
         runs[name] = made(data, root / name)
@@ -219,7 +219,7 @@ def dropout_net(shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def options_for(method: str, device: str, **changes: Any) -> ReweightOptions:
-    values = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.02, "augment": True}
+    values = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.02, "augment": "weak"}
     return ReweightOptions(method=method, device=device, **{**values, **changes})
 
 

@@ -5,13 +5,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_makers import CLASSES, Picture, encode, made, pictures, samples_table, stream_of, write_images
+from data_makers import (
+    CLASSES,
+    Listener,
+    Picture,
+    encode,
+    made,
+    pictures,
+    samples_table,
+    stream_of,
+    write_images,
+)
 from PIL import Image
 
 from metaselect.data.depth import PixelRange
 from metaselect.data.images import content_hash, decode, probe, to_pixels
 from metaselect.data.readers.base import UnusableContent
 from metaselect.data.store import load_pool
+from metaselect.data.test_set import read_test_set
+from metaselect.data_options import IngestOptions
+from metaselect.errors import ArtefactError
 from metaselect.run.layout import Run
 
 NOISE = np.random.default_rng(11)
@@ -76,6 +89,39 @@ def test_resizing_takes_the_shorter_side_and_the_centre() -> None:
     smaller = to_pixels(image, (2, 2), "RGB")
     expected = image.resize((6, 2), Image.Resampling.BILINEAR).crop((2, 0, 4, 2))
     np.testing.assert_array_equal(smaller, np.stack([np.asarray(expected)] * 3))
+
+
+@pytest.mark.parametrize(("wide", "high"), [(12, 4), (4, 12), (7, 3), (200, 1), (4, 4)])
+def test_the_whole_image_stands_on_black_or_is_distorted(wide: int, high: int) -> None:
+    white = Image.new("RGB", (wide, high), "white")
+    padded = to_pixels(white, (4, 4), "RGB", "pad")
+    expected = np.zeros((3, 4, 4), np.uint8)
+    longest = max(wide, high)
+    across, down = max(1, round(wide * 4 / longest)), max(1, round(high * 4 / longest))
+    top, left = (4 - down) // 2, (4 - across) // 2
+    expected[:, top : top + down, left : left + across] = 255
+    np.testing.assert_array_equal(padded, expected)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (high, wide), np.uint8))
+    squashed = to_pixels(picture, (4, 4), "L", "squash")
+    np.testing.assert_array_equal(squashed[0], np.asarray(picture.resize((4, 4), Image.Resampling.BILINEAR)))
+
+
+def test_a_test_set_is_fitted_as_the_pool_was(tmp_path: Path) -> None:
+    """White pictures of other proportions: padded ones have a black border in the pool, and in the test set too."""
+    samples = [
+        Picture(f"{label}/{number}.png", label, encode(np.full((6 + 2 * number, 12, 3), 255, np.uint8)))
+        for number, label in enumerate(CLASSES)
+    ]
+    data, root = write_images(tmp_path / "d", samples), tmp_path / "r"
+    ears = Listener()
+    pool = load_pool(made(data, root, fit="pad", image_size=12))
+    assert {int((image == 0).all(axis=(0, 2)).sum()) for image in pool.inputs} == {6, 4, 2}
+    test, _ = read_test_set(data, IngestOptions(), pool, tmp_path / "scratch", ears)
+    np.testing.assert_array_equal(test.inputs, pool.inputs)
+    with pytest.raises(ArtefactError, match='fit: "pad" -> "crop"'):
+        made(data, root, image_size=12)
+    cut = load_pool(made(data, tmp_path / "cut", image_size=12))
+    assert (cut.inputs == 255).all()
 
 
 @pytest.mark.parametrize(

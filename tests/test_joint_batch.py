@@ -96,7 +96,7 @@ class Chooser(MethodRun):
 def trained(method: Chooser, batches: Batches, **changes: float) -> TrainState:
     settings = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, **changes}
     plan = TrainingConfig(
-        epochs=2, batch_size=12, schedule="constant", augment=False, amp=False, seed=0, **settings
+        epochs=2, batch_size=12, schedule="constant", augment="none", amp=False, seed=0, **settings
     )
     trainee = start_training(net(), plan, method)
     bought = torch.empty(0, dtype=torch.int64)

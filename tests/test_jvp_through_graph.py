@@ -458,7 +458,7 @@ def test_a_torch_that_saves_other_tensors_falls_back(monkeypatch: pytest.MonkeyP
 def test_a_training_says_it_once(operation: type[Doubled] | None, tiny_batches: Batches) -> None:
     model = made("convnet") if operation is None else CustomNet(operation)
     stem = nn.Conv2d(1, 3, 1)
-    plan = TrainingConfig(2, 6, 0.01, 0.9, 0.0, "constant", augment=False, amp=False, seed=0)
+    plan = TrainingConfig(2, 6, 0.01, 0.9, 0.0, "constant", augment="none", amp=False, seed=0)
     stream = torch.Generator().manual_seed(0)
     start = start_of(torch.arange(24) % 3, epochs=2, lr=0.01, stream=stream)
     trainee = start_training(

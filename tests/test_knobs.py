@@ -226,7 +226,7 @@ def test_accumulated_parts_are_one_step_on_their_mean(tiny_batches: Batches, opt
             optimiser=optimiser,
             lr=0.05,
             momentum=0.0,
-            augment=False,
+            augment="none",
         )
         model = build_model("mlp", tiny_batches.raw.shape[1:], 3, seed=1)
         trainee = start_training(model, given, UniformRun())

@@ -26,7 +26,7 @@ from metaselect.reweighting.base import MethodRun, StepObjective, equal_weights
 from metaselect.reweighting.uniform import UniformRun
 from metaselect.run.layout import FEATURES, IMAGES
 from metaselect.stages.reweight.failure_check import BoughtScore, StartScore, failure_reason, score_start
-from metaselect.training.augment import random_crop_flip
+from metaselect.training.augment import augmentation, random_crop_flip, strong
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state
 from metaselect.training.loop import EpochLog, TrainingConfig, TrainState, start_training, train
@@ -209,7 +209,7 @@ def test_order_meta_batches_and_noise_are_streams_of_their_own(tiny_batches: Bat
 
     usual = observed(tiny_batches, plan())
     for other in (
-        observed(tiny_batches, plan(augment=False)),
+        observed(tiny_batches, plan(augment="none")),
         observed(tiny_batches, plan(lr=0.5, momentum=0.0)),
     ):
         assert order(other) == order(usual)
@@ -238,7 +238,7 @@ def test_streams_have_names() -> None:
 def test_history_of_the_control_by_hand(tiny_batches: Batches) -> None:
     """Plain SGD without augmentation, written out."""
     resolved = plan(
-        epochs=1, augment=False, momentum=0.0, weight_decay=0.0, schedule="constant", batch_size=12
+        epochs=1, augment="none", momentum=0.0, weight_decay=0.0, schedule="constant", batch_size=12
     )
     model = build_model("convnet", (1, 8, 8), 3, seed=0)
     twin = build_model("convnet", (1, 8, 8), 3, seed=0)
@@ -351,11 +351,48 @@ def test_every_augmented_image_is_a_crop_or_its_mirror(height: int, width: int, 
     assert flips == {False, True}
 
 
-def test_augmentation_is_seeded() -> None:
-    images = torch.arange(5 * 64, dtype=torch.float32).view(5, 1, 8, 8)
-    once, again, other = (random_crop_flip(images, generator(seed, "augment")) for seed in (1, 1, 2))
+@pytest.mark.parametrize("kind", ["weak", "strong"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_is_seeded_and_leaves_the_global_generator_alone(kind: str, channels: int) -> None:
+    images = torch.randint(0, 256, (5, channels, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)
+    before = torch.get_rng_state()
+    once, again, other = (
+        augmented(images)
+        for seed in (1, 1, 2)
+        if (augmented := augmentation(kind, generator(seed, "augment")))
+    )
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
+    assert once.shape == images.shape
+    assert once.dtype == torch.uint8
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_none_is_no_augmentation() -> None:
+    assert augmentation("none", generator(0, "augment")) is None
+
+
+def test_strong_augmentation_cuts_a_square_out_of_every_image_and_distorts_it_in_its_own_way() -> None:
+    """White images, which most operations leave white: what is black besides the borders of a shift is the square."""
+    white = torch.full((200, 3, 32, 32), 255, dtype=torch.uint8)
+    black = (strong(white, generator(0, "augment")) == 0).all(1)  # (200, 32, 32)
+    holes = black[:, 4:28, 4:28].flatten(1).float().mean(1)
+    assert (black.flatten(1).float().mean(1) >= 0.02).all()
+    assert holes.median() < 0.4
+    assert holes.std() > 0.05
+    noisy = torch.randint(0, 256, (1, 3, 32, 32), generator=generator(0, "noise"), dtype=torch.uint8)
+    copies = strong(noisy.expand(64, -1, -1, -1), generator(0, "augment"))
+    assert len(torch.unique(copies.flatten(1), dim=0)) == 64
+
+
+def test_each_augmentation_trains_otherwise(tiny_batches: Batches) -> None:
+    logs = []
+    for kind in ("none", "weak", "strong", "strong"):
+        resolved = plan(epochs=2, augment=kind)
+        logs.append(list(epochs_of(fresh("uniform", resolved), tiny_batches, resolved)))
+    none, weak, strongly, again = logs
+    assert strongly == again
+    assert none != weak != strongly != none
 
 
 def test_batches_are_normalised_and_grey_is_repeated() -> None:

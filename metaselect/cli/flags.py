@@ -40,6 +40,14 @@ class Kind(StrEnum):
     features = "features"
 
 
+class Augment(StrEnum):
+    """Values of --augment."""
+
+    none = "none"
+    weak = "weak"
+    strong = "strong"
+
+
 class Init(StrEnum):
     """Values of --init."""
 
@@ -171,11 +179,11 @@ ScheduleOption = Annotated[
     ),
 ]
 AugmentOption = Annotated[
-    bool | None,
+    Augment | None,
     typer.Option(
-        "--augment/--no-augment",
-        help="Random crops and flips of the images; not where a flip changes the class.",
-        show_default="auto: colour images from 32 px",
+        help="Random changes of the images: weak is crops and flips, not where a flip changes the class; strong is "
+        "RandAugment and Cutout besides.",
+        show_default="auto: weak for colour images from 32 px",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -11,6 +11,8 @@ from metaselect.cli.datasets.flags import (
     ClassesOption,
     FeatureColumnsOption,
     FeaturesOption,
+    Fit,
+    FitOption,
     IdColumnOption,
     ImageColumnOption,
     ImageFolderOption,
@@ -116,6 +118,7 @@ def warmup(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     image_size: ImageSizeOption = None,
+    fit: FitOption = Fit.crop,
     pixel_range: PixelRangeOption = None,
     id_column: IdColumnOption = None,
     label_column: LabelColumnOption = "label",
@@ -179,6 +182,7 @@ def warmup(
         allow_outside=allow_outside,
         classes=named_classes(classes),
         image_size=image_size,
+        fit=fit,
         pixel_range=numbers_of_range(pixel_range),
     )
     run_directory = Run.at(run)

@@ -123,23 +123,27 @@ def content_hash(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def to_pixels(image: Image.Image, size: tuple[int, int], mode: str) -> np.ndarray:
-    """(C, H, W) uint8: the shorter side resized (bilinear, antialiased), the centre cut out.
+def to_pixels(image: Image.Image, size: tuple[int, int], mode: str, fit: str = "crop") -> np.ndarray:
+    """(C, H, W) uint8: the image resized (bilinear, antialiased) to a size of other proportions.
 
     Args:
         image: decoded, L or RGB.
         size: (H, W).
         mode: "L" or "RGB".
+        fit: "crop" cuts the centre out of an image that covers the size, "pad" puts the whole image on black, and
+            "squash" changes its proportions.
     """
     if image.mode != mode:
         image = image.convert(mode)
     height, width = size
     if (image.width, image.height) != (width, height):
-        # The larger scale, so that both sides are covered and only the longer one is cut.
-        scale = max(width / image.width, height / image.height)
-        wide, high = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+        scales = width / image.width, height / image.height
+        # The larger scale, so that both sides are covered and only the longer one is cut; or the smaller one.
+        across, down = {"crop": (max(scales),) * 2, "pad": (min(scales),) * 2, "squash": scales}[fit]
+        wide, high = max(1, round(image.width * across)), max(1, round(image.height * down))
         image = image.resize((wide, high), Image.Resampling.BILINEAR)
-        left, top = (wide - width) // 2, (high - height) // 2
+        # Half of what is to be cut; negative, half of the border, which is black.
+        left, top = int((wide - width) / 2), int((high - height) / 2)
         image = image.crop((left, top, left + width, top + height))
     pixels = np.asarray(image)  # (H, W) or (H, W, 3)
     return pixels[None] if mode == GREY else pixels.transpose(2, 0, 1)  # (C, H, W)

@@ -140,12 +140,15 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
 def stored_form(target: Target, arrays: Arrays) -> tuple[Sequence[str], Preprocess]:
     """(content hashes of all that each sample has, how the samples are stored)."""
     loaded = {kind: np.load(path, mmap_mode="r") for kind, path in arrays.paths.items()}
-    kinds = {}
-    for kind, array in loaded.items():
-        size, mode, scale = (
-            (target.size, target.mode, target.pixel_range) if kind == IMAGES else ((), "", None)
+    kinds = {kind: Preprocess(kind, (), "", *statistics(array)) for kind, array in loaded.items()}
+    if IMAGES in kinds:
+        kinds[IMAGES] = replace(
+            kinds[IMAGES],
+            size=target.size,
+            mode=target.mode,
+            fit=target.fit,
+            pixel_range=target.pixel_range,
         )
-        kinds[kind] = Preprocess(kind, size, mode, *statistics(array), scale)
     if len(kinds) < 2:
         return arrays.content_hashes, kinds[next(iter(kinds))]
     joint = joint_hashes(arrays.content_hashes, loaded[FEATURES])
@@ -174,7 +177,7 @@ def prepare(content: Content, target: Target) -> StoredSample | UnusableContent:
     rows: dict[str, np.ndarray] = {}
     if not isinstance(sample, np.ndarray):
         height, width = target.size
-        rows[IMAGES] = to_pixels(sample, (height, width), target.mode)
+        rows[IMAGES] = to_pixels(sample, (height, width), target.mode, target.fit)
     if isinstance(content, Pair):
         rows[FEATURES] = content.features
     elif isinstance(sample, np.ndarray):

@@ -34,6 +34,7 @@ class Preprocess:
             ids and labels alone.
         std: per channel or feature, in the same units; inputs are divided by it. Never 0.
         pixel_range: the values of images of more than 8 bits that became 0 and 255; None where there are none.
+        fit: how images of other proportions were brought to the size: "crop", "pad" or "squash".
         images: the same of the images of a pool that has both; else None.
     """
 
@@ -43,6 +44,7 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pixel_range: PixelRange | None = None
+    fit: str = "crop"
     images: "Preprocess | None" = None
 
     @property
@@ -66,6 +68,7 @@ class Preprocess:
             "mean": list(self.mean),
             "std": list(self.std),
             "pixel_range": None if self.pixel_range is None else list(self.pixel_range),
+            "fit": self.fit,
             **({} if self.images is None else {"images": self.images.as_json()}),
         }
 
@@ -80,7 +83,7 @@ def _parse_preprocess(path: Path) -> Preprocess:
 
 
 def _preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
-    scale = raw.get("pixel_range")  # not in files from before it was recorded
+    scale = raw.get("pixel_range")  # as fit, not in files from before it was recorded
     return Preprocess(
         raw["task"],
         tuple(raw["size"]),
@@ -88,6 +91,7 @@ def _preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
         tuple(raw["mean"]),
         tuple(raw["std"]),
         None if scale is None else PixelRange(*scale),
+        raw.get("fit", "crop"),
         _preprocess_of(raw["images"]) if "images" in raw else None,
     )
 

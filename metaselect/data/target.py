@@ -9,6 +9,7 @@ from metaselect.data.depth import PixelRange, PixelValues
 from metaselect.data.images import COLOUR, GREY, Shape, deep_values, probe
 from metaselect.data.listing import Listing
 from metaselect.data.readers.base import BadSamples, Content, Pair, UnusableContent
+from metaselect.data_options import IngestOptions
 from metaselect.records import Reporter
 from metaselect.run.layout import FEATURES, IMAGES
 from metaselect.text import counted
@@ -25,12 +26,14 @@ class Target:
         mode: "L" or "RGB"; empty where there are no images.
         width: d; 0 where there are no features.
         pixel_range: how images of more than 8 bits are scaled to 8; None where there are none.
+        fit: how images of other proportions are brought to the size, see ``images.to_pixels``.
     """
 
     size: tuple[int, ...]
     mode: str
     width: int
     pixel_range: PixelRange | None = None
+    fit: str = "crop"
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
@@ -92,31 +95,29 @@ def read_headers(
     return found
 
 
-def choose_target(
-    listing: Listing, size: int | None, pixel_range: PixelRange | None, bad: BadSamples, report: Reporter
-) -> Target:
+def choose_target(listing: Listing, options: IngestOptions, bad: BadSamples, report: Reporter) -> Target:
     """The stored form of a pool's samples, from the headers of its images.
 
     Images that all have one size keep it; else they become squares of the median shorter side, at most 224 pixels.
 
     Args:
         listing: the samples.
-        size: pixels, in place of that rule.
-        pixel_range: in place of the rule of ``PixelValues.range``.
+        options: the size in place of that rule, the range in place of that of ``PixelValues.range``, and the fit.
         bad: what to do with images that cannot be used.
         report: notes, warnings and progress.
     """
     if IMAGES not in listing.source.kinds:
         return Target((), "", listing.source.width())
     found = read_headers(listing, bad, report)
-    scale = choose_range(found, pixel_range, report)
+    scale = choose_range(found, options.pixel_range, report)
     mode = GREY if found.grey else COLOUR
-    return Target(_size(found, size, report), mode, listing.source.width(), scale)
+    size = _size(found, options.image_size, report)
+    return Target(size, mode, listing.source.width(), scale, options.fit)
 
 
-def choose_range(found: Headers, pixel_range: PixelRange | None, report: Reporter) -> PixelRange | None:
+def choose_range(found: Headers, given: tuple[float, float] | None, report: Reporter) -> PixelRange | None:
     """How images of more than 8 bits are scaled: as the user says, else by the rule of ``PixelValues.range``."""
-    scale = pixel_range or found.values.range()
+    scale = found.values.range() if given is None else PixelRange(*given)
     if scale is not None and found.values.count:
         deep = counted(found.values.count, "image has", "images have")
         report.note(f"{deep} more than 8 bits a pixel: {scale} becomes 0 to 255 (--pixel-range).")

@@ -71,7 +71,7 @@ def read_test_set(
         shallow = found.values.count < sum(found.sizes.values())
         for remark in found.values.remarks(preprocess.pixel_range):
             report.warn(f"{path}: {remark}")
-    target = Target(preprocess.size, preprocess.mode, width, preprocess.pixel_range)
+    target = Target(preprocess.size, preprocess.mode, width, preprocess.pixel_range, preprocess.fit)
     arrays = fill(listing, Journal(target), scratch, bad, report)
     if bad.found:
         write_rows(scratch / TEST_SKIPPED.within(), TEST_SKIPPED, [each.cells() for each in bad.found])

@@ -140,8 +140,7 @@ def _look(
         digest.update(json.dumps(words).encode())
 
     found = read_headers(listing, bad, report, add)
-    given = None if options.pixel_range is None else PixelRange(*options.pixel_range)
-    return choose_range(found, given, report), digest.hexdigest()
+    return choose_range(found, options.pixel_range, report), digest.hexdigest()
 
 
 def _check_same(out: Path, key: StageKey) -> None:

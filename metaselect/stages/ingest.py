@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaselect.data.classes import name_remarks
-from metaselect.data.depth import PixelRange
 from metaselect.data.ingest import Journal, fill, hash_contents, restore_bad, stored_form
 from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.originals import OUTSIDE, recorded_options
@@ -191,8 +190,7 @@ def _build(
     """Write all files of the stage below ``work.folder``; resumes from the journal of an interrupted command."""
     journal = Journal.read(work.folder, int(listing.keep.sum())) if work.resumed else None
     if journal is None:
-        scale = None if options.pixel_range is None else PixelRange(*options.pixel_range)
-        journal = Journal(choose_target(listing, options.image_size, scale, bad, report))
+        journal = Journal(choose_target(listing, options, bad, report))
     else:
         done = int(listing.keep[: journal.done].sum())
         report.note(f"Resuming at sample {done + 1} of {int(listing.keep.sum())}.")

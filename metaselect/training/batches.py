@@ -9,7 +9,7 @@ import torch
 
 from metaselect.data.store import Preprocess
 from metaselect.models.batch import Batch
-from metaselect.training.augment import random_crop_flip
+from metaselect.training.augment import Augment
 
 DEVICE_SHARE = 0.5  # of the free GPU memory that the pool's raw samples may take
 
@@ -61,12 +61,12 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def get(self, ids: torch.Tensor, augment: torch.Generator | None = None) -> Batch:
-        """The samples at ``ids`` ((B,) int64 on the CPU), randomly cropped and flipped if a generator is given."""
+    def get(self, ids: torch.Tensor, augment: Augment | None = None) -> Batch:
+        """The samples at ``ids`` ((B,) int64 on the CPU), their images augmented."""
         return self._finish(self._gather(ids), ids, augment)
 
     def stream(
-        self, chunks: Sequence[torch.Tensor], augment: torch.Generator | None = None
+        self, chunks: Sequence[torch.Tensor], augment: Augment | None = None
     ) -> Iterator[tuple[torch.Tensor, Batch]]:
         """``(ids, batch)`` for each chunk of ids; the host's gather runs one batch ahead of a GPU."""
         if self.resident or self.device.type == "cpu":
@@ -85,10 +85,10 @@ class Batches:
     def _gather(self, ids: torch.Tensor) -> torch.Tensor:
         return self.raw[ids.to(self.raw.device)]
 
-    def _finish(self, raw: torch.Tensor, ids: torch.Tensor, augment: torch.Generator | None) -> Batch:
+    def _finish(self, raw: torch.Tensor, ids: torch.Tensor, augment: Augment | None) -> Batch:
         raw = raw.to(self.device)
         if augment is not None and self.images:
-            raw = random_crop_flip(raw, augment)
+            raw = augment(raw)
         inputs = torch.addcmul(self.offset, raw.float(), self.factor)
         if self.repeat > 1:
             inputs = inputs.expand(-1, self.repeat, -1, -1)

@@ -158,7 +158,7 @@ def _resolved(
         momentum=_given(options.momentum, momentum if sgd else 0.0),  # Adam has its own
         weight_decay=_given(options.weight_decay, 5e-4),
         schedule=options.schedule,
-        augment=colour if options.augment is None else options.augment,
+        augment=options.augment or ("weak" if colour else "none"),
         amp=device.type == "cuda" if options.amp is None else options.amp,
         seed=options.seed,
     )

@@ -16,6 +16,7 @@ from metaselect.metagrad.jvp import JvpSolver
 from metaselect.random import derive_seed, generator
 from metaselect.records import Advance, Reporter
 from metaselect.reweighting.base import MethodRun, StepObjective
+from metaselect.training.augment import augmentation
 from metaselect.training.batches import Batches
 from metaselect.training.optimiser import OptimiserSettings, make_optimiser
 
@@ -27,7 +28,7 @@ class TrainingConfig:
     Attributes:
         lr: peak learning rate of the schedule, per step.
         schedule: "cosine" (to 0), "step" (a tenth at 1/2 and again at 3/4) or "constant".
-        augment: random crop and flip.
+        augment: "none", "weak" or "strong", see ``training.augment``.
         amp: bfloat16 autocast.
         optimiser: "sgd", "adam" or "adamw".
         momentum: of SGD alone.
@@ -41,7 +42,7 @@ class TrainingConfig:
     momentum: float
     weight_decay: float
     schedule: str
-    augment: bool
+    augment: str
     amp: bool
     seed: int
     optimiser: str = "sgd"
@@ -171,7 +172,7 @@ class _EpochLoop:
         # Every random stream is named by the epoch, so an epoch is the same after a restart.
         order = method.order(self.ids, generator(seed, "order", epoch))  # (n'',)
         meta_draw = generator(seed, "meta", epoch)
-        augment = generator(seed, "augment", epoch, device=batches.device) if config.augment else None
+        augment = augmentation(config.augment, generator(seed, "augment", epoch, device=batches.device))
         steps, batch_scale = config.batches_in(len(order)), 1 / config.accumulate
         # Of losses, hits and weights over samples, and of batches without weight: on the device, read once an epoch.
         sums = torch.zeros(4, dtype=_widest(batches.device), device=batches.device)

@@ -11,6 +11,14 @@ from metaselect.errors import UsageError
 INPUT = "Input"
 
 
+class Fit(StrEnum):
+    """Values of --fit."""
+
+    crop = "crop"
+    pad = "pad"
+    squash = "squash"
+
+
 class OnBadSample(StrEnum):
     """Values of --on-bad-sample."""
 
@@ -83,6 +91,13 @@ ImageSizeOption = Annotated[
     typer.Option(
         help="Height and width in pixels.",
         show_default="the images' own, else the median, at most 224",
+        rich_help_panel=INPUT,
+    ),
+]
+FitOption = Annotated[
+    Fit,
+    typer.Option(
+        help="How an image of other proportions is brought to the size: cut, padded with black, or distorted.",
         rich_help_panel=INPUT,
     ),
 ]

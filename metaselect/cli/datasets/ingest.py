@@ -13,6 +13,8 @@ from metaselect.cli.datasets.flags import (
     ClassesOption,
     FeatureColumnsOption,
     FeaturesOption,
+    Fit,
+    FitOption,
     IdColumnOption,
     ImageColumnOption,
     ImageFolderOption,
@@ -54,6 +56,7 @@ def ingest(
     ],
     run: RunOption = None,
     image_size: ImageSizeOption = None,
+    fit: FitOption = Fit.crop,
     pixel_range: PixelRangeOption = None,
     limit: Annotated[
         int | None, typer.Option(help="Use a random subset of this many samples.", rich_help_panel=INPUT)
@@ -94,6 +97,7 @@ def ingest(
         allow_outside=allow_outside,
         classes=named_classes(classes),
         image_size=image_size,
+        fit=fit,
         pixel_range=numbers_of_range(pixel_range),
         limit=limit,
         seed=seed,
