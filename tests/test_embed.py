@@ -38,9 +38,11 @@ from torch.nn import functional as F
 
 from metaselect.data_options import EmbedOptions
 from metaselect.encoders.base import weights_hash
-from metaselect.errors import DataError, LockedError, UsageError
+from metaselect.errors import ArtefactError, DataError, LockedError, UsageError
+from metaselect.run.layout import Run
 from metaselect.stages import embed as stage
 from metaselect.stages.embed import embed
+from metaselect.stages.embed_run import embed_run
 
 TINY = "tiny_encoders:tiny"
 
@@ -501,3 +503,59 @@ def test_photographs_by_the_default_encoder_are_read_and_told_apart(tmp_path: Pa
     said = metaselect("warmup", "--folds", 0, "--json", run=tmp_path / "run").json
     assert said["model"] == "linear"
     assert said["held_out_accuracy_on_given_labels"] == 1.0
+
+
+# Into a run
+
+
+def test_features_of_a_runs_images_stand_beside_them(tmp_path: Path) -> None:
+    """The same run as one that was made from the images and the file together, but for where the file lies."""
+    samples = pictures(11)
+    data = write_images(tmp_path / "d", samples)
+    root = made(data, tmp_path / "r", limit=8, seed=3).root
+    words = ("embed", "--encoder", TINY, "--device", "cpu", "--batch-size", "4")
+    done = metaselect(*words, "--json", run=root)
+    assert (done.json["out"], done.json["n"], done.json["run"]) == (
+        str(root / "features.parquet"),
+        8,
+        str(root),
+    )
+    run(data, tmp_path / "f.parquet")
+    other = made(data, tmp_path / "o", limit=8, seed=3, features=tmp_path / "f.parquet")
+    for name in ("features.npy", "pixels.npy", "samples.parquet", "preprocess.json", "classes.json"):
+        assert (root / "data" / name).read_bytes() == other.path(f"data/{name}").read_bytes(), name
+    assert Run(root).info() == other.info()
+    assert "is up to date" in metaselect(*words, run=root).err
+    # The data is the run's own still, as is the run at another place.
+    assert "is up to date" in metaselect("ingest", data, "--limit", 8, "--seed", 3, run=root).err
+    moved = root.rename(tmp_path / "moved")
+    assert "is up to date" in metaselect("ingest", data, "--limit", 8, "--seed", 3, run=moved).err
+    other_words = [*words[:2], "tiny_encoders:other", *words[3:]]
+    assert "made otherwise" in metaselect(*other_words, run=moved, code=2).err
+    metaselect(*other_words, "--force", run=moved)
+    doubled, before = (np.load(path / "data/features.npy") for path in (moved, other.root))
+    np.testing.assert_allclose(doubled, 2 * before, rtol=1e-5)
+
+
+def test_runs_that_cannot_be_embedded(tmp_path: Path) -> None:
+    samples = pictures(6)
+    data = write_images(tmp_path / "d", samples)
+    run(data, tmp_path / "f.parquet")
+    features = made(tmp_path / "f.parquet", tmp_path / "features")
+    both = made(data, tmp_path / "both", features=tmp_path / "f.parquet")
+    images = made(data, tmp_path / "images")
+    options = EmbedOptions(encoder=TINY, device="cpu")
+    with pytest.raises(UsageError, match="has no images"):
+        embed_run(features, options, Listener())
+    with pytest.raises(UsageError, match="has features already"):
+        embed_run(both, options, Listener())
+    with pytest.raises(UsageError, match="--label-column is for DATA"):
+        embed_run(images, EmbedOptions(encoder=TINY, label_column="y"), Listener())
+    (data / samples[0].path).write_bytes(samples[1].raw)
+    with pytest.raises(ArtefactError, match="holds other data"):
+        embed_run(images, options, Listener())
+    data.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="was made of, does not exist"):
+        embed_run(images, options, Listener())
+    for words in (("embed", data), ("embed", "-o", "f.parquet"), ("embed",)):
+        metaselect(*words, code=2)

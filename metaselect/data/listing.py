@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,6 +100,10 @@ class Listing:
         keep = np.zeros_like(self.keep)
         keep[ranked[:count]] = True
         return replace(self, keep=keep)
+
+    def narrowed(self, ids: Collection[str]) -> "Listing":
+        """The listing without the samples of other ids."""
+        return replace(self, keep=self.keep & np.array([name in ids for name in self.sample_ids]))
 
 
 def open_source(path: Path, options: ReadOptions) -> Source:

@@ -15,6 +15,7 @@ from metaselect.data.readers.base import BadSamples, UnusableContent
 from metaselect.data.store import array_file, preprocess_of
 from metaselect.data_options import IngestOptions
 from metaselect.errors import DataError
+from metaselect.records import Json
 from metaselect.run.artefacts import DATA, SAMPLES
 from metaselect.run.files import write_atomically
 from metaselect.run.layout import IMAGES, Run
@@ -30,7 +31,7 @@ MEDIA_TYPES = {
     ".bmp": "image/bmp",
 }
 OUTSIDE = ("image_folder", "features")
-"""Options that name places outside of the data, which its record keeps beside the others."""
+"""Options that name places outside of the data, which its record keeps beside the others; below the run, relative."""
 SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # by Windows
 
@@ -109,7 +110,7 @@ def _places_and_hashes(run: Run) -> tuple[dict[str, int], dict[str, str]]:
 def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
     """sample_id -> (suffix, bytes) of the images whose source still has the content that was ingested."""
     record = run.stage(DATA.name()).require()
-    options = recorded_options(record)
+    options = recorded_options(run, record)
     scale = preprocess_of(run).kinds[IMAGES].pixel_range
     originals: dict[str, tuple[str, bytes]] = {}
     try:
@@ -128,7 +129,7 @@ def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, byte
     return originals
 
 
-def recorded_options(record: StageRecord) -> IngestOptions:
+def recorded_options(run: Run, record: StageRecord) -> IngestOptions:
     """The options by which the data of a run was read; defaults where the record is older than an option."""
     known = {spec.name for spec in fields(IngestOptions)}
     read = {
@@ -136,8 +137,20 @@ def recorded_options(record: StageRecord) -> IngestOptions:
         for name, value in record.key.options.items()
         if name in known
     }
-    places = {name: Path(place) for name in OUTSIDE if (place := record.details.get(name)) is not None}
+    places = {name: run.root / place for name in OUTSIDE if (place := record.details.get(name)) is not None}
     return IngestOptions(**read, **places)  # type: ignore[arg-type]
+
+
+def recorded_place(run: Run, data: Path, options: IngestOptions) -> dict[str, Json]:
+    """Where the data lies, as the stage's record says it."""
+    places = {name: place.resolve() for name in OUTSIDE if (place := getattr(options, name)) is not None}
+    root = run.root.resolve()
+    inside = {name: place.relative_to(root) for name, place in places.items() if place.is_relative_to(root)}
+    return {
+        "root": str(data.resolve()),
+        **dict.fromkeys(OUTSIDE),
+        **{name: str(place) for name, place in (places | inside).items()},
+    }
 
 
 def _unchanged(raw: bytes, expected: str, scale: PixelRange | None) -> tuple[str, bytes] | None:

@@ -68,6 +68,9 @@ PREPROCESS = Artefact(
     "ingest",
     _TRAINING,
 )
+EMBEDDED = Artefact(
+    None, "features.parquet", (), "sample_id, features, label; data/ holds them too", "embed --run"
+)
 PIXELS = Artefact(DATA, "pixels.npy", (), "uint8 (n, C, H, W); where there are images", "ingest", _TRAINING)
 FEATURES = Artefact(DATA, "features.npy", (), "float32 (n, d); where there are features", "ingest", _TRAINING)
 SKIPPED = Artefact(DATA, "skipped.csv", _BAD_SAMPLES, _LEFT_OUT, "ingest")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -45,8 +45,17 @@ BATCH_SIZES = {"cpu": 16}  # pictures by device, 64 on others; in larger batches
 NOTE, BAD = b"metaselect", b"bad"  # in the metadata of a file; of a shard
 
 
-def embed(data: Path, out: Path, options: EmbedOptions, report: Reporter) -> Outcome:
+def embed(
+    data: Path, out: Path, options: EmbedOptions, report: Reporter, only: Collection[str] | None = None
+) -> Outcome:
     """Write ``out``, a Parquet file of sample_id, features and label, unless it is there already.
+
+    Args:
+        data: pictures, in any form.
+        out: the file.
+        options: how to read and to encode them.
+        report: notes and progress.
+        only: the ids of the samples to encode; None: all.
 
     Raises:
         UsageError: ``out`` is another file, or lies in the data; no such encoder; its package is not installed.
@@ -56,6 +65,8 @@ def embed(data: Path, out: Path, options: EmbedOptions, report: Reporter) -> Out
     _check_place(data, out)
     bad = BadSamples(options.on_bad_sample)
     listing = _images(data, options, bad, report)
+    if only is not None:
+        listing = listing.narrowed(only)
     device = choose_device(options.device, report)
     if options.amp and device.type == "cpu":
         raise UsageError("--amp is for GPUs, and this runs on the CPU.", "Leave it out.")
@@ -103,7 +114,7 @@ def embed(data: Path, out: Path, options: EmbedOptions, report: Reporter) -> Out
 def _check_place(data: Path, out: Path) -> None:
     """Check that the file is a Parquet file outside of the data, of which it would else be a part the next time."""
     if out.suffix != ".parquet":
-        raise UsageError(f"-o {out} must end in .parquet.", "Such as -o features.parquet")
+        raise UsageError(f"-o {out} must end in .parquet.", "Such as -o photos.parquet")
     if out.is_dir():
         raise UsageError(f"-o {out} is a folder.", "Name a file in it.")
     if out.resolve() == data.resolve() or (data.is_dir() and out.resolve().is_relative_to(data.resolve())):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from metaselect.data.classes import name_remarks
 from metaselect.data.ingest import Journal, fill, hash_contents, restore_bad, stored_form
 from metaselect.data.listing import Listing, list_samples, open_source
-from metaselect.data.originals import OUTSIDE, recorded_options
+from metaselect.data.originals import OUTSIDE, recorded_options, recorded_place
 from metaselect.data.readers.base import BadSample, BadSamples
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Preprocess, preprocess_of
@@ -22,7 +22,7 @@ from metaselect.data_options import IngestOptions
 from metaselect.errors import ArtefactError, DataError, UsageError
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import CLASSES, DATA, DUPLICATES, PREPROCESS, RECORD, SAMPLES, SKIPPED
+from metaselect.run.artefacts import CLASSES, DATA, DUPLICATES, EMBEDDED, PREPROCESS, RECORD, SAMPLES, SKIPPED
 from metaselect.run.files import read_json, write_json
 from metaselect.run.key import EXTERNAL, StageKey, differences
 from metaselect.run.layout import IDS_ALONE, IMAGES, Run
@@ -61,6 +61,9 @@ def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter
         if record is None:
             _make(data, run, options, report)
         else:
+            recorded = recorded_options(run, record)
+            if options.features is None and recorded.features == run.path(EMBEDDED.path()):
+                options = replace(options, features=recorded.features)
             _check_options(run, record, options)
             _check_same(data, run, record, options, report)
             report.note(f"{run.path(DATA.name())} is up to date.")
@@ -80,7 +83,7 @@ def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) ->
         ArtefactError: it is other data, or an option was given that is not the run's.
     """
     record = run.stage(DATA.name()).require()
-    recorded = recorded_options(record)
+    recorded = recorded_options(run, record)
     recorded = replace(recorded, **{name: place for name in OUTSIDE if (place := getattr(options, name))})
     default = IngestOptions()
     given = {
@@ -100,7 +103,7 @@ def _key(options: IngestOptions, signature: str) -> StageKey:
 
 
 def _check_options(run: Run, record: StageRecord, options: IngestOptions) -> None:
-    changes = differences(_key(recorded_options(record), ""), _key(options, ""))
+    changes = differences(_key(recorded_options(run, record), ""), _key(options, ""))
     if changes:
         raise ArtefactError(
             f"{run.path(DATA.name())} was ingested with other settings: {'; '.join(changes)}.",
@@ -136,15 +139,8 @@ def _record_place(run: Run, data: Path, options: IngestOptions, signature: str) 
     path = run.path(f"{DATA.name()}/{RECORD}")
     raw = read_json(path, run.stage(DATA.name()).recompute_hint)
     raw["inputs"][DATA_INPUT] = signature
-    raw["details"] |= _place(data, options)
+    raw["details"] |= recorded_place(run, data, options)
     write_json(path, raw)
-
-
-def _place(data: Path, options: IngestOptions) -> dict[str, Json]:
-    """Where the data lies, as the stage's record says it."""
-    places = {name: getattr(options, name) for name in OUTSIDE}
-    resolved = {name: None if place is None else str(place.resolve()) for name, place in places.items()}
-    return {"root": str(data.resolve()), **resolved}
 
 
 def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> None:
@@ -163,7 +159,7 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
             if not listing.keep.any():
                 raise bad.none_left(data)
             _build(run, listing, work, options, bad, report)
-        work.details.update(_place(data, options))
+        work.details.update(recorded_place(run, data, options))
     _write_run_info(run)
 
 

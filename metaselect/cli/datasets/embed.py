@@ -25,9 +25,12 @@ from metaselect.cli.flags import (
     JsonOption,
     ProgressOption,
     QuietOption,
+    RunOption,
 )
 from metaselect.cli.results import finish
 from metaselect.data_options import DEFAULT_ENCODER, EmbedOptions
+from metaselect.errors import UsageError
+from metaselect.run.layout import Run
 
 ENCODER = "Encoder"
 
@@ -38,10 +41,21 @@ def register(app: typer.Typer) -> None:
 
 
 def embed(
-    data: Annotated[Path, typer.Argument(help="Images, in any form that ingest reads.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Images, in any form that ingest reads.", show_default="those of --run"),
+    ] = None,
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="FILE.parquet", help="File to write, for ingest or warmup.")
-    ],
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE.parquet",
+            help="File to write from DATA, for ingest or warmup.",
+            show_default="none: into --run",
+        ),
+    ] = None,
+    run: RunOption = None,
     encoder: Annotated[
         str,
         typer.Option(
@@ -84,9 +98,11 @@ def embed(
     quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Write features of images, made by a frozen encoder, to a file that ingest reads.
+    """Write features of images, made by a frozen encoder, to a file that ingest reads, or beside the images of a run.
 
     A killed command goes on where it was. Needs the packages of the extra `encoders`. Examples:
+
+        metaselect embed --run RUN
 
         metaselect embed photos -o features.parquet
 
@@ -110,10 +126,24 @@ def embed(
         device=device,
         force=force,
     )
-    from metaselect.stages.embed import embed as run_embed
+    if data is None and out is None:
+        run_directory = Run.at(run)
+        from metaselect.stages.embed_run import embed_run
+        from metaselect.stages.freshness import AnnotationView
+        from metaselect.stages.status import next_step
 
-    outcome = run_embed(data, out, options, console)
+        outcome = embed_run(run_directory, options, console)
+        step = next_step(run_directory, AnnotationView.read(run_directory))
+    elif data is not None and out is not None:
+        from metaselect.stages.embed import embed as run_embed
+
+        outcome = run_embed(data, out, options, console)
+        step = f"metaselect warmup {out} --run RUN"
+    else:
+        raise UsageError("DATA and -o FILE.parquet belong together.", "Name both, or neither and --run RUN.")
     result = outcome.result
-    console.line(f"{out}: {result['n']} samples, {result['width']} features each, by {result['encoder']}")
-    console.note(f"Next: metaselect warmup {out} --run RUN")
+    console.line(
+        f"{result['out']}: {result['n']} samples, {result['width']} features each, by {result['encoder']}"
+    )
+    console.note(f"Next: {step}")
     finish(console, outcome)

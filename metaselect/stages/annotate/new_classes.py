@@ -37,7 +37,7 @@ def add_classes(run: Run, labels: Iterable[str], report: Reporter) -> None:
         return
     classes = [*known, *new]
     check_integers(classes)
-    options = replace(recorded_options(record), classes=tuple(classes))
+    options = replace(recorded_options(run, record), classes=tuple(classes))
     key = StageKey(key_options(options), record.key.inputs)
     table = read_parquet(run, SAMPLES, ["sample_id", "given_label", "content_hash"])
     ids, labels, hashes = (column.to_pylist() for column in table.itercolumns())
