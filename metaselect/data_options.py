@@ -73,6 +73,7 @@ class EmbedOptions(ReadOptions):
     Attributes:
         encoder: as ``encoders.load`` names them.
         encoder_weights: a file in place of the encoder's own weights.
+        zero_shot: a prompt for class probabilities beside the features.
         pixel_range: as that of `ingest`.
         batch_size: it changes the last digits of the features; None: by the device.
         amp: bfloat16 autocast; None: on CUDA.
@@ -80,6 +81,7 @@ class EmbedOptions(ReadOptions):
 
     encoder: str = DEFAULT_ENCODER
     encoder_weights: Path | None = not_in_key(None)
+    zero_shot: str | None = None
     pixel_range: tuple[float, float] | None = None
     batch_size: int | None = None
     amp: bool | None = None

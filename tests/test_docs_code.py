@@ -1,11 +1,17 @@
 """The Python of the documentation runs as it stands, on a run of its own."""
 
+import csv
+import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from command_line import BUDGET, metaselect
 
-PAGE = Path(__file__).resolve().parents[1] / "docs/run-directory.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "run-directory.md"
 
 
 def test_the_documented_program_loads_a_model_without_metaselect(
@@ -19,3 +25,32 @@ def test_the_documented_program_loads_a_model_without_metaselect(
     found: dict[str, object] = {}
     exec(block.replace('"demo-run/rbc"', '"run"'), found)
     assert len(found["predicted"]) == 200  # type: ignore[arg-type]
+
+
+def test_the_documented_program_makes_answers_of_class_probabilities(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are those of the most probable classes, and are imported as one more annotator's."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "encoders.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = (each for each in blocks if "clip.csv" in each)
+    run = finished
+    table = pq.read_table(run / "data/samples.parquet")
+    classes = json.loads((run / "data/classes.json").read_text())
+    ids = table["sample_id"].to_pylist()
+    best = [position % len(classes) for position in range(len(ids))]
+    probs = [[0.9 if place == top else 0.0 for place in range(len(classes))] for top in best]
+    pq.write_table(pa.table({"sample_id": ids, "probs": probs}), tmp_path / "clip.parquet")
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace('"RUN"', f'"{run}"'), {})
+    done = metaselect(
+        "annotate", "import", "clip.csv", "--annotator", "clip", "--json", run=run, cwd=tmp_path
+    )
+    assert done.json["ok"]
+    votes = [
+        row
+        for row in csv.DictReader((run / "annotate/votes.csv").read_text().splitlines())
+        if row["annotator"] == "clip"
+    ]
+    expected = {name: classes[top] for name, top in zip(ids, best, strict=True)}
+    assert len(votes) == BUDGET
+    assert all(vote["clean_label"] == expected[vote["sample_id"]] for vote in votes)

@@ -31,7 +31,7 @@ from data_makers import (
 from filelock import FileLock
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from tiny_encoders import PREPROCESSING, WIDTH, Other, Tiny
+from tiny_encoders import PREPROCESSING, WIDTH, Other, Tiny, texts
 from tools import require
 from torch import nn
 from torch.nn import functional as F
@@ -503,6 +503,29 @@ def test_photographs_by_the_default_encoder_are_read_and_told_apart(tmp_path: Pa
     said = metaselect("warmup", "--folds", 0, "--json", run=tmp_path / "run").json
     assert said["model"] == "linear"
     assert said["held_out_accuracy_on_given_labels"] == 1.0
+
+
+# Class probabilities
+
+
+def test_class_probabilities_stand_beside_the_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For `select --features`, which any method can then use."""
+    monkeypatch.setattr(stage, "load_encoder", lambda name, weights: texts())
+    data, out = write_images(tmp_path / "d", pictures(11)), tmp_path / "f.parquet"
+    run(data, out, zero_shot="{}", encoder="open_clip:x")
+    table = pq.read_table(out)
+    assert table.column_names == ["sample_id", "features", "label", "probs"]
+    names = made(out, tmp_path / "r").path("data/classes.json").read_text()
+    features = torch.tensor(table["features"].to_pylist())
+    axes = torch.eye(WIDTH)[[len(name) % WIDTH for name in json.loads(names)]]
+    expected = (2 * F.normalize(features) @ axes.T).softmax(1)
+    torch.testing.assert_close(torch.tensor(table["probs"].to_pylist()), expected)
+    with pytest.raises(UsageError, match="zero_shot: "):
+        run(data, out, zero_shot="a {}", encoder="open_clip:x")
+    root = made(data, tmp_path / "images").root
+    metaselect("select", "--budget", 3, "--method", "badge", "--features", out, run=root)
 
 
 # Into a run

@@ -19,12 +19,13 @@ from metaselect.encoders import open_clip as of_open_clip
 from metaselect.encoders import timm as of_timm
 from metaselect.encoders.base import Preprocessing, library_loading, read_weights, weights_hash
 from metaselect.encoders.load import load_encoder
+from metaselect.encoders.zero_shot import zero_shot
 from metaselect.errors import DataError, MetaSelectError, UsageError
 
 SMALL_CLIP = {
     "embed_dim": 12,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 2, "layers": 1},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
 }
 DAISY = 985  # its class number in ImageNet
 
@@ -230,6 +231,30 @@ def test_a_model_of_open_clip_from_a_file(
     torch.save(whole.state_dict(), tmp_path / "w.pt")
     same = load_encoder("open_clip:small", tmp_path / "w.pt")
     assert same.described() == encoder.described()
+
+
+def test_class_probabilities_are_those_of_open_clips_own_recipe(
+    small_clip: Any, tmp_path: Path, photographs: list[Image.Image]
+) -> None:
+    whole, _, transform = small_clip.create_model_and_transforms("small", pretrained=None)
+    encoder = load_encoder("open_clip:small", saved(tmp_path / "w.safetensors", whole))
+    names = ("cat", "a dog", "Bär & <b>")
+    inputs = torch.stack([transform(image.convert("RGB")) for image in photographs])
+    tokens = small_clip.get_tokenizer("small")([f"a photo of {name}." for name in names])
+    with torch.no_grad():
+        images, texts, scale = whole.eval()(inputs, tokens)
+        expected = (scale * images @ texts.T).softmax(-1)
+        features = encoder.module(inputs).numpy()
+    found = zero_shot(encoder, "a photo of {}.", names).probabilities(features)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert found.dtype == np.float32
+    with pytest.raises(UsageError, match="where the class's name goes"):
+        zero_shot(encoder, "a photo", names)
+
+
+def test_an_encoder_of_images_alone_gives_no_class_probabilities() -> None:
+    with pytest.raises(UsageError, match="and tiny_encoders:tiny is of images alone"):
+        zero_shot(load_encoder("tiny_encoders:tiny"), "a {}", ("a", "b"))
 
 
 def test_weights_of_open_clip_determine_activation_and_preprocessing(

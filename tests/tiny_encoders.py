@@ -1,12 +1,14 @@
 """Encoders of one's own for tests, named as ``tiny_encoders:NAME``."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from metaselect.encoders.base import Preprocessing
+from metaselect.encoders.base import Encoder, Preprocessing
 
 PREPROCESSING = Preprocessing((8, 8), (10,), "bilinear", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 WIDTH = 5
@@ -59,6 +61,15 @@ class Fails(Tiny):
 
 def tiny() -> Any:
     return Tiny(), PREPROCESSING
+
+
+def texts() -> Encoder:
+    """Of images and texts: a class's embedding points along the axis of its name's length."""
+
+    def embed_texts(names: Sequence[str]) -> tuple[np.ndarray, float]:
+        return np.eye(WIDTH, dtype=np.float32)[[len(name) % WIDTH for name in names]], 2.0
+
+    return Encoder("tiny_encoders:texts", Tiny().eval(), PREPROCESSING, "tiny 1", embed_texts)
 
 
 def other() -> Any:

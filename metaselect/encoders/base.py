@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -85,12 +85,15 @@ class Encoder:
         module: (B, 3, H, W) float32 -> (B, d) features, in evaluation mode, without its classification head.
         preprocessing: that of its training.
         package: the package of its code, with the version.
+        embed_texts: of an encoder of images and texts: K texts -> ((K, d) float32 embeddings of length 1, the factor of
+            cosines in its softmax); else None.
     """
 
     name: str
     module: nn.Module
     preprocessing: Preprocessing
     package: str
+    embed_texts: Callable[[Sequence[str]], tuple[np.ndarray, float]] | None = None
 
     def described(self) -> dict[str, Json]:
         """Name, package, hash of the weights and preprocessing, as JSON values."""

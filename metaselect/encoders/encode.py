@@ -15,6 +15,7 @@ from metaselect.data.depth import PixelRange
 from metaselect.data.images import decode
 from metaselect.data.readers.base import Content, UnusableContent
 from metaselect.encoders.base import Encoder
+from metaselect.encoders.zero_shot import ZeroShot
 from metaselect.errors import UsageError
 
 MOST_WORKERS = 16  # threads that decode
@@ -28,6 +29,7 @@ class Computation(NamedTuple):
 
     Attributes:
         encoder: its module lies on the device.
+        classifier: for class probabilities of the features; None: none are wanted.
         device: of the computation.
         batch_size: pictures at a time.
         amp: bfloat16 autocast.
@@ -35,6 +37,7 @@ class Computation(NamedTuple):
     """
 
     encoder: Encoder
+    classifier: ZeroShot | None
     device: torch.device
     batch_size: int
     amp: bool

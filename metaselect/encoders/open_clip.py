@@ -1,9 +1,10 @@
 """Image encoders of OpenCLIP: CLIP, SigLIP and others that were trained with texts; the features are the embeddings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -69,8 +70,20 @@ def load(name: str, weights: Path | None) -> Encoder:
         )
     config = dict(open_clip.get_model_preprocess_cfg(model))
     config |= {key: known[key] for key in OF_WEIGHTS if known.get(key)}
+    model.eval()
+
+    def embed_texts(texts: Sequence[str]) -> tuple[np.ndarray, float]:
+        with library_loading(f"the tokenizer of {encoder}", ""), torch.no_grad():
+            tokens = open_clip.get_tokenizer(model_name)(list(texts))
+            embeddings = model.encode_text(tokens, normalize=True)
+        return embeddings.float().numpy(), float(model.logit_scale.detach().exp())
+
     return Encoder(
-        encoder, ImageTower(model.visual), _preprocessing(encoder, config), package_version("open_clip_torch")
+        encoder,
+        ImageTower(model.visual),
+        _preprocessing(encoder, config),
+        package_version("open_clip_torch"),
+        embed_texts,
     )
 
 

@@ -22,15 +22,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from metaselect.data.classes import class_metadata, name_remarks
+from metaselect.data.classes import name_remarks
 from metaselect.data.depth import PixelRange
 from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.readers.base import BadSamples, Content, UnusableContent
-from metaselect.data.rewrite import OTHERS
 from metaselect.data.target import choose_range, read_headers
 from metaselect.data_options import DEFAULT_ENCODER, EmbedOptions
 from metaselect.encoders.encode import Computation, encode, prepare
+from metaselect.encoders.features_table import features_table
 from metaselect.encoders.load import load_encoder
+from metaselect.encoders.zero_shot import zero_shot
 from metaselect.errors import DataError, LockedError, UsageError
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
@@ -79,13 +80,14 @@ def embed(
     ):
         report.note(f"Loading {options.encoder}; its weights are downloaded if they are not here yet.")
     encoder = load_encoder(options.encoder, options.encoder_weights)
+    prompt = options.zero_shot
+    classifier = None if prompt is None else zero_shot(encoder, prompt, listing.classes)
     scale, fingerprint = _look(listing, options, bad, report)
     described = encoder.described()
-    key = StageKey(
-        key_options(options),
-        {f"{EXTERNAL}DATA": fingerprint, f"{EXTERNAL}encoder_weights": str(described["weights_sha256"])},
-        device.type,
-    )
+    inputs = {f"{EXTERNAL}DATA": fingerprint, f"{EXTERNAL}encoder_weights": str(described["weights_sha256"])}
+    if classifier is not None:
+        inputs[f"{EXTERNAL}texts"] = hashlib.sha256(classifier.texts.tobytes()).hexdigest()
+    key = StageKey(key_options(options), inputs, device.type)
     if out.exists() and not options.force:
         _check_same(out, key)
         report.note(f"{out} is up to date.")
@@ -98,7 +100,7 @@ def embed(
         "versions": {name: version(name) for name in ("metaselect", "torch", "torchvision", "pillow")},
     }
     encoder.module.to(device)
-    how = Computation(encoder, device, batch_size, amp, scale)
+    how = Computation(encoder, classifier, device, batch_size, amp, scale)
     with _work_folder(out, note, report) as work:
         _encode_shards(work, listing, how, note, bad, report)
         filled = [shard for shard in sorted(work.glob("*.parquet")) if pq.read_metadata(shard).num_rows]
@@ -241,26 +243,10 @@ def _encode_shards(
                     positions.append(position)
                     rows.append(features)
                 advance(1)
-            table = _table(listing, positions, rows, note)
-            table = table.replace_schema_metadata({**table.schema.metadata, BAD: json.dumps(lost).encode()})
+            table = features_table(listing, positions, rows, how.classifier)
+            own = {NOTE: json.dumps(note).encode(), BAD: json.dumps(lost).encode()}
+            table = table.replace_schema_metadata({**table.schema.metadata, **own})
             write_atomically(path, partial(_write, tables=iter([table])))
-
-
-def _table(listing: Listing, positions: list[int], rows: list[np.ndarray], note: dict[str, Json]) -> pa.Table:
-    """A shard's rows of sample_id, features and label (positions in the classes, null without one)."""
-    width = len(rows[0]) if rows else 0
-    features = pa.array([], pa.list_(pa.float32()))
-    if rows:
-        features = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(rows)), width)
-    labels = [int(listing.labels[position]) for position in positions]
-    columns = {
-        "sample_id": pa.array([listing.sample_ids[position] for position in positions], pa.string()),
-        "features": features,
-        "label": pa.array([label if label >= 0 else None for label in labels], pa.int64()),
-    }
-    others = {"sample_id": OTHERS["sample_id"], "features": {**OTHERS["features"], "length": width}}
-    metadata = class_metadata("label", listing.classes, others)
-    return pa.table(columns).replace_schema_metadata({**metadata, NOTE: json.dumps(note).encode()})
 
 
 def _read(shard: Path) -> pa.Table:

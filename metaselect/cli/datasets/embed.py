@@ -74,6 +74,15 @@ def embed(
             rich_help_panel=ENCODER,
         ),
     ] = None,
+    zero_shot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROMPT",
+            help='Write class probabilities too, by a model of OpenCLIP and the class names: "a photo of a {}."',
+            show_default="features alone",
+            rich_help_panel=ENCODER,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -120,6 +129,7 @@ def embed(
         allow_outside=allow_outside,
         encoder=encoder,
         encoder_weights=encoder_weights,
+        zero_shot=zero_shot,
         pixel_range=numbers_of_range(pixel_range),
         batch_size=batch_size,
         amp=amp,
