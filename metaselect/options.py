@@ -14,6 +14,9 @@ from metaselect.errors import UsageError
 from metaselect.records import Json
 from metaselect.text import ANNOTATOR_RULE, is_annotator_name, quoted
 
+BODY_RATE = 0.1
+"""Default of --body-rate."""
+
 
 def not_in_key(default: Any) -> Any:
     """A field that is not in the stage's key."""
@@ -93,16 +96,31 @@ class WarmupOptions(TrainingOptions):
         weights: a safetensors file to start from.
         folds: parts of the pool, each predicted by a model that is trained on the others; 0: none.
         on: "images" or "features", what the models of the run take; None: features where the samples have any.
+        pretrained: start from the published weights of the model, or from those of ``weights``.
+        finetune: the part of a pre-trained model that is trained, "all" or "top".
+        body_rate: of a pre-trained model, the learning rate of all but the head, as a multiple of the head's.
     """
 
     checkpoints: int = 5
     weights: Path | None = not_in_key(None)
     folds: int | None = None
     on: str | None = None
+    # In the key of a fine-tuning alone, as ``training.fine_tuning.FineTuning``.
+    pretrained: bool = not_in_key(False)
+    finetune: str = not_in_key("all")
+    body_rate: float = not_in_key(BODY_RATE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("checkpoints", self.checkpoints, 1)
+        require_range("body-rate", self.body_rate, 1e-4, 1)
+        for flag, given in (("finetune", self.finetune != "all"), ("body-rate", self.body_rate != BODY_RATE)):
+            if given and not self.pretrained:
+                raise UsageError(f"--{flag} is of pre-trained models.", "Add --pretrained, or leave it out.")
+        if self.pretrained and self.on == "features":
+            raise UsageError(
+                "--pretrained is of models of images.", "Leave out --on features, or --pretrained."
+            )
         if self.folds != 0:
             require_range("folds", self.folds, 2, 100)
 

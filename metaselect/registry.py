@@ -104,6 +104,20 @@ ENCODERS: dict[str, str] = {
 }
 """Sources of frozen encoders; all but the first are followed by a colon and the name that the encoder has there."""
 
+TRAINABLE_ENCODERS: tuple[str, ...] = (DEFAULT_ENCODER, "timm", "torchvision")
+"""Those of ``ENCODERS`` that ``--model`` takes too, with a new linear head."""
+
+
+def is_encoder(model: str) -> bool:
+    """Whether a model's name is of one of ``TRAINABLE_ENCODERS``."""
+    source, colon, _ = model.partition(":")
+    return source in TRAINABLE_ENCODERS and bool(colon) == (source != DEFAULT_ENCODER)
+
+
+def names_code(model: str) -> bool:
+    """Whether a model's name is of somebody's code, ``package.module:factory``."""
+    return ":" in model and model.partition(":")[0] not in ENCODERS
+
 
 def load(path: str) -> Any:
     """The object that "module:name" names."""

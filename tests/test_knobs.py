@@ -110,7 +110,6 @@ def test_the_slope_by_finite_differences_of_real_steps(optimiser: str, dtype: to
         (lambda p: torch.optim.Adam(p, lr=LR, amsgrad=True), "amsgrad"),
         (lambda p: torch.optim.SGD(p, lr=LR, momentum=0.9, dampening=0.1), "dampening"),
         (lambda p: torch.optim.SGD(p, lr=LR, maximize=True), "maximize"),
-        (lambda p: torch.optim.SGD([{"params": [one]} for one in p], lr=LR), "several parameter groups"),
     ],
 )
 def test_another_optimiser_is_refused_with_a_sentence(made: object, odd: str) -> None:

@@ -121,7 +121,7 @@ ProgressOption = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help=f"{', '.join(MODELS)}, a torchvision model such as resnet18, or package.module:factory.",
+        help=f"{', '.join(MODELS)}, a torchvision model such as resnet18, timm:NAME, or package.module:factory.",
         show_default="auto, by the size of the inputs",
         rich_help_panel=TRAINING,
     ),

@@ -1,5 +1,6 @@
 """`metaselect warmup`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -53,8 +54,15 @@ from metaselect.cli.flags import (
 from metaselect.cli.results import finish, print_dry_run
 from metaselect.data.classes import named_classes
 from metaselect.data_options import IngestOptions
-from metaselect.options import WarmupOptions
+from metaselect.options import BODY_RATE, WarmupOptions
 from metaselect.run.layout import Run
+
+
+class FinetunedPart(StrEnum):
+    """Values of --finetune."""
+
+    all = "all"
+    top = "top"
 
 
 def register(app: typer.Typer) -> None:
@@ -106,6 +114,29 @@ def warmup(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option(
+            "--pretrained",
+            help="Start from published weights (default model: efficientnet-lite0), or from those in the file of "
+            "--weights.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    finetune: Annotated[
+        FinetunedPart,
+        typer.Option(
+            help="What is trained of a pre-trained model: all of it, or the last third of its layers.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = FinetunedPart.all,
+    body_rate: Annotated[
+        float,
+        typer.Option(
+            help="Learning rate of a pre-trained model below its new head, as a multiple of the head's.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = BODY_RATE,
     folds: Annotated[
         int | None,
         typer.Option(
@@ -146,6 +177,8 @@ def warmup(
         metaselect warmup train.parquet --run RUN
 
         metaselect warmup --run RUN --model resnet32 --epochs 30
+
+        metaselect warmup photos --run RUN --pretrained --model timm:resnet50
     """
     console = Console(progress, as_json=as_json, quiet=quiet)
     options = WarmupOptions(
@@ -166,6 +199,9 @@ def warmup(
         dry_run=dry_run,
         checkpoints=checkpoints,
         weights=weights,
+        pretrained=pretrained,
+        finetune=finetune,
+        body_rate=body_rate,
         folds=folds,
         on=on,
     )

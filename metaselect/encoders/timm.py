@@ -20,12 +20,13 @@ from metaselect.encoders.base import (
 from metaselect.errors import DataError, UsageError
 
 
-def load(name: str, weights: Path | None) -> Encoder:
+def load(name: str, weights: Path | None, *, pretrained: bool = True) -> Encoder:
     """The model ``name`` of timm without its head.
 
     Args:
         name: of the model, and of its weights after a dot: "vit_small_patch14_dinov2.lvd142m".
         weights: a file in timm's form; None: those that timm downloads.
+        pretrained: else its parameters are random.
 
     Raises:
         UsageError: timm is not installed, has no such model, no weights for it, or prepares its images in a rare way.
@@ -36,7 +37,7 @@ def load(name: str, weights: Path | None) -> Encoder:
     if not timm.is_model(name):
         near = suggest(name.partition(".")[0], timm.list_models())
         raise UsageError(f"timm has no model {name}: {near}", "timm.list_models() in Python lists all.")
-    if weights is None and not timm.is_model_pretrained(name):
+    if pretrained and weights is None and not timm.is_model_pretrained(name):
         raise UsageError(
             f"timm has no weights for {name}.", "Name a file: --encoder-weights FILE.safetensors"
         )
@@ -44,7 +45,7 @@ def load(name: str, weights: Path | None) -> Encoder:
         module = _from_file(timm, name, weights)
     else:
         with library_loading(encoder, _hint(timm, name)):
-            module = timm.create_model(name, pretrained=True, num_classes=0)
+            module = timm.create_model(name, pretrained=pretrained, num_classes=0)
     config = timm.data.resolve_model_data_config(module)
     return Encoder(encoder, module, _preprocessing(encoder, config), package_version("timm"))
 

@@ -12,12 +12,13 @@ from metaselect.registry import TORCHVISION_FAMILIES
 FAMILIES = (*TORCHVISION_FAMILIES, "vit", "swin", "maxvit")
 
 
-def load(name: str, weights: Path | None) -> Encoder:
+def load(name: str, weights: Path | None, *, pretrained: bool = True) -> Encoder:
     """The model ``name`` of torchvision without its last linear layer.
 
     Args:
         name: of the model: "resnet50".
         weights: a file in torchvision's form; None: the default ones, which torchvision downloads.
+        pretrained: else its parameters are random.
 
     Raises:
         UsageError: no such model.
@@ -32,7 +33,7 @@ def load(name: str, weights: Path | None) -> Encoder:
         raise UsageError(f"--encoder {encoder} is not known: {suggest(name, known)}", "Name one of these.")
     trained = get_model_weights(name).DEFAULT
     with library_loading(encoder):
-        module = get_model(name, weights=trained if weights is None else None)
+        module = get_model(name, weights=trained if pretrained and weights is None else None)
     head = [place for place, layer in module.named_modules() if isinstance(layer, nn.Linear)][-1]
     parent, _, last = head.rpartition(".")
     setattr(module.get_submodule(parent), last, nn.Identity())

@@ -29,7 +29,12 @@ from torch.nn import functional as F
 
 from metaselect.metagrad.jvp import JvpSolver
 from metaselect.metagrad.jvp_strategies import LossPasses
-from metaselect.metagrad.virtual_step import SteppedParameter, step_parameter, virtual_rate
+from metaselect.metagrad.virtual_step import (
+    SteppedParameter,
+    relative_rate,
+    step_parameter,
+    virtual_rate,
+)
 from metaselect.models.batch import Batch, frozen_statistics, full_precision
 from metaselect.models.head import head_of
 from metaselect.models.parameters import Params
@@ -45,7 +50,7 @@ class VirtualParams(NamedTuple):
     Attributes:
         params: theta_hat of each parameter that takes the step.
         slopes: for each entry of a parameter, the derivative of its step by its gradient, divided by c; a parameter
-            that is missing has slope 1 (SGD).
+            that is missing has slope 1 (SGD, at the rate of the first group).
     """
 
     params: Params
@@ -209,7 +214,8 @@ class Forward:
 
         Args:
             meta_batch: m samples with bought labels.
-            at: theta_hat, where the gradient is taken; None takes it at theta.
+            at: theta_hat, where the gradient is taken; None takes it at theta, for a virtual step of plain gradient
+                descent at the rates of the optimiser.
         """
         if at is None:
             params = {name: p.detach().requires_grad_() for name, p in self.stepped_params.items()}
@@ -225,11 +231,17 @@ class Forward:
         gradients = torch.autograd.grad(
             loss, list(params.values()), allow_unused=True, materialize_grads=True
         )
-        slopes = {} if at is None else at.slopes
+        slopes = self._rates() if at is None else at.slopes
         return {
             name: value * slopes[name] if name in slopes else value
             for name, value in zip(params, gradients, strict=True)
         }
+
+    def _rates(self) -> dict[str, float]:
+        """The relative rate of each parameter whose group is not the optimiser's first one."""
+        if len(self.optimiser.param_groups) == 1:
+            return {}
+        return {name: relative_rate(self.optimiser, p) for name, p in self.stepped_params.items()}
 
     def jvp(self, v: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """s: (B,), the derivative of each sample's loss along v, at theta.

@@ -5,8 +5,9 @@ i moves theta_hat by -D grad f_i, D = du/dg, and with v = grad F_m(theta_hat)
 
     dF_m/dw_i = -<D v, grad f_i> = -c <slope v, grad f_i>,      D = c slope,
 
-with c the rate (``virtual_rate``: the learning rate, with Nesterov momentum times 1 + mu). SGD has slope 1. Adam's
-slope is one number per parameter; two of its terms nearly cancel in the first steps and are summed in closed form.
+with c the rate (``virtual_rate``: the learning rate, with Nesterov momentum times 1 + mu) of the first group of
+parameters. SGD has slope 1 there, and in another group the quotient of its rate and c. Adam's slope is one number for
+each entry, times that quotient; two of its terms nearly cancel in the first steps and are summed in closed form.
 
 Source: Kingma, Ba 2015 (arXiv:1412.6980), Algorithm 1; Loshchilov, Hutter 2019 (arXiv:1711.05101), Algorithm 2; steps
 as torch.optim takes them.
@@ -24,7 +25,7 @@ class SteppedParameter(NamedTuple):
 
     Attributes:
         value: theta_hat, of the parameter's shape.
-        slope: D / c, of the same shape; None means 1 everywhere.
+        slope: D / c, of the same shape, or a single number (); None means 1 everywhere.
     """
 
     value: torch.Tensor
@@ -32,9 +33,14 @@ class SteppedParameter(NamedTuple):
 
 
 def virtual_rate(optimiser: torch.optim.Optimizer) -> float:
-    """The rate c of the virtual step: the learning rate; of SGD with Nesterov momentum, times 1 + mu."""
-    group = optimiser.param_groups[0]
-    return float(group["lr"] * (1 + group.get("momentum", 0) * group.get("nesterov", False)))
+    """The rate c of the virtual step, that of the first group: of SGD with Nesterov momentum, the rate times 1 + mu."""
+    return _rate_of(optimiser.param_groups[0])
+
+
+def relative_rate(optimiser: torch.optim.Optimizer, value: torch.Tensor) -> float:
+    """The rate of a parameter's group, divided by ``virtual_rate``."""
+    group = _group_of(optimiser, value)
+    return 1.0 if group is optimiser.param_groups[0] else _rate_of(group) / virtual_rate(optimiser)
 
 
 def step_parameter(
@@ -51,31 +57,43 @@ def step_parameter(
         UsageError: as ``require_supported``.
     """
     require_supported(optimiser)
-    group, state = optimiser.param_groups[0], optimiser.state.get(value, {})
+    group, state = _group_of(optimiser, value), optimiser.state.get(value, {})
+    relative = relative_rate(optimiser, value)
     with torch.no_grad():
         if isinstance(optimiser, torch.optim.SGD):
-            return SteppedParameter(_sgd(value, gradient, group, state), None)
+            slope = None if relative == 1 else value.new_full((), relative)
+            return SteppedParameter(_sgd(value, gradient, group, state), slope)
         decoupled = isinstance(optimiser, torch.optim.AdamW)
-        return _adam(value, gradient, group, state, decoupled=decoupled)
+        stepped = _adam(value, gradient, group, state, decoupled=decoupled)
+        assert stepped.slope is not None
+        return stepped if relative == 1 else stepped._replace(slope=relative * stepped.slope)
 
 
 def require_supported(optimiser: torch.optim.Optimizer) -> None:
     """Refuse an optimiser whose virtual step is not implemented here.
 
     Raises:
-        UsageError: not SGD, Adam or AdamW, several parameter groups, or dampening, amsgrad or maximize.
+        UsageError: not SGD, Adam or AdamW, or one with dampening, amsgrad or maximize.
     """
-    group = optimiser.param_groups[0]
-    unsupported = [name for name in ("dampening", "amsgrad", "maximize") if group.get(name)]
+    flags = ("dampening", "amsgrad", "maximize")
+    unsupported = [name for name in flags if any(group.get(name) for group in optimiser.param_groups)]
     if type(optimiser) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         unsupported = [type(optimiser).__name__]
-    elif len(optimiser.param_groups) > 1:
-        unsupported = ["several parameter groups"]
     if unsupported:
         raise UsageError(
             f"The virtual step of the meta gradient does not support {unsupported[0]}.",
-            "Use SGD (also with momentum, Nesterov's or not), Adam or AdamW, with one group of parameters.",
+            "Use SGD (also with momentum, Nesterov's or not), Adam or AdamW.",
         )
+
+
+def _rate_of(group: dict[str, Any]) -> float:
+    return float(group["lr"] * (1 + group.get("momentum", 0) * group.get("nesterov", False)))
+
+
+def _group_of(optimiser: torch.optim.Optimizer, value: torch.Tensor) -> dict[str, Any]:
+    """The group of a parameter; the first one for a tensor that is in none, such as a copy."""
+    groups: list[dict[str, Any]] = optimiser.param_groups
+    return next((group for group in groups[1:] if any(value is each for each in group["params"])), groups[0])
 
 
 def _sgd(

@@ -1,4 +1,4 @@
-"""Building a model by its name: own models, torchvision's, or a user's factory."""
+"""Building a model by its name: own models, torchvision's, an encoder with a head, or a user's factory."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -6,11 +6,19 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from metaselect.encoders.classifier import new_classifier
 from metaselect.errors import UsageError
 from metaselect.factories import AUTHORS_ERRORS, call_factory, described
 from metaselect.models.head import head_of, mark_head
 from metaselect.random import derive_seed, seeded_globals
-from metaselect.registry import MODELS, TORCHVISION_FAMILIES, load
+from metaselect.registry import (
+    MODELS,
+    TORCHVISION_FAMILIES,
+    TRAINABLE_ENCODERS,
+    is_encoder,
+    load,
+    names_code,
+)
 
 LINEAR_FROM = 128  # features, which then come from a frozen encoder, where a linear model is what is needed
 
@@ -31,16 +39,16 @@ def auto_model(shape: Sequence[int]) -> str:
 
 
 def input_channels(name: str, shape: Sequence[int]) -> int:
-    """Channels that the model takes: 3 for torchvision's models, for which grey images are repeated."""
-    return 3 if name not in MODELS and ":" not in name and len(shape) == 3 else shape[0]
+    """Channels that the model takes: 3 for models of other libraries, for which grey images are repeated."""
+    return 3 if name not in MODELS and not names_code(name) and len(shape) == 3 else shape[0]
 
 
 def build_model(name: str, shape: Sequence[int], classes: int, *, seed: int) -> nn.Module:
     """A newly initialised model.
 
     Args:
-        name: a name of ``MODELS``, a torchvision name of ``TORCHVISION_FAMILIES``, or ``package.module:factory``,
-            called as ``factory(shape, classes)``.
+        name: a name of ``MODELS``, a torchvision name of ``TORCHVISION_FAMILIES``, an encoder of
+            ``TRAINABLE_ENCODERS``, or ``package.module:factory``, called as ``factory(shape, classes)``.
         shape: (d,) or (C, H, W) of one sample.
         classes: K.
         seed: of the initialisation.
@@ -51,7 +59,10 @@ def build_model(name: str, shape: Sequence[int], classes: int, *, seed: int) -> 
     with seeded_globals(derive_seed(seed, "init", name)):
         if name in MODELS:
             model = _from_registry(name, shape, classes)
-        elif ":" in name:
+        elif is_encoder(name):
+            _require_images(name, shape)
+            model = new_classifier(name, (shape[1], shape[2]), classes)
+        elif names_code(name):
             model = _from_factory(name, shape, classes)
         else:
             model = _from_torchvision(name, shape, classes)
@@ -77,7 +88,10 @@ def _from_factory(name: str, shape: Sequence[int], classes: int) -> nn.Module:
 
 
 def _from_torchvision(name: str, shape: Sequence[int], classes: int) -> nn.Module:
-    known = f"Models: {', '.join(MODELS)}; of torchvision {', '.join(TORCHVISION_FAMILIES)}; or package.module:factory."
+    known = (
+        f"Models: {', '.join(MODELS)}; of torchvision {', '.join(TORCHVISION_FAMILIES)}; "
+        f"{', '.join(TRAINABLE_ENCODERS)} (the last two as timm:NAME and torchvision:NAME); or package.module:factory."
+    )
     if not name.startswith(TORCHVISION_FAMILIES):
         raise UsageError(f"--model {name} is not known.", known)
     _require_images(name, shape)
@@ -103,7 +117,7 @@ def _check(model: nn.Module, name: str, shape: Sequence[int], classes: int) -> N
     batch = torch.zeros(2, *((channels, *shape[1:]) if len(shape) == 3 else shape))
     try:
         logits = mark_head(model, batch)
-        if ":" in name:
+        if ":" in name:  # code that is tested nowhere here
             _check_training(model, batch, logits)
     except UsageError as error:
         raise UsageError(f"--model {name}: {error}", error.hint) from None

@@ -130,6 +130,9 @@ FOLD_MODEL = Artefact(
     "warmup",
     ("reweight",),
 )
+PRETRAINED = Artefact(
+    WARMUP, "pretrained.safetensors", (), "the weights that --pretrained began with", "warmup", ("reweight",)
+)
 # Both have one place: a selector looks at one kind of features. GBC's cannot be made from the factors.
 FACTORS = Artefact(
     SELECT,

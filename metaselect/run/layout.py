@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
-from metaselect.registry import REWEIGHTERS
+from metaselect.registry import REWEIGHTERS, names_code
 from metaselect.run.artefacts import (
     DATA,
     LAYOUT_VERSION,
@@ -91,7 +91,7 @@ class Run:
         Raises:
             UsageError: it is somebody's code, ``package.module:factory``, and the command line did not name it.
         """
-        if ":" in model and self.trusts is not None and model not in self.trusts:
+        if names_code(model) and self.trusts is not None and model not in self.trusts:
             raise UsageError(
                 f"{self.root} names the model {model}, which is code that this command would run.",
                 "Add --trust-model if you trust whoever made the run, and the code under that name.",
@@ -102,7 +102,7 @@ class Run:
         """``flag``, for commands that load the warm-up's model: with --trust-model where that is somebody's code."""
         try:
             described = parse_json(self.path(WARMUP_MODEL.path()))
-            is_code = ":" in described["architecture"]
+            is_code = names_code(described["architecture"])
         except (OSError, ValueError, LookupError, TypeError):
             is_code = False  # the command that loads it says what is wrong
         return f"--trust-model {self.flag}" if is_code else self.flag

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from metaselect.errors import UsageError
 from metaselect.models.build import auto_model
 from metaselect.options import ReweightOptions, TrainingOptions, WarmupOptions, key_options
 from metaselect.records import Json
+from metaselect.training.fine_tuning import FineTuning
 from metaselect.training.loop import TrainingConfig
 
 MIB = 2**20
@@ -29,8 +31,14 @@ NOT_OF_SOLVED = (
     "amp",
 )
 """Options without an effect on a model that is solved exactly."""
+SGD_LR, ADAM_LR = (
+    (0.05, 0.02),
+    (0.001, 0.001),
+)  # of a model from random weights, and of a pre-trained one's head
 LARGE_POOL, LARGE_BATCH = 10_000, 128
 RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written
+FINE_TUNING_STEPS, FINE_TUNING_EPOCHS = 300, (3, 10)
+FINE_TUNING_REWEIGHT_STEPS = 400
 REWEIGHT_STEPS = 2500  # on small pools, runs with fewer steps failed with every method
 
 
@@ -71,7 +79,7 @@ def training_needs(model: nn.Module, pool: Dataset, copies: int) -> dict[str, Js
 
 
 def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: torch.device) -> Resolved:
-    """Warm-up: momentum 0.9 at 0.05, about 1,600 steps within 4 to 20 epochs.
+    """Warm-up: momentum 0.9 at 0.05, about 1,600 steps within 4 to 20 epochs; less of both where it fine-tunes.
 
     Args:
         options: as given.
@@ -84,11 +92,13 @@ def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: 
     """
     model = options.model or auto_model(pool.inputs.shape[1:])
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 64)
-    low, high = WARMUP_EPOCHS
-    epochs = min(max(_epochs(WARMUP_STEPS, batch_size * options.accumulate, trained), low), high)
-    return _resolved(
-        options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.9
+    tuned = FineTuning(options.finetune, options.body_rate) if options.pretrained else None
+    steps, (low, high) = (
+        (WARMUP_STEPS, WARMUP_EPOCHS) if tuned is None else (FINE_TUNING_STEPS, FINE_TUNING_EPOCHS)
     )
+    epochs = min(max(_epochs(steps, batch_size * options.accumulate, trained), low), high)
+    defaults = _Defaults(batch_size, epochs, 0.9, tuned)
+    return _resolved(options, pool, trained, device, model, defaults)
 
 
 def resolve_reweight(
@@ -99,8 +109,9 @@ def resolve_reweight(
     device: torch.device,
     *,
     weight_decay: float | None = None,
+    fine_tuning: FineTuning | None = None,
 ) -> Resolved:
-    """Re-weighting: plain SGD at 0.05 (with momentum, l2rw diverged), at least about 2,500 steps.
+    """Re-weighting: plain SGD at 0.05 (with momentum, l2rw diverged), at least about 2,500 steps; fine-tuning, less.
 
     Args:
         options: as given.
@@ -109,18 +120,27 @@ def resolve_reweight(
         model: the value of `auto`, which is the model of the warm-up.
         device: where.
         weight_decay: that the warm-up chose for this model; None: it chose none.
+        fine_tuning: of this model in the warm-up, where it was pre-trained.
 
     Raises:
         UsageError: --accumulate is more than the number of samples.
     """
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 32)
-    epochs = _epochs(REWEIGHT_STEPS, batch_size * options.accumulate, trained)
+    steps = REWEIGHT_STEPS if fine_tuning is None else FINE_TUNING_REWEIGHT_STEPS
+    epochs = _epochs(steps, batch_size * options.accumulate, trained)
     model = options.model or model
     if options.weight_decay is None and weight_decay is not None:
         options = replace(options, weight_decay=weight_decay)
-    return _resolved(
-        options, pool, trained, device, model, batch_size=batch_size, epochs=epochs, momentum=0.0
-    )
+    return _resolved(options, pool, trained, device, model, _Defaults(batch_size, epochs, 0.0, fine_tuning))
+
+
+class _Defaults(NamedTuple):
+    """What a stage's rules say where nothing was given."""
+
+    batch_size: int
+    epochs: int
+    momentum: float
+    fine_tuning: FineTuning | None
 
 
 def _epochs(steps: int, samples: int, trained: int) -> int:
@@ -134,10 +154,7 @@ def _resolved(
     trained: int,
     device: torch.device,
     model: str,
-    *,
-    batch_size: int,
-    epochs: int,
-    momentum: float,
+    defaults: _Defaults,
 ) -> Resolved:
     """What was given, else these defaults and those that both stages share."""
     if options.accumulate > trained:
@@ -148,19 +165,21 @@ def _resolved(
     shape = pool.inputs.shape[1:]
     # Crops and flips help photographs; they change what a digit or a letter is.
     colour = len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= 32
-    sgd = options.optimiser == "sgd"
+    sgd, tuned = options.optimiser == "sgd", defaults.fine_tuning is not None
+    lr = (SGD_LR if sgd else ADAM_LR)[tuned]
     config = TrainingConfig(
-        epochs=options.epochs or epochs,
-        batch_size=batch_size,
+        epochs=options.epochs or defaults.epochs,
+        batch_size=defaults.batch_size,
         accumulate=options.accumulate,
         optimiser=options.optimiser,
-        lr=_given(options.lr, 0.05 if sgd else 0.001),
-        momentum=_given(options.momentum, momentum if sgd else 0.0),  # Adam has its own
+        lr=_given(options.lr, lr),
+        momentum=_given(options.momentum, defaults.momentum if sgd else 0.0),  # Adam has its own
         weight_decay=_given(options.weight_decay, 5e-4),
         schedule=options.schedule,
         augment=options.augment or ("weak" if colour else "none"),
         amp=device.type == "cuda" if options.amp is None else options.amp,
         seed=options.seed,
+        fine_tuning=defaults.fine_tuning,
     )
     return Resolved(model, config)
 

@@ -18,7 +18,8 @@ from metaselect.records import Advance, Reporter
 from metaselect.reweighting.base import MethodRun, StepObjective
 from metaselect.training.augment import augmentation
 from metaselect.training.batches import Batches
-from metaselect.training.optimiser import OptimiserSettings, make_optimiser
+from metaselect.training.fine_tuning import FineTuning, freeze_below, set_train_mode
+from metaselect.training.optimiser import OptimiserSettings, make_optimiser, set_rate
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrainingConfig:
     """Resolved training options.
 
     Attributes:
-        lr: peak learning rate of the schedule, per step.
+        lr: peak learning rate of the schedule, per step; of fine-tuning, the head's.
         schedule: "cosine" (to 0), "step" (a tenth at 1/2 and again at 3/4) or "constant".
         augment: "none", "weak" or "strong", see ``training.augment``.
         amp: bfloat16 autocast.
@@ -34,6 +35,7 @@ class TrainingConfig:
         momentum: of SGD alone.
         accumulate: batches whose mean gradient makes a step.
         lr_ramp: share of the steps, at the beginning, over which the rate rises linearly to that of the schedule.
+        fine_tuning: of a pre-trained model; None: every parameter is trained at the same rate.
     """
 
     epochs: int
@@ -48,6 +50,7 @@ class TrainingConfig:
     optimiser: str = "sgd"
     accumulate: int = 1
     lr_ramp: float = 0.0
+    fine_tuning: FineTuning | None = None
 
     def batches_in(self, samples: int) -> int:
         """Batches of an epoch: a multiple of ``accumulate``, none of them empty."""
@@ -103,6 +106,9 @@ def start_training(model: nn.Module, config: TrainingConfig, method: MethodRun) 
     """The state before the first epoch."""
     set_memory_format(model)
     settings = OptimiserSettings(config.optimiser, config.lr, config.momentum, config.weight_decay)
+    if config.fine_tuning is not None:
+        freeze_below(model, config.fine_tuning.part)
+        settings = settings._replace(body_rate=config.fine_tuning.body_rate)
     return TrainState(model, make_optimiser(model, settings), method)
 
 
@@ -176,13 +182,13 @@ class _EpochLoop:
         steps, batch_scale = config.batches_in(len(order)), 1 / config.accumulate
         # Of losses, hits and weights over samples, and of batches without weight: on the device, read once an epoch.
         sums = torch.zeros(4, dtype=_widest(batches.device), device=batches.device)
-        model.train()
+        set_train_mode(model)
         # Equal parts rather than a small last batch, whose statistics BatchNorm could not use.
         stream = batches.stream(order.tensor_split(steps), augment)
         for number, (ids, batch) in enumerate(stream, (epoch - 1) * steps):
             position = number % config.accumulate  # in the group of batches that make one step
             lr = config.lr_at(number - position, config.epochs * steps)
-            optimiser.param_groups[0]["lr"] = lr
+            set_rate(optimiser, lr)
             if position == 0:
                 optimiser.zero_grad()
             meta_ids, meta_batch = None, None

@@ -1,9 +1,10 @@
 """Finished models on disk: safetensors, with a description that lets anybody load them without MetaSelect."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -15,6 +16,7 @@ from metaselect.records import Json
 from metaselect.run.artefacts import WARMUP, WARMUP_MODEL
 from metaselect.run.files import read_json, write_atomically
 from metaselect.run.layout import Run
+from metaselect.training.fine_tuning import FineTuning
 
 LINEAR = "linear"
 """The name of the model that is solved exactly."""
@@ -29,6 +31,7 @@ class WarmupModel(NamedTuple):
         checkpoints: epochs that were kept.
         start_epoch: the one that `reweight` starts from.
         weight_decay: of a model that was solved exactly; else None.
+        fine_tuning: of a model that was pre-trained; else None.
     """
 
     architecture: str
@@ -36,6 +39,7 @@ class WarmupModel(NamedTuple):
     checkpoints: tuple[int, ...]
     start_epoch: int
     weight_decay: float | None
+    fine_tuning: FineTuning | None
 
 
 def warmup_model(run: Run) -> WarmupModel:
@@ -46,12 +50,14 @@ def warmup_model(run: Run) -> WarmupModel:
     """
     run.stage(WARMUP.name()).verified(WARMUP_MODEL.path())
     raw = read_json(run.path(WARMUP_MODEL.path()), run.stage(WARMUP.name()).recompute_hint)
+    pretrained = raw.get("pretrained")
     return WarmupModel(
         raw["architecture"],
         raw["input_channels"],
         tuple(raw["checkpoints"]),
         raw["start_epoch"],
         raw.get("weight_decay"),
+        pretrained and FineTuning(pretrained["finetune"], pretrained["body_rate"]),
     )
 
 
@@ -67,9 +73,14 @@ def recorded_model(run: Run, name: str, shape: Sequence[int], classes: int, *, s
 
 def save_model(model: nn.Module, path: Path) -> None:
     """Write the model's parameters and buffers as safetensors, on the CPU, atomically."""
+    save_tensors(model.state_dict(), path)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors as safetensors, on the CPU, atomically."""
     # Cloned, because safetensors refuses layers that share a tensor.
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(plain, temporary))
 
 
 def model_description(model: str, pool: Dataset) -> dict[str, Json]:

@@ -12,6 +12,7 @@ from metaselect.run.artefacts import (
     CROSS_FIT,
     CROSS_FIT_WORK,
     META_SET,
+    PRETRAINED,
     RESUME,
     REWEIGHT,
     REWEIGHT_HISTORY,
@@ -119,6 +120,8 @@ def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
         files += warmup_predictions_input(run)
     if setup.method.needs_evidence:
         files += fold_model_inputs(run)
+    if setup.resolved.config.fine_tuning is not None:
+        files += [WARMUP_MODEL.path(), PRETRAINED.path()]
     return inputs_of(run, *files)
 
 

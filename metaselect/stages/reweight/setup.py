@@ -81,11 +81,15 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     device = choose_device(options.device, report)
     known = start or _finished_warmup(run)
     model = options.model or (known.architecture if known else auto_model(pool.inputs.shape[1:]))
-    decay = known.weight_decay if known and known.architecture == model else None
+    same = known if known and known.architecture == model else None
     trained = len(trained_ids(pool, meta_set, method))
     if trained < 1:
         raise ArtefactError("Every sample of the pool was bought; there is nothing to weigh.", "Use uniform.")
-    resolved = resolve_reweight(options, pool, trained, model, device, weight_decay=decay)
+    resolved = resolve_reweight(
+        *(options, pool, trained, model, device),
+        weight_decay=same and same.weight_decay,
+        fine_tuning=same and same.fine_tuning,
+    )
     if model == LINEAR and method.solves_linear:
         for reason in without_effect(options).values():
             report.note(f"{reason} --model mlp --init scratch is trained by gradient descent.")

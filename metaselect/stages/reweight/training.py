@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from metaselect.encoders.classifier import load_body
 from metaselect.models.build import input_channels
 from metaselect.models.cross_fit import stratified_folds
 from metaselect.models.head import head_of
@@ -15,7 +17,7 @@ from metaselect.models.predictions import Predictions
 from metaselect.random import generator
 from metaselect.records import Reporter
 from metaselect.reweighting.base import Labels, LinearProblem, MethodRun, Recipe, Start
-from metaselect.run.artefacts import CHECKPOINT
+from metaselect.run.artefacts import CHECKPOINT, PRETRAINED
 from metaselect.stages.reweight.failure_check import StartScore, score_on_bought, score_start
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
 from metaselect.training.batches import Batches
@@ -186,11 +188,13 @@ def preferred_config(setup: ReweightSetup, recipe: Recipe | None) -> TrainingCon
 
 
 def start_model(setup: ReweightSetup) -> nn.Module:
-    """The model before its first step: of the warm-up's checkpoint, or newly initialised."""
+    """The model before its first step: of the warm-up's checkpoint, or newly initialised, or pre-trained."""
     pool, config = setup.pool, setup.resolved.config
     model = recorded_model(
         setup.run, setup.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=config.seed
     )
     if setup.start is not None:
         load_weights(model, setup.run.path(CHECKPOINT.path(epoch=setup.start.start_epoch)))
+    elif config.fine_tuning is not None:
+        load_body(model, load_file(setup.run.path(PRETRAINED.path())))
     return model

@@ -75,12 +75,9 @@ class Descent:
     @classmethod
     def begin(cls, plan: WarmupPlan, name: str, config: TrainingConfig, folder: Path) -> "Descent":
         """Before its first epoch, or after the last one that was saved in ``folder``; ``name`` is the model's."""
-        pool, shape = plan.pool, plan.pool.inputs.shape[1:]
-        model = build_model(name, shape, len(pool.classes), seed=config.seed)
-        if plan.options.weights is not None:
-            load_weights(model, plan.options.weights)
+        model = plan.initial_model(config.seed)
         batches = batches_for(plan, name)
-        run = CountingRun(len(pool), plan.device)
+        run = CountingRun(len(plan.pool), plan.device)
         limit_threads(model.to(plan.device), batches, config.batch_size)
         state = start_training(model, config, run)
         history = [WarmupRow(**row) for row in load_state(state, folder / RESUME)]

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 
-from metaselect.models.build import build_model
 from metaselect.random import generator
 from metaselect.records import SilentReporter
 from metaselect.reweighting.uniform import UniformRun
@@ -44,7 +43,7 @@ def estimated_seconds(plan: WarmupPlan) -> float | None:
     config, count = plan.descent.config, 1
     one_epoch = replace(config, epochs=1)
     batches = batches_for(plan, plan.descent.model)
-    model = build_model(plan.descent.model, plan.pool.inputs.shape[1:], len(plan.pool.classes), seed=0)
+    model = plan.initial_model(seed=0)
     order = plan.train_ids[torch.randperm(len(plan.train_ids), generator=generator(config.seed, "probe"))]
     state = start_training(model.to(plan.device), one_epoch, UniformRun())
     while True:

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from metaselect.data.store import Dataset
+from metaselect.encoders.classifier import load_body
 from metaselect.errors import UsageError
 from metaselect.models.build import auto_model, build_model
 from metaselect.options import WarmupOptions, key_options
 from metaselect.random import generator
 from metaselect.records import Json, Reporter
+from metaselect.stages.warmup.pretrained import PretrainedWeights
 from metaselect.training.config import (
     NOT_OF_SOLVED,
     RESUME_COPIES,
@@ -20,7 +22,7 @@ from metaselect.training.config import (
     training_needs,
     without_effect,
 )
-from metaselect.training.saved_models import LINEAR
+from metaselect.training.saved_models import LINEAR, load_weights
 
 HELD_OUT = 0.1  # of the pool
 DESCENT_FOLDS = 2  # each costs as much as the training itself
@@ -47,6 +49,7 @@ class WarmupPlan:
         folds: that networks are trained without; 0: none.
         linear_folds: that ``linear`` is cross-validated by.
         crossed: whether out-of-fold predictions and neighbours are computed.
+        pretrained: what gradient descent starts from; None: random weights, or ``options.weights``.
     """
 
     options: WarmupOptions
@@ -59,6 +62,7 @@ class WarmupPlan:
     folds: int
     linear_folds: int
     crossed: bool
+    pretrained: PretrainedWeights | None = None
 
     @property
     def solves(self) -> bool:
@@ -68,10 +72,34 @@ class WarmupPlan:
     def as_options(self) -> dict[str, Json]:
         """The options that the result depends on, with `auto` resolved."""
         if self.descent is not None:
-            return {**self.descent.as_options(self.options), "model": self.model, "folds": self.folds}
+            resolved = self.descent.as_options(self.options)
+            return {**resolved, "model": self.model, "folds": self.folds, **self._pretrained_options()}
         given = key_options(self.options)
         kept = {name: value for name, value in given.items() if name not in NOT_OF_LINEAR}
         return {**kept, "model": self.model, "folds": self.linear_folds if self.crossed else 0}
+
+    def _pretrained_options(self) -> dict[str, Json]:
+        """What is in the key of a fine-tuning alone; the weights are among the inputs."""
+        if self.pretrained is None:
+            return {}
+        options, package = self.options, self.pretrained.described["package"]
+        return {
+            "pretrained": {
+                "finetune": options.finetune,
+                "body_rate": options.body_rate,
+                "package": package,
+            }
+        }
+
+    def initial_model(self, seed: int) -> nn.Module:
+        """The network before its first step, on the CPU: newly initialised, pre-trained, or from --weights."""
+        assert self.descent is not None
+        model = build_model(self.descent.model, self.pool.inputs.shape[1:], len(self.pool.classes), seed=seed)
+        if self.pretrained is not None:
+            load_body(model, self.pretrained.body)
+        elif self.options.weights is not None:
+            load_weights(model, self.options.weights)
+        return model
 
     def auto(self) -> tuple[str, ...]:
         """Names of the options that were left to a rule."""
@@ -87,6 +115,7 @@ class WarmupPlan:
             # A fold's state is as large as the main one's, and its best model stays beside it.
             kept = RESUME_COPIES * (1 + self.folds)
             kept += len(checkpoint_epochs(self.descent.config.epochs, self.options.checkpoints))
+            kept += self.pretrained is not None
         return {**training_needs(model, self.pool, kept), "fold_models": self.folds}
 
     def cost(self) -> str:
@@ -104,8 +133,14 @@ class WarmupPlan:
         return ""
 
 
-def plan_warmup(pool: Dataset, options: WarmupOptions, device: torch.device, report: Reporter) -> WarmupPlan:
-    """The warm-up of a pool.
+def plan_warmup(
+    pool: Dataset,
+    options: WarmupOptions,
+    device: torch.device,
+    report: Reporter,
+    pretrained: PretrainedWeights | None = None,
+) -> WarmupPlan:
+    """The warm-up of a pool, from pre-trained weights where there are any.
 
     Raises:
         UsageError: an option that has no effect on the model that was named, or a value that does not fit.
@@ -148,7 +183,8 @@ def plan_warmup(pool: Dataset, options: WarmupOptions, device: torch.device, rep
         folds, crossed = 0, fits if given is None else given > 0
     linear_folds = given or min(LINEAR_FOLDS, most)
     return WarmupPlan(
-        options, pool, train_ids, held_out, device, model, descent, folds, linear_folds, crossed
+        *(options, pool, train_ids, held_out, device, model, descent, folds, linear_folds, crossed),
+        pretrained=pretrained,
     )
 
 

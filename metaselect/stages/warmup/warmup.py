@@ -22,6 +22,7 @@ from metaselect.run.artefacts import (
     BEST,
     FOLD,
     FOLD_MODEL,
+    PRETRAINED,
     RESUME,
     WARMUP,
     WARMUP_HISTORY,
@@ -31,7 +32,7 @@ from metaselect.run.artefacts import (
 from metaselect.run.files import sha256_file, write_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import EXTERNAL, StageKey
-from metaselect.run.layout import Run
+from metaselect.run.layout import IMAGES, Run
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_rows
 from metaselect.stages.ingest import ingest, same_data
@@ -41,9 +42,10 @@ from metaselect.stages.warmup.exact import save_solution, solve
 from metaselect.stages.warmup.fitted import Fitted
 from metaselect.stages.warmup.fold_models import pool_predictions_by_descent
 from metaselect.stages.warmup.plan import WarmupPlan, plan_warmup
+from metaselect.stages.warmup.pretrained import load_pretrained, with_encoder
 from metaselect.training.device import choose_device
 from metaselect.training.pool_predictions import PoolPredictions, write_pool_predictions
-from metaselect.training.saved_models import LINEAR, model_description
+from metaselect.training.saved_models import LINEAR, model_description, save_tensors
 
 
 def warmup(
@@ -78,8 +80,7 @@ def warmup(
                 "'PATTERN' (of files named by ids: --image-column id --image-folder DIR --image-suffix .jpg); ids and "
                 "labels alone are for ingest and select.",
             )
-        if options.on is not None:
-            _require_kind(options.on, kinds, data)
+        _require_kinds(options, kinds, data)
         ingest(data, run, reading, report)
     with run.lock():
         return _warmup(run, options, report)
@@ -88,19 +89,24 @@ def warmup(
 def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     require_contents(run)
     kinds = preprocess_of(run).kinds
-    on = options.on or preprocess_of(run).task
-    _require_kind(on, tuple(kinds), run.root)
+    _require_kinds(options, tuple(kinds), run.root)
+    on = options.on or (IMAGES if options.pretrained else preprocess_of(run).task)
     by_rule = ("on",) if options.on is None else ()
-    if len(kinds) > 1 and by_rule:
+    if len(kinds) > 1 and by_rule and not options.pretrained:
         report.note("The samples have images and features; the models take the features (--on images).")
     options = replace(options, on=on if len(kinds) > 1 else None)
     inputs = inputs_of(run, *data_inputs(run, on))
-    if options.weights is not None:
-        if not options.weights.is_file():
-            raise UsageError(f"--weights {options.weights} does not exist.", "Name a safetensors file.")
+    if options.weights is not None and not options.weights.is_file():
+        raise UsageError(f"--weights {options.weights} does not exist.", "Name a safetensors file.")
+    pool, pretrained = load_pool(run, on), None
+    if options.pretrained:
+        options = with_encoder(options)
+        pretrained = load_pretrained(options, pool)
+        inputs[f"{EXTERNAL}weights"] = str(pretrained.described["weights_sha256"])
+    elif options.weights is not None:
         inputs[f"{EXTERNAL}weights"] = sha256_file(options.weights)
     device = choose_device(options.device, report)
-    plan = plan_warmup(load_pool(run, on), options, device, report)
+    plan = plan_warmup(pool, options, device, report, pretrained)
     stage = run.stage(WARMUP.name())
     key = StageKey(plan.as_options(), inputs, device.type, (*plan.auto(), *by_rule))
     if not stage.is_current(key, report, force=options.force):
@@ -116,11 +122,17 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     return Outcome({"run": str(run.root), **details["result"]})
 
 
-def _require_kind(on: str, kinds: Sequence[str], place: Path) -> None:
-    if on not in kinds:
+def _require_kinds(options: WarmupOptions, kinds: Sequence[str], place: Path) -> None:
+    """Check that the samples have what the model takes, of ``kinds``, which is not empty."""
+    if options.on is not None and options.on not in kinds:
         raise UsageError(
-            f"--on {on}: the samples of {place} have {kinds[0]} alone.",
+            f"--on {options.on}: the samples of {place} have {kinds[0]} alone.",
             "Leave it out, or name data that has both.",
+        )
+    if options.pretrained and IMAGES not in kinds:
+        raise UsageError(
+            f"--pretrained is of models of images, and the samples of {place} have {kinds[0]} alone.",
+            "Leave it out.",
         )
 
 
@@ -167,6 +179,14 @@ def _finish(plan: WarmupPlan, fitted: Fitted, predictions: PoolPredictions, work
         "accuracy_on_given_labels": fitted.history[-1].accuracy,
         "held_out_accuracy_on_given_labels": fitted.history[-1].held_out_accuracy,
     }
+    if plan.pretrained is not None:
+        options = plan.options
+        described["pretrained"] = {
+            **plan.pretrained.described,
+            "finetune": options.finetune,
+            "body_rate": options.body_rate,
+        }
+        save_tensors(plan.pretrained.body, work.folder / PRETRAINED.within())
     if fitted.weight_decay is not None:
         described["weight_decay"] = result["weight_decay"] = fitted.weight_decay
     if fitted.held_out_losses is not None:
