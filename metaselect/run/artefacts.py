@@ -268,11 +268,7 @@ PREDICTIONS = Artefact(
 )
 TEST_SKIPPED = Artefact(EVALUATE, "skipped.csv", _BAD_SAMPLES, _LEFT_OUT, "evaluate")
 STAGE_RECORD = Artefact(
-    None,
-    f"<stage>/{RECORD}",
-    (),
-    "options, seed, versions, device, time, memory, hashes",
-    "every stage",
+    None, f"<stage>/{RECORD}", (), "options, seed, versions, device, time, memory, hashes", "every stage"
 )
 
 ARTEFACTS: tuple[Artefact, ...] = tuple(

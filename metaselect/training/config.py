@@ -31,10 +31,8 @@ NOT_OF_SOLVED = (
     "amp",
 )
 """Options without an effect on a model that is solved exactly."""
-SGD_LR, ADAM_LR = (
-    (0.05, 0.02),
-    (0.001, 0.001),
-)  # of a model from random weights, and of a pre-trained one's head
+RATES = (0.05, 0.001)  # of SGD, and of Adam and AdamW
+FINE_TUNING_RATES = (0.02, 0.003)  # of the head in a warm-up from pre-trained weights
 LARGE_POOL, LARGE_BATCH = 10_000, 128
 RESUME_COPIES = 3  # parameters and momentum, and the new state beside the old one while it is written
 FINE_TUNING_STEPS, FINE_TUNING_EPOCHS = 300, (3, 10)
@@ -93,11 +91,13 @@ def resolve_warmup(options: WarmupOptions, pool: Dataset, trained: int, device: 
     model = options.model or auto_model(pool.inputs.shape[1:])
     batch_size = options.batch_size or (LARGE_BATCH if len(pool) >= LARGE_POOL else 64)
     tuned = FineTuning(options.finetune, options.body_rate) if options.pretrained else None
-    steps, (low, high) = (
-        (WARMUP_STEPS, WARMUP_EPOCHS) if tuned is None else (FINE_TUNING_STEPS, FINE_TUNING_EPOCHS)
+    steps, (low, high), rates = (
+        (WARMUP_STEPS, WARMUP_EPOCHS, RATES)
+        if tuned is None
+        else (FINE_TUNING_STEPS, FINE_TUNING_EPOCHS, FINE_TUNING_RATES)
     )
     epochs = min(max(_epochs(steps, batch_size * options.accumulate, trained), low), high)
-    defaults = _Defaults(batch_size, epochs, 0.9, tuned)
+    defaults = _Defaults(batch_size, epochs, rates, 0.9, tuned)
     return _resolved(options, pool, trained, device, model, defaults)
 
 
@@ -131,7 +131,8 @@ def resolve_reweight(
     model = options.model or model
     if options.weight_decay is None and weight_decay is not None:
         options = replace(options, weight_decay=weight_decay)
-    return _resolved(options, pool, trained, device, model, _Defaults(batch_size, epochs, 0.0, fine_tuning))
+    defaults = _Defaults(batch_size, epochs, RATES, 0.0, fine_tuning)
+    return _resolved(options, pool, trained, device, model, defaults)
 
 
 class _Defaults(NamedTuple):
@@ -139,6 +140,7 @@ class _Defaults(NamedTuple):
 
     batch_size: int
     epochs: int
+    rates: tuple[float, float]  # of SGD, and of Adam and AdamW
     momentum: float
     fine_tuning: FineTuning | None
 
@@ -165,14 +167,13 @@ def _resolved(
     shape = pool.inputs.shape[1:]
     # Crops and flips help photographs; they change what a digit or a letter is.
     colour = len(shape) == 3 and shape[0] == 3 and min(shape[1:]) >= 32
-    sgd, tuned = options.optimiser == "sgd", defaults.fine_tuning is not None
-    lr = (SGD_LR if sgd else ADAM_LR)[tuned]
+    sgd = options.optimiser == "sgd"
     config = TrainingConfig(
         epochs=options.epochs or defaults.epochs,
         batch_size=defaults.batch_size,
         accumulate=options.accumulate,
         optimiser=options.optimiser,
-        lr=_given(options.lr, lr),
+        lr=_given(options.lr, defaults.rates[0 if sgd else 1]),
         momentum=_given(options.momentum, defaults.momentum if sgd else 0.0),  # Adam has its own
         weight_decay=_given(options.weight_decay, 5e-4),
         schedule=options.schedule,

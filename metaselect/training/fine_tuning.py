@@ -7,8 +7,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metaselect.models.parameters import parameters_in
 
-PARTS = ("all", "top")
-
 
 class FineTuning(NamedTuple):
     """How a pre-trained model is trained.

@@ -8,7 +8,6 @@ import torch
 from metaselect.data.store import Dataset
 from metaselect.data_options import DEFAULT_ENCODER
 from metaselect.encoders.classifier import flags_of_models, pretrained_body
-from metaselect.encoders.load import load_encoder
 from metaselect.errors import UsageError
 from metaselect.options import WarmupOptions
 from metaselect.records import Json
@@ -60,6 +59,8 @@ def load_pretrained(options: WarmupOptions, pool: Dataset) -> PretrainedWeights:
         UsageError: there is no such encoder, or it cannot take images of this size.
         DataError: the weights cannot be had or do not fit.
     """
+    from metaselect.encoders.load import load_encoder  # it imports torchvision, which takes a second
+
     assert options.model is not None
     with flags_of_models():
         encoder = load_encoder(options.model, options.weights)
