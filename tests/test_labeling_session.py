@@ -31,7 +31,8 @@ from metaselect.run.files import write_csv
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.record import write_record
-from metaselect.web.labeling_session import LEASE_SECONDS, LabelingSession
+from metaselect.web.labeling_session import LabelingSession
+from metaselect.web.leases import LEASE_SECONDS
 from metaselect.web.submitted_answer import InvalidRequest, SubmittedAnswer
 
 BATCH = ["s3", "s1", "s2", "s0"]
@@ -277,7 +278,7 @@ def test_whatever_people_do_the_votes_say_what_they_said_last(
         elif verb == "answer" and screens.get(name):
             sample_id = str(screens[name])
             screens[name] = shown(
-                session.answer(name, name, SubmittedAnswer(session.keys[sample_id], "done", label))
+                session.answer(name, name, SubmittedAnswer(BATCH.index(sample_id), "done", label))
             )
             said.append((name, sample_id, label))
         elif verb == "undo":

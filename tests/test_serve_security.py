@@ -25,7 +25,8 @@ from metaselect.cli.main import main
 from metaselect.run.layout import Run
 from metaselect.web import INSTALL
 from metaselect.web.labeling_session import LabelingSession
-from metaselect.web.server import MAX_HEADER_BYTES, MAX_REQUEST_BYTES, Server, bind, make_server
+from metaselect.web.request_filter import MAX_HEADER_BYTES
+from metaselect.web.server import MAX_REQUEST_BYTES, Server, bind, make_server
 
 TOKEN, PORT = "the-token", 8765
 HERE = f"http://127.0.0.1:{PORT}"

@@ -18,11 +18,12 @@ from metaselect.records import Json
 from metaselect.run.artefacts import SELECTED, stage_of
 from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import Run
+from metaselect.web.leases import Leases
 from metaselect.web.live_ledger import LiveLedger
+from metaselect.web.round_progress import RoundProgress
 from metaselect.web.submitted_answer import InvalidRequest, SubmittedAnswer, valid_annotator
 
 FORMAT = "serve"
-LEASE_SECONDS = 600.0  # then a sample without an answer may be shown elsewhere
 ANSWERED_ELSEWHERE = "That sample was answered elsewhere meanwhile, so this answer was not taken."
 
 
@@ -47,21 +48,17 @@ class LabelingSession:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.run, self.current_round, self.classes, self.clock = run, current_round, classes, clock
+        self.run, self.current_round, self.classes = run, current_round, classes
         self.ids = list(current_round.samples)
-        self.keys = {sample_id: key for key, sample_id in enumerate(self.ids)}
         self.pool = inputs_of(run, *POOL_INPUTS)
         self.source = Source(utc_now(), FORMAT, "", FORMAT)
         self.answers_taken = 0
-        self._leases: dict[int, tuple[str, float]] = {}  # key -> (browser, until when)
-        # Held to read or change answers_taken, the leases and what is below; only the recorder's future is read
-        # without it, by wait_until_recorded.
+        self._leases = Leases(clock)
+        self._progress = RoundProgress(current_round)
+        # Held to read or change answers_taken, the leases, the progress and what is below; only the recorder's future
+        # is read without it, by wait_until_recorded.
         self._mutex = threading.Lock()
         self._ledger: LiveLedger | None = None  # None: not read yet, or no longer known to be what is on disk
-        self._is_open = (
-            bytearray()
-        )  # 1 for each key that nobody has answered; find() makes the next one cheap
-        self._votes_by: dict[str, list[Vote]] = {}  # annotator -> votes of this round that undo may take back
         # One thread takes the run's lock, writes the record and gives the lock back: a file lock belongs to a thread.
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._run_lock = ExitStack()
@@ -80,12 +77,12 @@ class LabelingSession:
         """Samples that nobody has answered."""
         with self._mutex:
             self._refresh(for_writing=False)
-            return self._is_open.count(1)
+            return self._progress.is_open.count(1)
 
     def release(self, browser: str) -> None:
         """Give the browser's sample to others."""
         with self._mutex:
-            self._release(browser)
+            self._leases.release(browser)
 
     def answer(self, browser: str, annotator: str, answer: SubmittedAnswer) -> dict[str, Json]:
         """Write a vote, then say what comes next.
@@ -106,7 +103,7 @@ class LabelingSession:
             if not answered:
                 self._append(vote)
                 self.answers_taken += 1
-            self._release(browser)
+            self._leases.release(browser)
             return self._state(browser)
 
     def undo(self, browser: str, annotator: str) -> dict[str, Json]:
@@ -118,16 +115,13 @@ class LabelingSession:
         """
         name = valid_annotator(annotator)
         with self._writing() as ledger:
-            votes = self._votes_by.get(name, [])
-            while votes and ledger.latest(votes[-1].sample_id, name) is not votes[-1]:
-                votes.pop()  # withdrawn or replaced since; it never counts again
-            if not votes:
+            last = self._progress.last_vote(ledger, name)
+            if last is None:
                 return self._state(browser, message="There is nothing to undo.")
-            last = votes[-1]
             self._append(last._replace(clean_label="", status=WITHDRAWN, note="", time=utc_now()))
-            self._release(browser)
+            self._leases.release(browser)
             message = f"Taken back: {last.clean_label or last.status}. Answer again."
-            return self._state(browser, message=message, again=self.keys[last.sample_id])
+            return self._state(browser, message=message, again=self._progress.keys[last.sample_id])
 
     def wait_until_recorded(self) -> None:
         """Wait for ``meta_set.csv`` and ``stage.json`` of the votes so far; then the run is not locked any more.
@@ -202,28 +196,13 @@ class LabelingSession:
         self._ledger = None  # should reading fail halfway
         new = ledger.refresh(for_writing=for_writing)
         if new.is_all:
-            verdicts = map(ledger.verdicts.get, self.ids)
-            self._is_open = bytearray(not self.current_round.is_answered(verdict) for verdict in verdicts)
-            self._votes_by = {}
-        self._ledger = ledger
+            self._progress.restart(ledger)
         for vote in new.votes:
-            self._follow(vote)
+            self._progress.follow(ledger, vote)
+        self._ledger = ledger
         if for_writing and new.is_all and ledger.count:
             self._start_recording()  # a command that was killed may have left votes without a record
         return ledger
-
-    def _follow(self, vote: Vote) -> None:
-        """Update the open samples, and the votes that undo may take back, for a vote that was appended."""
-        if self._ledger is None:
-            return
-        sample_id = self._ledger.sample_of(vote.sample_id)
-        key = self.keys.get(sample_id)
-        if key is None:
-            return
-        self._is_open[key] = not self.current_round.is_answered(self._ledger.verdicts.get(sample_id))
-        own = sample_id == vote.sample_id  # else it answers a blind repeat, which the page does not show
-        if own and vote.round == self.current_round.number and vote.status != WITHDRAWN:
-            self._votes_by.setdefault(vote.annotator, []).append(vote)
 
     def _append(self, vote: Vote) -> None:
         """Write a vote, and let the recorder write what follows from it; the run is locked."""
@@ -233,7 +212,7 @@ class LabelingSession:
         except BaseException:
             self._ledger = None
             raise
-        self._follow(vote)
+        self._progress.follow(self._ledger, vote)
         self._start_recording()
 
     def _start_recording(self) -> None:
@@ -263,18 +242,16 @@ class LabelingSession:
 
     def _state(self, browser: str, *, message: str = "", again: int | None = None) -> dict[str, Json]:
         """What the page shows: sample ``again``, whoever else answered it, or the browser's own, or the next."""
-        moment = self.clock()
-        self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > moment}
-        own = [key for key, (holder, _) in self._leases.items() if holder == browser and self._is_open[key]]
-        free = self._is_open.find(1)
-        while free in self._leases:
-            free = self._is_open.find(1, free + 1)
+        self._leases.expire()
+        own = (key for key in self._leases.held_by(browser) if self._progress.is_open[key])
+        key = again if again is not None else min(own, default=None)
+        if key is None:
+            key = next(self._leases.free(self._progress.is_open), None)
         item: dict[str, Json] | None = None
-        if again is not None or own or free >= 0:
-            key = again if again is not None else min(own, default=free)
-            self._leases[key] = (browser, self.clock() + LEASE_SECONDS)
+        if key is not None:
+            self._leases.take(browser, key)
             item = {"key": key, "id": self.ids[key]}
-        missing = self._is_open.count(1)
+        missing = self._progress.is_open.count(1)
         return {
             "item": item,
             "said": message,
@@ -282,6 +259,3 @@ class LabelingSession:
             "done": len(self.ids) - missing,
             "waiting": 0 if item else missing,
         }
-
-    def _release(self, browser: str) -> None:
-        self._leases = {key: lease for key, lease in self._leases.items() if lease[0] != browser}

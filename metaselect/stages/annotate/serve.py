@@ -75,12 +75,12 @@ def serve(
     suggest = partial(_labels, run, session) if has_predictions(run, chosen.number) else None
     made = server.Server(session, images, annotator=annotator, suggest=suggest)
     token = secrets.token_urlsafe(32)
-    port = listener.getsockname()[1]
+    host, port = listener.getsockname()
     missing = session.missing()
     listener.listen()  # requests that come before the server runs wait
     ready(
         {
-            "url": f"http://{server.LOOPBACK}:{port}/{token}/",
+            "url": f"http://{host}:{port}/{token}/",
             "round": chosen.number,
             "batch_id": chosen.batch_id,
             "samples": len(session.ids),
