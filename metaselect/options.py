@@ -209,6 +209,7 @@ class ExportOptions:
         all: answered samples too.
         conflicts: only the tied samples, as a batch of their own.
         repeats: the share of samples that the form shows twice, in [0, 0.5].
+        class_notes: a CSV file of what the form shows about classes on demand, where the format has a place for it.
         force: replace a form that holds no answers.
     """
 
@@ -221,6 +222,7 @@ class ExportOptions:
     all: bool = False
     conflicts: bool = False
     repeats: float = 0.0
+    class_notes: Path | None = not_in_key(None)
     force: bool = not_in_key(False)
 
     def __post_init__(self) -> None:

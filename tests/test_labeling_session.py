@@ -154,6 +154,72 @@ def test_undo_appends_and_asks_again(run: Run, session: LabelingSession) -> None
     assert "nothing to undo" in str(session.undo("b", "bert")["said"])
 
 
+def test_an_earlier_answer_is_shown_again_and_stands_until_another_replaces_it(
+    run: Run, session: LabelingSession
+) -> None:
+    for key in range(3):
+        session.answer("a", "anna", SubmittedAnswer(key, "done", key))
+    listed = session.answered(" anna ")
+    assert [(each["key"], each["id"], each["label"]) for each in listed] == [
+        (2, "s2", "owl"),
+        (1, "s1", "dog"),
+        (0, "s3", "cat"),
+    ]
+    state = session.revisit("a", "anna", 1)
+    assert (shown(state), state["done"], state["earlier"]) == ("s1", 3, listed[1])
+    assert shown(session.next("a")) == "s0"  # who looks and goes on changes nothing
+    assert len(votes_of(run)) == 3
+    session.answer("a", "anna", SubmittedAnswer(1, "done", 1, ("done", "dog")))  # the same again
+    assert len(votes_of(run)) == 3
+    state = session.answer("a", "anna", SubmittedAnswer(1, "unsure", None, ("done", "dog")))
+    assert (shown(state), state["done"]) == ("s0", 3)
+    assert votes_of(run)[1:] == [
+        ("s1", "dog", "anna", "done"),
+        ("s2", "owl", "anna", "done"),
+        ("s1", "", "anna", "unsure"),
+    ]
+    assert meta_set(run) == {"s2": "owl", "s3": "cat"}
+    assert [(each["id"], each["status"]) for each in session_of(run).answered("anna")] == [
+        ("s1", "unsure"),
+        ("s2", "done"),
+        ("s3", "done"),
+    ]
+    assert shown(session.undo("a", "anna")) == "s1"  # the changed answer is the last one
+    assert [each["id"] for each in session.answered("anna")] == ["s2", "s3"]
+
+
+def test_a_change_of_what_was_changed_elsewhere_is_refused(run: Run, session: LabelingSession) -> None:
+    session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+    session.answer("b", "anna", SubmittedAnswer(0, "done", 1, ("done", "cat")))
+    late = session.answer("a", "anna", SubmittedAnswer(0, "done", 2, ("done", "cat")))
+    assert late["refused"] is True
+    assert meta_set(run) == {"s3": "dog"}
+
+
+def test_only_own_answers_of_this_round_are_shown_again(run: Run, session: LabelingSession) -> None:
+    session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
+    assert session.answered("bert") == []
+    for name, key in (("bert", 0), ("anna", 1)):
+        state = session.revisit("b", name, key)
+        assert "earlier" not in state
+        assert "no answer" in str(state["said"])
+    with pytest.raises(InvalidRequest):
+        session.revisit("b", "anna", 4)
+    add_round(run, 2, ["s3", "s9"])
+    second = session_of(run)
+    assert second.answered("anna") == []
+    assert "earlier" not in second.revisit("a", "anna", 0)
+
+
+def test_upcoming_are_the_open_samples_that_no_browser_shows(session: LabelingSession) -> None:
+    session.next("a")
+    assert session.upcoming(2) == [1, 2]
+    assert session.upcoming(9) == [1, 2, 3]
+    session.next("b")
+    session.answer("a", "anna", SubmittedAnswer(0, "done", 0))  # and is shown sample 2
+    assert session.upcoming(9) == [3]
+
+
 def test_undo_leaves_other_peoples_answers(run: Run, session: LabelingSession) -> None:
     session.answer("a", "anna", SubmittedAnswer(0, "done", 0))
     session.answer("b", "bert", SubmittedAnswer(0, "done", 0))

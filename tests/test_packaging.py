@@ -129,7 +129,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions: dict[str, P
         licence = archive.read(f"metaselect-{VERSION}.dist-info/licenses/LICENSE").decode()
     assert {name for name in names if ".dist-info/" not in name} == package
     assert "metaselect/py.typed" in package
-    assert any(name.endswith("/page.html") for name in package)
+    assert all(any(name.endswith(f"/page.{kind}") for name in package) for kind in ("html", "css", "js"))
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
     assert "\nAuthor: MetaSelect contributors\n" in metadata
     assert f"\nRequires-Python: {PROJECT['requires-python']}\n" in metadata

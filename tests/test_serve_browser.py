@@ -218,7 +218,7 @@ def test_a_class_among_many_is_found_by_its_name(tmp_path: Path, context: Any) -
             )
         page.keyboard.press("/")
         page.keyboard.type("57")
-        assert page.locator("#classes button:visible").all_inner_texts() == ["kind 57"]
+        assert page.locator("#found button").all_inner_texts() == ["kind 57"]
         page.keyboard.press("Enter")
         sample(page, 1)
         page.keyboard.type("grosse")  # not how it is written

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
@@ -19,7 +20,9 @@ import pytest
 from annotation_run import add_round, make_run, votes_of
 from command_line import command, environment, metaselect, run_process
 from filelock import FileLock
+from PIL import Image
 
+from metaselect.annotation.formats.base import ClassNote
 from metaselect.annotation.rounds import find_round
 from metaselect.cli.main import main
 from metaselect.run.layout import Run
@@ -85,13 +88,48 @@ def test_our_own_page_is_answered(server: Server, run: Run) -> None:
     assert [vote[3] for vote in votes_of(run)] == ["done", "withdrawn"]
 
 
+def test_earlier_answers_and_notes_come_with_their_pictures(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "p.png"
+    Image.new("RGB", (1200, 600), "red").save(picture)
+    session = LabelingSession(run, find_round(run, None), ("cat", "dog", "owl"))
+    notes = (ClassNote(0, "purrs"), ClassNote(1, "barks", ("image/jpeg", b"a dog")))
+    server = Server(session, {"s1": picture, "s3": picture}, annotator="", suggest=None, notes=notes)
+    assert ask(server, "POST", f"/{TOKEN}/next").json()["ahead"] == ["image/1"]
+    ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(ANSWER))
+    (answered,) = ask(server, "POST", f"/{TOKEN}/answered").json()["answers"]
+    assert answered == {"key": 0, "id": "s3", "status": "done", "label": "dog", "thumbnail": "thumbnail/0"}
+    small = ask(server, "GET", f"/{TOKEN}/thumbnail/0")
+    assert Image.open(io.BytesIO(small.content)).size == (96, 48)
+    again = ask(server, "POST", f"/{TOKEN}/revisit", content=json.dumps({**ASK, "key": 0})).json()
+    assert (again["item"]["image"], again["earlier"]["label"]) == ("image/0", "dog")
+    note = ask(server, "GET", f"/{TOKEN}/class-image/1")
+    assert (note.content, note.headers["content-type"]) == (b"a dog", "image/jpeg")
+    for path in (
+        "class-image/0",
+        "class-image/2",
+        "class-image/-1",
+        "class-image/..",
+        "thumbnail/2",
+        "thumbnail/p.png",
+    ):
+        assert ask(server, "GET", f"/{TOKEN}/{path}").status_code == 404
+    changed = {**ANSWER, "label": 2, "replaces": again["earlier"]}
+    ask(server, "POST", f"/{TOKEN}/answer", content=json.dumps(changed))
+    assert [vote[1] for vote in votes_of(run)] == ["dog", "owl"]
+    session.close()
+
+
+def test_a_thumbnail_of_what_is_no_image_is_none(server: Server) -> None:
+    assert ask(server, "GET", f"/{TOKEN}/thumbnail/1").status_code == 404
+
+
 @pytest.mark.parametrize(
     "token", ["the-toke", "the-tokenx", "THE-TOKEN", "", "%74he-toke", "the-token%00", "\u00e9"]
 )
-@pytest.mark.parametrize("verb", ["", "next", "image/1"])
+@pytest.mark.parametrize("verb", ["", "next", "answered", "image/1", "thumbnail/1", "class-image/0"])
 def test_without_the_token_there_is_nothing(server: Server, token: str, verb: str) -> None:
     path = f"/{token}/{verb}" if token else f"/{verb}"
-    refused = ask(server, "POST" if verb == "next" else "GET", path)
+    refused = ask(server, "POST" if verb in ("next", "answered") else "GET", path)
     assert refused.status_code == 404
     assert b"PNG" not in refused.content
 
@@ -189,6 +227,8 @@ def test_votes_are_not_given_by_reading(server: Server) -> None:
         (json.dumps({**ANSWER, "key": 2}), "application/json"),
         (json.dumps({**ANSWER, "key": "../s"}), "application/json"),
         (json.dumps({**ANSWER, "status": {}}), "application/json"),
+        (json.dumps({**ANSWER, "replaces": "dog"}), "application/json"),
+        (json.dumps({**ANSWER, "replaces": {"status": "done"}}), "application/json"),
         (json.dumps({**ANSWER, "note": "x" * MAX_REQUEST_BYTES}), "application/json"),
     ],
 )

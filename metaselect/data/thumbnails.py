@@ -1,4 +1,4 @@
-"""Images of single samples, small enough to be embedded in a page."""
+"""Images made small enough to be embedded in a page."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,12 @@ def thumbnails(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, str, 
     for sample_id, _, raw in read_originals(run, sample_ids):
         image = decode(raw)
         assert not isinstance(image, UnusableContent), "read_originals has decoded it"
-        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-        yield sample_id, *_encode(image)
+        yield sample_id, *encode_small(image)
 
 
-def _encode(image: Image.Image) -> tuple[str, bytes]:
+def encode_small(image: Image.Image, longest_side: int = LONGEST_SIDE) -> tuple[str, bytes]:
+    """(media type, bytes) of a decoded image, which is made smaller in place if a side is longer than that."""
+    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     if max(image.size) <= LOSSLESS_SIDE:
         image.save(stream, format="PNG")

@@ -221,14 +221,15 @@ def read_rows(path: Path, header: Sequence[str], make: Callable[..., Row], remed
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and rows of a UTF-8 CSV; a byte order mark and CRLF are accepted.
+    """Header and rows of a UTF-8 CSV; a byte order mark, CRLF and other separators are accepted.
 
     Raises:
         DataError: not UTF-8, no header, or a row with more cells than the header.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
+            delimiter, line = read_delimiter(stream)
+            reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
             header = list(reader.fieldnames or [])
             rows = list(reader)
     except FileNotFoundError:
@@ -239,7 +240,7 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise DataError(f"{path} is not a CSV file: {error}.", "Save it as CSV UTF-8.") from None
     if not header:
         raise DataError(f"{path} is empty.", "The first line must name the columns.")
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(rows, start=line + 1):
         if None in row:
             raise DataError(
                 f"{path}:{number} has more cells than the header.", "Quote cells that hold commas."

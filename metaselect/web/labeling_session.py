@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 
 from metaselect.annotation.imports import Source
 from metaselect.annotation.ledger_record import POOL_INPUTS, write_derived
@@ -87,8 +88,8 @@ class LabelingSession:
     def answer(self, browser: str, annotator: str, answer: SubmittedAnswer) -> dict[str, Json]:
         """Write a vote, then say what comes next.
 
-        A second, different answer of the same annotator for a sample of this round is refused: it comes from another
-        tab or another command, and ``undo`` is the way to change an answer.
+        A second, different answer of the same annotator for a sample of this round is refused, unless it says that it
+        replaces the first one: else it comes from another tab or another command.
 
         Raises:
             InvalidRequest: no such sample, status or class, or no name.
@@ -97,10 +98,10 @@ class LabelingSession:
         vote = self._vote(annotator, answer)
         with self._writing() as ledger:
             earlier = ledger.latest(vote.sample_id, vote.annotator)
-            answered = earlier is not None and earlier.round == self.current_round.number
-            if answered and not vote.equals_but_for_time(earlier):
+            known = earlier.answer if earlier and earlier.round == self.current_round.number else None
+            if known not in (None, vote.answer, answer.replaces):
                 return {**self._state(browser, message=ANSWERED_ELSEWHERE), "refused": True}
-            if not answered:
+            if known != vote.answer:
                 self._append(vote)
                 self.answers_taken += 1
             self._leases.release(browser)
@@ -122,6 +123,37 @@ class LabelingSession:
             self._leases.release(browser)
             message = f"Taken back: {last.clean_label or last.status}. Answer again."
             return self._state(browser, message=message, again=self._progress.keys[last.sample_id])
+
+    def answered(self, annotator: str) -> list[dict[str, Json]]:
+        """The annotator's answers in this round, the last first: ``key``, ``id``, ``status`` and ``label`` of each.
+
+        Raises:
+            InvalidRequest: no name.
+        """
+        name = valid_annotator(annotator)
+        with self._mutex:
+            votes = self._progress.votes_of(self._refresh(for_writing=False), name)
+            return [self._shown(vote) for vote in votes]
+
+    def revisit(self, browser: str, annotator: str, key: object) -> dict[str, Json]:
+        """Show a sample again that the annotator answered; the answer stands until another one replaces it.
+
+        Raises:
+            InvalidRequest: no name, or no such sample.
+        """
+        name, sample_id = valid_annotator(annotator), self.sample_id(key)
+        with self._mutex:
+            vote = self._refresh(for_writing=False).latest(sample_id, name)
+            if vote is None or vote.round != self.current_round.number:
+                return self._state(browser, message="You have no answer for that sample any more.")
+            self._leases.release(browser)
+            state = self._state(browser, again=self._progress.keys[sample_id])
+            return {**state, "earlier": self._shown(vote)}
+
+    def upcoming(self, count: int) -> list[int]:
+        """The keys of the next open samples that no browser shows, at most ``count``."""
+        with self._mutex:
+            return [*islice(self._leases.free(self._progress.is_open), count)]
 
     def wait_until_recorded(self) -> None:
         """Wait for ``meta_set.csv`` and ``stage.json`` of the votes so far; then the run is not locked any more.
@@ -159,6 +191,10 @@ class LabelingSession:
         sample_id, name = self.sample_id(answer.key), valid_annotator(annotator)
         label = answer.class_name(self.classes)
         return Vote(sample_id, label, name, answer.status, "", self.current_round.number, utc_now())
+
+    def _shown(self, vote: Vote) -> dict[str, Json]:
+        key = self._progress.keys[vote.sample_id]
+        return {"key": key, "id": vote.sample_id, "status": vote.status, "label": vote.clean_label}
 
     @contextmanager
     def _writing(self) -> Iterator[LiveLedger]:

@@ -8,11 +8,13 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from PIL.Image import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -20,8 +22,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from metaselect.annotation.formats.base import ClassNote
 from metaselect.annotation.formats.page import served_page
+from metaselect.data.images import decode
 from metaselect.data.originals import MEDIA_TYPES
+from metaselect.data.thumbnails import encode_small
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
 from metaselect.web.labeling_session import LabelingSession
@@ -35,7 +40,10 @@ MAX_REQUEST_BYTES = 16 * 1024  # an answer has about two hundred
 # stage.json records the new votes.
 BUSY_TRIES = 20
 BUSY_SECONDS = 0.1  # between two tries
+AHEAD = 3  # images that a page may fetch before their turn
+THUMBNAIL_SIDE = 96  # pixels, of the images beside earlier answers
 Body = dict[str, Any]
+Picture = tuple[str, bytes]  # media type and content of an image file
 
 
 class Server:
@@ -45,6 +53,7 @@ class Server:
         session: which browser is shown which sample.
         images: files by sample_id; samples without one show their id.
         suggest: gives predictions by sample_id; called at the first request for one.
+        notes: about classes, which the page shows on demand.
     """
 
     def __init__(
@@ -54,26 +63,37 @@ class Server:
         *,
         annotator: str,
         suggest: Callable[[], Mapping[str, str]] | None,
+        notes: Sequence[ClassNote] = (),
     ) -> None:
-        self.session, self.images, self.suggest = session, images, suggest
+        self.session, self.images, self.suggest, self.notes = session, images, suggest, notes
         self.suggested: Mapping[str, str] | None = None
         self.suggesting = threading.Lock()  # several browsers may ask first; one of them reads
-        self.page = served_page(session.classes, annotator=annotator, suggests=suggest is not None)
+        self.page = served_page(
+            session.classes, annotator=annotator, suggests=suggest is not None, notes=notes
+        )
 
     def app(self, token: str, port: int) -> ASGIApp:
         """The application, which answers below ``/<token>/`` only.
 
         The host of a request must be ``127.0.0.1:<port>`` or ``localhost:<port>``.
         """
-        handlers = {"next": self._next, "answer": self._answer, "undo": self._undo, "suggest": self._suggest}
+        images = {"image": self._image, "thumbnail": self._thumbnail, "class-image": self._class_image}
+        handlers = {
+            "next": self._next,
+            "answer": self._answer,
+            "undo": self._undo,
+            "answered": self._answered,
+            "revisit": self._revisit,
+            "suggest": self._suggest,
+            "release": self._release,
+        }
         routes = [
             Route("/", self._page),
-            Route("/image/{key}", self._image),
+            *(Route(f"/{name}/{{number}}", image_route(read)) for name, read in images.items()),
             *(
                 Route(f"/{name}", self._json_route(handle), methods=["POST"])
                 for name, handle in handlers.items()
             ),
-            Route("/release", self._json_route(self._release), methods=["POST"]),
         ]
         inner = Starlette(routes=routes)
         inner.router.redirect_slashes = False
@@ -83,28 +103,37 @@ class Server:
         del request
         return Response(self.page, media_type="text/html")
 
-    async def _image(self, request: Request) -> Response:
-        key = request.path_params["key"]
-        if not (key.isascii() and key.isdecimal() and len(key) < 10):
-            return error_response(404, "There is no such image.")
-        try:
-            path = self.images.get(self.session.sample_id(int(key)))
-        except InvalidRequest:
-            path = None
-        if path is None or not path.is_file():
-            return error_response(404, "There is no such image.")
-        content = await run_in_threadpool(path.read_bytes)
-        return Response(content, media_type=MEDIA_TYPES[path.suffix])
+    def _image(self, key: int) -> Picture | None:
+        path = self.images.get(self.session.sample_id(key))
+        return (MEDIA_TYPES[path.suffix], path.read_bytes()) if path and path.is_file() else None
+
+    def _thumbnail(self, key: int) -> Picture | None:
+        found = self._image(key)
+        image = decode(found[1]) if found else None
+        return encode_small(image, THUMBNAIL_SIDE) if isinstance(image, Image) else None
+
+    def _class_image(self, number: int) -> Picture | None:
+        return self.notes[number].picture if number < len(self.notes) else None
 
     def _next(self, body: Body) -> dict[str, Json]:
-        return self._with_image(self.session.next(body["session"]))
+        return self._with_images(self.session.next(body["session"]))
 
     def _answer(self, body: Body) -> dict[str, Json]:
-        given = SubmittedAnswer(body.get("key"), body.get("status"), body.get("label"))  # type: ignore[arg-type]
-        return self._with_image(self.session.answer(body["session"], body["annotator"], given))
+        given = SubmittedAnswer.of(body)
+        return self._with_images(self.session.answer(body["session"], body["annotator"], given))
 
     def _undo(self, body: Body) -> dict[str, Json]:
-        return self._with_image(self.session.undo(body["session"], body["annotator"]))
+        return self._with_images(self.session.undo(body["session"], body["annotator"]))
+
+    def _answered(self, body: Body) -> dict[str, Json]:
+        answers = self.session.answered(body["annotator"])
+        for each in answers:
+            if str(each["id"]) in self.images:
+                each["thumbnail"] = f"thumbnail/{each['key']}"
+        return {"answers": [*answers]}
+
+    def _revisit(self, body: Body) -> dict[str, Json]:
+        return self._with_images(self.session.revisit(body["session"], body["annotator"], body.get("key")))
 
     def _release(self, body: Body) -> dict[str, Json]:
         self.session.release(body["session"])
@@ -117,10 +146,14 @@ class Server:
                 self.suggested = self.suggest() if self.suggest else {}
         return {"label": self.suggested.get(sample_id)}
 
-    def _with_image(self, state: dict[str, Json]) -> dict[str, Json]:
+    def _with_images(self, state: dict[str, Json]) -> dict[str, Json]:
+        """The state with the addresses of the sample's image, and of those that the page may fetch ahead."""
         item = state["item"]
         if isinstance(item, dict) and str(item["id"]) in self.images:
             item["image"] = f"image/{item['key']}"
+        if self.images:
+            keys = self.session.upcoming(AHEAD)
+            state["ahead"] = [f"image/{key}" for key in keys if self.session.ids[key] in self.images]
         return state
 
     def _json_route(
@@ -147,6 +180,22 @@ class Server:
             raise AssertionError("the last try answers or raises")
 
         return respond
+
+
+def image_route(read: Callable[[int], Picture | None]) -> Callable[[Request], Awaitable[Response]]:
+    """A route of images by number; they are read and made in a thread, so that other requests go on."""
+
+    async def respond(request: Request) -> Response:
+        number = request.path_params["number"]
+        found = None
+        if number.isascii() and number.isdecimal() and len(number) < 10:
+            with suppress(InvalidRequest):
+                found = await run_in_threadpool(read, int(number))
+        if found is None:
+            return error_response(404, "There is no such image.")
+        return Response(found[1], media_type=found[0])
+
+    return respond
 
 
 async def read_body(request: Request) -> Body:

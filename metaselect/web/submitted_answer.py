@@ -1,7 +1,8 @@
 """What a browser sends as an answer, and what of it is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from metaselect.annotation.votes import DONE, STATUSES
 from metaselect.text import ANNOTATOR_RULE, annotator_form, is_annotator_name
@@ -19,11 +20,29 @@ class SubmittedAnswer:
         key: the sample's position in the round.
         status: "done", "skip", "unsure" or "bad_sample".
         label: position of the class; None unless the status is done.
+        replaces: (status, class name) of the annotator's earlier answer that the page showed beside the sample, which
+            this one may replace; None: there is none.
     """
 
     key: int
     status: str
     label: int | None
+    replaces: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "SubmittedAnswer":
+        """From the request of a page; the key and the status are checked where they are used.
+
+        Raises:
+            InvalidRequest: what it replaces is no answer.
+        """
+        replaces = body.get("replaces")
+        if replaces is not None:
+            answer = (replaces.get("status"), replaces.get("label")) if isinstance(replaces, dict) else ()
+            if not answer or not all(isinstance(text, str) for text in answer):
+                raise InvalidRequest("The answer that this one replaces is none.")
+            replaces = answer
+        return cls(body.get("key"), body.get("status"), body.get("label"), replaces)  # type: ignore[arg-type]
 
     def class_name(self, classes: Sequence[str]) -> str:
         """The class, empty unless the status is done.

@@ -18,6 +18,7 @@ STDOUT = "a form on stdout"
 NO_IMAGES = "a form without images"
 FILLED_IN = "a form that comes back itself"
 INSIDE = "images inside the form"
+NOTES = "notes about classes"
 
 
 class Prediction(NamedTuple):
@@ -58,6 +59,20 @@ class Item(NamedTuple):
     prediction: Prediction | None = None
 
 
+class ClassNote(NamedTuple):
+    """What the labelling page shows about a class on demand.
+
+    Attributes:
+        label: the class, by its position.
+        note: a text; blank where the picture says it all.
+        picture: media type and bytes of an example, or None.
+    """
+
+    label: int
+    note: str
+    picture: tuple[str, bytes] | None = None
+
+
 @dataclass(frozen=True)
 class Form:
     """The content of one export.
@@ -68,6 +83,7 @@ class Form:
         classes: K names, in the order of the run.
         show_given: whether the form shows the given labels.
         model: the name of the model that predicts; empty without predictions.
+        class_notes: in the order of the classes.
     """
 
     batch_id: str
@@ -75,6 +91,7 @@ class Form:
     classes: Sequence[str] = ()
     show_given: bool = False
     model: str = ""
+    class_notes: Sequence[ClassNote] = ()
 
 
 class Answer(NamedTuple):
@@ -129,7 +146,7 @@ class ExchangeFormat(AnswerFormat, Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Those of GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, FILLED_IN and INSIDE that the format supports."""
+        """Those of GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, FILLED_IN, INSIDE and NOTES that the format supports."""
 
     @property
     def instructions(self) -> str:

@@ -2,7 +2,16 @@
 
 from collections.abc import Mapping
 
-from metaselect.annotation.formats.base import GIVEN, INSIDE, NO_IMAGES, PREDICTIONS, STDOUT, Answer, Form
+from metaselect.annotation.formats.base import (
+    GIVEN,
+    INSIDE,
+    NO_IMAGES,
+    NOTES,
+    PREDICTIONS,
+    STDOUT,
+    Answer,
+    Form,
+)
 from metaselect.annotation.formats.csv import CsvFormat, csv_spellings
 from metaselect.annotation.formats.page import standalone_page
 from metaselect.errors import DataError
@@ -12,7 +21,7 @@ class HtmlFormat:
     """One HTML file with images, keys and instructions; people need only a browser."""
 
     file_name = "labels.html"
-    capabilities = frozenset((GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, INSIDE))
+    capabilities = frozenset((GIVEN, PREDICTIONS, STDOUT, NO_IMAGES, INSIDE, NOTES))
     instructions = "Open it in a browser, answer, press Download answers"
 
     spellings = staticmethod(csv_spellings)  # as in the CSV that the page downloads

@@ -1,4 +1,4 @@
-"""The labelling page, made from one template: for a server, or as one file that works alone."""
+"""The labelling page, made from the files of one folder: for a server, or as one file that works alone."""
 
 import json
 from base64 import b64encode
@@ -7,9 +7,11 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-from metaselect.annotation.formats.base import Form
+from metaselect.annotation.formats.base import ClassNote, Form
 from metaselect.records import Json
 
+SCRIPTS = ("places.js", "picture.js", "classes.js", "answers.js", "page.js")
+"""In the order in which they run, as one script."""
 # The page loads nothing, and only the template's own script may run.
 POLICY = (
     "default-src 'none'; script-src '{script}'; style-src '{style}'; img-src {images}; connect-src {server}; "
@@ -17,15 +19,20 @@ POLICY = (
 )
 
 
-def served_page(classes: Sequence[str], *, annotator: str, suggests: bool) -> str:
+def served_page(
+    classes: Sequence[str], *, annotator: str, suggests: bool, notes: Sequence[ClassNote] = ()
+) -> str:
     """The page that gets samples from its server and sends the answers to it.
 
     Args:
         classes: K names, in the order of their buttons.
         annotator: name of the annotator; empty: the page asks for it.
         suggests: whether the server has predictions of a model.
+        notes: about classes; the server has the picture of each by its position among them.
     """
-    return _render({"classes": list(classes), "annotator": annotator, "suggests": suggests}, served_policy())
+    data: dict[str, Json] = {"classes": list(classes), "annotator": annotator, "suggests": suggests}
+    pictures = [f"class-image/{number}" if note.picture else "" for number, note in enumerate(notes)]
+    return _render(data | _notes_data(notes, pictures), served_policy())
 
 
 def standalone_page(form: Form) -> str:
@@ -54,6 +61,8 @@ def standalone_page(form: Form) -> str:
         "form": sha256(ids.encode()).hexdigest()[:16],
         "items": asked,
     }
+    pictures = [data_uri(*note.picture) if note.picture else "" for note in form.class_notes]
+    data |= _notes_data(form.class_notes, pictures)
     return _render(data, _content_security_policy(images="data:", server="'none'"))
 
 
@@ -67,6 +76,15 @@ def data_uri(kind: str, raw: bytes) -> str:
     return f"data:{kind};base64,{b64encode(raw).decode()}"
 
 
+def _notes_data(notes: Sequence[ClassNote], pictures: Sequence[str]) -> dict[str, Json]:
+    """The notes for the page's script; nothing where there are none."""
+    shown: list[Json] = [
+        {"label": note.label, "note": note.note, "image": picture}
+        for note, picture in zip(notes, pictures, strict=True)
+    ]
+    return {"notes": shown} if shown else {}
+
+
 def _render(data: Mapping[str, Json], policy: str) -> str:
     # In JSON these occur only within strings; escaped, HTML does not interpret them.
     text = json.dumps(data)
@@ -77,7 +95,11 @@ def _render(data: Mapping[str, Json], policy: str) -> str:
 
 @cache
 def _template() -> str:
-    return files("metaselect.annotation.formats").joinpath("page.html").read_text(encoding="utf-8")
+    folder = files("metaselect.annotation.formats").joinpath("labelling_page")
+    html, style, *scripts = (
+        folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css", *SCRIPTS)
+    )
+    return html.replace("{{style}}", style).replace("{{script}}", "\n".join(scripts))
 
 
 def _content_security_policy(*, images: str, server: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from metaselect.annotation.formats.detect import AUTO
-from metaselect.cli.annotate.group import LatestRound, group, print_counts
+from metaselect.cli.annotate.group import ClassNotes, LatestRound, group, print_counts
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, QuietOption, RunOption
 from metaselect.cli.results import finish
@@ -70,6 +70,7 @@ def export(
     repeats: Annotated[
         float, typer.Option(metavar="SHARE", help="Show this share of the samples twice, unnoticed.")
     ] = 0.0,
+    class_notes: ClassNotes = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a form, unless it holds answers.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -86,6 +87,8 @@ def export(
         metaselect annotate export --format label-studio --with-predictions
 
         metaselect annotate export --run RUN --format cvat -o for-cvat
+
+        metaselect annotate export --format html --class-notes notes.csv
     """  # fmt: skip
     from metaselect.stages.annotate import exchange as stage
 
@@ -102,6 +105,7 @@ def export(
         all=everything,
         conflicts=conflicts,
         repeats=repeats,
+        class_notes=class_notes,
         force=force,
     )
     made = stage.export(Run.at(run), options, console)

@@ -1,6 +1,7 @@
 """What the commands of `metaselect annotate` share: their group, an option and a table."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,15 @@ from metaselect.records import Json
 LatestRound = Annotated[
     int | None,
     typer.Option("--round", metavar="K", min=1, help="The round.", show_default="the latest"),
+]
+ClassNotes = Annotated[
+    Path | None,
+    typer.Option(
+        "--class-notes",
+        metavar="FILE",
+        help="What the page tells about classes: a CSV file of class, note, image.",
+        show_default=False,
+    ),
 ]
 COUNTS = {
     "matched": "answers with a label",

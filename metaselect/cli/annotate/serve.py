@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from metaselect.cli.annotate.group import LatestRound, group
+from metaselect.cli.annotate.group import ClassNotes, LatestRound, group
 from metaselect.cli.console import Console
 from metaselect.cli.flags import JsonOption, QuietOption, RunOption
 from metaselect.records import Json
@@ -28,6 +28,7 @@ def serve(
     annotator: Annotated[
         str, typer.Option(metavar="NAME", help="Who answers.", show_default="the page asks")
     ] = "",
+    class_notes: ClassNotes = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -40,6 +41,8 @@ def serve(
         metaselect annotate serve --run RUN --annotator anna
 
         metaselect annotate serve --run RUN --round 1 --port 8765
+
+        metaselect annotate serve --run RUN --class-notes notes.csv
     """  # fmt: skip
     from metaselect.stages.annotate import serve as stage
 
@@ -51,5 +54,11 @@ def serve(
         sys.stdout.flush()  # whoever started this reads the address while it runs
 
     stage.serve(
-        Run.at(run), console, ready, round_number=round_number, port=port, annotator=annotator.strip()
+        Run.at(run),
+        console,
+        ready,
+        round_number=round_number,
+        port=port,
+        annotator=annotator.strip(),
+        class_notes=class_notes,
     )

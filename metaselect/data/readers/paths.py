@@ -12,7 +12,6 @@ from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.text import short
 
-ALLOW = "--allow-outside reads it"
 WINDOWS = "a path of Windows; write it relative to the table, or to --image-folder"
 DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # or a share of the network
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|data:")
@@ -28,11 +27,13 @@ class ImageFiles:
         root: the folder that names are relative to.
         suffix: what names lack at their end, such as ".jpg"; or empty.
         outside: whether files that do not lie below ``root`` are read too.
+        outside_hint: what to do about a file that does not, for messages.
     """
 
     root: Path
     suffix: str = ""
     outside: bool = False
+    outside_hint: str = "--allow-outside reads it"
 
     @classmethod
     def named_by(cls, manifest_folder: Path, options: ReadOptions) -> "ImageFiles":
@@ -63,14 +64,14 @@ class ImageFiles:
             return UnusableContent(reason)
         windows = os.name != "nt" and DRIVE.match(path) is not None
         if windows or (not self.outside and escapes(path)):
-            way = WINDOWS if windows else ALLOW
+            way = WINDOWS if windows else self.outside_hint
             return UnusableContent(f"the path {short(path)} leaves the folder {self.root} ({way})")
         target = self.root / path
         try:
             real = target if self.outside else self._inside(target)
             if real is None:
                 return UnusableContent(
-                    f"the path {short(path)} is a link that leaves the folder {self.root} ({ALLOW})"
+                    f"the path {short(path)} is a link that leaves the folder {self.root} ({self.outside_hint})"
                 )
             if is_special(real):
                 return UnusableContent(f"{short(path)} is not a regular file")

@@ -11,8 +11,10 @@ from metaselect.annotation.formats.base import (
     GIVEN,
     INSIDE,
     NO_IMAGES,
+    NOTES,
     PREDICTIONS,
     Answer,
+    ClassNote,
     ExchangeFormat,
     Form,
     Item,
@@ -47,6 +49,7 @@ def require_offered(run: Run, form: ExchangeFormat, options: ExportOptions) -> N
     for wanted, flag, thing in (
         (options.show_given, "--show-given", GIVEN),
         (options.with_predictions, "--with-predictions", PREDICTIONS),
+        (options.class_notes, "--class-notes", NOTES),
     ):
         if wanted and thing not in form.capabilities:
             raise UsageError(
@@ -64,6 +67,19 @@ def samples_to_export(run: Run, chosen: Round) -> dict[str, ExportedSample]:
     ids = list(chosen.samples)
     stems, hashes = file_stems(ids), _column(run, "content_hash", ids)
     return {each: ExportedSample(each, stems[each], hashes.get(each, "")) for each in ids}
+
+
+def class_notes_of(path: Path | None, classes: Sequence[str]) -> tuple[ClassNote, ...]:
+    """The notes of a file about classes; none without one.
+
+    Raises:
+        DataError: as ``read_class_notes``.
+    """
+    if path is None:
+        return ()
+    from metaselect.annotation.formats.class_notes import read_class_notes  # needs Pillow too
+
+    return read_class_notes(path, classes)
 
 
 def exported_repeats(repeats: Sequence[Repeat], sent: Sequence[ExportedSample]) -> list[ExportedSample]:
@@ -145,6 +161,7 @@ def make_form(
 
     Raises:
         ArtefactError: predictions are wanted and there are none, or the data is damaged.
+        DataError: the class notes cannot be used.
     """
     run.stage(DATA.name()).verified(CLASSES.path())
     classes = read_json(run.path(CLASSES.path()), "Ingest the data again with --force.")
@@ -177,7 +194,8 @@ def make_form(
         )
         for each in ids
     ]
-    return Form(chosen.batch_id, items, classes, options.show_given, model)
+    notes = class_notes_of(options.class_notes, classes)
+    return Form(chosen.batch_id, items, classes, options.show_given, model, notes)
 
 
 def recorded_path(run: Run, path: Path | None, options: ExportOptions) -> str:

@@ -16,7 +16,7 @@ from metaselect.run.artefacts import CLASSES, DATA, FORMS
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.stages.annotate.exchange import require_same_pool
-from metaselect.stages.annotate.form import require_same_content, samples_to_export
+from metaselect.stages.annotate.form import class_notes_of, require_same_content, samples_to_export
 from metaselect.web import INSTALL
 from metaselect.web.labeling_session import FORMAT, LabelingSession
 from metaselect.web.submitted_answer import InvalidRequest, valid_annotator
@@ -30,6 +30,7 @@ def serve(
     round_number: int | None = None,
     port: int = 0,
     annotator: str = "",
+    class_notes: Path | None = None,
 ) -> None:
     """Show a round's samples on a local page and write every answer to the votes, until it is interrupted.
 
@@ -43,8 +44,10 @@ def serve(
         round_number: None is the latest one.
         port: on the loopback address; 0 is any free one.
         annotator: name of the annotator; empty: the page asks for it.
+        class_notes: a CSV file of what the page shows about the classes on demand.
 
     Raises:
+        DataError: the class notes are not as ``read_class_notes`` wants them.
         UsageError: Starlette or uvicorn is not installed, no such round, or the port is taken.
         ArtefactError: nothing selected, another command is working, or the votes were changed by hand.
     """
@@ -66,6 +69,7 @@ def serve(
         sent = samples_to_export(run, chosen)
         require_same_content(run, ledger, chosen, sent)
         classes = read_json(run.path(CLASSES.path()), "Ingest the data again with --force.")
+        notes = class_notes_of(class_notes, classes)
         session = LabelingSession(run, chosen, classes)
         listener = server.bind(port)
         images = _images(run, session, sent)
@@ -73,7 +77,7 @@ def serve(
         export = Export(utc_now(), chosen.number, chosen.batch_id, FORMAT, "", len(session.ids), digest)
         add_export(run, ledger, export, list(sent.values()))
     suggest = partial(_labels, run, session) if has_predictions(run, chosen.number) else None
-    made = server.Server(session, images, annotator=annotator, suggest=suggest)
+    made = server.Server(session, images, annotator=annotator, suggest=suggest, notes=notes)
     token = secrets.token_urlsafe(32)
     host, port = listener.getsockname()
     missing = session.missing()
