@@ -1,7 +1,12 @@
 """Writing a data set as Parquet, sorted by sample_id, with unchanged contents, in bounded memory."""
 
+import filecmp
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaselect.data.classes import class_metadata
-from metaselect.data.listing import Listing
+from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.readers.base import BadSamples, Pair, Source, UnusableContent, identity
+from metaselect.data_options import ReadOptions
+from metaselect.errors import UsageError
 from metaselect.records import Json, Reporter
+from metaselect.run.files import write_atomically
 from metaselect.run.layout import FEATURES, IMAGES
 
 GROUP_ROWS = 1024  # a row group ends here, or at
@@ -72,25 +80,107 @@ class ContentSpool:
                 yield stream.read(int(self.lengths[position]))
 
 
-def write_dataset(
-    path: Path,
-    listing: Listing,
-    spool: ContentSpool,
+@dataclass(frozen=True)
+class Copy:
+    """A data set that was read, of which files are made.
+
+    Attributes:
+        listing: its samples.
+        bad: those that were left out, and the policy.
+        spool: the contents.
+        folder: for the files until all are there.
+    """
+
+    listing: Listing
+    bad: BadSamples
+    spool: ContentSpool
+    folder: Path
+
+    def order(self) -> np.ndarray:
+        """(n,) int64 positions of the kept samples in the order of ids, so that shuffled rows change nothing."""
+        return np.array(self.listing.order(), dtype=np.int64)
+
+
+@contextmanager
+def copying(
+    data: Path,
+    out: Path,
+    names: Sequence[str],
+    options: ReadOptions,
+    report: Reporter,
     *,
-    positions: Sequence[int],
-    labels: np.ndarray,
-    note: Mapping[str, Json],
+    force: bool,
+    unlabelled: bool = False,
+) -> Iterator[Copy]:
+    """Read a data set; the files that are then made in the copy's folder are moved to ``out`` at the end.
+
+    Args:
+        data: of any form.
+        out: a folder, which is made.
+        names: of the files, the one last that says by being there that all are complete.
+        options: how to read the data.
+        report: progress, notes and warnings.
+        force: replace files that are there.
+        unlabelled: take samples without a label too.
+
+    Raises:
+        UsageError: ``out`` is a file, is where the data lies, or holds other files of these names.
+        DataError: the data is bad.
+    """
+    if out.is_file():
+        raise UsageError(f"-o {out} is a file.", "Name a folder, new or empty.")
+    if data.resolve() in (out.resolve(), *((out / name).resolve() for name in names)):
+        raise UsageError(f"-o {out} is where the data itself lies.", "Name another folder.")
+    bad = BadSamples(options.on_bad_sample)
+    listing = list_samples(open_source(data, options), bad, unlabelled=unlabelled).joined()
+    # Written beside the final place, so that the moves at the end stay on one disk.
+    work = out / ".copy-work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        copy = Copy(listing, bad, ContentSpool(work / "contents", len(listing.rows)), work)
+        copy.spool.fill(listing, bad, report)
+        yield copy
+        if bad.found:
+            report.warn(bad.left_out())
+        _move(work, out, names, report, force=force)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _move(work: Path, out: Path, names: Sequence[str], report: Reporter, *, force: bool) -> None:
+    """Move the files to ``out`` in the order of their names, so that where the last exists all are complete."""
+    last = out / names[-1]
+    if last.exists() and not force:
+        same = all(
+            (out / name).exists() and filecmp.cmp(work / name, out / name, shallow=False) for name in names
+        )
+        if not same:
+            raise UsageError(f"{last} exists and is other data.", "Add --force to replace it.")
+        report.note(f"{out} is up to date.")
+        return
+    last.unlink(missing_ok=True)
+    for name in names:
+        write_atomically(out / name, partial(_rename, work / name))
+
+
+def _rename(old: Path, new: Path) -> None:
+    old.replace(new)
+
+
+def write_dataset(
+    path: Path, copy: Copy, *, positions: Sequence[int], labels: np.ndarray, note: Mapping[str, Json]
 ) -> None:
     """Write a Parquet file of sample_id, image or features if there are any, and label with its ClassLabel names.
 
     Args:
         path: the file.
-        listing: where ids and classes come from.
-        spool: where contents come from.
+        copy: where ids, classes and contents come from.
         positions: n samples in the order of rows.
         labels: (n,) int64, positions in the classes.
         note: kept in the schema's metadata under ``metaselect``.
     """
+    listing = copy.listing
     contents = [CONTENTS[kind] for kind in listing.source.kinds]
     schema = pa.schema([("sample_id", pa.string()), *contents, ("label", pa.int64())])
     others = {name: OTHERS[name] for name in ("sample_id", *(name for name, _ in contents))}
@@ -98,7 +188,7 @@ def write_dataset(
     schema = schema.with_metadata({**metadata, b"metaselect": json.dumps(dict(note)).encode()})
     with pq.ParquetWriter(path, schema) as writer:
         start, held, cells = 0, 0, []
-        for number, raw in enumerate(spool.read(positions), start=1):
+        for number, raw in enumerate(copy.spool.read(positions), start=1):
             cells.append(_cells(raw, listing.source))
             held += len(raw)
             if number == len(positions) or len(cells) == GROUP_ROWS or held >= GROUP_BYTES:

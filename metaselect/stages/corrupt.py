@@ -1,26 +1,23 @@
 """`corrupt`: a copy of a data set with wrong labels or a long tail, and a file with its true labels."""
 
-import filecmp
-import shutil
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from metaselect.data import corruption
 from metaselect.data.classes import INTEGER, suggest
-from metaselect.data.listing import Listing, list_samples, open_source
-from metaselect.data.readers.base import BadSamples
-from metaselect.data.rewrite import ContentSpool, write_dataset
+from metaselect.data.listing import Listing
+from metaselect.data.rewrite import copying, write_dataset
 from metaselect.data_options import CorruptOptions
 from metaselect.errors import DataError, UsageError
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter, matrix_rows
-from metaselect.run.files import read_csv, write_atomically, write_csv
+from metaselect.run.files import read_csv, write_csv
 from metaselect.text import examples, quoted
 
 KINDS = ("none", "uniform", "adversarial", "flip", "flip2", "background", "asymmetric", "human")
+FILES = ("truth.csv", "train.parquet")
 STREAMS = {"imbalance": 1, "map": 2, "noise": 3}  # one random stream for each purpose, from one seed
 
 
@@ -35,37 +32,20 @@ def corrupt(data: Path, out: Path, options: CorruptOptions, report: Reporter) ->
         DataError: the data, the map or the labels are bad.
     """
     check_options(options)
-    if out.is_file():
-        raise UsageError(f"-o {out} is a file.", "Name a folder, new or empty.")
-    if (out / "train.parquet").resolve() == data.resolve() or out.resolve() == data.resolve():
-        raise UsageError(f"-o {out} is where the data itself lies.", "Name another folder.")
-    bad = BadSamples(options.on_bad_sample)
-    listing = list_samples(open_source(data, options), bad).joined()
-    # Written beside the final place, so that the moves at the end stay on one disk.
-    work = out / ".corrupt-work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        spool = ContentSpool(work / "contents", len(listing.rows))
-        spool.fill(listing, bad, report)
-        if bad.found:
-            report.warn(bad.left_out())
-        order = np.array(
-            listing.order(), dtype=np.int64
-        )  # by sample_id, so that shuffled rows change nothing
-        chosen, clean, given = change_labels(listing, order, options)
+    with copying(data, out, FILES, options, report, force=options.force) as copy:
+        listing = copy.listing
+        chosen, clean, given = change_labels(listing, copy.order(), options)
         note: dict[str, Json] = {"command": "corrupt", **key_options(options)}
         if options.mapping not in (None, "random"):
             note["mapping"] = "file"  # its path would make the bytes depend on the place
-        write_dataset(
-            work / "train.parquet", listing, spool, positions=chosen.tolist(), labels=given, note=note
-        )
+        truth, train = (copy.folder / name for name in FILES)
+        write_dataset(train, copy, positions=chosen.tolist(), labels=given, note=note)
         rows = zip(chosen.tolist(), clean.tolist(), strict=True)
-        truth = ((listing.sample_ids[position], listing.classes[label]) for position, label in rows)
-        write_csv(work / "truth.csv", ("sample_id", "clean_label"), truth)
-        _move(work, out, report, force=options.force)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        write_csv(
+            truth,
+            ("sample_id", "clean_label"),
+            ((listing.sample_ids[position], listing.classes[label]) for position, label in rows),
+        )
     return Outcome(_result(out, clean, given, listing.classes))
 
 
@@ -223,26 +203,6 @@ def _human_labels(listing: Listing, order: np.ndarray, options: CorruptOptions) 
                 f"Classes are {examples(listing.classes)}.",
             )
     return np.array([places[given[sample_id]] for sample_id in ids], dtype=np.int64)
-
-
-def _move(work: Path, out: Path, report: Reporter, *, force: bool) -> None:
-    """Move the files to OUT, train.parquet last, so that where it exists the truth file is complete."""
-    train, truth = out / "train.parquet", out / "truth.csv"
-    if train.exists() and not force:
-        same = truth.exists() and all(
-            filecmp.cmp(work / path.name, path, shallow=False) for path in (train, truth)
-        )
-        if not same:
-            raise UsageError(f"{train} exists and is other data.", "Add --force to replace it.")
-        report.note(f"{out} is up to date.")
-        return
-    train.unlink(missing_ok=True)
-    for path in (truth, train):
-        write_atomically(path, partial(_rename, work / path.name))
-
-
-def _rename(old: Path, new: Path) -> None:
-    old.replace(new)
 
 
 def _result(out: Path, clean: np.ndarray, given: np.ndarray, classes: tuple[str, ...]) -> dict[str, Json]:
