@@ -113,6 +113,25 @@ class CorruptOptions(ReadOptions):
 
 
 @dataclass(frozen=True)
+class SplitOptions(ReadOptions):
+    """`split`.
+
+    Attributes:
+        test: the share of the samples that become the test set, between 0 and 1.
+        group_column: samples with one value in it stay together; None: there is none.
+    """
+
+    test: float = 0.2
+    group_column: str | None = None
+    seed: int = 0
+    force: bool = not_in_key(False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.test < 1:
+            raise UsageError(f"--test is {self.test:g}; it must be between 0 and 1.", "Such as --test 0.2")
+
+
+@dataclass(frozen=True)
 class EvaluateOptions(ReadOptions):
     """`evaluate`.
 

@@ -94,6 +94,8 @@ def test_the_keys_of_the_other_commands(finished: Path, tmp_path: Path) -> None:
     noisy = metaselect("corrupt", TRAIN, "-o", out, "--noise", "uniform", "--rate", 0.3, "--json")
     words = ("embed", TRAIN, "-o", tmp_path / "features.parquet", "--encoder", "tiny_encoders:tiny", "--json")
     features = metaselect(*words)
+    parts = metaselect("split", TRAIN, "-o", tmp_path / "parts", "--json")
+    assert check("`split`", parts.json) == []
     assert wrong + check("`corrupt`", noisy.json) + check("`embed`", features.json) == []
 
 

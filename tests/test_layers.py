@@ -63,6 +63,7 @@ TORCH_FREE = (
         "stages.annotate",
         "stages.ingest",
         "stages.corrupt",
+        "stages.split",
         "stages.rerun",
         "stages.model_choice",
         "stages.wrong_labels",

@@ -33,7 +33,7 @@ METAVARS = {
     "<path>": "PATH",
 }
 """Typer's words for the kinds of values, and ours."""
-COMMAND_ORDER = (*(entry.command for entry in STAGES), "status", "verify", "embed", "corrupt")
+COMMAND_ORDER = (*(entry.command for entry in STAGES), "status", "verify", "split", "embed", "corrupt")
 
 
 class WorkflowOrder(TyperGroup):
@@ -126,11 +126,11 @@ def _register() -> None:
     from metaselect.cli import evaluate, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms, serve, votes
     from metaselect.cli.annotate.group import group
-    from metaselect.cli.datasets import corrupt, embed, ingest
+    from metaselect.cli.datasets import corrupt, embed, ingest, split
 
     for module in (
         *(ingest, warmup, select, forms, votes, serve),
-        *(reweight, evaluate, status, verify, embed, corrupt),
+        *(reweight, evaluate, status, verify, split, embed, corrupt),
     ):
         module.register(app)
     for registered in (*app.registered_commands, *group.registered_commands):

@@ -43,6 +43,15 @@ def encoded(content: bytes | np.ndarray | Pair) -> bytes:
     return identity(content) + (identity(content.features) if isinstance(content, Pair) else b"")
 
 
+def decoded(raw: bytes, source: Source) -> bytes | np.ndarray | Pair:
+    """The content of a sample from what ``encoded`` made of it."""
+    end = len(raw) - 4 * source.width()
+    features = np.frombuffer(raw[end:], "<f4")
+    if IMAGES not in source.kinds:
+        return features
+    return Pair(raw[:end], features) if FEATURES in source.kinds else raw
+
+
 class ContentSpool:
     """The contents of a data set in one temporary file, written in reading order and read in any other.
 
@@ -177,7 +186,7 @@ def write_dataset(
         path: the file.
         copy: where ids, classes and contents come from.
         positions: n samples in the order of rows.
-        labels: (n,) int64, positions in the classes.
+        labels: (n,) int64, positions in the classes; -1 for none.
         note: kept in the schema's metadata under ``metaselect``.
     """
     listing = copy.listing
@@ -196,13 +205,16 @@ def write_dataset(
                 made = [
                     pa.array([row[place] for row in cells], kind) for place, (_, kind) in enumerate(contents)
                 ]
-                columns = [pa.array(ids), *made, pa.array(labels[start:number])]
+                given = labels[start:number]
+                columns = [pa.array(ids), *made, pa.array(given, mask=given < 0)]
                 writer.write_table(pa.table(columns, schema=schema))
                 start, held, cells = number, 0, []
 
 
 def _cells(raw: bytes, source: Source) -> list[object]:
     """The cells of the columns of contents, from what ``encoded`` made."""
-    end = len(raw) - 4 * source.width()
-    cells: list[object] = [{"bytes": raw[:end], "path": None}] if IMAGES in source.kinds else []
-    return cells + ([np.frombuffer(raw[end:], "<f4")] if FEATURES in source.kinds else [])
+    if not source.kinds:
+        return []
+    content = decoded(raw, source)
+    parts = content if isinstance(content, Pair) else (content,)
+    return [{"bytes": part, "path": None} if isinstance(part, bytes) else part for part in parts]

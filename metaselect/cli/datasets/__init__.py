@@ -1,1 +1,1 @@
-"""The commands that read or make data sets: ingest, embed and corrupt."""
+"""The commands that read or make data sets: ingest, split, embed and corrupt."""
