@@ -1,12 +1,15 @@
 """The models of a run that can be evaluated, and their predictions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from metaselect.data.store import Dataset, array_file
 from metaselect.models.predictions import Predictions
-from metaselect.records import Reporter
+from metaselect.records import Json, Reporter
 from metaselect.run.artefacts import (
     CHECKPOINT,
     CROSS_FIT,
@@ -50,6 +53,22 @@ class Candidate:
     def files(self) -> tuple[str, ...]:
         """The paths of all its files."""
         return tuple(path for path in (self.weights, self.description, self.table, self.cross_fit) if path)
+
+
+class LabelledSamples(NamedTuple):
+    """Samples that models are judged on.
+
+    Attributes:
+        sample_ids: m.
+        labels: (m,) int64, their classes.
+        predict: a candidate's predictions of them, (m,) int64.
+        facts: about them, for ``metrics.json``.
+    """
+
+    sample_ids: list[str]
+    labels: np.ndarray
+    predict: Callable[[Candidate], np.ndarray]
+    facts: dict[str, Json]
 
 
 def candidates(run: Run, kind: str, report: Reporter) -> list[Candidate]:
