@@ -41,7 +41,13 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    test: Annotated[Path, typer.Argument(help="A labelled test set, in any form that ingest reads.")],
+    test: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A labelled test set, in any form that ingest reads; without one, models are judged on bought labels.",
+            show_default=False,
+        ),
+    ] = None,
     run: RunOption = None,
     truth: Annotated[
         Path | None,
@@ -82,10 +88,12 @@ def evaluate(
     quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Compare every model on a labelled test set.
+    """Compare every model on a labelled test set, or on the bought labels.
 
     Examples:
         metaselect evaluate test.parquet --run RUN
+
+        metaselect evaluate --run RUN
 
         metaselect evaluate test.parquet --run RUN --truth truth.csv --json
     """
@@ -119,14 +127,19 @@ def evaluate(
 def _print_table(console: Console, result: Mapping[str, Any]) -> None:
     """Print a row for the warm-up and for each re-weighting run, and the noise of the labels."""
     rows = [("warmup", result["warmup"]), *result["reweight"].items()]
+    on_test_set = result.get("judged_on", "test_set") == "test_set"
     console.table(
-        ("model", "accuracy", "balanced", "macro F1", "weight AUC", "rank AUC", "wrong in first k"),
+        (
+            *("model", "accuracy", "95 % interval", "balanced", "macro F1"),
+            *("weight AUC", "rank AUC", "wrong in first k"),
+        ),
         [
             (
                 name,
-                f"{metrics['test_accuracy']:.2%}",
-                f"{metrics['balanced_accuracy']:.2%}",
-                f"{metrics['macro_f1']:.4f}",
+                _format_number(metrics["test_accuracy"], "{:.2%}"),
+                _interval(metrics),
+                _format_number(metrics["balanced_accuracy"], "{:.2%}"),
+                _format_number(metrics["macro_f1"], "{:.4f}"),
                 _format_number(metrics.get("weight_auc"), "{:.4f}"),
                 _format_number(metrics["rank_auc"], "{:.4f}"),
                 _format_number(metrics.get("precision_at_k"), "{:.1%}"),
@@ -135,6 +148,13 @@ def _print_table(console: Console, result: Mapping[str, Any]) -> None:
         ],
         title=f"{result['test']}: {result['test_samples']} samples",
     )
+    if not on_test_set:
+        from metaselect.stages.evaluate.bought_labels import what_is_judged
+
+        console.line(what_is_judged(result["judged_on"], result["test_samples"]))
+    for name, metrics in rows:
+        if metrics.get("not_judged"):
+            console.line(f"{name} is not judged: {metrics['not_judged']}.")
     if "noise" in result:
         console.line(_noise(result["noise"]))
     print_noise_estimate(console, result.get("noise_estimate"))
@@ -163,6 +183,12 @@ def _warn_of_worse(console: Console, name: str, metrics: Mapping[str, Any]) -> N
 
         difference = PairedDifference(**metrics["against_baseline"])
         console.warn(f"{name} is {difference_phrase(difference, BASELINE)}.")
+
+
+def _interval(metrics: Mapping[str, Any]) -> str:
+    """The limits of the accuracy in percent; "-" where there are none."""
+    low, high = (metrics.get(f"test_accuracy_{end}") for end in ("low", "high"))
+    return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def _format_number(value: float | None, form: str) -> str:

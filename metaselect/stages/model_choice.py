@@ -16,6 +16,9 @@ from metaselect.run.artefacts import (
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 
+ON_BOUGHT_LABELS = "bought.labels"
+"""The name of the evaluation without a test set; those of test sets, which are made from file names, have no dot."""
+
 
 class ModelChoice(NamedTuple):
     """A model of the run.
@@ -40,7 +43,8 @@ def chosen_on_test_set(run: Run, usable: Collection[str]) -> ModelChoice | None:
 
     Args:
         run: the run.
-        usable: as ``choose_by_comparisons``; an evaluation that chose another model is left out.
+        usable: as ``choose_by_comparisons``; an evaluation that chose another model is left out, and so is the one
+            on bought labels, which goes by the comparisons.
 
     Returns:
         None without an evaluation.
@@ -50,7 +54,7 @@ def chosen_on_test_set(run: Run, usable: Collection[str]) -> ModelChoice | None:
     """
     best, most = None, 0
     for stage in run.stage_names(EVALUATE.kind):
-        if stage not in usable:
+        if stage not in usable or stage == EVALUATE.name(test=ON_BOUGHT_LABELS):
             continue
         path = METRICS.path(test=stage.partition("/")[2])
         metrics = read_json(run.path(path), run.stage(stage).recompute_hint)

@@ -126,7 +126,7 @@ STAGES: tuple[StageEntry, ...] = (
         EVALUATE,
         "metaselect.data_options:EvaluateOptions",
         "metaselect.stages.evaluate.evaluate:evaluate",
-        "Compare every model on a labelled test set.",
+        "Compare every model on a labelled test set, or on the bought labels.",
         trains=True,
         unread="metaselect.stages.freshness:unread_by_evaluation",
     ),

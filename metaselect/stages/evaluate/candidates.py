@@ -61,13 +61,13 @@ class LabelledSamples(NamedTuple):
     Attributes:
         sample_ids: m.
         labels: (m,) int64, their classes.
-        predict: a candidate's predictions of them, (m,) int64.
+        predict: a candidate's predictions of them, (m,) int64; or why there are none, as a part of a sentence.
         facts: about them, for ``metrics.json``.
     """
 
     sample_ids: list[str]
     labels: np.ndarray
-    predict: Callable[[Candidate], np.ndarray]
+    predict: Callable[[Candidate], np.ndarray | str]
     facts: dict[str, Json]
 
 

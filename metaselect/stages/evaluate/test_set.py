@@ -90,7 +90,7 @@ def labelled_test_set(
         [samples.sample_ids[place] for place in kept.tolist()],
         samples.labels[kept],
         predict,
-        {"test_samples": len(kept), "overlap": int(overlap.sum())},
+        {"test_samples": len(kept), "judged_on": "test_set", "overlap": int(overlap.sum())},
     )
 
 
