@@ -36,6 +36,7 @@ PURE = (
     "reweighting",
     "models",
     "metagrad",
+    "features.near_duplicates",
     "features.per_sample_gradients",
     "features.projections",
     "metrics",

@@ -1,4 +1,6 @@
-"""The vote of the nearest neighbours of each sample."""
+"""The nearest neighbours of each sample by cosine, and their vote."""
+
+from collections.abc import Iterator
 
 import torch
 from torch.nn import functional as F
@@ -33,10 +35,27 @@ def neighbour_votes(
         reference = reference[drawn.to(unit.device)]
     count = min(count, len(reference) - 1)
     votes = torch.zeros(n, classes, device=unit.device)
-    for rows in torch.arange(n, device=unit.device).split(max(TILE_ENTRIES // len(reference), 1)):
-        similarity = unit[rows] @ unit[reference].T
-        similarity.masked_fill_(rows[:, None] == reference, -torch.inf)  # a sample is not its own neighbour
-        nearest = labels[reference[similarity.topk(count).indices]]  # (rows, count)
-        share = torch.full_like(nearest, 1 / count, dtype=votes.dtype)
-        votes[rows] = torch.zeros(len(rows), classes, device=unit.device).scatter_add_(1, nearest, share)
+    for rows, _, nearest in nearest_neighbours(unit, reference, count):
+        given = labels[nearest]  # (rows, count)
+        share = torch.full_like(given, 1 / count, dtype=votes.dtype)
+        votes[rows] = torch.zeros(len(rows), classes, device=unit.device).scatter_add_(1, given, share)
     return votes
+
+
+def nearest_neighbours(
+    unit: torch.Tensor, reference: torch.Tensor, count: int, tile_entries: int = TILE_ENTRIES
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """(rows (b,), cosines (b, count), neighbours (b, count)) of one block of samples after another, closest first.
+
+    Args:
+        unit: (n, d), rows of norm 1 or 0.
+        reference: (r,) int64 on the same device, distinct rows that may be neighbours of all others.
+        count: neighbours of a sample, below r.
+        tile_entries: cosines that are held at a time.
+    """
+    candidates = unit[reference]
+    for rows in torch.arange(len(unit), device=unit.device).split(max(tile_entries // len(reference), 1)):
+        similarity = unit[rows] @ candidates.T
+        similarity.masked_fill_(rows[:, None] == reference, -torch.inf)  # a sample is not its own neighbour
+        cosines, positions = similarity.topk(count)
+        yield rows, cosines, reference[positions]

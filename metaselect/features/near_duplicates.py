@@ -1,0 +1,138 @@
+"""Near duplicates and outliers among samples, by the cosines of their pixels or features with their nearest neighbours.
+
+Two samples are near duplicates if they are far closer to one another than each of them is to its surroundings. A fixed
+cosine would not do: with some encoders that of two unlike pictures is 0.9, with others that of a picture and its
+compressed copy 0.95. The features of a network that was trained to tell the classes apart lie almost on one point for
+each class; there the surroundings are as close as the neighbour, and nothing is a near duplicate.
+"""
+
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch.nn import functional as F
+
+from metaselect.models.neighbours import TILE_ENTRIES, nearest_neighbours
+from metaselect.selection.base import ProgressCallback, no_progress
+
+NEIGHBOURS = 10  # the surroundings of a sample
+CLOSENESS = 0.1  # of near duplicates: their distance, as a part of that to the last of these neighbours
+ROUNDING = 1e-6  # least cosine distance that float32 can tell from 0
+SMALL_IMAGE = 16  # pixels a side, to which larger images are averaged
+LEAST_WIDTH = 16  # numbers of a sample; with fewer, two of many samples are close by chance
+MOST_SAMPLES = {"cpu": 100_000, "cuda": 2_000_000}  # the time grows with the square of their number
+BLOCK = 2048  # images that are averaged at a time
+
+
+class SimilarSamples(NamedTuple):
+    """What is alike in a pool, and what is unlike all else.
+
+    Attributes:
+        group: (n,) int64, the lowest index of the sample's group of near duplicates; its own if it has none.
+        outlier: (n,) float32, the share of the other samples that have closer neighbours, from 0 to 1; None where only
+            equal samples were looked for.
+    """
+
+    group: torch.Tensor
+    outlier: torch.Tensor | None
+
+
+def similar_samples(
+    inputs: np.ndarray,
+    device: torch.device,
+    progress: ProgressCallback = no_progress,
+    *,
+    tile_entries: int = TILE_ENTRIES,
+) -> SimilarSamples:
+    """The near duplicates and the outliers, on the CPU; memory grows with n, time with its square.
+
+    Near duplicates: the cosine distance is below ``CLOSENESS`` times that to the tenth neighbour, of the one, of the
+    other, and of the median sample. Groups are the connected components. Equal samples always are in one group, and
+    count as one neighbour; of more than ten samples that are alike without being equal, not all need be found.
+
+    Args:
+        inputs: (n, C, H, W) uint8 images or (n, d) float32 features. Pixels are centred, features standardised.
+        device: of the products.
+        progress: called now and then with a short text.
+        tile_entries: cosines that are held at a time.
+    """
+    vectors = _small_images(inputs) if inputs.ndim == 4 else torch.from_numpy(np.asarray(inputs, np.float32))
+    first, position = _distinct_rows(vectors)
+    if not _comparable(len(first), vectors.shape[1], device):
+        return SimilarSamples(first[position], None)
+    unit = _unit_rows(vectors[first].to(device), standardise=inputs.ndim == 2)
+    everything = torch.arange(len(unit), device=device)
+    count = min(NEIGHBOURS, len(unit) - 1)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for rows, cosines, neighbours in nearest_neighbours(unit, everything, count, tile_entries):
+        found.append(((1 - cosines).clamp(min=ROUNDING).cpu(), neighbours.cpu()))
+        progress(f"neighbours of {int(rows[-1]) + 1} of {len(unit)} samples")
+    distances, neighbours = (torch.cat(parts) for parts in zip(*found, strict=True))
+    group = _components(distances, neighbours)
+    return SimilarSamples(first[group[position]], _ranks(distances.mean(1)[position]))
+
+
+def _comparable(distinct: int, width: int, device: torch.device) -> bool:
+    """Whether neighbours are looked for: there are any, they mean something, and the time is bearable."""
+    most = MOST_SAMPLES.get(device.type, MOST_SAMPLES["cpu"])
+    return 1 < distinct <= most and width >= LEAST_WIDTH
+
+
+def _small_images(images: np.ndarray) -> torch.Tensor:
+    """(n, C h w) float32 pixels in [0, 1], averaged to at most ``SMALL_IMAGE`` a side."""
+    size = tuple(min(side, SMALL_IMAGE) for side in images.shape[2:])
+    blocks = [
+        F.adaptive_avg_pool2d(torch.from_numpy(images[start : start + BLOCK]).float() / 255, size).flatten(1)
+        for start in range(0, len(images), BLOCK)
+    ]
+    return torch.cat(blocks)
+
+
+def _distinct_rows(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(u,) index of the first of each set of equal rows, rising; and (n,) position of each row's set among them."""
+    positions: dict[bytes, int] = {}
+    first: list[int] = []
+    position = torch.empty(len(vectors), dtype=torch.int64)
+    for index, row in enumerate(vectors.numpy()):
+        place = positions.setdefault(sha256(row.tobytes()).digest(), len(positions))
+        if place == len(first):
+            first.append(index)
+        position[index] = place
+    return torch.tensor(first, dtype=torch.int64), position
+
+
+def _unit_rows(vectors: torch.Tensor, *, standardise: bool) -> torch.Tensor:
+    """Rows of norm 1 (0 for the mean), after the mean of each column is subtracted and its deviation made 1."""
+    centred = vectors - vectors.mean(0)
+    if standardise:  # so that the unit of a feature plays no part
+        constant = vectors.amax(0) == vectors.amin(0)  # its rounded mean would leave a deviation above 0
+        centred = centred / centred.std(0, correction=0).masked_fill(constant, torch.inf)
+    return F.normalize(centred)
+
+
+def _components(distances: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
+    """(u,) int64, the lowest row of each row's group.
+
+    Args:
+        distances: (u, k) of each row to its nearest others, rising. All near duplicates of a row are among these, as
+            they are closer than the last one.
+        neighbours: (u, k) int64, these others.
+    """
+    surroundings = distances[:, -1].clamp(max=float(distances[:, -1].median()))
+    limit = CLOSENESS * torch.minimum(surroundings[:, None], surroundings[neighbours])
+    rows, columns = (distances < limit).nonzero().T
+    pairs = (rows.numpy(), neighbours[rows, columns].numpy())
+    count = len(distances)
+    graph = coo_array((np.ones(len(rows), dtype=bool), pairs), shape=(count, count))
+    component = connected_components(graph, directed=False)[1]
+    _, lowest, component = np.unique(component, return_index=True, return_inverse=True)
+    return torch.from_numpy(lowest[component])
+
+
+def _ranks(scores: torch.Tensor) -> torch.Tensor:
+    """(n,) float32, the share of the other scores that are lower."""
+    lower = torch.searchsorted(scores.sort().values, scores)
+    return lower.float() / max(len(scores) - 1, 1)
