@@ -251,6 +251,24 @@ def test_of_samples_with_both_equal_images_and_equal_features_stay_together(tmp_
         assert row["features"] == features[place].tolist()
 
 
+def test_nearly_equal_features_stay_together(tmp_path: Path) -> None:
+    draw = np.random.default_rng(5)
+    features = draw.normal(size=(60, 24)).astype(np.float32)
+    near = features[:9] + draw.normal(scale=0.01, size=(9, 24)).astype(np.float32)
+    names = ids_of(69)
+    table = {"sample_id": names, "features": [*features, *near], "label": [CLASSES[n % 3] for n in range(69)]}
+    pq.write_table(pa.table(table), tmp_path / "d.parquet")
+    met = set()
+    for seed in range(4):
+        result = run(tmp_path / "d.parquet", tmp_path / f"o{seed}", test=0.4, seed=seed)
+        assert (result["groups"], result["grouped_samples"]) == (9, 18)
+        side = side_of(tmp_path / f"o{seed}")
+        for place in range(9):
+            assert side[names[place]] == side[names[60 + place]]
+            met.add(side[names[place]])
+    assert met == set(sides)
+
+
 def test_features_of_another_file_are_joined(tmp_path: Path) -> None:
     features = np.eye(10, 4, dtype=np.float32) + np.arange(10, dtype=np.float32)[:, None]
     rows = [(name, CLASSES[n % 2], f"p{n // 3}") for n, name in enumerate(ids_of(10))]

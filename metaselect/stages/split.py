@@ -18,6 +18,7 @@ from metaselect.errors import DataError, UsageError
 from metaselect.options import key_options
 from metaselect.random import derive_seed
 from metaselect.records import Json, Outcome, Reporter
+from metaselect.run.layout import FEATURES
 from metaselect.text import counted, examples, short
 
 TEST, TRAIN = FILES = ("test.parquet", "train.parquet")
@@ -26,8 +27,8 @@ TEST, TRAIN = FILES = ("test.parquet", "train.parquet")
 def split(data: Path, out: Path, options: SplitOptions, report: Reporter) -> Outcome:
     """Write OUT/train.parquet and OUT/test.parquet.
 
-    Samples of equal content, or of one value in the group column, are a group, and a group is never torn. Samples
-    without a label, and the groups they are in, are trained on.
+    Samples of equal content or nearly equal features, or of one value in the group column, are a group, and a group is
+    never torn. Samples without a label, and the groups they are in, are trained on.
 
     Raises:
         UsageError: OUT holds something else, or the data has no such column.
@@ -37,6 +38,7 @@ def split(data: Path, out: Path, options: SplitOptions, report: Reporter) -> Out
         keys = [*_content_keys(copy, report), _group_names(data, copy, options)]
         if not copy.listing.keep.any():
             raise copy.bad.none_left(data)
+        keys.append(_near_duplicates(copy, report))
         order = copy.order()
         labels = copy.listing.labels[order]
         groups = joined_groups([[column[place] for place in order.tolist()] for column in keys], len(order))
@@ -163,6 +165,28 @@ def _image_hash(raw: bytes) -> str | UnusableContent:
         return hashlib.sha256(f"{values.dtype} {values.shape} ".encode() + values.tobytes()).hexdigest()
     image = decode(raw)
     return image if isinstance(image, UnusableContent) else content_hash(image)
+
+
+def _near_duplicates(copy: Copy, report: Reporter) -> Sequence[Hashable]:
+    """The groups of nearly equal features, N numbers; None for all where the data has no features."""
+    source, order = copy.listing.source, copy.listing.order()
+    groups: list[Hashable] = [None] * len(copy.listing.rows)
+    if FEATURES not in source.kinds:
+        return groups
+    import torch
+
+    from metaselect.features.near_duplicates import similar_samples
+
+    features = np.empty((len(order), source.width()), dtype=np.float32)
+    for row, raw in zip(features, copy.spool.read(order), strict=True):
+        content = decoded(raw, source)
+        row[:] = content.features if isinstance(content, Pair) else content
+    with report.track(0, "Comparing features", "samples") as advance:
+        # Always on the CPU: the same data is split in the same way on every machine.
+        found = similar_samples(features, torch.device("cpu"), lambda text: advance(0, text))
+    for position, group in zip(order, found.group.tolist(), strict=True):
+        groups[position] = group
+    return groups
 
 
 def _group_names(data: Path, copy: Copy, options: SplitOptions) -> Sequence[Hashable]:

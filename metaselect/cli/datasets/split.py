@@ -63,7 +63,7 @@ def split(
     quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
-    """Split DATA into a training set and a test set, by class; samples of equal content stay together.
+    """Split DATA into a training set and a test set, by class; duplicates stay together.
 
     Examples:
         metaselect split DATA --test 0.2 -o DIR
