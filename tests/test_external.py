@@ -64,6 +64,7 @@ def test_ids_and_labels_alone_make_a_run(tmp_path: Path) -> None:
         "mean": [],
         "std": [],
         "pixel_range": None,
+        "fit": "crop",
     }
     assert json.loads((run / "data/preprocess.json").read_text()) == described
     names = {"samples.parquet", "classes.json", "preprocess.json", "stage.json"}

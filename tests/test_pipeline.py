@@ -44,6 +44,8 @@ PATHS = {
 ABSENT = {
     "data/features.npy",
     "data/skipped.csv",
+    "features.parquet",
+    "warmup/pretrained.safetensors",
     "data/duplicates.csv",
     "evaluate/test/skipped.csv",
     "annotate/repeats.csv",
