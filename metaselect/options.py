@@ -140,6 +140,7 @@ class SelectOptions:
         profile: of ``registry.PROFILES``; what it sets is in the method's fields, which are in the key.
         control: part of the budget that is drawn uniformly at random.
         min_per_class: picks of each given class, at least.
+        max_outlier: share of the other samples with closer neighbours, above which a sample is not chosen.
         replace_unusable: buy as many more as samples of earlier rounds were unusable.
         features: a Parquet file of features from outside.
         round: "next" opens a new round; None is the latest one.
@@ -152,6 +153,7 @@ class SelectOptions:
     profile: str | None = not_in_key(None)
     control: float = 0.0
     min_per_class: int = 0
+    max_outlier: float | None = None
     replace_unusable: bool = not_in_key(False)
     features: Path | None = not_in_key(None)
     seed: int = 0
@@ -163,6 +165,8 @@ class SelectOptions:
     def __post_init__(self) -> None:
         require_range("control", self.control, 0, 1)
         require_range("min-per-class", self.min_per_class, 0)
+        if self.max_outlier is not None:
+            require_range("max-outlier", self.max_outlier, 0, 1)
 
 
 @dataclass(frozen=True)

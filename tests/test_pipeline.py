@@ -45,6 +45,7 @@ ABSENT = {
     "data/features.npy",
     "data/skipped.csv",
     "features.parquet",
+    "select/round-1/conflicts.csv",
     "warmup/pretrained.safetensors",
     "data/duplicates.csv",
     "evaluate/test/skipped.csv",

@@ -6,6 +6,7 @@ from typing import Any
 from metaselect.cli.console import Console
 from metaselect.cli.results import finish
 from metaselect.records import Outcome
+from metaselect.text import examples
 
 ANSWERS_WITHOUT_LABEL = {
     "bad_sample": "unusable",
@@ -17,6 +18,8 @@ UNJUDGED_REASONS = {
     "control": "it was drawn for the control before the method ran",
     "all_random": "the whole budget was drawn at random",
     "taken": "it was selected or labelled before",
+    "outlier": "it is an outlier beyond --max-outlier",
+    "near_duplicate": "it is a near duplicate of a sample that was chosen, or that stood for both",
     "near_bought": "it is in the half of the pool that is closer to selected or labelled samples",
 }
 
@@ -44,6 +47,10 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"Score {score['value']:.6g}: place {score['place']} of {score['pool']}, the highest first"
     else:
         yield f"The method gave it no score: {UNJUDGED_REASONS[result['unjudged']]}."
+    if result["near_duplicates"]:
+        yield f"Near duplicates: {examples(result['near_duplicates'])}"
+    if result["outlier"] is not None:
+        yield f"Outlier rank {result['outlier']:.4f}: that share of the other samples has closer neighbours"
     for pick in result["earlier"]:
         yield f"Selected in round {pick['round']}: {_pick(pick)}"
     answer = result["answer"]

@@ -65,6 +65,14 @@ def select(
             help="Least number of samples of each given class, where some are rare.", show_default="none"
         ),
     ] = 0,
+    max_outlier: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Choose none of the samples that are farther from their neighbours than this share of the pool.",
+            show_default="no limit",
+        ),
+    ] = None,
     replace_unusable: Annotated[
         bool,
         typer.Option("--replace-unusable", help="Buy one more label for each unusable sample."),
@@ -135,6 +143,7 @@ def select(
         gradient=gradient,
         control=control,
         min_per_class=min_per_class,
+        max_outlier=max_outlier,
         replace_unusable=replace_unusable,
         features=features,
         round=round_,

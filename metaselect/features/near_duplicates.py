@@ -6,7 +6,9 @@ compressed copy 0.95. The features of a network that was trained to tell the cla
 each class; there the surroundings are as close as the neighbour, and nothing is a near duplicate.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +63,7 @@ def similar_samples(
     """
     vectors = _small_images(inputs) if inputs.ndim == 4 else torch.from_numpy(np.asarray(inputs, np.float32))
     first, position = _distinct_rows(vectors)
-    if not _comparable(len(first), vectors.shape[1], device):
+    if not comparable(len(first), vectors.shape, device):
         return SimilarSamples(first[position], None)
     unit = _unit_rows(vectors[first].to(device), standardise=inputs.ndim == 2)
     everything = torch.arange(len(unit), device=device)
@@ -75,10 +77,27 @@ def similar_samples(
     return SimilarSamples(first[group[position]], _ranks(distances.mean(1)[position]))
 
 
-def _comparable(distinct: int, width: int, device: torch.device) -> bool:
-    """Whether neighbours are looked for: there are any, they mean something, and the time is bearable."""
+def comparable(distinct: int, shape: Sequence[int], device: torch.device) -> bool:
+    """Whether neighbours are looked for: there are any, they mean something, and the time is bearable.
+
+    Args:
+        distinct: number of unequal samples.
+        shape: of an array of samples.
+        device: of the products.
+    """
     most = MOST_SAMPLES.get(device.type, MOST_SAMPLES["cpu"])
-    return 1 < distinct <= most and width >= LEAST_WIDTH
+    return 1 < distinct <= most and prod(shape[1:]) >= LEAST_WIDTH
+
+
+def search_bytes(shape: Sequence[int]) -> int:
+    """Memory of the search in bytes: four arrays of vectors, the neighbours and their cosines, and a block of these.
+
+    Args:
+        shape: of the array of all samples.
+    """
+    n, *sides = shape
+    width = prod(sides) if len(sides) == 1 else sides[0] * prod(min(side, SMALL_IMAGE) for side in sides[1:])
+    return 4 * n * width * 4 + n * NEIGHBOURS * (4 + 8) + TILE_ENTRIES * 4
 
 
 def _small_images(images: np.ndarray) -> torch.Tensor:

@@ -12,20 +12,6 @@ LAYOUT_VERSION = 1  # of run.json; goes up when older versions of the program co
 
 RECORD = "stage.json"
 """In every finished stage's folder: what it was made from, with which options, and the hashes of its outputs."""
-UNFINISHED_KEY = "key.json"
-"""In the folder of an unfinished stage: what it is being made from, so that the same command goes on with it."""
-RESUME = "resume.safetensors"
-"""In the folder of an unfinished training: the state after its last whole epoch."""
-CROSS_FIT_WORK = "cross-fit"
-"""In the folder of an unfinished re-weighting: what is done of its comparison."""
-FOLD = "fold-{number}"
-"""The folder, in that of an unfinished warm-up, of the model that is trained without a fold."""
-BEST = "best.safetensors"
-"""In the folder of a fold: its model after the epoch of the lowest held-out loss so far."""
-WORK = ".work"
-"""Holds the folders of unfinished stages, below the run."""
-LOCK = ".lock"
-"""Held by the command that writes to the run, below the run."""
 
 
 # In the order in which a run comes into being.
@@ -161,6 +147,20 @@ CLUSTERS = Artefact(
     "clusters.parquet",
     parquet_columns({"sample_id": "string", "cluster": "int32", "similarity": "float32", "rank": "int32"}),
     "every pool sample",
+    "select",
+)
+NEIGHBOURS = Artefact(
+    SELECT,
+    "neighbours.parquet",
+    parquet_columns({"sample_id": "string", "duplicate_group": "string", "outlier": "float32"}),
+    "every pool sample; the first of its near duplicates, and the share of samples with closer neighbours, or empty",
+    "select",
+)
+CONFLICTS = Artefact(
+    SELECT,
+    "conflicts.csv",
+    csv_columns("sample_id", "duplicate_group", "given_label", "source"),
+    "groups of near duplicates with different given labels; only where there are any",
     "select",
 )
 VOTES = Artefact(

@@ -15,7 +15,6 @@ from metaselect.registry import REWEIGHTERS, names_code
 from metaselect.run.artefacts import (
     DATA,
     LAYOUT_VERSION,
-    LOCK,
     RECORD,
     RUN_INFO,
     WARMUP,
@@ -24,6 +23,7 @@ from metaselect.run.artefacts import (
 from metaselect.run.files import parse_json, write_json
 from metaselect.run.memo import FileMemo
 from metaselect.run.stage import Stage, run_flag
+from metaselect.run.unfinished import LOCK
 
 IMAGES, FEATURES = "images", "features"  # what the samples of a run have; some have both
 IDS_ALONE = "external"  # the task of a run of ids and labels alone: features come from --features

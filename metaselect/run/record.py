@@ -6,11 +6,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from metaselect.records import Json
-from metaselect.run.artefacts import LAYOUT_VERSION, RECORD, UNFINISHED_KEY
+from metaselect.run.artefacts import LAYOUT_VERSION, RECORD
 from metaselect.run.environment import environment
 from metaselect.run.files import Stamp, parse_json, stamp, write_json
 from metaselect.run.key import StageKey, key_as_json
 from metaselect.run.memo import FileMemo
+from metaselect.run.unfinished import UNFINISHED_KEY
 
 KINDS = {"options": dict, "inputs": dict, "device": str, "auto": list, "outputs": dict, "details": dict}
 """Types of what a ``stage.json`` holds."""

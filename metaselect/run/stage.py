@@ -26,8 +26,6 @@ from metaselect.run.artefacts import (
     REWEIGHT,
     SELECT,
     SKIPPED,
-    UNFINISHED_KEY,
-    WORK,
     folder_of,
     stage_of,
 )
@@ -35,6 +33,7 @@ from metaselect.run.environment import recorded_command, repeatable
 from metaselect.run.files import Stamp, matches, naming, parse_json, sync_folder, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, differing_inputs, key_as_json
 from metaselect.run.record import StageRecord, raw_record, read_record, write_record
+from metaselect.run.unfinished import UNFINISHED_KEY, WORK
 
 
 @dataclass

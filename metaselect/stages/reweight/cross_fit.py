@@ -22,8 +22,8 @@ from metaselect.random import generator
 from metaselect.records import Reporter
 from metaselect.registry import BASELINE, REWEIGHTERS, configure
 from metaselect.reweighting.base import Method
-from metaselect.run.artefacts import RESUME
 from metaselect.run.files import read_json, write_json
+from metaselect.run.unfinished import RESUME
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
 from metaselect.stages.reweight.training import preferred_config, train_method
 from metaselect.training.batches import Batches

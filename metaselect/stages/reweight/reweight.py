@@ -10,10 +10,8 @@ from metaselect.registry import settings
 from metaselect.run.artefacts import (
     CHECKPOINT,
     CROSS_FIT,
-    CROSS_FIT_WORK,
     META_SET,
     PRETRAINED,
-    RESUME,
     REWEIGHT,
     REWEIGHT_HISTORY,
     ROBUST_MODEL,
@@ -27,6 +25,7 @@ from metaselect.run.key import StageKey
 from metaselect.run.layout import Run, checked_folder_name
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_parquet, write_rows
+from metaselect.run.unfinished import CROSS_FIT_WORK, RESUME
 from metaselect.stages.reweight.comparison import compare
 from metaselect.stages.reweight.cross_fit import (
     arms,

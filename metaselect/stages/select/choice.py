@@ -3,7 +3,9 @@
 import torch
 
 from metaselect.data.store import Dataset
+from metaselect.errors import UsageError
 from metaselect.features.external_features import load_external_features
+from metaselect.features.near_duplicates import SimilarSamples
 from metaselect.features.warmup_features import WarmupFeatures
 from metaselect.options import SelectOptions
 from metaselect.random import generator
@@ -13,6 +15,7 @@ from metaselect.run.stage import Work
 from metaselect.selection.base import Choice, PoolFeatures, ProgressCallback, Selector
 from metaselect.selection.min_per_class import with_min_per_class
 from metaselect.stages.select.round_plan import RoundPlan
+from metaselect.stages.select.similar import hidden_samples
 
 
 def pool_features(
@@ -58,11 +61,16 @@ def choose(
     plan: RoundPlan,
     options: SelectOptions,
     progress: ProgressCallback,
+    similar: SimilarSamples | None = None,
 ) -> tuple[Choice, set[int]]:
     """The method's choice, with --min-per-class, and the control samples ranked last; and the indices of these.
 
     The control is drawn uniformly from all samples that may be chosen, before the method runs and without them in the
-    method's input. So its share of wrong labels estimates that of the pool, whatever the method prefers.
+    method's input. So its share of wrong labels estimates that of the pool, whatever the method prefers. Nor does the
+    method see outliers and near duplicates of what is chosen or could be; their ``similarity`` is NaN.
+
+    Raises:
+        UsageError: without these, fewer samples are left than the budget.
     """
     n = len(features.labels)
     free = torch.ones(n, dtype=torch.bool)
@@ -74,11 +82,17 @@ def choose(
     if plan.control == plan.budget:
         drawn = Choice(control, torch.full((n,), -1), torch.zeros(n), torch.empty(0), {})
         return drawn, set(control.tolist())
-    rest = torch.ones(n, dtype=torch.bool)
+    taken = ~free
+    taken[control] = True
+    hidden = torch.zeros(n, dtype=torch.bool)
+    if similar is not None:
+        hidden = hidden_samples(similar, taken, options.max_outlier)
+        _require_enough(plan, int((~taken & ~hidden).sum()), int(hidden.sum()))
+    rest = ~hidden
     rest[control] = False
     visible_ids = rest.nonzero()[:, 0]
     visible_position = rest.cumsum(0) - 1  # (n,) row of a sample in the method's input
-    visible_features = features.subset(visible_ids) if len(control) else features
+    visible_features = features if bool(rest.all()) else features.subset(visible_ids)
     bought = visible_position[plan.excluded]
     if "bought_labels" in method.required_features:
         visible_features = visible_features._replace(bought_labels=plan.labels)
@@ -88,6 +102,22 @@ def choose(
         choice = choice._replace(ranked=picks)
     cluster = torch.full((n,), -1, dtype=torch.int64)
     similarity = torch.zeros(n)
+    similarity[hidden] = torch.nan
     cluster[visible_ids], similarity[visible_ids] = choice.cluster, choice.similarity
     ranked = torch.cat([visible_ids[choice.ranked], control])
     return Choice(ranked, cluster, similarity, choice.mass, choice.details), set(control.tolist())
+
+
+def _require_enough(plan: RoundPlan, left: int, hidden: int) -> None:
+    """Check that the method can choose its part of the budget.
+
+    Raises:
+        UsageError: it cannot; the hint names a budget that it could.
+    """
+    if plan.budget - plan.control > left:
+        raise UsageError(
+            f"A budget of {plan.budget} is not possible: {hidden} samples are near duplicates of others, or outliers.",
+            f"Choose a budget up to {left + plan.control - plan.replaces}."
+            if left + plan.control > plan.replaces
+            else "Nothing is left to buy.",
+        )

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import torch
 
+from metaselect.data.readers.external_features import read_external_features
 from metaselect.data.store import Dataset
+from metaselect.features.near_duplicates import comparable, search_bytes, similar_samples
 from metaselect.models.head import head_of
 from metaselect.options import SelectOptions
 from metaselect.random import generator
@@ -25,6 +27,7 @@ from metaselect.training.saved_models import recorded_model, warmup_model
 
 FIRST_PROBE = 128  # samples; each further probe has twice as many
 LONGEST_PROBE = 2.0  # seconds, after which there is no further one
+NEIGHBOURS_PROBE = 4096  # samples, among which the search for near duplicates is tried
 LEAST_POWER, MOST_POWER = 1.0, 3.0  # of the number of samples, by which the time of a choice grows
 
 
@@ -49,7 +52,7 @@ class Measured(NamedTuple):
 
 
 def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
-    """The seconds that the features and the choice will take, estimated from growing parts of the pool.
+    """The seconds that the features and the choice will take, estimated from growing parts of the pool; and the search.
 
     None for a method that trains networks on images, of which no part takes a part of the time.
     """
@@ -63,15 +66,42 @@ def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
             size *= 2
             if size > n // 2 or measured.features + measured.choice > LONGEST_PROBE:
                 break
+    neighbours = _neighbours_cost(round_)
+    search: dict[str, Json] = {
+        "seconds_neighbours": round(neighbours.seconds, 1),
+        "neighbours_mib": round(neighbours.mib, 1),
+    }
     if not found:
-        return {"seconds_features": None, "seconds_choice": None}
+        return {"seconds_features": None, "seconds_choice": None, **search}
     features, choice = extrapolated(found[-2:], n)
     if round_.options.features:  # each probe has read the whole file
         features = found[-1].features
-    report.note(
-        f"The round would take about {features + choice:.0f} seconds, by a probe of {found[-1].samples} samples."
-    )
-    return {"seconds_features": round(features, 1), "seconds_choice": round(choice, 1)}
+    total = features + neighbours.seconds + choice
+    report.note(f"The round would take about {total:.0f} seconds, by a probe of {found[-1].samples} samples.")
+    return {"seconds_features": round(features, 1), "seconds_choice": round(choice, 1), **search}
+
+
+class NeighboursCost(NamedTuple):
+    """What the search for near duplicates costs."""
+
+    seconds: float
+    mib: float
+
+
+def _neighbours_cost(round_: RoundToProbe) -> NeighboursCost:
+    """The cost, estimated from the same search among some of the samples."""
+    pool, file = round_.pool, round_.options.features
+    inputs = pool.inputs
+    if file is not None:
+        inputs = read_external_features(file, pool.sample_ids, len(pool.classes)).features
+    if inputs.shape[1] == 0:
+        return NeighboursCost(0.0, 0.0)
+    started = time.monotonic()
+    similar_samples(inputs[:NEIGHBOURS_PROBE], round_.device)
+    passed = time.monotonic() - started
+    growth = len(pool) / min(len(pool), NEIGHBOURS_PROBE)
+    seconds = passed * (growth**2 if comparable(len(pool), inputs.shape, round_.device) else growth)
+    return NeighboursCost(seconds, search_bytes(inputs.shape) / MIB)
 
 
 def extrapolated(measured: Sequence[Measured], n: int) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from metaselect.annotation.rounds import Round, nothing_selected_error, rounds
 from metaselect.data.classes import suggest
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.records import Json, Outcome
-from metaselect.run.artefacts import CLUSTERS, SAMPLES, SELECT, SELECTED
+from metaselect.run.artefacts import CLUSTERS, NEIGHBOURS, SAMPLES, SELECT, SELECTED
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet, read_records
 from metaselect.text import quoted
@@ -59,12 +59,26 @@ class ScorePosition(NamedTuple):
     Attributes:
         value: the method's score; higher ones are chosen first.
         place: from 1 by falling score; ties in the order of sample_id.
-        pool: number of samples with a score; those that were drawn at random have none.
+        pool: number of samples with a score; those that the method did not see have none.
     """
 
     value: float
     place: int
     pool: int
+
+
+class Surroundings(NamedTuple):
+    """What ``neighbours.parquet`` says of a sample.
+
+    Attributes:
+        group: the first sample of its group of near duplicates; None where it has none.
+        near_duplicates: the other samples of the group.
+        outlier: share of the other samples with closer neighbours, in [0, 1]; None where they were not compared.
+    """
+
+    group: str | None
+    near_duplicates: tuple[str, ...]
+    outlier: float | None
 
 
 class Pick(NamedTuple):
@@ -96,6 +110,7 @@ def explain(run: Run, sample_id: str) -> Outcome:
     current_pick = next((pick for pick in picks if pick.round == latest.number), None)
     consensus = read_ledger(run).verdicts.get(sample_id)
     position = _position(run, latest, sample_id)
+    surroundings = _surroundings(run, latest, sample_id)
     options = run.stage(SELECT.name(number=latest.number)).require().key.options
     earlier: list[Json] = [pick._asdict() for pick in picks if pick is not current_pick]
     bought = consensus is not None and consensus.status in BOUGHT
@@ -113,7 +128,16 @@ def explain(run: Run, sample_id: str) -> Outcome:
             "score": _as_json(position) if isinstance(position, ScorePosition) else None,
             "unjudged": None
             if position
-            else _unscored_reason(latest, sample_id, already_bought=bought or bool(earlier)),
+            else _unscored_reason(
+                latest,
+                sample_id,
+                surroundings,
+                options.get("max_outlier"),
+                already_bought=bought or bool(earlier),
+            ),
+            "duplicate_group": surroundings.group,
+            "near_duplicates": [*surroundings.near_duplicates],
+            "outlier": surroundings.outlier,
             "earlier": earlier,
             "bought": bought,
             "answer": consensus and {**consensus._asdict(), "clean_label": consensus.clean_label or None},
@@ -121,13 +145,43 @@ def explain(run: Run, sample_id: str) -> Outcome:
     )
 
 
-def _unscored_reason(latest: Round, sample_id: str, *, already_bought: bool) -> str:
-    """Why the method gave a sample no score: "control", "all_random", "taken" or "near_bought"."""
+def _unscored_reason(
+    latest: Round, sample_id: str, surroundings: Surroundings, max_outlier: Json, *, already_bought: bool
+) -> str:
+    """Why the method gave a sample no score: "control", "all_random", "taken", "outlier" and so on, as documented."""
     if sample_id in latest.control:
         return "control"
     if latest.samples.keys() == latest.control:
         return "all_random"
-    return "taken" if already_bought else "near_bought"
+    if already_bought:
+        return "taken"
+    rank = surroundings.outlier
+    if isinstance(max_outlier, int | float) and rank is not None and rank > max_outlier:
+        return "outlier"
+    return "near_duplicate" if surroundings.group is not None else "near_bought"
+
+
+def _surroundings(run: Run, latest: Round, sample_id: str) -> Surroundings:
+    """The near duplicates and the outlier rank of a sample; nothing in rounds from before these were looked for."""
+    stage = run.stage(SELECT.name(number=latest.number))
+    if NEIGHBOURS.within() not in stage.require().outputs:
+        return Surroundings(None, (), None)
+    stage.verified(NEIGHBOURS.path(number=latest.number))
+    own = read_parquet(
+        run,
+        NEIGHBOURS,
+        ["duplicate_group", "outlier"],
+        where=("sample_id", "==", sample_id),
+        number=latest.number,
+    ).to_pylist()[0]
+    group, outlier = own["duplicate_group"], own["outlier"]
+    members: list[str] = []
+    if group is not None:
+        where = ("duplicate_group", "==", group)
+        table = read_parquet(run, NEIGHBOURS, ["sample_id"], where=where, number=latest.number)
+        members = table["sample_id"].to_pylist()
+    others = tuple(member for member in members if member != sample_id)
+    return Surroundings(group, others, None if outlier is None else round(outlier, 6))
 
 
 def _as_json(position: ClusterPosition | ScorePosition) -> dict[str, Json]:
@@ -160,7 +214,8 @@ def _position(run: Run, latest: Round, sample_id: str) -> ClusterPosition | Scor
         return None
     table = read_parquet(run, CLUSTERS, ["sample_id", "similarity"], number=latest.number)
     drawn = pc.is_in(table["sample_id"], pa.array(sorted(latest.control), pa.string()))
-    scored = table.filter(pc.invert(drawn))
+    unseen = pc.or_(drawn, pc.is_nan(table["similarity"]))  # outliers and near duplicates have none
+    scored = table.filter(pc.invert(unseen))
     return ScorePosition(similarity, _place_by_similarity(scored, sample_id), len(scored))
 
 

@@ -33,6 +33,7 @@ from metaselect.stages.select.auto_method import with_resolved_method
 from metaselect.stages.select.choice import choose, pool_features
 from metaselect.stages.select.cost import RoundToProbe, feature_sizes, seconds
 from metaselect.stages.select.round_plan import plan_round, round_number
+from metaselect.stages.select.similar import find_similar, write_similar
 from metaselect.training.device import choose_device
 
 
@@ -88,11 +89,19 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
                 run, pool, method, options, epochs, device=device, work=work, report=report
             )
             featured = time.monotonic()
+            similar = find_similar(
+                pool, features, external=options.features is not None, device=device, report=report
+            )
+            compared = time.monotonic()
             with report.track(0, "choosing", "") as advance:
-                choice, control = choose(method, features, plan, options, lambda text: advance(0, text))
+                choice, control = choose(
+                    method, features, plan, options, lambda text: advance(0, text), similar
+                )
             work.details["seconds_features"] = round(featured - started, 3)
-            work.details["seconds_choice"] = round(time.monotonic() - featured, 3)
-            _write(work, pool, choice, control)
+            work.details["seconds_neighbours"] = round(compared - featured, 3)
+            work.details["seconds_choice"] = round(time.monotonic() - compared, 3)
+            alike = write_similar(run, number, work, pool, similar, report)
+            _write(work, pool, choice, control, alike)
             _report_clustering(choice, report)
     result: dict[str, Json] = {
         "run": str(run.root),
@@ -136,8 +145,10 @@ def _existing_record(stage: Stage, *, force: bool) -> StageRecord | None:
 
 def _inputs(run: Run, options: SelectOptions, epochs: tuple[int, ...]) -> dict[str, str]:
     """Hashes of the files that the choice depends on, by their names in the run."""
-    if not epochs:
+    if options.features is not None:
         files = [SAMPLES.path()]
+    elif not epochs:
+        files = [*data_inputs(run)]  # near duplicates are looked for in every pool
     else:
         files = [*data_inputs(run), WARMUP_MODEL.path()]
         files += [CHECKPOINT.path(epoch=epoch) for epoch in epochs]
@@ -174,7 +185,7 @@ def _is_done(
     return True
 
 
-def _write(work: Work, pool: Dataset, choice: Choice, control: set[int]) -> None:
+def _write(work: Work, pool: Dataset, choice: Choice, control: set[int], alike: dict[str, Json]) -> None:
     """Write ``selected.csv`` and ``clusters.parquet``, and the details for ``stage.json``."""
     ranked = choice.ranked.tolist()
     assert len(set(ranked)) == len(ranked)
@@ -207,5 +218,6 @@ def _write(work: Work, pool: Dataset, choice: Choice, control: set[int]) -> None
         "selected": len(ranked),
         "control": len(control),
         "classes_among_given_labels": classes,
+        "near_duplicates": alike,
     }
     work.details["choice"] = dict(choice.details)

@@ -14,7 +14,8 @@ from metaselect.models.predictions import Predictions
 from metaselect.records import Reporter
 from metaselect.reweighting.base import State, StepObjective
 from metaselect.reweighting.uniform import UniformRun
-from metaselect.run.artefacts import CHECKPOINT, RESUME
+from metaselect.run.artefacts import CHECKPOINT
+from metaselect.run.unfinished import RESUME
 from metaselect.stages.warmup.fitted import Fitted, WarmupRow
 from metaselect.stages.warmup.plan import WarmupPlan, checkpoint_epochs
 from metaselect.training.batches import Batches

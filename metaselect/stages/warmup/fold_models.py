@@ -11,7 +11,8 @@ from metaselect.models.cross_fit import stratified_folds
 from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.random import derive_seed, generator
 from metaselect.records import Reporter
-from metaselect.run.artefacts import BEST, CHECKPOINT, FOLD, RESUME
+from metaselect.run.artefacts import CHECKPOINT
+from metaselect.run.unfinished import BEST, FOLD, RESUME
 from metaselect.stages.warmup.descent import Descent, saved_model
 from metaselect.stages.warmup.fitted import Fitted
 from metaselect.stages.warmup.plan import WarmupPlan

@@ -19,11 +19,8 @@ from metaselect.models.cross_fit import is_above
 from metaselect.options import WarmupOptions
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import (
-    BEST,
-    FOLD,
     FOLD_MODEL,
     PRETRAINED,
-    RESUME,
     WARMUP,
     WARMUP_HISTORY,
     WARMUP_MODEL,
@@ -35,6 +32,7 @@ from metaselect.run.key import EXTERNAL, StageKey
 from metaselect.run.layout import IMAGES, Run
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_rows
+from metaselect.run.unfinished import BEST, FOLD, RESUME
 from metaselect.stages.ingest import ingest, same_data
 from metaselect.stages.warmup.descent import held_out_losses, train_by_descent
 from metaselect.stages.warmup.duration import advice, estimated_seconds, may_be_long
