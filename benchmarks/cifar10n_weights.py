@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from common import buy_labels, make_parser, metaselect, read_truth, row, write_subset
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.metrics import clean_label_auc
+from metaselect.metrics.ranking import clean_label_auc
 from metaselect.options import ReweightOptions
 from metaselect.run.layout import Run
 from metaselect.stages.reweight import reweight as stage

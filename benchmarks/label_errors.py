@@ -30,7 +30,7 @@ from common import read_truth
 from settings import CLEAN, NOISES
 from table_summary import by_method, difference, shown, spread, values
 
-from metaselect.metrics import ranking
+from metaselect.metrics.ranking import ranking
 from metaselect.run.artefacts import CLASSES, WARMUP_PREDICTIONS, WEIGHTS
 
 TABLE = Path(__file__).parent / "label_errors.csv"

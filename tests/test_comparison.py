@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metaselect.metrics import PairedDifference, paired_accuracy, paired_mean
+from metaselect.metrics.paired import PairedDifference, paired_accuracy, paired_mean
 from metaselect.stages.reweight.comparison import compare, difference_phrase, verdict
 from metaselect.stages.reweight.cross_fit import CrossFitRow
 

@@ -11,7 +11,7 @@ import pytest
 from command_line import metaselect
 from sklearn.metrics import confusion_matrix
 
-from metaselect.metrics import classification
+from metaselect.metrics.classification import classification
 from metaselect.records import MOST_ROWS, matrix_rows
 from metaselect.stages.select.cost import Measured, extrapolated
 from metaselect.text import examples

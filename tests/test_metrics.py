@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.metrics import classification, clean_label_auc, precision_of_lowest, ranking
+from metaselect.metrics.classification import classification
+from metaselect.metrics.ranking import clean_label_auc, precision_of_lowest, ranking
 
 samples = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=8)
 

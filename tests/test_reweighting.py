@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from metaselect.data.store import Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
-from metaselect.metrics import clean_label_auc
+from metaselect.metrics.ranking import clean_label_auc
 from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.models.cross_fit import cross_fit

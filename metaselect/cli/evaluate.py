@@ -178,7 +178,7 @@ def _noise(noise: Mapping[str, Any]) -> str:
 def _warn_of_worse(console: Console, name: str, metrics: Mapping[str, Any]) -> None:
     """Name a re-weighting that is worse than the baseline."""
     if metrics["against_baseline"] and metrics["against_baseline"]["high"] < 0:
-        from metaselect.metrics import PairedDifference
+        from metaselect.metrics.paired import PairedDifference
         from metaselect.stages.reweight.comparison import difference_phrase
 
         difference = PairedDifference(**metrics["against_baseline"])

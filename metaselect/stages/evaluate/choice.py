@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaselect.metrics import PairedDifference, paired_accuracy
+from metaselect.metrics.paired import PairedDifference, paired_accuracy
 from metaselect.registry import BASELINE, PREFERRED
 from metaselect.stages.evaluate.candidates import Candidate
 from metaselect.stages.model_choice import ModelChoice

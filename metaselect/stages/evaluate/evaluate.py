@@ -24,7 +24,7 @@ from metaselect.annotation.rounds import Round, rounds
 from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.data_options import EvaluateOptions
 from metaselect.errors import ConditionUnmet, DataError, UsageError
-from metaselect.metrics import classification
+from metaselect.metrics.classification import classification
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import (

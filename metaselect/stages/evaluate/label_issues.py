@@ -8,7 +8,7 @@ import numpy as np
 from metaselect.annotation.formats.csv import read_truth
 from metaselect.data.store import Dataset
 from metaselect.errors import DataError
-from metaselect.metrics import clean_label_auc, ranking
+from metaselect.metrics.ranking import clean_label_auc, ranking
 from metaselect.records import Json
 from metaselect.run.artefacts import WEIGHTS
 from metaselect.run.layout import Run

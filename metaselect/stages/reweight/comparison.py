@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaselect.metrics import PairedDifference, paired_accuracy, paired_mean
+from metaselect.metrics.paired import PairedDifference, paired_accuracy, paired_mean
 from metaselect.records import Json
 from metaselect.registry import BASELINE
 from metaselect.stages.reweight.cross_fit import CrossFitRow
