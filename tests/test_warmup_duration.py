@@ -14,8 +14,9 @@ from metaselect.cli.main import main
 from metaselect.data.store import load_pool
 from metaselect.options import WarmupOptions
 from metaselect.run.layout import Run
-from metaselect.stages.warmup.duration import LONG, advice, estimated_seconds, may_be_long, spoken
+from metaselect.stages.warmup.duration import advice, estimated_seconds, may_be_long
 from metaselect.stages.warmup.plan import WarmupPlan, plan_warmup
+from metaselect.training.duration import LONG, spoken
 
 
 def plan_of(run: Run, **options: object) -> WarmupPlan:
@@ -84,15 +85,19 @@ def test_small_trainings_and_linear_ones_are_not_probed(tmp_path: Path) -> None:
 
 
 def test_quicker_ways_are_named_where_it_is_long(tmp_path: Path, large: Path) -> None:
-    plan = plan_of(made(large, tmp_path / "r"))
-    assert "Quicker" not in advice(plan, LONG - 1)
-    said = advice(plan, 8.5 * 3600)
+    run = made(large, tmp_path / "r")
+    plan = plan_of(run)
+    assert "Quicker" not in advice(plan, LONG - 1, run)
+    said = advice(plan, 8.5 * 3600, run)
     assert said.startswith(
         "The training of resnet18 on 22 images of 72 x 72 pixels takes about 8.5 hours. Quicker: "
     )
-    for way in ("metaselect embed", "--image-size 64", "--folds 0", "a GPU", "--epochs"):
+    for way in (f"metaselect embed --run {run.root}", "--image-size 64", "--folds 0", "a GPU", "--epochs"):
         assert way in said
-    assert "--folds" not in advice(plan_of(made(large, tmp_path / "r"), folds=0), 2 * LONG)
+    assert "--folds" not in advice(plan_of(run, folds=0), 2 * LONG, run)
+    both = advice(plan_of(run, on="images"), 2 * LONG, run)
+    assert "--on features" in both
+    assert "metaselect embed" not in both
 
 
 @pytest.mark.parametrize("options", [{"model": "resnet18"}, {"epochs": 3}])
@@ -102,10 +107,10 @@ def test_fine_tuning_is_named_where_it_is_quicker(
     """Than training at the defaults, from random weights, and where it is installed."""
     monkeypatch.setattr("metaselect.encoders.efficientnet_lite.is_installed", lambda: True)
     run = made(large, tmp_path / "r")
-    assert "--pretrained" in advice(plan_of(run), 2 * LONG)
-    assert "--pretrained" not in advice(plan_of(run, **options), 2 * LONG)
+    assert "--pretrained" in advice(plan_of(run), 2 * LONG, run)
+    assert "--pretrained" not in advice(plan_of(run, **options), 2 * LONG, run)
     monkeypatch.setattr("metaselect.encoders.efficientnet_lite.is_installed", lambda: False)
-    assert "--pretrained" not in advice(plan_of(run), 2 * LONG)
+    assert "--pretrained" not in advice(plan_of(run), 2 * LONG, run)
 
 
 @pytest.mark.parametrize(

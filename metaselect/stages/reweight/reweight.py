@@ -35,6 +35,7 @@ from metaselect.stages.reweight.cross_fit import (
     is_solved,
     reason_without,
 )
+from metaselect.stages.reweight.duration import advice, estimated_seconds, may_be_long
 from metaselect.stages.reweight.evidence import label_evidence
 from metaselect.stages.reweight.failure_check import (
     BoughtScore,
@@ -83,16 +84,20 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     stage = run.stage(REWEIGHT.name(name=name))
     missing = reason_without(setup, options.folds)
     if not stage.is_current(key, report, force=options.force):
-        report.note(missing or cost(setup, options.folds))
+        folds = 0 if missing else options.folds
+        report.note(missing or cost(setup, folds))
         if options.dry_run:
             needs = training_needs(start_model(setup), setup.pool, 1 + RESUME_COPIES)
-            needs["comparison_epochs"] = 0 if missing else comparison_epochs(setup, options.folds)
+            needs["comparison_epochs"] = comparison_epochs(setup, folds)
+            needs["seconds"] = estimated_seconds(setup, folds)
             return dry_run_outcome(stage, key, needs)
+        if may_be_long(setup, folds) and (seconds := estimated_seconds(setup, folds)) is not None:
+            report.note(advice(setup, folds, seconds))
         with stage.working(key, report) as work:
             if setup.method.needs_evidence:
                 setup = setup._replace(evidence=label_evidence(setup, report))
             result = _train(setup, name, work, report)
-            comparison = None if missing else _compare(setup, options.folds, name, work, report)
+            comparison = _compare(setup, folds, name, work, report) if folds else None
             work.details["result"] = {**result, "comparison": comparison}
             (work.folder / RESUME).unlink(missing_ok=True)
     result = stage.require().details["result"]

@@ -81,18 +81,13 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     """
     pool, config = setup.pool, setup.resolved.config
     bought, ids = torch.from_numpy(setup.meta_set.bought), trained_ids(pool, setup.meta_set, setup.method)
-    labels = setup.labels
     model = start_model(setup).to(setup.device)
-    channels = input_channels(setup.resolved.model, pool.inputs.shape[1:])
-    batches = Batches(pool.inputs, labels, pool.preprocess, device=setup.device, channels=channels)
+    batches = labelled_batches(setup)
     limit_threads(model, batches, config.batch_size)
     # After a restart too: the model is not yet the one that was saved.
     before = score_start(model, batches, bought)
-    pool_labels = Labels(torch.from_numpy(labels), len(pool.classes), ids, bought)
     draw = generator(config.seed, "reweight", "method")
-    method = setup.method.begin(
-        Start(pool_labels, config.epochs, config.lr, draw, setup.device, setup.evidence)
-    )
+    method = setup.method.begin(method_start(setup, config.epochs, draw))
     config = preferred_config(setup, method.recipe)
     method.set_epochs(config.epochs)
     if method.starts_anew and setup.start is not None:
@@ -168,6 +163,21 @@ def _solve(
         0.0,
         *score_on_bought(model, batches, bought),
     )
+
+
+def labelled_batches(setup: ReweightSetup) -> Batches:
+    """The pool with its bought labels in place, as the model takes it."""
+    pool = setup.pool
+    channels = input_channels(setup.resolved.model, pool.inputs.shape[1:])
+    return Batches(pool.inputs, setup.labels, pool.preprocess, device=setup.device, channels=channels)
+
+
+def method_start(setup: ReweightSetup, epochs: int, draw: torch.Generator) -> Start:
+    """What the method of ``setup`` knows before its first step; ``draw`` is for its initial values."""
+    pool, ids = setup.pool, trained_ids(setup.pool, setup.meta_set, setup.method)
+    bought = torch.from_numpy(setup.meta_set.bought)
+    labels = Labels(torch.from_numpy(setup.labels), len(pool.classes), ids, bought)
+    return Start(labels, epochs, setup.resolved.config.lr, draw, setup.device, setup.evidence)
 
 
 def preferred_config(setup: ReweightSetup, recipe: Recipe | None) -> TrainingConfig:

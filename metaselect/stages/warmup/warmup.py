@@ -113,7 +113,7 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
         if options.dry_run:
             return dry_run_outcome(stage, key, {**plan.needs(), "seconds": estimated_seconds(plan)})
         if may_be_long(plan) and (seconds := estimated_seconds(plan)) is not None:
-            report.note(advice(plan, seconds))
+            report.note(advice(plan, seconds, run))
         with stage.working(key, report) as work:
             _finish(plan, *_fit(plan, work, report), work)
     details = stage.require().details
