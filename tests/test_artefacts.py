@@ -20,7 +20,6 @@ from metaselect.run.artefacts import (
     CHECKPOINT,
     CLUSTERS,
     FEATURES,
-    FOLDERS,
     GRADIENTS,
     META_SET,
     PREDICTIONS,
@@ -30,10 +29,10 @@ from metaselect.run.artefacts import (
     SELECTED,
     VOTES,
     WEIGHTS,
-    stage_of,
 )
 from metaselect.run.layout import Run
 from metaselect.run.schema import PLACEHOLDER, Artefact
+from metaselect.run.stage_names import FOLDERS, stage_of
 from metaselect.run.tables import (
     format_rows,
     read_parquet,

@@ -16,9 +16,9 @@ from metaselect.annotation.formats.detect import detect_format
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import ExportOptions, ImportOptions, ReweightOptions, SelectOptions
 from metaselect.run import artefacts
-from metaselect.run.artefacts import FOLDERS
 from metaselect.run.layout import Run
 from metaselect.run.schema import Folder
+from metaselect.run.stage_names import FOLDERS
 from metaselect.stages import status, table
 from metaselect.stages.annotate.exchange import export, import_file
 from metaselect.stages.reweight.reweight import reweight

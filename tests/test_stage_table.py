@@ -13,11 +13,12 @@ from metaselect.cli.main import COMMAND_ORDER
 from metaselect.options import key_options
 from metaselect.registry import load
 from metaselect.run import artefacts
-from metaselect.run.artefacts import ARTEFACTS, FOLDERS, RECORD
+from metaselect.run.artefacts import ARTEFACTS, RECORD
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.record import write_record
 from metaselect.run.schema import Artefact, Folder
+from metaselect.run.stage_names import FOLDERS
 from metaselect.stages import status, table
 from metaselect.stages.table import STAGES, StageEntry, entry_of
 

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 from metaselect.annotation.formats.base import Prediction
 from metaselect.errors import ArtefactError
 from metaselect.registry import BASELINE
-from metaselect.run.artefacts import FACTORS, RECORD, REWEIGHT, SELECT, WEIGHTS, stage_of
+from metaselect.run.artefacts import FACTORS, RECORD, REWEIGHT, SELECT, WEIGHTS
 from metaselect.run.layout import Run
+from metaselect.run.stage_names import stage_of
 from metaselect.run.tables import read_parquet
 
 

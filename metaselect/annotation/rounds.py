@@ -9,8 +9,9 @@ from typing import NamedTuple
 from metaselect.annotation.consensus import BOUGHT, TIED, Verdict
 from metaselect.annotation.ledger import Ledger
 from metaselect.errors import ArtefactError, UsageError
-from metaselect.run.artefacts import SELECT, SELECTED, round_of
+from metaselect.run.artefacts import SELECT, SELECTED
 from metaselect.run.layout import Run
+from metaselect.run.stage_names import round_of
 from metaselect.run.tables import read_stage_rows
 
 

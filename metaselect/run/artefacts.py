@@ -4,8 +4,6 @@ Code that writes or reads a file of a run takes path and columns from here, and 
 directory is compared with it. No torch and no pyarrow: every command imports this module.
 """
 
-from collections.abc import Mapping
-
 from metaselect.run.schema import Artefact, Folder, csv_columns, parquet_columns
 
 LAYOUT_VERSION = 1  # of run.json; goes up when older versions of the program could not read a run
@@ -275,24 +273,3 @@ ARTEFACTS: tuple[Artefact, ...] = tuple(
     value for value in [*globals().values()] if isinstance(value, Artefact)
 )
 """Every row of the table, in the order above."""
-FOLDERS: Mapping[str, Folder] = {
-    entry.folder.kind: entry.folder for entry in ARTEFACTS if entry.folder is not None
-}
-"""The folders of the stages by their kind."""
-
-
-def stage_of(path: str) -> str:
-    """The stage that a path below the run belongs to: "select/round-1/selected.csv" -> "select/round-1"."""
-    kind, *below = path.split("/")
-    folder = FOLDERS.get(kind)
-    return "/".join([kind, *below[:1]]) if folder is not None and folder.several else kind
-
-
-def folder_of(stage: str) -> Folder:
-    """The folder that a stage's name belongs to: "select/round-1" -> ``SELECT``."""
-    return FOLDERS[stage.split("/")[0]]
-
-
-def round_of(stage: str) -> int:
-    """The number of a round: "select/round-12" -> 12."""
-    return int(stage.rpartition("-")[2])

@@ -1,8 +1,8 @@
 """What a stage reads of the run: the hashes of its inputs, once it is certain that they are current."""
 
 from metaselect.errors import ArtefactError
-from metaselect.run.artefacts import stage_of
 from metaselect.run.layout import Run
+from metaselect.run.stage_names import stage_of
 
 
 def inputs_of(run: Run, *paths: str, stale_ok: bool = False) -> dict[str, str]:

@@ -19,20 +19,12 @@ from typing import Any
 
 from metaselect.errors import ArtefactError, MetaSelectError
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import (
-    ANNOTATE,
-    EVALUATE,
-    RECORD,
-    REWEIGHT,
-    SELECT,
-    SKIPPED,
-    folder_of,
-    stage_of,
-)
+from metaselect.run.artefacts import ANNOTATE, EVALUATE, RECORD, REWEIGHT, SELECT, SKIPPED
 from metaselect.run.environment import recorded_command, repeatable
 from metaselect.run.files import Stamp, matches, naming, parse_json, sync_folder, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, differing_inputs, key_as_json
 from metaselect.run.record import StageRecord, raw_record, read_record, write_record
+from metaselect.run.stage_names import folder_of, stage_of
 from metaselect.run.unfinished import UNFINISHED_KEY, WORK
 
 

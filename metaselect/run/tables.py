@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from metaselect.errors import ArtefactError
-from metaselect.run.artefacts import stage_of
 from metaselect.run.files import format_csv, write_atomically, write_text
 from metaselect.run.layout import Run
 from metaselect.run.schema import PLACEHOLDER, Artefact
+from metaselect.run.stage_names import stage_of
 from metaselect.text import short
 
 if TYPE_CHECKING:

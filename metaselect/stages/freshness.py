@@ -10,8 +10,9 @@ from metaselect.annotation.quality.noise_estimate import estimate_inputs, has_co
 from metaselect.annotation.rounds import Round, round_is_closed, rounds
 from metaselect.errors import ArtefactError
 from metaselect.registry import load
-from metaselect.run.artefacts import META_SET, REWEIGHT, ROBUST_MODEL_INFO, round_of
+from metaselect.run.artefacts import META_SET, REWEIGHT, ROBUST_MODEL_INFO
 from metaselect.run.layout import Run
+from metaselect.run.stage_names import round_of
 from metaselect.run.unfinished import UNFINISHED_KEY
 from metaselect.stages.table import entry_of
 

@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 import metaselect
 from metaselect.errors import ConditionUnmet
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import META_SET, RECORD, RUN_INFO, SELECT, WARMUP, folder_of
+from metaselect.run.artefacts import META_SET, RECORD, RUN_INFO, SELECT, WARMUP
 from metaselect.run.files import sha256_file
 from metaselect.run.layout import Run
 from metaselect.run.stage import Stage
+from metaselect.run.stage_names import folder_of
 from metaselect.stages.table import STAGES
 
 TRUST = "--trust-model"

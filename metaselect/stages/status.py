@@ -9,9 +9,10 @@ from metaselect.annotation.rounds import bought_samples
 from metaselect.annotation.votes import DONE as ANSWERED
 from metaselect.errors import ArtefactError
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import ANNOTATE, EVALUATE, FORMS, REWEIGHT, SELECT, round_of
+from metaselect.run.artefacts import ANNOTATE, EVALUATE, FORMS, REWEIGHT, SELECT
 from metaselect.run.layout import Run
 from metaselect.run.schema import Folder
+from metaselect.run.stage_names import round_of
 from metaselect.run.unfinished import UNFINISHED_KEY, WORK
 from metaselect.stages.freshness import (
     DAMAGED,

@@ -16,9 +16,10 @@ from metaselect.annotation.rounds import Round, batch_name
 from metaselect.annotation.votes import WITHDRAWN, Vote, utc_now
 from metaselect.errors import ArtefactError
 from metaselect.records import Json
-from metaselect.run.artefacts import SELECTED, stage_of
+from metaselect.run.artefacts import SELECTED
 from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import Run
+from metaselect.run.stage_names import stage_of
 from metaselect.web.leases import Leases
 from metaselect.web.live_ledger import LiveLedger
 from metaselect.web.round_progress import RoundProgress

@@ -3,8 +3,9 @@
 from metaselect.annotation.ledger import read_ledger, remove_round
 from metaselect.errors import UsageError
 from metaselect.records import Outcome, Reporter
-from metaselect.run.artefacts import DISCARDED, FORMS, SELECT, VOTES, round_of
+from metaselect.run.artefacts import DISCARDED, FORMS, SELECT, VOTES
 from metaselect.run.layout import Run
+from metaselect.run.stage_names import round_of
 from metaselect.run.tables import write_rows
 from metaselect.text import counted
 

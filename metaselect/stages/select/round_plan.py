@@ -11,9 +11,10 @@ from metaselect.data.store import Dataset
 from metaselect.errors import UsageError
 from metaselect.options import SelectOptions
 from metaselect.records import Reporter
-from metaselect.run.artefacts import SELECT, SELECTED, round_of
+from metaselect.run.artefacts import SELECT, SELECTED
 from metaselect.run.layout import Run
 from metaselect.run.record import StageRecord
+from metaselect.run.stage_names import round_of
 from metaselect.run.tables import read_records
 
 

@@ -1,0 +1,28 @@
+"""From the name of a stage, or the path of one of its files, to its folder. No torch and no pyarrow."""
+
+from collections.abc import Mapping
+
+from metaselect.run.artefacts import ARTEFACTS
+from metaselect.run.schema import Folder
+
+FOLDERS: Mapping[str, Folder] = {
+    entry.folder.kind: entry.folder for entry in ARTEFACTS if entry.folder is not None
+}
+"""The folders of the stages by their kind."""
+
+
+def stage_of(path: str) -> str:
+    """The stage that a path below the run belongs to: "select/round-1/selected.csv" -> "select/round-1"."""
+    kind, *below = path.split("/")
+    folder = FOLDERS.get(kind)
+    return "/".join([kind, *below[:1]]) if folder is not None and folder.several else kind
+
+
+def folder_of(stage: str) -> Folder:
+    """The folder that a stage's name belongs to: "select/round-1" -> ``SELECT``."""
+    return FOLDERS[stage.split("/")[0]]
+
+
+def round_of(stage: str) -> int:
+    """The number of a round: "select/round-12" -> 12."""
+    return int(stage.rpartition("-")[2])
