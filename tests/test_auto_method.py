@@ -26,8 +26,9 @@ from metaselect.reweighting.auto.method import (
     corrected_targets,
 )
 from metaselect.reweighting.auto.transition import answered, posterior
-from metaselect.reweighting.base import Labels, LinearProblem, Start
+from metaselect.reweighting.base import Labels, Start
 from metaselect.reweighting.evidence import Evidence
+from metaselect.reweighting.linear_problem import LinearProblem
 from metaselect.reweighting.uniform import Uniform
 from metaselect.run.layout import FEATURES
 from metaselect.training.batches import Batches

@@ -13,7 +13,8 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.logistic_regression import LinearParams
 from metaselect.models.predictions import Predictions
-from metaselect.reweighting.base import LinearProblem, Method, MethodRun, Start, StepObjective, equal_weights
+from metaselect.reweighting.base import Method, MethodRun, Start, StepObjective, equal_weights
+from metaselect.reweighting.linear_problem import LinearProblem
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ from metaselect.records import MOST_ROWS, Json, matrix_rows
 from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, LabelModel, fit_label_model
 from metaselect.reweighting.auto.transition import answered, given_likelihood, posterior
 from metaselect.reweighting.base import (
-    LinearProblem,
     Method,
     MethodRun,
     Recipe,
@@ -47,6 +46,7 @@ from metaselect.reweighting.base import (
     strip_prefix,
 )
 from metaselect.reweighting.evidence import Evidence
+from metaselect.reweighting.linear_problem import LinearProblem
 
 PRIORS = ("auto", "given", "balanced")
 TAIL = 10  # the largest class to the smallest, above which classes are balanced

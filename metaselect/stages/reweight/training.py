@@ -16,7 +16,8 @@ from metaselect.models.head import head_of
 from metaselect.models.predictions import Predictions
 from metaselect.random import generator
 from metaselect.records import Reporter
-from metaselect.reweighting.base import Labels, LinearProblem, MethodRun, Recipe, Start
+from metaselect.reweighting.base import Labels, MethodRun, Recipe, Start
+from metaselect.reweighting.linear_problem import LinearProblem
 from metaselect.run.artefacts import CHECKPOINT, PRETRAINED
 from metaselect.stages.reweight.failure_check import StartScore, score_on_bought, score_start
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
