@@ -185,9 +185,11 @@ def test_a_column_for_each_model_may_come_any_number_of_times(tmp_path: Path) ->
     table = {"sample_id": pa.array(["s0"]), "label": names}
     with pytest.raises(ValueError, match="no column predicted_<model>"):
         write_parquet(tmp_path / "p", PREDICTIONS, table)
-    write_parquet(tmp_path / "p", PREDICTIONS, {**table, "predicted_a": names, "predicted_b": names})
+    half = pa.array([0.5], pa.float32())
+    probs = {f"{column}_{model}": half for column in ("prob", "label_prob") for model in "ab"}
+    write_parquet(tmp_path / "p", PREDICTIONS, {**table, "predicted_a": names, "predicted_b": names, **probs})
     with pytest.raises(ValueError, match="predicted_a is float32"):
-        write_parquet(tmp_path / "p", PREDICTIONS, {**table, "predicted_a": pa.array([0.5], pa.float32())})
+        write_parquet(tmp_path / "p", PREDICTIONS, {**table, "predicted_a": half})
 
 
 @pytest.fixture

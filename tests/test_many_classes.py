@@ -11,7 +11,7 @@ import pytest
 from command_line import metaselect
 from sklearn.metrics import confusion_matrix
 
-from metaselect.metrics.classification import classification
+from metaselect.metrics.classification import count_classes
 from metaselect.records import MOST_ROWS, matrix_rows
 from metaselect.stages.select.cost import Measured, extrapolated
 from metaselect.text import examples
@@ -52,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_matrix_of_many_classes_is_a_list_of_its_cells() -> None:
     for classes in (MOST_ROWS, MOST_ROWS + 1):
         true, predicted = DRAW.integers(0, classes, (2, 500))
-        found = classification(true, predicted, classes).confusion
+        found = count_classes(true, predicted, classes).confusion
         expected = confusion_matrix(true, predicted, labels=np.arange(classes))
         if classes <= MOST_ROWS:
             assert found == expected.tolist()

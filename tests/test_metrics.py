@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.metrics.classification import classification
 from metaselect.metrics.ranking import clean_label_auc, precision_of_lowest, ranking
 
 samples = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=8)
@@ -98,21 +97,3 @@ def test_a_ranking_by_hand() -> None:
 
 def test_a_ranking_of_nothing_has_no_figures() -> None:
     assert ranking(np.empty(0), np.empty(0, bool), None) == (None, None, 0, None)
-
-
-def test_classification_by_hand() -> None:
-    labels, predicted = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, 2, 3])
-    found = classification(labels, predicted, 4)
-    assert found.accuracy == 4 / 6
-    assert found.per_class_accuracy == [2 / 3, 1 / 2, None, 1.0]
-    assert found.balanced_accuracy == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)  # class 2 does not occur
-    assert found.confusion == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
-    # F1 of class 0: 2*2/(3+2), of class 1: 2*1/(2+2), of class 3: 1; class 2 does not occur.
-    assert found.macro_f1 == pytest.approx((4 / 5 + 1 / 2 + 1) / 3)
-
-
-def test_classification_of_one_class_by_a_constant_model() -> None:
-    right = classification(np.zeros(4, np.int64), np.zeros(4, np.int64), 2)
-    assert (right.accuracy, right.macro_f1, right.per_class_accuracy) == (1, 1, [1, None])
-    wrong = classification(np.zeros(4, np.int64), np.ones(4, np.int64), 2)
-    assert (wrong.accuracy, wrong.macro_f1, wrong.per_class_accuracy) == (0, 0, [0, None])

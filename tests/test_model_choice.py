@@ -14,7 +14,7 @@ from metaselect.run.files import write_json
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.record import write_record
-from metaselect.stages.evaluate.candidates import Candidate
+from metaselect.stages.evaluate.candidates import Candidate, ModelPredictions
 from metaselect.stages.evaluate.choice import Judged, against_baseline, choose
 from metaselect.stages.model_choice import ModelChoice, choose_by_comparisons, chosen_on_test_set
 
@@ -24,9 +24,9 @@ N = 1000
 def judged(name: str, right: int, *, method: str = "", dead: str = "") -> Judged:
     """A model that gets the first ``right`` of the test samples; "warmup" is the warm-up."""
     table = "" if name == "warmup" else "weights.parquet"
-    predicted = np.zeros(N, np.int64)
+    predictions = ModelPredictions(np.zeros(N, np.int64), np.ones(N), None)
     candidate = Candidate(name, f"{name}.safetensors", "", table, "", method or name, dead)
-    return Judged(candidate, predicted, np.arange(N) < right)
+    return Judged(candidate, predictions, np.arange(N) < right)
 
 
 def taken(*models: Judged) -> ModelChoice:

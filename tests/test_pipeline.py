@@ -132,8 +132,11 @@ def test_tables_have_the_documented_columns(finished_once: Path, entry: Any) -> 
         )
         if path is not None:
             expected = list(entry.columns)
-            if "predicted_<model>" in expected:
-                expected[-1:] = [f"predicted_{name}" for name in ("warmup", "auto", "uniform")]
+            expected = [
+                column.replace("<model>", name)
+                for column in expected
+                for name in (("warmup", "auto", "uniform") if "<model>" in column else ("",))
+            ]
             assert columns_of(path) == expected
     assert bool(tables) == entry.template.endswith((".csv", ".parquet"))
 

@@ -1,50 +1,70 @@
-"""Metrics of a model's predictions on a labelled set."""
+"""Metrics of predicted classes on a labelled set, from counts of each class."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score
+from sklearn.metrics import confusion_matrix
 
 from metaselect.records import Json, matrix_rows
 
 
 @dataclass(frozen=True)
-class ClassificationMetrics:
-    """Metrics of predictions on a labelled set.
+class ClassCounts:
+    """What predictions come to, class by class.
 
     Attributes:
-        accuracy: share of correct predictions.
-        balanced_accuracy: mean of the accuracies of the classes that occur.
-        per_class_accuracy: K shares, None for a class without samples.
-        macro_f1: mean F1 of the classes that occur.
+        right: (K,) int64, samples of each class that are predicted right.
+        support: (K,) int64, samples of each class.
+        predicted: (K,) int64, samples for which each class is predicted.
         confusion: K rows of K counts, a row is a true class; of many classes as ``records.matrix_rows``.
     """
 
-    accuracy: float
-    balanced_accuracy: float
-    per_class_accuracy: Sequence[float | None]
-    macro_f1: float
-    confusion: Sequence[Json]
+    right: np.ndarray
+    support: np.ndarray
+    predicted: np.ndarray
+    confusion: list[Json]
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """As the function of that name."""
+        return float(balanced_accuracy(self.right, self.support))
+
+    @property
+    def macro_f1(self) -> float:
+        """As the function of that name."""
+        return float(macro_f1(self.right, self.support, self.predicted))
 
 
-def classification(labels: np.ndarray, predicted: np.ndarray, classes: int) -> ClassificationMetrics:
-    """The metrics of predictions.
+def count_classes(labels: np.ndarray, predicted: np.ndarray, classes: int) -> ClassCounts:
+    """The counts of predictions.
 
     Args:
-        labels: (n,) int64, true classes.
-        predicted: (n,) int64.
+        labels: (m,) int64, true classes.
+        predicted: (m,) int64.
         classes: K.
     """
     matrix = confusion_matrix(labels, predicted, labels=np.arange(classes))
-    totals = matrix.sum(1)
-    occurs = totals > 0
-    return ClassificationMetrics(
-        accuracy=float((labels == predicted).mean()),
-        balanced_accuracy=float((matrix.diagonal()[occurs] / totals[occurs]).mean()),
-        per_class_accuracy=[float(matrix[c, c] / totals[c]) if totals[c] else None for c in range(classes)],
-        macro_f1=float(
-            f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
-        ),
-        confusion=matrix_rows(matrix),
-    )
+    return ClassCounts(matrix.diagonal(), matrix.sum(1), matrix.sum(0), matrix_rows(matrix))
+
+
+def balanced_accuracy(right: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """The mean recall of the classes that occur.
+
+    Args:
+        right: (K, ...) counts as in ``ClassCounts``.
+        support: (K, ...).
+
+    Returns:
+        (...).
+    """
+    return _mean_where(support > 0, right / support.clip(1))
+
+
+def macro_f1(right: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """The mean F1 of the classes that occur; arguments (K, ...) as in ``ClassCounts``, result (...)."""
+    return _mean_where(support > 0, 2 * right / (support + predicted).clip(1))
+
+
+def _mean_where(occurs: np.ndarray, values: np.ndarray) -> np.ndarray:
+    total: np.ndarray = values.sum(0, where=occurs) / occurs.sum(0)
+    return total

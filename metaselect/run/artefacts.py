@@ -260,8 +260,26 @@ METRICS = Artefact(EVALUATE, "metrics.json", (), "every number of the evaluation
 PREDICTIONS = Artefact(
     EVALUATE,
     "predictions.parquet",
-    parquet_columns({"sample_id": "string", "label": "string", "predicted_<model>": "string"}),
-    "one predicted column for each model",
+    parquet_columns(
+        {
+            "sample_id": "string",
+            "label": "string",
+            "predicted_<model>": "string",
+            "prob_<model>": "float32",
+            "label_prob_<model>": "float32",
+        }
+    ),
+    "three columns for each model: the predicted class, its probability (empty: not known) and that of the label",
+    "evaluate",
+)
+PER_CLASS = Artefact(
+    EVALUATE,
+    "per_class.csv",
+    csv_columns(
+        *("model", "label", "support", "predicted", "right"),
+        *(f"{score}{end}" for score in ("precision", "recall", "f1") for end in ("", "_low", "_high")),
+    ),
+    "a model's scores on each class, with the limits of 95 % intervals; empty where there is nothing to divide by",
     "evaluate",
 )
 TEST_SKIPPED = Artefact(EVALUATE, "skipped.csv", _BAD_SAMPLES, _LEFT_OUT, "evaluate")

@@ -19,7 +19,7 @@ from metaselect.errors import ConditionUnmet, UsageError
 from metaselect.run.artefacts import CROSS_FIT, REWEIGHT
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_records
-from metaselect.stages.evaluate.candidates import Candidate, LabelledSamples
+from metaselect.stages.evaluate.candidates import Candidate, LabelledSamples, ModelPredictions
 from metaselect.text import counted
 from metaselect.training.pool_predictions import pool_predictions
 
@@ -74,15 +74,15 @@ def labelled_bought_samples(run: Run, pool: Dataset, rounds: Sequence[Round]) ->
 
 def _held_out_predictions(
     run: Run, pool: Dataset, meta_set: MetaSet, kept: np.ndarray, candidate: Candidate
-) -> np.ndarray | str:
+) -> ModelPredictions | str:
     """Predictions of the bought samples where (m,) ``kept`` is true; or why there are none."""
-    ids = meta_set.bought[kept]
+    ids, labels = meta_set.bought[kept], meta_set.labels[kept]
     if not candidate.table:
         predictions = pool_predictions(run)
         if predictions is None or predictions.out_of_fold is None:
             return "no model of the warm-up was trained without the bought samples (warmup --folds)"
-        predicted: np.ndarray = predictions.out_of_fold.argmax(1).numpy()[ids]
-        return predicted
+        probs = predictions.out_of_fold.numpy()[ids]
+        return ModelPredictions(probs.argmax(1), probs[np.arange(len(ids)), labels], probs.max(1))
     again = run.stage(REWEIGHT.name(name=candidate.name)).command()
     if not candidate.cross_fit:
         return "no model of it was trained without the bought samples, since it has no comparison (reweight --folds)"
@@ -98,7 +98,9 @@ def _held_out_predictions(
     if bought != {sample_id: row["clean_label"] for sample_id, row in rows.items()}:
         return f"its comparison was made with other bought labels than there are now ({again})"
     place = {name: number for number, name in enumerate(pool.classes)}
-    return np.array([place[rows[pool.sample_ids[index]]["method_predicted"]] for index in ids.tolist()])
+    found = [rows[pool.sample_ids[index]] for index in ids.tolist()]
+    predicted = np.array([place[row["method_predicted"]] for row in found])
+    return ModelPredictions(predicted, np.array([float(row["method_prob"]) for row in found]), None)
 
 
 def what_is_judged(judged_on: str, samples: int) -> str:

@@ -55,19 +55,33 @@ class Candidate:
         return tuple(path for path in (self.weights, self.description, self.table, self.cross_fit) if path)
 
 
+class ModelPredictions(NamedTuple):
+    """A model's predictions of labelled samples.
+
+    Attributes:
+        predicted: (m,) int64, the most probable classes.
+        label_prob: (m,) the probability of each sample's label.
+        confidence: (m,) that of the predicted class; None: not known.
+    """
+
+    predicted: np.ndarray
+    label_prob: np.ndarray
+    confidence: np.ndarray | None
+
+
 class LabelledSamples(NamedTuple):
     """Samples that models are judged on.
 
     Attributes:
         sample_ids: m.
         labels: (m,) int64, their classes.
-        predict: a candidate's predictions of them, (m,) int64; or why there are none, as a part of a sentence.
+        predict: a candidate's predictions of them; or why there are none, as a part of a sentence.
         facts: about them, for ``metrics.json``.
     """
 
     sample_ids: list[str]
     labels: np.ndarray
-    predict: Callable[[Candidate], np.ndarray | str]
+    predict: Callable[[Candidate], ModelPredictions | str]
     facts: dict[str, Json]
 
 

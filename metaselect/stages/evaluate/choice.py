@@ -7,16 +7,16 @@ import numpy as np
 
 from metaselect.metrics.paired import PairedDifference, paired_accuracy
 from metaselect.registry import BASELINE, PREFERRED
-from metaselect.stages.evaluate.candidates import Candidate
+from metaselect.stages.evaluate.candidates import Candidate, ModelPredictions
 from metaselect.stages.model_choice import ModelChoice
 from metaselect.stages.reweight.comparison import WARMUP_NAME, difference_phrase
 
 
 class Judged(NamedTuple):
-    """A model with (n,) int64, its predictions of the test samples, and (n,) bool, those that are right."""
+    """A model with its predictions of the test samples, and (m,) bool, those that are right."""
 
     candidate: Candidate
-    predicted: np.ndarray
+    predictions: ModelPredictions
     right: np.ndarray
 
     @property

@@ -18,19 +18,18 @@ from metaselect.annotation.quality.noise_estimate import (
     estimate_inputs,
     has_control,
     noise_estimate,
-    wilson,
 )
 from metaselect.annotation.rounds import Round, rounds
 from metaselect.data.store import Dataset, data_inputs, load_pool, require_contents
 from metaselect.data_options import EvaluateOptions
 from metaselect.errors import ConditionUnmet, DataError, UsageError
-from metaselect.metrics.classification import classification
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import (
     EVALUATE,
     META_SET,
     METRICS,
+    PER_CLASS,
     PREDICTIONS,
     REWEIGHT,
     WARMUP,
@@ -40,11 +39,12 @@ from metaselect.run.inputs import inputs_of
 from metaselect.run.key import GIVEN, StageKey
 from metaselect.run.layout import Run, checked_folder_name
 from metaselect.run.stage import Work
-from metaselect.run.tables import write_parquet
+from metaselect.run.tables import write_parquet, write_rows
 from metaselect.stages.evaluate.bought_labels import check_without_test_set, labelled_bought_samples
 from metaselect.stages.evaluate.candidates import Candidate, LabelledSamples, candidates
 from metaselect.stages.evaluate.choice import Judged, against_baseline, choose
 from metaselect.stages.evaluate.label_issues import Truth, read_pool_truth, warmup_scores, weight_scores
+from metaselect.stages.evaluate.scores import SCORES, ClassScores, model_scores
 from metaselect.stages.evaluate.test_set import (
     TEST_INPUT,
     labelled_test_set,
@@ -56,12 +56,6 @@ from metaselect.stages.model_choice import ON_BOUGHT_LABELS, choose_by_compariso
 from metaselect.stages.wrong_labels import wrong_labels
 from metaselect.training.device import choose_device
 from metaselect.training.pool_predictions import warmup_predictions_input
-
-SCORES = (
-    *("test_accuracy", "test_accuracy_low", "test_accuracy_high"),
-    *("balanced_accuracy", "macro_f1", "per_class_accuracy", "confusion"),
-)
-"""Keys of a model's scores; all are None for a model that is not judged."""
 
 
 class EvaluationSetup(NamedTuple):
@@ -198,7 +192,7 @@ def _test_set(
 def _evaluate_models(samples: LabelledSamples, setup: EvaluationSetup, work: Work) -> None:
     run, pool, options = setup.run, setup.pool, setup.options
     truth = None if options.truth is None else read_pool_truth(options.truth, pool)
-    judged, scores = _judge(setup, samples, truth)
+    judged, scores, per_class = _judge(setup, samples, truth)
     if not judged:
         raise ConditionUnmet(
             f"No model can be judged on the bought labels: {scores[WARMUP.kind]['not_judged']}.",
@@ -220,26 +214,39 @@ def _evaluate_models(samples: LabelledSamples, setup: EvaluationSetup, work: Wor
     columns: dict[str, Any] = {
         "sample_id": pa.array(samples.sample_ids, pa.string()),
         "label": _names(pool, samples.labels),
-        **{f"predicted_{each.candidate.name}": _names(pool, each.predicted) for each in judged},
+        **{f"predicted_{each.candidate.name}": _names(pool, each.predictions.predicted) for each in judged},
+        **{
+            f"prob_{each.candidate.name}": _probs(each.predictions.confidence, len(samples.labels))
+            for each in judged
+        },
+        **{
+            f"label_prob_{each.candidate.name}": _probs(each.predictions.label_prob, len(samples.labels))
+            for each in judged
+        },
     }
     write_parquet(work.folder / PREDICTIONS.within(), PREDICTIONS, columns)
+    rows = [(name, *row) for name, scored in per_class.items() for row in scored]
+    write_rows(work.folder / PER_CLASS.within(), PER_CLASS, rows)
     write_json(work.folder / METRICS.within(), metrics)
 
 
 def _judge(
     setup: EvaluationSetup, samples: LabelledSamples, truth: Truth | None
-) -> tuple[list[Judged], dict[str, Any]]:
-    """Every model with its predictions of the samples, the warm-up first; and the scores by name."""
+) -> tuple[list[Judged], dict[str, Any], dict[str, list[ClassScores]]]:
+    """Every model with its predictions of the samples, the warm-up first; the scores, and those on classes, by name."""
     run, pool, k = setup.run, setup.pool, setup.options.k
     judged: list[Judged] = []
     scores: dict[str, Any] = {}
+    per_class: dict[str, list[ClassScores]] = {}
     for candidate in setup.models:
-        predicted = samples.predict(candidate)
-        if isinstance(predicted, str):
-            found = {**dict.fromkeys(SCORES), "not_judged": predicted}
+        predictions = samples.predict(candidate)
+        found: dict[str, Any]
+        if isinstance(predictions, str):
+            found = {**dict.fromkeys(SCORES), "not_judged": predictions}
         else:
-            judged.append(Judged(candidate, predicted, predicted == samples.labels))
-            found = {**_scores(samples.labels, predicted, pool), "not_judged": None}
+            judged.append(Judged(candidate, predictions, predictions.predicted == samples.labels))
+            found, rows = model_scores(samples.labels, predictions, pool.classes)
+            found["not_judged"], per_class[candidate.name] = None, rows
         if candidate.table:
             found |= weight_scores(run, candidate.name, pool, truth, k)
             wrong = wrong_labels(run, candidate.name, setup.rounds) if candidate.cross_fit else None
@@ -251,21 +258,13 @@ def _judge(
         scores[candidate.name] = found
     for name, difference in against_baseline(judged).items():
         scores[name]["against_baseline"] = difference._asdict()
-    return judged, scores
-
-
-def _scores(labels: np.ndarray, predicted: np.ndarray, pool: Dataset) -> dict[str, Json]:
-    result = classification(labels, predicted, len(pool.classes))
-    values: tuple[Json, ...] = (
-        result.accuracy,
-        *wilson(int((labels == predicted).sum()), len(labels)),
-        result.balanced_accuracy,
-        result.macro_f1,
-        dict(zip(pool.classes, result.per_class_accuracy, strict=True)),
-        list(result.confusion),
-    )
-    return dict(zip(SCORES, values, strict=True))
+    return judged, scores, per_class
 
 
 def _names(pool: Dataset, positions: np.ndarray) -> pa.Array:
     return pa.array(np.array(pool.classes, dtype=object)[positions].tolist(), pa.string())
+
+
+def _probs(values: np.ndarray | None, m: int) -> pa.Array:
+    """A column of (m,) probabilities, of nulls where they are not known."""
+    return pa.nulls(m, pa.float32()) if values is None else pa.array(values.astype(np.float32))

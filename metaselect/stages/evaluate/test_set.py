@@ -20,7 +20,7 @@ from metaselect.run.key import EXTERNAL
 from metaselect.run.layout import FEATURES, Run
 from metaselect.run.stage import Stage, Work
 from metaselect.run.tables import read_parquet
-from metaselect.stages.evaluate.candidates import Candidate, LabelledSamples, predict_with
+from metaselect.stages.evaluate.candidates import Candidate, LabelledSamples, ModelPredictions, predict_with
 
 TEST_INPUT = f"{EXTERNAL}TEST"
 _CONTENT = "test_content"  # in the details of the record
@@ -82,9 +82,10 @@ def labelled_test_set(
     if not len(kept):
         raise DataError(f"Every sample of {test} is in the pool too.", "Name another test set.")
 
-    def predict(candidate: Candidate) -> np.ndarray:
-        predicted: np.ndarray = predict_with(run, candidate, samples, device).predicted.cpu().numpy()[kept]
-        return predicted
+    def predict(candidate: Candidate) -> ModelPredictions:
+        found = predict_with(run, candidate, samples, device)
+        columns = (found.predicted, found.label_prob, found.confidence)
+        return ModelPredictions(*(column.cpu().numpy()[kept] for column in columns))
 
     return LabelledSamples(
         [samples.sample_ids[place] for place in kept.tolist()],
