@@ -167,6 +167,7 @@ def test_samples_of_the_pool_are_left_out_of_the_test(finished: Path, overlappin
     same = ("warmup", "reweight", "take", "test_samples", "classes")
     assert {key: done.json[key] for key in same} == {key: plain.json[key] for key in same}
     assert done.json["overlap"] == 30
+    assert done.json["test_content"] == plain.json["test_content"] != flattered.json["test_content"]
     paths = [finished / f"evaluate/{name}/predictions.parquet" for name in ("plain", "others")]
     first, second = (pq.read_table(path).sort_by("sample_id") for path in paths)
     assert first.equals(second)

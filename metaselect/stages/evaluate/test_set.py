@@ -43,7 +43,8 @@ def test_signature(
     report.note(f"{test} is not the file that was evaluated, or its time changed; comparing the contents.")
     with TemporaryDirectory() as scratch:
         samples, hashes = read_test_set(test, options, pool, Path(scratch), report)
-    return recorded if _content(samples, hashes) == record.details.get(_CONTENT) else signature
+    content = _content(samples, hashes, np.arange(len(samples)))
+    return recorded if content == record.details.get(_CONTENT) else signature
 
 
 def labelled_test_set(
@@ -73,7 +74,7 @@ def labelled_test_set(
         DataError: the test set is bad, or no sample of it is left.
     """
     samples, hashes = read_test_set(test, options, pool, scratch, report)
-    work.details[_CONTENT] = _content(samples, hashes)
+    work.details[_CONTENT] = _content(samples, hashes, np.arange(len(samples)))
     skipped = TEST_SKIPPED.within()
     if (scratch / skipped).is_file():
         (scratch / skipped).replace(work.folder / skipped)
@@ -91,14 +92,22 @@ def labelled_test_set(
         [samples.sample_ids[place] for place in kept.tolist()],
         samples.labels[kept],
         predict,
-        {"test_samples": len(kept), "judged_on": "test_set", "overlap": int(overlap.sum())},
+        {
+            "test_samples": len(kept),
+            "judged_on": "test_set",
+            "overlap": int(overlap.sum()),
+            "test_content": _content(samples, hashes, kept),
+        },
     )
 
 
-def _content(samples: Dataset, hashes: list[str]) -> str:
-    """Hex digest over ids, labels and contents of a test set."""
-    names = [samples.classes[label] for label in samples.labels.tolist()]
-    return fingerprint(samples.classes, zip(samples.sample_ids, names, hashes, strict=True))
+def _content(samples: Dataset, hashes: list[str], kept: np.ndarray) -> str:
+    """Hex digest over ids, labels and contents of the (n'',) ``kept`` samples of a test set."""
+    rows = (
+        (samples.sample_ids[place], samples.classes[samples.labels[place]], hashes[place])
+        for place in kept.tolist()
+    )
+    return fingerprint(samples.classes, rows)
 
 
 def _overlap(
