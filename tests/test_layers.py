@@ -27,6 +27,7 @@ LAYERS = (
     {"training"},
     {"features"},
     {"web"},
+    {"report"},
     {"stages"},
     {"cli"},
 )
@@ -55,11 +56,13 @@ TORCH_FREE = (
         "data",
         "annotation",
         "web",
+        "report",
         "cli",
     ),
     *(
         "stages.status",
         "stages.freshness",
+        "stages.gate",
         "stages.table",
         "stages.annotate",
         "stages.ingest",

@@ -33,7 +33,15 @@ METAVARS = {
     "<path>": "PATH",
 }
 """Typer's words for the kinds of values, and ours."""
-COMMAND_ORDER = (*(entry.command for entry in STAGES), "status", "verify", "split", "embed", "corrupt")
+COMMAND_ORDER = (
+    *(entry.command for entry in STAGES),
+    "status",
+    "gate",
+    "verify",
+    "split",
+    "embed",
+    "corrupt",
+)
 
 
 class WorkflowOrder(TyperGroup):
@@ -123,14 +131,14 @@ def root(
 
 def _register() -> None:
     """Add all commands to ``app``."""
-    from metaselect.cli import evaluate, reweight, select, status, verify, warmup
+    from metaselect.cli import evaluate, gate, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms, serve, votes
     from metaselect.cli.annotate.group import group
     from metaselect.cli.datasets import corrupt, embed, ingest, split
 
     for module in (
         *(ingest, warmup, select, forms, votes, serve),
-        *(reweight, evaluate, status, verify, split, embed, corrupt),
+        *(reweight, evaluate, status, gate, verify, split, embed, corrupt),
     ):
         module.register(app)
     for registered in (*app.registered_commands, *group.registered_commands):
