@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaselect.metrics.ranking import clean_label_auc, precision_of_lowest, ranking
+from metaselect.metrics.ranking import clean_label_auc, mean_of_lowest, ranking
 
 samples = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=8)
 
@@ -61,16 +61,16 @@ def test_precision_is_the_mean_over_all_ways_to_break_ties(
         for order in itertools.permutations(range(n))
         if all(weights[a] <= weights[b] for a, b in itertools.pairwise(order))
     ]
-    assert precision_of_lowest(weights, clean, k) == pytest.approx(np.mean(found))
+    assert mean_of_lowest(weights, ~clean, k) == pytest.approx(np.mean(found))
 
 
 def test_precision_by_hand() -> None:
     weights, clean = np.array([0.1, 0.2, 0.2, 0.2, 0.9]), np.array([False, True, False, False, True])
-    assert precision_of_lowest(weights, clean, 0) is None
-    assert precision_of_lowest(weights, clean, 1) == 1
-    assert precision_of_lowest(weights, clean, 2) == pytest.approx((1 + 2 / 3) / 2)
-    assert precision_of_lowest(weights, clean, 4) == 3 / 4
-    assert precision_of_lowest(weights, clean, 5) == 3 / 5
+    assert mean_of_lowest(weights, ~clean, 0) is None
+    assert mean_of_lowest(weights, ~clean, 1) == 1
+    assert mean_of_lowest(weights, ~clean, 2) == pytest.approx((1 + 2 / 3) / 2)
+    assert mean_of_lowest(weights, ~clean, 4) == 3 / 4
+    assert mean_of_lowest(weights, ~clean, 5) == 3 / 5
 
 
 @given(samples, st.data())

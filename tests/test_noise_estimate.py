@@ -19,6 +19,7 @@ from metaselect.annotation.quality.noise_estimate import (
     NoiseEstimate,
     Z,
     estimate_inputs,
+    noise_by_class,
     noise_estimate,
     wilson,
 )
@@ -125,6 +126,19 @@ def test_the_counts_are_those_of_the_control_samples_of_all_rounds(tmp_path: Pat
     assert found[:5] == by_hand({sample_id: said[sample_id] for sample_id in control}, given_labels(run))
     assert found.rate == found.wrong / found.answered
     assert (found.low, found.high) == wilson(found.wrong, found.answered)
+    given = given_labels(run)
+    by_class = noise_by_class(run, rounds(run), read_ledger(run))
+    expected = {
+        label: by_hand({each: said[each] for each in control if given[each] == label}, given)[1:3]
+        for label in CLASSES
+    }
+    assert {label: noise[:2] for label, noise in by_class.items()} == {
+        label: counts for label, counts in expected.items() if counts[0]
+    }
+    assert sum(noise.wrong for noise in by_class.values()) == found.wrong
+    for noise in by_class.values():
+        assert noise.rate == noise.wrong / noise.answered
+        assert (noise.low, noise.high) == wilson(noise.wrong, noise.answered)
 
 
 @pytest.fixture
@@ -295,6 +309,12 @@ def test_an_evaluation_follows_the_control_and_closed_rounds_stay(finished: Path
         "drawn": 8, "answered": 8, "wrong": wrong, "unusable": 0, "unanswered": 0,
         "rate": wrong / 8, "low": low, "high": high,
     }  # fmt: skip
+    by_class = metrics["noise_by_class"]
+    assert by_class.keys() == set(drawn.values())
+    assert sum(noise["answered"] for noise in by_class.values()) == 8
+    for label, noise in by_class.items():
+        same = {each: given for each, given in drawn.items() if given == label}
+        assert (noise["answered"], noise["wrong"]) == (len(same), wrong_ones(same))
     again = metaselect(*EVALUATE, "--json", run=finished)
     assert "up to date" in again.err
     assert again.json["noise_estimate"] == metrics["noise_estimate"]

@@ -61,7 +61,10 @@ def test_rankings_are_judged_on_the_samples_that_the_truth_knows(tmp_path: Path,
     done = metaselect("evaluate", TEST, "--truth", path, "--name", "part", "--json", run=finished)
     judged = [row for row in table if row["sample_id"] not in unusable | absent]
     wrong = [known[str(row["sample_id"])] != row["given_label"] for row in judged]
-    assert done.json["noise"] == {
+    noise = done.json["noise"]
+    matrix = np.array(noise.pop("matrix"))
+    assert (matrix.sum(), matrix.trace()) == (len(judged), wrong.count(False))
+    assert noise == {
         "measured_rate": np.mean(wrong),
         "samples": LIMIT - 77,
         "unusable": 17,

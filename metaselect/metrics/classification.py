@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from metaselect.records import Json, matrix_rows
 
@@ -43,8 +42,14 @@ def count_classes(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Cl
         predicted: (m,) int64.
         classes: K.
     """
-    matrix = confusion_matrix(labels, predicted, labels=np.arange(classes))
+    matrix = count_pairs(labels, predicted, classes)
     return ClassCounts(matrix.diagonal(), matrix.sum(1), matrix.sum(0), matrix_rows(matrix))
+
+
+def count_pairs(rows: np.ndarray, columns: np.ndarray, classes: int) -> np.ndarray:
+    """(K, K) int64: how many samples have each pair of two classes, both (m,) int64 in 0..K-1."""
+    counts: np.ndarray = np.bincount(rows * classes + columns, minlength=classes**2).reshape(classes, classes)
+    return counts
 
 
 def balanced_accuracy(right: np.ndarray, support: np.ndarray) -> np.ndarray:

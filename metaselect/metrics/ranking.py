@@ -50,20 +50,22 @@ def ranking(ranks: np.ndarray, clean: np.ndarray, k: int | None) -> RankingMetri
     auc = clean_label_auc(ranks, clean)
     average_precision = None if auc is None else float(average_precision_score(~clean, -ranks))
     differ = len(ranks) > 0 and np.ptp(ranks) > 0
-    return RankingMetrics(auc, average_precision, k, precision_of_lowest(ranks, clean, k) if differ else None)
+    return RankingMetrics(auc, average_precision, k, mean_of_lowest(ranks, ~clean, k) if differ else None)
 
 
-def precision_of_lowest(weights: np.ndarray, clean: np.ndarray, k: int) -> float | None:
-    """Precision at k: share of wrong labels among the k lowest weights; ties at the k-th count in proportion.
+def mean_of_lowest(ranks: np.ndarray, values: np.ndarray, k: int) -> float | None:
+    """The mean value of the k samples of the lowest ranks; of wrong labels it is the precision at k.
+
+    Ties at the k-th count in proportion.
 
     Args:
-        weights: (n',).
-        clean: (n',) bool.
+        ranks: (n',).
+        values: (n',) numbers, or bool.
         k: from 1 to n'; the result is None for 0.
     """
     if k < 1:
         return None
-    kth = np.partition(weights, k - 1)[k - 1]
-    below, tied = weights < kth, weights == kth
-    wrong = float((~clean[below]).sum()) + float((~clean[tied]).mean()) * (k - int(below.sum()))
-    return wrong / k
+    kth = np.partition(ranks, k - 1)[k - 1]
+    below, tied = ranks < kth, ranks == kth
+    total = float(values[below].sum()) + float(values[tied].mean()) * (k - int(below.sum()))
+    return total / k

@@ -11,6 +11,7 @@ from metaselect.annotation.rounds import Round, round_is_closed, rounds
 from metaselect.errors import ArtefactError
 from metaselect.registry import load
 from metaselect.run.artefacts import META_SET, REWEIGHT, ROBUST_MODEL_INFO
+from metaselect.run.key import GIVEN
 from metaselect.run.layout import Run
 from metaselect.run.stage_names import round_of
 from metaselect.run.unfinished import UNFINISHED_KEY
@@ -118,7 +119,7 @@ def unread_meta_set(run: Run, inputs: Mapping[str, str], view: AnnotationView) -
 
 
 def unread_by_evaluation(run: Run, inputs: Mapping[str, str], view: AnnotationView) -> list[str]:
-    """Re-weightings, and files of answered control samples, that an evaluation was made without."""
+    """Re-weightings, files of answered control samples and, beside a truth, bought labels that it was made without."""
     new = [
         name
         for name in run.stage_names(REWEIGHT.kind)
@@ -126,4 +127,6 @@ def unread_by_evaluation(run: Run, inputs: Mapping[str, str], view: AnnotationVi
     ]
     if view.rounds is None or (view.ledger is None and has_control(view.rounds)):
         return new  # the damaged stages are reported by themselves
-    return new + [path for path in estimate_inputs(view.rounds, view.ledger) if path not in inputs]
+    if f"{GIVEN}truth" in inputs:  # which tells how many labels are right by now
+        new += unread_meta_set(run, inputs, view)
+    return new + [path for path in estimate_inputs(view.rounds, view.ledger) if path not in {*inputs, *new}]

@@ -85,8 +85,7 @@ def noise_estimate(
         return None
     verdicts = ledger.verdicts
     arms = _begun(arms, verdicts) if begun else arms
-    drawn_ids = sorted(sample_id for each in arms for sample_id in each.control)
-    given = {sample_id: label for sample_id, label in given_labels(run, drawn_ids).items() if label}
+    given = _labels_of_control(run, arms)
     if not given:
         return None
     known = [(verdicts[sample_id], label) for sample_id, label in given.items() if sample_id in verdicts]
@@ -96,6 +95,56 @@ def noise_estimate(
     low, high = wilson(wrong, answered) if answered else (None, None)
     rate = wrong / answered if answered else None
     return NoiseEstimate(drawn, answered, wrong, unusable, drawn - answered - unusable, rate, low, high)
+
+
+class ClassNoise(NamedTuple):
+    """The share of wrong labels among control samples of one given label, with the limits of its 95 % interval.
+
+    Attributes:
+        answered: control samples with this given label and a clean one.
+        wrong: those of them whose clean label is another.
+        rate: wrong / answered.
+        low: lower limit.
+        high: upper limit.
+    """
+
+    answered: int
+    wrong: int
+    rate: float
+    low: float
+    high: float
+
+
+def noise_by_class(run: Run, rounds: Sequence[Round], ledger: Ledger | None) -> dict[str, ClassNoise]:
+    """The noise rate of every given label of which a control sample is answered, by label in alphabetical order.
+
+    Of a label with few of them little is known, as its wide interval says.
+
+    Args:
+        run: whose data holds the given labels.
+        rounds: every round of the run.
+        ledger: its votes; may be None where ``has_control`` is False.
+
+    Raises:
+        ArtefactError: the samples are damaged.
+    """
+    if ledger is None:
+        return {}
+    found: dict[str, list[bool]] = {}
+    for sample_id, label in _labels_of_control(run, rounds).items():
+        verdict = ledger.verdicts.get(sample_id)
+        if verdict is not None and verdict.status == DONE:
+            found.setdefault(label, []).append(verdict.clean_label != label)
+    return {
+        label: ClassNoise(len(wrong), sum(wrong), sum(wrong) / len(wrong), *wilson(sum(wrong), len(wrong)))
+        for label, wrong in sorted(found.items())
+    }
+
+
+def _labels_of_control(run: Run, arms: Sequence[Round]) -> dict[str, str]:
+    """The given labels of the control samples that have one and are in the data, by sample_id."""
+    drawn = sorted(sample_id for each in arms for sample_id in each.control)
+    return {sample_id: label for sample_id, label in given_labels(run, drawn).items() if label}
 
 
 def has_control(rounds: Sequence[Round]) -> bool:

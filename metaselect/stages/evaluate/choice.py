@@ -33,11 +33,19 @@ def baseline_of(judged: Sequence[Judged]) -> Judged | None:
 
 def against_baseline(judged: Sequence[Judged]) -> dict[str, PairedDifference]:
     """The accuracy of every re-weighting less that of the baseline, by name; empty without a baseline."""
-    baseline = baseline_of(judged)
+    return _against(judged, baseline_of(judged))
+
+
+def against_warmup(judged: Sequence[Judged]) -> dict[str, PairedDifference]:
+    """The same less that of the warm-up; empty where the warm-up is not judged."""
+    return _against(judged, next((each for each in judged if not each.candidate.table), None))
+
+
+def _against(judged: Sequence[Judged], other: Judged | None) -> dict[str, PairedDifference]:
     return {
-        each.candidate.name: paired_accuracy(each.right, baseline.right)
+        each.candidate.name: paired_accuracy(each.right, other.right)
         for each in judged
-        if baseline is not None and each.candidate.table and each is not baseline
+        if other is not None and each.candidate.table and each is not other
     }
 
 

@@ -1,49 +1,15 @@
 """How well each model's ranking of label issues finds the wrong labels that a truth file knows."""
 
-from pathlib import Path
-from typing import NamedTuple
-
 import numpy as np
 
-from metaselect.annotation.formats.csv import read_truth
 from metaselect.data.store import Dataset
-from metaselect.errors import DataError
-from metaselect.metrics.ranking import clean_label_auc, ranking
+from metaselect.metrics.ranking import clean_label_auc, mean_of_lowest, ranking
 from metaselect.records import Json
 from metaselect.run.artefacts import WEIGHTS
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
-from metaselect.text import examples, quoted
-from metaselect.training.pool_predictions import pool_predictions
-
-
-class Truth(NamedTuple):
-    """What a truth file says of a pool.
-
-    Attributes:
-        labels: (n,) int64, true classes; -1 where the file has none.
-        unusable: how many samples it calls unusable.
-        absent: how many samples it does not name.
-    """
-
-    labels: np.ndarray
-    unusable: int
-    absent: int
-
-    @property
-    def known(self) -> np.ndarray:
-        """(n,) bool: samples with a true class."""
-        return self.labels >= 0
-
-    def noise(self, given: np.ndarray) -> dict[str, Json]:
-        """The share of wrong labels among the (n,) given ones (-1: none), and the samples that it is of."""
-        wrong = (self.labels != given)[self.known & (given >= 0)]
-        return {
-            "measured_rate": float(wrong.mean()) if len(wrong) else None,
-            "samples": len(wrong),
-            "unusable": self.unusable,
-            "not_in_truth": self.absent,
-        }
+from metaselect.stages.evaluate.truth import Truth
+from metaselect.training.pool_predictions import PoolPredictions, pool_predictions
 
 
 def weight_scores(run: Run, name: str, pool: Dataset, truth: Truth | None, k: int | None) -> dict[str, Json]:
@@ -54,12 +20,15 @@ def weight_scores(run: Run, name: str, pool: Dataset, truth: Truth | None, k: in
     """
     if truth is None:
         return {"weight_auc": None, "rank_auc": None}
-    table = read_parquet(run, WEIGHTS, ["weight", "label_issue_rank"], name=name)
+    columns = ["weight", "label_issue_rank", "predicted_label"]
+    table = read_parquet(run, WEIGHTS, columns, name=name)
     judged = np.array(table["label_issue_rank"].is_valid()) & truth.known
-    clean = (pool.labels == truth.labels)[judged]
     weights = table["weight"].to_numpy()[judged].astype(np.float64)
-    ranks = np.array(table["label_issue_rank"].fill_null(0), np.int64)[judged]
-    return {"weight_auc": clean_label_auc(weights, clean), **ranking_scores(ranks, clean, k)}
+    ranks = np.array(table["label_issue_rank"].fill_null(0), np.int64)
+    place = {label: number for number, label in enumerate(pool.classes)}
+    predicted = np.array([place[label] for label in table["predicted_label"].to_pylist()])
+    scores = _ranking_scores(ranks, predicted, judged, truth, k)
+    return {"weight_auc": clean_label_auc(weights, truth.clean[judged]), **scores}
 
 
 def warmup_scores(
@@ -81,36 +50,44 @@ def warmup_scores(
     for name in names:
         table = read_parquet(run, WEIGHTS, ["label_issue_rank"], name=name)
         judged &= np.array(table["label_issue_rank"].is_valid())
-    label_prob = predictions.label_probs(pool.labels)
-    return ranking_scores(label_prob[judged], (pool.labels == truth.labels)[judged], k)
+    predicted = predictions.held_out.argmax(1).numpy()
+    others: dict[str, Json] = {
+        name: ranking(ranks[judged], truth.clean[judged], k)._asdict()
+        for name, ranks in _rankings(predictions, pool.labels).items()
+    }
+    ranks = predictions.label_probs(pool.labels)
+    return {**_ranking_scores(ranks, predicted, judged, truth, k), "rankings": others}
 
 
-def ranking_scores(ranks: np.ndarray, clean: np.ndarray, k: int | None) -> dict[str, Json]:
-    """The metrics of a ranking as JSON values; arguments of ``metrics.ranking``."""
-    found = ranking(ranks, clean, k)._asdict()
-    return {"rank_auc": found.pop("auc"), **found}
+def _rankings(predictions: PoolPredictions, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """(n,) for every ranking of the warm-up by its column's name, the lowest for a label that is likely wrong."""
+    rows = np.arange(len(labels))
+    found = {
+        name: values.numpy()[rows, labels]
+        for name in ("probs", "out_of_fold", "neighbours")
+        if (values := getattr(predictions, name)) is not None
+    }
+    return {**found, "wrong_events": -predictions.wrong_events.numpy()}
 
 
-def read_pool_truth(path: Path, pool: Dataset) -> Truth:
-    """What a truth file says of the pool; it may lack samples.
+def _ranking_scores(
+    ranks: np.ndarray, predicted: np.ndarray, judged: np.ndarray, truth: Truth, k: int | None
+) -> dict[str, Json]:
+    """The metrics of a ranking, and how many labels are right once the first k suggestions are followed.
 
-    Raises:
-        DataError: it names no sample of the pool, or a label is no class.
+    Args:
+        ranks: (n,) as of ``metrics.ranking.ranking``.
+        predicted: (n,) int64, the classes that the model suggests.
+        judged: (n,) bool, the samples to judge by.
+        truth: of the pool.
+        k: how many suggestions.
     """
-    named = read_truth(path.read_bytes(), str(path))
-    said = [named.get(sample_id) for sample_id in pool.sample_ids]
-    absent = said.count(None)
-    if absent == len(pool):
-        raise DataError(
-            f"{path} has none of the {len(pool)} samples of the run, e.g. {pool.sample_ids[0]}.",
-            "Use the truth file of the data set that was ingested.",
-        )
-    position = {name: index for index, name in enumerate(pool.classes)}
-    strange = sorted({label for label in said if label} - set(position))
-    if strange:
-        raise DataError(
-            f"{path} holds the label {quoted(strange[0])}, which is no class of the run.",
-            f"The classes are {examples(pool.classes, 20)}.",
-        )
-    labels = np.array([position[label] if label else -1 for label in said], np.int64)
-    return Truth(labels, said.count(""), absent)
+    found = ranking(ranks[judged], truth.clean[judged], k)
+    correct = None
+    if found.precision_at_k is not None:
+        # A bought label stays, although a ranking that is older than it may suggest another.
+        gained = np.where(truth.bought, 0, truth.right(predicted).astype(int) - truth.right(truth.current))
+        gain = mean_of_lowest(ranks[judged], gained[judged], found.k)
+        correct = int(truth.right(truth.current).sum()) + found.k * (gain or 0.0)
+    values = found._asdict()
+    return {"rank_auc": values.pop("auc"), **values, "correct_labels": correct}
