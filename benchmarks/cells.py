@@ -1,4 +1,4 @@
-"""The cells of ``table.py`` and ``label_errors.py``: which are chosen, their trainings, and the CSV of their rows."""
+"""The cells of ``table.py``, ``label_errors.py`` and ``frozen_features.py``: choice, training, and the CSV of rows."""
 
 import argparse
 import multiprocessing

@@ -1,10 +1,10 @@
-"""The data sets and kinds of label noise of ``table.py`` and ``label_errors.py``, and the runs that both work on.
+"""The data sets and kinds of label noise of the programs that share ``cells.py``, and the runs that they work on.
 
 Digits, breast_cancer and wine are scikit-learn's, split anew for each seed. The others are files below ``--data-dir``:
 
     mnist/{train,test}.parquet           images and labels
-    cifar10/{train,test}.parquet         the same, beside human_labels.csv: id, worst, random1 (CIFAR-10N)
-    cifar10_dinov2/{train,test}.parquet  features of a frozen encoder, label, worst, random1
+    cifar10/{train,test}.parquet         the same, beside human_labels.csv: id, worst, random1, aggregate (CIFAR-10N)
+    cifar10_dinov2/{train,test}.parquet  features of a frozen encoder, label, worst, random1, aggregate
 
 Of MNIST and CIFAR-10 a random subset of the training images is taken, another one for each seed; a long tail is cut
 from all of them. Test sets are whole.
@@ -38,26 +38,32 @@ NOISES: dict[str, tuple[str, ...]] = {
     "none": (),
     "uniform-10": ("--noise", "uniform", "--rate", "0.1"),
     "uniform-40": ("--noise", "uniform", "--rate", "0.4"),
+    "uniform-60": ("--noise", "uniform", "--rate", "0.6"),
     "flip2-40": ("--noise", "flip2", "--rate", "0.4"),
     "background-40": ("--noise", "background", "--rate", "0.4"),
     "asymmetric-40": ("--noise", "asymmetric", "--rate", "0.4"),
+    "adversarial-40-shift": ("--noise", "adversarial", "--rate", "0.4"),
     "adversarial-60-shift": ("--noise", "adversarial", "--rate", "0.6"),
     "adversarial-60-derangement": ("--noise", "adversarial", "--rate", "0.6", "--map", "random"),
     "human-worst": ("--noise", "human", "--labels-column", "worst"),
     "human-random1": ("--noise", "human", "--labels-column", "random1"),
+    "human-aggregate": ("--noise", "human", "--labels-column", "aggregate"),
     "longtail-100": ("--imbalance", "100"),
     "longtail-100-uniform-20": ("--imbalance", "100", "--noise", "uniform", "--rate", "0.2"),
 }
 """Options of `corrupt` by the name of the noise. What depends on the data is added by ``noise_options``."""
 CLEAN = ("none", "longtail-100")
 """Settings without a wrong label."""
+FROZEN_ONLY = ("uniform-60", "adversarial-40-shift", "human-aggregate")
+"""Kinds that ``frozen_features.py`` alone runs."""
 
 DIGITS = tuple("0123456789")
 PATRINI_PAIRS = {"2": "7", "3": "8", "5": "6", "6": "5", "7": "1"}
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TEST_SHARE = 0.2  # of scikit-learn's tables of features
 NO_PEOPLE = dict.fromkeys(
-    ("human-worst", "human-random1"), "Labels of people are known for CIFAR-10's images alone."
+    ("human-worst", "human-random1", "human-aggregate"),
+    "Labels of people are known for CIFAR-10's images alone.",
 )
 NO_TAIL = dict.fromkeys(
     ("longtail-100", "longtail-100-uniform-20"),
@@ -135,7 +141,7 @@ def _write_dinov2(source: Source, seed: int, folder: Path) -> None:
     rows = pq.read_table(source.file("cifar10_dinov2/train.parquet"))
     pq.write_table(rows.select(["sample_id", "features", "label"]), folder / "train.parquet")
     shutil.copyfile(source.file("cifar10_dinov2/test.parquet"), folder / "test.parquet")
-    header = ("sample_id", "worst", "random1")
+    header = ("sample_id", "worst", "random1", "aggregate")
     columns = (rows[name].to_pylist() for name in header)
     write_csv(folder / "human_labels.csv", header, zip(*columns, strict=True))
 
