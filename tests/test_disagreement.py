@@ -127,6 +127,20 @@ def test_samples_without_an_answer_have_no_part_in_the_head() -> None:
     assert not set(with_unusable.ranked.tolist()) & set(bought.tolist())
 
 
+def test_a_sample_without_a_label_has_an_even_view_of_it() -> None:
+    rows, classes = blobs((10, 10, 10))
+    given = classes.clone()
+    given[3] = -1
+    views = [[1 / 3] * 3, [1.0, 0.0, 0.0]]  # all its neighbours are of its class
+    mean = [sum(column) / 2 for column in zip(*views, strict=True)]
+    expected = entropy_of(mean) - sum(map(entropy_of, views)) / 2
+    assert float(choose(rows, given, 4).similarity[3]) == pytest.approx(expected, abs=1e-6)
+    none_given = torch.full_like(given, -1)
+    for bought in (NONE, torch.tensor([0]), torch.tensor([0, 10])):
+        picks = choose(rows, none_given, 4, bought, classes[bought]).ranked.tolist()
+        assert len({*picks, *bought.tolist()}) == 4 + len(bought)
+
+
 def test_the_picks_are_spread_over_the_clusters_of_the_suspects() -> None:
     """Of 12 wrong labels in four tight groups, one of each group is bought, though scores tie."""
     rows, classes = blobs((40, 40, 40, 40), spread=0.02)

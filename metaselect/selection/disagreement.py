@@ -1,8 +1,8 @@
 """Disagreement: typical samples of the part of the pool where views of the label disagree; for later rounds.
 
 A sample has three views, distributions over the classes: of a head fitted on the bought labels, of its nearest
-neighbours' labels, and of its given label. The first knows true labels but few of them; the others follow the given
-ones. Where a class has no bought label yet, they are what speaks for it.
+neighbours' labels, and of its given label (an even one, where it has none). The first knows true labels but few of
+them; the others follow the given ones. Where a class has no bought label yet, they are what speaks for it.
 
 Source: members of a committee disagree by their mean divergence from the committee's mean: McCallum, Nigam 1998;
 K-means of the samples of highest score, one of each cluster: Zhdanov 2019 (arXiv:1901.05954).
@@ -70,11 +70,12 @@ class Disagreement:
         """
         unit = F.normalize(features.hidden[-1]).cpu()
         labels, labelled, true_labels = _labels(features, bought)
-        classes = int(torch.cat([labels, true_labels]).max()) + 1
-        given = F.one_hot(labels, classes).float()
+        classes = max(int(torch.cat([labels, true_labels]).max()), 0) + 1
+        given = F.one_hot(labels.clamp(min=0), classes).float()
+        given[labels < 0] = 1 / classes
         labels[labelled] = true_labels
         views = [given]
-        if len(unit) > 1:
+        if int((labels >= 0).sum()) > 1:
             progress("neighbours")
             views.append(neighbour_votes(unit, labels, classes, neighbour_count(len(unit)), generator))
         scores = torch.zeros(len(unit))
