@@ -30,6 +30,8 @@ class MetaSelectError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:  # for the traceback in a notebook; the command line prints no traceback
+            self.add_note(hint)
 
 
 class ConditionUnmet(MetaSelectError):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,3 +55,14 @@ def test_the_documented_program_makes_answers_of_class_probabilities(
     expected = {name: classes[top] for name, top in zip(ids, best, strict=True)}
     assert len(votes) == BUDGET
     assert all(vote["clean_label"] == expected[vote["sample_id"]] for vote in votes)
+
+
+def test_the_python_page_runs(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks one after another, with the numbers that they promise."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(encoding="utf-8"), re.DOTALL)
+    finished.rename(finished.with_name("my-run"))
+    monkeypatch.chdir(finished.parent)
+    found: dict[str, Any] = {}
+    exec("\n".join(blocks), found)
+    assert len(found["doubted"]) == 20
+    assert found["wrong"] > 0

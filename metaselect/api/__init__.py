@@ -1,0 +1,1 @@
+"""What ``import metaselect`` offers to Python programs; the package itself has the names, and imports them late."""
