@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaselect.api.label_issues import find_label_issues
+    from metaselect.api.select import select
     from metaselect.api.tables import RunTables, open_run
     from metaselect.errors import MetaSelectError
 
@@ -16,13 +18,17 @@ __all__ = [
     "MetaSelectError",
     "RunTables",
     "__version__",
+    "find_label_issues",
     "open_run",
+    "select",
 ]
 
 _MODULES = {
     "MetaSelectError": "metaselect.errors",
     "RunTables": "metaselect.api.tables",
+    "find_label_issues": "metaselect.api.label_issues",
     "open_run": "metaselect.api.tables",
+    "select": "metaselect.api.select",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import BUDGET, metaselect
+from command_line import BUDGET, LIMIT, metaselect
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "run-directory.md"
@@ -66,3 +66,5 @@ def test_the_python_page_runs(finished: Path, monkeypatch: pytest.MonkeyPatch) -
     exec("\n".join(blocks), found)
     assert len(found["doubted"]) == 20
     assert found["wrong"] > 0
+    assert not set(found["first"]) & set(found["second"])
+    assert len(found["issues"]) == LIMIT

@@ -48,11 +48,24 @@ def load_external_features(
             "Add the class probabilities, or choose k-means, k-center, or rbc with "
             "--option features=representation.",
         )
-    labels = pool.labels
-    if external.probs is not None:  # a sample without a label counts as one of its most probable class
-        labels = np.where(pool.labelled, labels, external.probs.argmax(1))
+    return external_pool_features(external.features, external.probs, pool.labels, device)
+
+
+def external_pool_features(
+    hidden: np.ndarray, probs: np.ndarray | None, labels: np.ndarray, device: torch.device
+) -> PoolFeatures:
+    """Features from outside as those of one checkpoint; a sample without a label counts as one of its likeliest class.
+
+    Args:
+        hidden: (n, d) float32.
+        probs: (n, K) float32.
+        labels: (n,) int64, -1 where there is none.
+        device: of the result.
+    """
+    if probs is not None:
+        labels = np.where(labels >= 0, labels, probs.argmax(1))
     return PoolFeatures(
-        () if external.probs is None else (torch.from_numpy(external.probs).to(device),),
-        (torch.from_numpy(external.features).to(device),),
+        () if probs is None else (torch.from_numpy(probs).to(device),),
+        (torch.from_numpy(hidden).to(device),),
         torch.from_numpy(labels).to(device),
     )

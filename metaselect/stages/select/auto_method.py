@@ -37,7 +37,12 @@ def _method_and_reason(run: Run, options: SelectOptions, *, has_labels: bool) ->
     if options.profile is not None:
         return "rbc", "which has --profile"
     if options.features is not None or trained_on(run) == FEATURES:
-        if has_labels:
-            return "disagreement", "since the features are frozen and labels were bought before"
-        return "k-means", "since the features are frozen"
+        return for_frozen_features(has_labels=has_labels)
     return "rbc", "since the features are those of a network trained on the given labels"
+
+
+def for_frozen_features(*, has_labels: bool) -> tuple[str, str]:
+    """The method for features of a frozen encoder, and why; as ``with_resolved_method``."""
+    if has_labels:
+        return "disagreement", "since the features are frozen and labels were bought before"
+    return "k-means", "since the features are frozen"
