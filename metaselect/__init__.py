@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaselect.api.classifier import MetaReweighter
     from metaselect.api.label_issues import find_label_issues
     from metaselect.api.select import select
     from metaselect.api.tables import RunTables, open_run
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "MetaReweighter",
     "MetaSelectError",
     "RunTables",
     "__version__",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "MetaReweighter": "metaselect.api.classifier",
     "MetaSelectError": "metaselect.errors",
     "RunTables": "metaselect.api.tables",
     "find_label_issues": "metaselect.api.label_issues",

@@ -68,3 +68,4 @@ def test_the_python_page_runs(finished: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found["wrong"] > 0
     assert not set(found["first"]) & set(found["second"])
     assert len(found["issues"]) == LIMIT
+    assert found["model"].score(found["features"], found["truth"]) > 0.9
