@@ -20,7 +20,7 @@ from data_makers import pictures, write_images
 import metaselect as package
 from metaselect.cli.main import CLICK_USAGE_ERROR, app
 from metaselect.registry import ENCODERS, MODELS, REWEIGHTERS, SELECTORS
-from metaselect.run.artefacts import ARTEFACTS
+from metaselect.run.stage_names import ARTEFACTS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 ROWS = {

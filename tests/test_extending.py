@@ -15,7 +15,7 @@ from metaselect import options, registry
 from metaselect.annotation.formats.detect import detect_format
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import ExportOptions, ImportOptions, ReweightOptions, SelectOptions
-from metaselect.run import artefacts
+from metaselect.run import artefacts, stage_names
 from metaselect.run.layout import Run
 from metaselect.run.schema import Folder
 from metaselect.run.stage_names import FOLDERS
@@ -98,7 +98,7 @@ def test_a_stage(finished: Path, reporter: Listener, monkeypatch: pytest.MonkeyP
             monkeypatch.setitem(vars(target), name, names[name])
     folder: Folder = vars(artefacts)["LABELS"]
     monkeypatch.setitem(FOLDERS, folder.kind, folder)
-    monkeypatch.setattr(artefacts, "ARTEFACTS", (*artefacts.ARTEFACTS, vars(artefacts)["LABEL_COUNTS"]))
+    monkeypatch.setattr(stage_names, "ARTEFACTS", (*stage_names.ARTEFACTS, vars(artefacts)["LABEL_COUNTS"]))
     row = eval(entry, {**vars(artefacts), "StageEntry": table.StageEntry})
     for module in (table, status):
         monkeypatch.setattr(module, "STAGES", (*table.STAGES, row))

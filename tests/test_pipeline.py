@@ -22,7 +22,8 @@ from command_line import (
 )
 from safetensors import safe_open
 
-from metaselect.run.artefacts import ARTEFACTS, GRADIENTS
+from metaselect.run.artefacts import GRADIENTS
+from metaselect.run.stage_names import ARTEFACTS
 
 STAGES = (
     "data",

@@ -12,13 +12,13 @@ from data_makers import Listener
 from metaselect.cli.main import COMMAND_ORDER
 from metaselect.options import key_options
 from metaselect.registry import load
-from metaselect.run import artefacts
-from metaselect.run.artefacts import ARTEFACTS, RECORD
+from metaselect.run import artefacts, stage_names
+from metaselect.run.artefacts import RECORD
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.record import write_record
 from metaselect.run.schema import Artefact, Folder
-from metaselect.run.stage_names import FOLDERS
+from metaselect.run.stage_names import ARTEFACTS, FOLDERS
 from metaselect.stages import status, table
 from metaselect.stages.table import STAGES, StageEntry, entry_of
 
@@ -68,7 +68,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         REPORT, "metaselect.data_options:EvaluateOptions", "metaselect.stages.report:report", "Report."
     )
     page = Artefact(REPORT, "page.html", (), "the report", "report")
-    monkeypatch.setattr(artefacts, "ARTEFACTS", (*ARTEFACTS, page))
+    monkeypatch.setattr(stage_names, "ARTEFACTS", (*ARTEFACTS, page))
     for module in (table, status):
         monkeypatch.setattr(module, "STAGES", (*STAGES, row))
     made = make_run(tmp_path / "run")

@@ -14,7 +14,7 @@ from metaselect.data.target import Target, read_headers
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.records import Reporter
-from metaselect.run.artefacts import TEST_SKIPPED
+from metaselect.run.evaluation_artefacts import TEST_SKIPPED
 from metaselect.run.layout import FEATURES
 from metaselect.run.tables import write_rows
 from metaselect.text import counted, examples

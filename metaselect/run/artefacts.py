@@ -1,5 +1,6 @@
 """The table of artefacts: every file of a run directory, its path, its columns, who writes and who reads it.
 
+The files of an evaluation, which no stage reads, are in ``evaluation_artefacts``; ``stage_names`` has all of them.
 Code that writes or reads a file of a run takes path and columns from here, and the documentation's table of the run
 directory is compared with it. No torch and no pyarrow: every command imports this module.
 """
@@ -27,8 +28,8 @@ DISCARDED = Folder("discarded/round-<number>", "select --discard-round")
 # Every stage has the hashes of the ids and labels among its inputs; those that use contents, of the arrays too.
 _EVERY_STAGE = ("warmup", "select", "annotate", "reweight", "evaluate")
 _TRAINING = ("warmup", "select", "reweight", "evaluate")
-_BAD_SAMPLES = csv_columns("source", "row", "sample_id", "reason")
-_LEFT_OUT = "bad samples that were left out; only where there are any"
+BAD_SAMPLES = csv_columns("source", "row", "sample_id", "reason")
+LEFT_OUT = "bad samples that were left out; only where there are any"
 
 RUN_INFO = Artefact(
     None, "run.json", (), "layout version, task (images, features or external), data fingerprint", "ingest"
@@ -57,7 +58,7 @@ EMBEDDED = Artefact(
 )
 PIXELS = Artefact(DATA, "pixels.npy", (), "uint8 (n, C, H, W); where there are images", "ingest", _TRAINING)
 FEATURES = Artefact(DATA, "features.npy", (), "float32 (n, d); where there are features", "ingest", _TRAINING)
-SKIPPED = Artefact(DATA, "skipped.csv", _BAD_SAMPLES, _LEFT_OUT, "ingest")
+SKIPPED = Artefact(DATA, "skipped.csv", BAD_SAMPLES, LEFT_OUT, "ingest")
 DUPLICATES = Artefact(
     DATA,
     "duplicates.csv",
@@ -256,38 +257,6 @@ CROSS_FIT = Artefact(
     "reweight",
     ("evaluate",),
 )
-METRICS = Artefact(EVALUATE, "metrics.json", (), "every number of the evaluation", "evaluate")
-PREDICTIONS = Artefact(
-    EVALUATE,
-    "predictions.parquet",
-    parquet_columns(
-        {
-            "sample_id": "string",
-            "label": "string",
-            "predicted_<model>": "string",
-            "prob_<model>": "float32",
-            "label_prob_<model>": "float32",
-        }
-    ),
-    "three columns for each model: the predicted class, its probability (empty: not known) and that of the label",
-    "evaluate",
-)
-PER_CLASS = Artefact(
-    EVALUATE,
-    "per_class.csv",
-    csv_columns(
-        *("model", "label", "support", "predicted", "right"),
-        *(f"{score}{end}" for score in ("precision", "recall", "f1") for end in ("", "_low", "_high")),
-    ),
-    "a model's scores on each class, with the limits of 95 % intervals; empty where there is nothing to divide by",
-    "evaluate",
-)
-TEST_SKIPPED = Artefact(EVALUATE, "skipped.csv", _BAD_SAMPLES, _LEFT_OUT, "evaluate")
 STAGE_RECORD = Artefact(
     None, f"<stage>/{RECORD}", (), "options, seed, versions, device, time, memory, hashes", "every stage"
 )
-
-ARTEFACTS: tuple[Artefact, ...] = tuple(
-    value for value in [*globals().values()] if isinstance(value, Artefact)
-)
-"""Every row of the table, in the order above."""

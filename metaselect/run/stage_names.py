@@ -1,10 +1,17 @@
-"""From the name of a stage, or the path of one of its files, to its folder. No torch and no pyarrow."""
+"""All artefacts; and from the name of a stage, or the path of one of its files, to its folder. No torch, no pyarrow."""
 
 from collections.abc import Mapping
 
-from metaselect.run.artefacts import ARTEFACTS
-from metaselect.run.schema import Folder
+from metaselect.run import artefacts, evaluation_artefacts
+from metaselect.run.schema import Artefact, Folder
 
+ARTEFACTS: tuple[Artefact, ...] = tuple(
+    value
+    for module in (artefacts, evaluation_artefacts)
+    for value in vars(module).values()
+    if isinstance(value, Artefact)
+)
+"""Every row of the table."""
 FOLDERS: Mapping[str, Folder] = {
     entry.folder.kind: entry.folder for entry in ARTEFACTS if entry.folder is not None
 }

@@ -10,7 +10,8 @@ from metaselect.annotation.quality.noise_estimate import has_control, noise_esti
 from metaselect.annotation.rounds import rounds
 from metaselect.errors import ArtefactError, DataError, UsageError
 from metaselect.report.gate import Figure, GateReport, Limits, judge
-from metaselect.run.artefacts import DATA, EVALUATE, FORMS, METRICS, REWEIGHT, WARMUP
+from metaselect.run.artefacts import DATA, EVALUATE, FORMS, REWEIGHT, WARMUP
+from metaselect.run.evaluation_artefacts import METRICS
 from metaselect.run.files import parse_json, read_json
 from metaselect.run.layout import Run
 from metaselect.stages.freshness import DAMAGED, DONE, AnnotationView, State, state_of

@@ -4,15 +4,8 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from metaselect.registry import BASELINE, PREFERRED
-from metaselect.run.artefacts import (
-    CHECKPOINT,
-    EVALUATE,
-    METRICS,
-    REWEIGHT,
-    ROBUST_MODEL,
-    WARMUP,
-    WARMUP_MODEL,
-)
+from metaselect.run.artefacts import CHECKPOINT, EVALUATE, REWEIGHT, ROBUST_MODEL, WARMUP, WARMUP_MODEL
+from metaselect.run.evaluation_artefacts import METRICS
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 

@@ -8,10 +8,10 @@ documentation's table follow from the row.
 
 from dataclasses import dataclass
 
-from metaselect.run.artefacts import ANNOTATE, ARTEFACTS, DATA, EVALUATE, RECORD, REWEIGHT, SELECT, WARMUP
+from metaselect.run.artefacts import ANNOTATE, DATA, EVALUATE, RECORD, REWEIGHT, SELECT, WARMUP
 from metaselect.run.layout import Run
 from metaselect.run.schema import Artefact, Folder
-from metaselect.run.stage_names import folder_of
+from metaselect.run.stage_names import ARTEFACTS, folder_of
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,8 @@ from metaselect.data_options import EvaluateOptions
 from metaselect.errors import DataError, UsageError
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import (
-    EVALUATE,
-    META_SET,
-    METRICS,
-    REWEIGHT,
-    WARMUP,
-)
+from metaselect.run.artefacts import EVALUATE, META_SET, REWEIGHT, WARMUP
+from metaselect.run.evaluation_artefacts import METRICS
 from metaselect.run.files import read_json, sha256_file
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import GIVEN, StageKey

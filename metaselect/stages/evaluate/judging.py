@@ -13,7 +13,8 @@ from metaselect.data.store import Dataset
 from metaselect.data_options import EvaluateOptions
 from metaselect.errors import ConditionUnmet
 from metaselect.records import Json
-from metaselect.run.artefacts import METRICS, PER_CLASS, PREDICTIONS, WARMUP
+from metaselect.run.artefacts import WARMUP
+from metaselect.run.evaluation_artefacts import METRICS, PER_CLASS, PREDICTIONS
 from metaselect.run.files import write_json
 from metaselect.run.layout import Run
 from metaselect.run.stage import Work

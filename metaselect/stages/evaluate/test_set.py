@@ -15,7 +15,8 @@ from metaselect.data.test_set import read_test_set
 from metaselect.data_options import EvaluateOptions
 from metaselect.errors import DataError
 from metaselect.records import Reporter
-from metaselect.run.artefacts import SAMPLES, TEST_SKIPPED
+from metaselect.run.artefacts import SAMPLES
+from metaselect.run.evaluation_artefacts import TEST_SKIPPED
 from metaselect.run.key import EXTERNAL
 from metaselect.run.layout import FEATURES, Run
 from metaselect.run.stage import Stage, Work

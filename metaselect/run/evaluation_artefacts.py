@@ -1,0 +1,32 @@
+"""The rows of the table of artefacts for the files of an evaluation."""
+
+from metaselect.run.artefacts import BAD_SAMPLES, EVALUATE, LEFT_OUT
+from metaselect.run.schema import Artefact, csv_columns, parquet_columns
+
+METRICS = Artefact(EVALUATE, "metrics.json", (), "every number of the evaluation", "evaluate")
+PREDICTIONS = Artefact(
+    EVALUATE,
+    "predictions.parquet",
+    parquet_columns(
+        {
+            "sample_id": "string",
+            "label": "string",
+            "predicted_<model>": "string",
+            "prob_<model>": "float32",
+            "label_prob_<model>": "float32",
+        }
+    ),
+    "three columns for each model: the predicted class, its probability (empty: not known) and that of the label",
+    "evaluate",
+)
+PER_CLASS = Artefact(
+    EVALUATE,
+    "per_class.csv",
+    csv_columns(
+        *("model", "label", "support", "predicted", "right"),
+        *(f"{score}{end}" for score in ("precision", "recall", "f1") for end in ("", "_low", "_high")),
+    ),
+    "a model's scores on each class, with the limits of 95 % intervals; empty where there is nothing to divide by",
+    "evaluate",
+)
+TEST_SKIPPED = Artefact(EVALUATE, "skipped.csv", BAD_SAMPLES, LEFT_OUT, "evaluate")
