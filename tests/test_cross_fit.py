@@ -121,6 +121,23 @@ def test_nothing_of_a_held_out_sample_enters_the_training_without_it(
     assert not all(torch.equal(states[0][name], other[name]) for name in other)
 
 
+@pytest.mark.parametrize("method", sorted(set(REWEIGHTERS) - {"uniform"}))
+def test_the_weight_of_a_held_out_sample_is_of_its_given_label(method: str, run: Run, tmp_path: Path) -> None:
+    """Or nothing at all, by the methods that say so."""
+    setup = setup_of(run, method)
+    fold = split(setup, 2)[0]
+    given = setup.pool.labels.copy()
+    given[fold.ids] = (given[fold.ids] + 1) % 3
+    changed = setup._replace(pool=replace(setup.pool, labels=given))
+    first, second = (
+        train_method(
+            without(with_evidence(each), METHODS[method], fold), tmp_path / name, "test", Listener()
+        ).weights[fold.ids]
+        for each, name in ((setup, "as it is"), (changed, "changed"))
+    )
+    assert (first != second).all() if METHODS[method].weighs_unseen else (first == second).all()
+
+
 def softmax(model: torch.nn.Module, setup: ReweightSetup, index: int) -> np.ndarray:
     mean, std = np.array(setup.pool.preprocess.mean), np.array(setup.pool.preprocess.std)
     x = torch.from_numpy((setup.pool.inputs[index] - mean) / std).float()[None]

@@ -1,5 +1,7 @@
 """`metaselect reweight`."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +39,11 @@ from metaselect.cli.flags import (
 from metaselect.cli.results import finish, print_dry_run, print_method_options, print_wrong_labels
 from metaselect.options import ReweightOptions
 from metaselect.registry import PREFERRED, REWEIGHTERS
+from metaselect.run.artefacts import ISSUES_LIST
 from metaselect.run.layout import Run
+from metaselect.text import short
+
+SHOWN_PAIRS = 3  # of a given and a suggested class
 
 
 def register(app: typer.Typer) -> None:
@@ -163,8 +169,43 @@ def reweight(
     elif comparison:
         console.line(comparison["sentence"])
     print_wrong_labels(console, result["wrong_labels"])
+    for line in _issue_lines(
+        result["issues"], run_directory.path(ISSUES_LIST.path(name=str(result["name"])))
+    ):
+        console.line(line)
     step = f"metaselect evaluate TEST {run_directory.model_flags}"
     if not result["bought"] and options.method == PREFERRED:  # which learns from bought labels alone
         step = buying_step(run_directory, AnnotationView.read(run_directory))
     console.note(f"Next: {step}")
     finish(console, outcome)
+
+
+def _issue_lines(issues: Any, path: Path) -> Iterator[str]:
+    """Where the doubted labels are listed, how they are distributed, and how well each ranking does.
+
+    Args:
+        issues: as ``--json`` has them, or None.
+        path: of the list.
+    """
+    if not issues:
+        return
+    pairs = [
+        f"{short(pair['given_label'])} to {short(pair['suggested_label'])} ({pair['count']}, {pair['share']:.0%})"
+        for pair in issues["pairs"][:SHOWN_PAIRS]
+    ]
+    others = issues["others_suggested"]
+    most = f", above all {', '.join(pairs)}" if pairs else ""
+    yield f"{path} lists {issues['listed']} labels; another one is suggested for {others} samples{most}."
+    rankings = issues["rankings"]
+    judged = [
+        f"{name} {each['auc']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
+        for name, each in rankings.items()
+        if each["auc"] is not None
+    ]
+    if judged:
+        reason = rankings["rank"]["reason"]
+        yield (
+            f"AUC (95 % interval) on {issues['contradicted']} given labels that bought ones contradict and "
+            f"{issues['confirmed']} that they confirm, of samples that a selector chose: {', '.join(judged)}. "
+            + (f"Of the rank there is none: {reason}." if reason else "Rank and weight are cross-fitted.")
+        )

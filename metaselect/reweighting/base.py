@@ -192,6 +192,14 @@ class MethodRun(ABC):
         """
         return predictions.label_prob
 
+    def pool_posterior(self, predictions: Predictions) -> torch.Tensor | None:
+        """(n, K) probabilities of the true class at the end, with what the given label says; None: it has none.
+
+        Args:
+            predictions: as those of ``pool_weights``.
+        """
+        return None
+
     def state_dict(self) -> State:
         """Every tensor that a resumed run needs."""
         return {}
@@ -209,6 +217,7 @@ class Method(ABC):
         needs_bought: it cannot train without bought labels.
         judged: the model is compared with the one that the run started from, and a failed run is reported.
         needs_evidence: it uses ``Start.evidence``.
+        weighs_unseen: its weights say something of samples too that it did not train on.
         solves_linear: its run has ``solve``, so that the model ``linear`` takes no epochs.
         recipe: that its run may prefer; None: always the defaults.
     """
@@ -218,6 +227,7 @@ class Method(ABC):
     needs_bought: ClassVar[bool] = False
     judged: ClassVar[bool] = True
     needs_evidence: ClassVar[bool] = False
+    weighs_unseen: ClassVar[bool] = True
     solves_linear: ClassVar[bool] = False
     recipe: ClassVar[Recipe | None] = None
 

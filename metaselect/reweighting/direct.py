@@ -36,6 +36,7 @@ class Direct(Method):
     excludes_bought: ClassVar[bool] = True
     needs_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "persistent"
+    weighs_unseen: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.step < math.inf:

@@ -33,6 +33,7 @@ class L2RW(Method):
     excludes_bought: ClassVar[bool] = True
     needs_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "mean of last visits"
+    weighs_unseen: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_meta_options(self.every, self.scope)

@@ -154,6 +154,7 @@ NEIGHBOURS = Artefact(
     parquet_columns({"sample_id": "string", "duplicate_group": "string", "outlier": "float32"}),
     "every pool sample; the first of its near duplicates, and the share of samples with closer neighbours, or empty",
     "select",
+    ("reweight",),
 )
 CONFLICTS = Artefact(
     SELECT,
@@ -239,6 +240,28 @@ WEIGHTS = Artefact(
     "",
     "reweight",
     ("evaluate",),
+)
+ISSUES = Artefact(
+    REWEIGHT,
+    "issues.parquet",
+    parquet_columns(
+        {
+            "sample_id": "string",
+            "rank": "int64",
+            **dict.fromkeys(("given_label", "suggested_label"), "string"),
+            "suggested_prob": "float32",
+            "bought_label": "string",
+            **dict.fromkeys(("weight", "out_of_fold", "neighbours", "outlier"), "float32"),
+            "duplicate_group": "string",
+            "conflict": "bool",
+            "source": "string",
+        }
+    ),
+    "every pool sample, with the reasons for which its given label is doubted",
+    "reweight",
+)
+ISSUES_LIST = Artefact(
+    REWEIGHT, "issues.csv", csv_columns(*ISSUES.columns), "the most doubted labels, for people", "reweight"
 )
 CROSS_FIT = Artefact(
     REWEIGHT,

@@ -9,9 +9,9 @@ of theirs was trained on. For the interval, a difference of 1 and one of -1 are 
 paired proportions: few samples without any surprise do not show that there is none.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from math import sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metaselect.annotation.quality.noise_estimate import Z
 from metaselect.annotation.rounds import Round
@@ -65,11 +65,24 @@ def wrong_labels(run: Run, name: str, rounds: Iterable[Round]) -> WrongLabels | 
     comparison = run.stage(REWEIGHT.name(name=name)).require().details["result"].get("comparison")
     if comparison is None:
         return None
+    return wrong_labels_by(read_records(run, CROSS_FIT, name=name), comparison["not_bought"], rounds)
+
+
+def wrong_labels_by(
+    rows: Iterable[Mapping[str, Any]], not_bought: int, rounds: Iterable[Round]
+) -> WrongLabels:
+    """The estimate.
+
+    Args:
+        rows: of ``cross_fit.csv``, by column.
+        not_bought: samples that it is about.
+        rounds: of the run.
+    """
     control = {sample_id for each in rounds for sample_id in each.control}
     others: list[float] = []
     bought: list[tuple[bool, float]] = []
     drawn: list[tuple[bool, float]] = []
-    for row in read_records(run, CROSS_FIT, name=name):
+    for row in rows:
         if not row["given_label"]:
             continue
         predicted = 1 - float(row["method_given_prob"])
@@ -83,9 +96,9 @@ def wrong_labels(run: Run, name: str, rounds: Iterable[Round]) -> WrongLabels | 
     from_control = len(drawn) >= FEWEST_CONTROL
     labelled = drawn if from_control else bought
     rate = estimate_rate(others, labelled)
-    number = comparison["not_bought"]
-    low, middle, high = (min(max(share, 0.0), 1.0) * number for share in (rate.low, rate.estimate, rate.high))
-    return WrongLabels(number, middle, low, high, len(labelled), from_control)
+    shares = (rate.low, rate.estimate, rate.high)
+    low, middle, high = (min(max(share, 0.0), 1.0) * not_bought for share in shares)
+    return WrongLabels(not_bought, middle, low, high, len(labelled), from_control)
 
 
 class Rate(NamedTuple):

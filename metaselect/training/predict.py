@@ -1,5 +1,7 @@
 """The forward pass over the pool or a test set that makes a model's predictions."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,6 +19,12 @@ def pool_inputs(batches: Batches) -> torch.Tensor:
     return torch.cat([batch.inputs.flatten(1) for _, batch in batches.stream(chunks)])
 
 
+def class_probs(model: nn.Module, batches: Batches) -> torch.Tensor:
+    """(n, K) float32 on the CPU, the softmax of every sample: eval mode, no augmentation, no autocast."""
+    chunks = _log_probs(model, batches, torch.arange(len(batches)))
+    return torch.cat([log_probs.exp().float().cpu() for log_probs, _ in chunks])
+
+
 def predict(model: nn.Module, batches: Batches, ids: torch.Tensor) -> Predictions:
     """Run the model over ``ids`` ((n',) int64 on the CPU): eval mode, no augmentation, no autocast.
 
@@ -25,19 +33,26 @@ def predict(model: nn.Module, batches: Batches, ids: torch.Tensor) -> Prediction
     Raises:
         ConditionUnmet: the model's values are not finite.
     """
-    model.eval()
-    size = min(max(EVALUATION_NUMBERS // batches.raw[0].numel(), 8), EVALUATION_BATCH)
     parts: list[Predictions] = []
-    with torch.no_grad():
-        for _, batch in batches.stream(torch.split(ids, size)):
-            log_probs = F.log_softmax(model(batch.inputs), 1)
-            losses = F.nll_loss(log_probs, batch.labels.clamp(min=0), reduction="none")
-            confidence, predicted = log_probs.max(1)
-            hits = predicted == batch.labels
-            parts.append(Predictions(losses, predicted, confidence.exp(), (-losses).exp(), hits))
+    for log_probs, labels in _log_probs(model, batches, ids):
+        losses = F.nll_loss(log_probs, labels.clamp(min=0), reduction="none")
+        confidence, predicted = log_probs.max(1)
+        hits = predicted == labels
+        parts.append(Predictions(losses, predicted, confidence.exp(), (-losses).exp(), hits))
     predictions = Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
     if not torch.isfinite(predictions.losses).all():
         raise ConditionUnmet(
             "The training diverged: the model's losses are not finite.", "Use a smaller --lr."
         )
     return predictions
+
+
+def _log_probs(
+    model: nn.Module, batches: Batches, ids: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """((b, K) logarithms of the softmax, (b,) labels) of one block of samples after another."""
+    model.eval()
+    size = min(max(EVALUATION_NUMBERS // batches.raw[0].numel(), 8), EVALUATION_BATCH)
+    for _, batch in batches.stream(torch.split(ids, size)):
+        with torch.no_grad():
+            yield F.log_softmax(model(batch.inputs), 1), batch.labels

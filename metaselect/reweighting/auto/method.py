@@ -201,12 +201,15 @@ class AutoRun(MethodRun):
 
     def pool_weights(self, predictions: Predictions) -> torch.Tensor:
         """The posterior probability of the given label."""
+        return self.pool_posterior(predictions).gather(1, self.given.clamp(min=0)[:, None])[:, 0]
+
+    def pool_posterior(self, predictions: Predictions) -> torch.Tensor:
+        """The posterior, from the network's mean predictions or from the model of the labels alone."""
         prior = self.model.posterior.to(self.targets.device)
         seen = self.visits > 0
         mean = torch.where(seen[:, None], self.summed / self.visits.clamp(min=1)[:, None], prior)
         use = seen & self.model.corrects & (self._memorised(mean, seen) <= MEMORISED)
-        known = torch.where(use[:, None], posterior(mean, self.transition, self.given), prior)
-        return known.gather(1, self.given.clamp(min=0)[:, None])[:, 0]
+        return torch.where(use[:, None], posterior(mean, self.transition, self.given), prior)
 
     def _memorised(self, mean: torch.Tensor, seen: torch.Tensor) -> float:
         """The share of given labels that the network predicts, less that of models not trained on them."""

@@ -138,6 +138,7 @@ class FSR(Method):
     }
     excludes_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "mean of last visits"
+    weighs_unseen: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         words = {"pusher": PUSHERS, "margin": FORMS, "weights": tuple(WEIGHTS), "relabel": FORMS}

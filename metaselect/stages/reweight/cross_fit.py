@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from metaselect.annotation.meta_set import MetaSet
 from metaselect.errors import ConditionUnmet
@@ -25,8 +24,7 @@ from metaselect.reweighting.base import Method
 from metaselect.run.files import read_json, write_json
 from metaselect.run.unfinished import RESUME
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
-from metaselect.stages.reweight.training import preferred_config, train_method
-from metaselect.training.batches import Batches
+from metaselect.stages.reweight.training import Trained, preferred_config, train_method
 from metaselect.training.pool_predictions import PoolPredictions, pool_predictions
 from metaselect.training.predict import predict
 from metaselect.training.saved_models import LINEAR
@@ -42,11 +40,13 @@ class ArmPrediction(NamedTuple):
         predicted: the most probable class.
         prob: the probability of its bought label; without one, of the given label.
         given_prob: the probability of its given label.
+        weight: of its given label, by the method; 1 for the warm-up, which has no weights.
     """
 
     predicted: int
     prob: float
     given_prob: float
+    weight: float = 1.0
 
 
 class CrossFitRow(NamedTuple):
@@ -68,6 +68,13 @@ class CrossFitRow(NamedTuple):
     method_predicted: str
     method_prob: float | str
     method_given_prob: float | str
+
+
+class CrossFitted(NamedTuple):
+    """What cross-fitting gave: the rows of ``cross_fit.csv``, and the method's weight of each row's given label."""
+
+    rows: list[CrossFitRow]
+    weights: list[float]
 
 
 class Fold(NamedTuple):
@@ -161,8 +168,10 @@ def _epochs(setup: ReweightSetup, method: Method, *, in_fold: bool) -> str:
     return f"{count} epoch{'' if count == '1' else 's'}"
 
 
-def cross_fit(setup: ReweightSetup, folds: int, work: Path, name: str, report: Reporter) -> list[CrossFitRow]:
-    """The rows of ``cross_fit.csv``, by fold; empty where a training diverged, which is said.
+def cross_fit(
+    setup: ReweightSetup, folds: int, work: Path, name: str, report: Reporter
+) -> CrossFitted | None:
+    """The predictions by fold; None where a training diverged, which is said.
 
     Args:
         setup: of the run that is compared.
@@ -174,6 +183,7 @@ def cross_fit(setup: ReweightSetup, folds: int, work: Path, name: str, report: R
     parts = split(setup, folds)
     warm = None if setup.start is None else pool_predictions(setup.run)
     rows: list[CrossFitRow] = []
+    weights: list[float] = []
     for part in parts:
         found: dict[str, list[ArmPrediction] | None] = {"warmup": _warmup_predictions(setup, warm, part)}
         for arm, method in arms(setup).items():
@@ -182,10 +192,11 @@ def cross_fit(setup: ReweightSetup, folds: int, work: Path, name: str, report: R
                 found[arm] = _predictions(setup, method, part, work / f"{arm}-{part.number}", what, report)
             except ConditionUnmet as error:
                 report.warn(f"No comparison with plain training: {what}: {error}")
-                return []
+                return None
         found.setdefault("method", found["baseline"])
         rows += _rows(setup, part, found)
-    return rows
+        weights += [each.weight for each in found["method"] or ()]
+    return CrossFitted(rows, weights)
 
 
 def split(setup: ReweightSetup, folds: int) -> list[Fold]:
@@ -229,7 +240,7 @@ def _predictions(
     if not done.is_file():
         work.mkdir(parents=True, exist_ok=True)
         trained = train_method(without(setup, method, fold), work / RESUME, what, report)
-        write_json(done, [list(each) for each in _predict(setup, trained.model, trained.batches, fold)])
+        write_json(done, [list(each) for each in _predict(setup, trained, fold)])
         (work / RESUME).unlink(missing_ok=True)
     return [ArmPrediction(*each) for each in read_json(done, "Run the same command again with --force.")]
 
@@ -248,11 +259,12 @@ def _warmup_predictions(
     return [ArmPrediction(*each) for each in zip(*columns, strict=True)]
 
 
-def _predict(setup: ReweightSetup, model: nn.Module, batches: Batches, fold: Fold) -> list[ArmPrediction]:
-    """A model's predictions of a fold's samples; ``batches`` have the given labels."""
-    ids = torch.from_numpy(fold.ids)
+def _predict(setup: ReweightSetup, trained: Trained, fold: Fold) -> list[ArmPrediction]:
+    """A training's predictions of a fold's samples, and its weights."""
+    model, batches, ids = trained.model, trained.batches, torch.from_numpy(fold.ids)
     given, labelled = predict(model, batches, ids), predict(model, batches.relabelled(setup.labels), ids)
-    columns = (given.predicted, labelled.label_prob, given.label_prob)
+    weights = torch.from_numpy(trained.weights)[ids]
+    columns = (given.predicted, labelled.label_prob, given.label_prob, weights)
     return [ArmPrediction(*each) for each in zip(*(column.cpu().tolist() for column in columns), strict=True)]
 
 
@@ -268,7 +280,7 @@ def _rows(
             if predictions is None:
                 cells += ["", "", ""]
             else:
-                predicted, prob, given_prob = predictions[place]
+                predicted, prob, given_prob, _ = predictions[place]
                 cells += [pool.classes[predicted], prob if bought else "", given_prob]
         clean = pool.classes[setup.labels[index]] if bought else ""
         names = (pool.sample_ids[index], given_names[index] or "", clean)

@@ -1,6 +1,9 @@
 """reweight: a robust model and a weight for every training sample, from the bought labels."""
 
 import shutil
+from typing import Any
+
+import pyarrow as pa
 
 from metaselect.annotation.rounds import rounds
 from metaselect.data.store import data_inputs, require_contents
@@ -11,6 +14,7 @@ from metaselect.run.artefacts import (
     CHECKPOINT,
     CROSS_FIT,
     META_SET,
+    NEIGHBOURS,
     PRETRAINED,
     REWEIGHT,
     REWEIGHT_HISTORY,
@@ -28,6 +32,7 @@ from metaselect.run.tables import write_parquet, write_rows
 from metaselect.run.unfinished import CROSS_FIT_WORK, RESUME
 from metaselect.stages.reweight.comparison import compare
 from metaselect.stages.reweight.cross_fit import (
+    CrossFitted,
     arms,
     comparison_epochs,
     cost,
@@ -41,14 +46,16 @@ from metaselect.stages.reweight.failure_check import (
     BoughtScore,
     failure_reason,
 )
+from metaselect.stages.reweight.issues import Suggested, known_predictions, suggest, write_issues
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
+from metaselect.stages.reweight.surroundings import surroundings_round
 from metaselect.stages.reweight.training import start_model, train_method
 from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.wrong_labels import wrong_labels
 from metaselect.training.config import RESUME_COPIES, training_needs
 from metaselect.training.pool_predictions import (
+    PoolPredictions,
     fold_model_inputs,
-    pool_predictions,
     warmup_predictions_input,
 )
 from metaselect.training.saved_models import model_description, save_model, warmup_model
@@ -96,14 +103,18 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
         with stage.working(key, report) as work:
             if setup.method.needs_evidence:
                 setup = setup._replace(evidence=label_evidence(setup, report))
-            result = _train(setup, name, work, report)
-            comparison = _compare(setup, folds, name, work, report) if folds else None
-            work.details["result"] = {**result, "comparison": comparison}
+            known = known_predictions(setup)
+            result, weights, suggested = _train(setup, known, name, work, report)
+            crossed = _cross_fit(setup, folds, name, work, report) if folds else None
+            comparison = None if crossed is None else _compare(setup, crossed, name)
+            issues = write_issues(setup, known, weights, suggested, crossed, work)
+            work.details["result"] = {**result, "comparison": comparison, "issues": issues}
             (work.folder / RESUME).unlink(missing_ok=True)
-    result = stage.require().details["result"]
+    # Of an earlier version, there are no issues.
+    shown: dict[str, Any] = {"run": str(run.root), "name": name, "issues": None}
+    shown |= stage.require().details["result"]
     wrong = wrong_labels(run, name, rounds(run))
-    shown: dict[str, Json] = {"run": str(run.root), "name": name, **result}
-    return Outcome({**shown, "wrong_labels": wrong and wrong._asdict()}, unmet=result["dead"] or "")
+    return Outcome({**shown, "wrong_labels": wrong and wrong._asdict()}, unmet=shown["dead"] or "")
 
 
 def _left_to_method(setup: ReweightSetup) -> dict[str, Json]:
@@ -126,10 +137,19 @@ def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
         files += fold_model_inputs(run)
     if setup.resolved.config.fine_tuning is not None:
         files += [WARMUP_MODEL.path(), PRETRAINED.path()]
-    return inputs_of(run, *files)
+    inputs = inputs_of(run, *files)
+    number = surroundings_round(setup)
+    if (
+        number is not None
+    ):  # a round of a time before today's answers is stale, and its near duplicates are not
+        inputs |= inputs_of(run, NEIGHBOURS.path(number=number), stale_ok=True)
+    return inputs
 
 
-def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dict[str, Json]:
+def _train(
+    setup: ReweightSetup, known: PoolPredictions | None, name: str, work: Work, report: Reporter
+) -> tuple[dict[str, Json], dict[str, pa.Array], Suggested]:
+    """The result, the columns of ``weights.parquet``, and what the labels should be."""
     trained = train_method(setup, work.folder / RESUME, f"reweight {name}", report)
     if sentence := trained.run.sentence():
         report.note(sentence)
@@ -145,8 +165,7 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dic
     write_rows(work.folder / REWEIGHT_HISTORY.within(), REWEIGHT_HISTORY, history)
     save_model(trained.model, work.folder / ROBUST_MODEL.within())
     write_json(work.folder / ROBUST_MODEL_INFO.within(), model_description(setup.resolved.model, pool))
-    held_out = None if setup.start is None else pool_predictions(setup.run)
-    held_out_prob = held_out and held_out.label_probs(pool.labels)
+    held_out_prob = None if setup.start is None else known and known.label_probs(pool.labels)
     kind = setup.method.weight_kind
     table = weights_table(pool, setup.meta_set, trained.weights, kind, predictions, held_out_prob)
     write_parquet(work.folder / WEIGHTS.within(), WEIGHTS, table)
@@ -155,7 +174,7 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dic
     dead = ""
     if setup.method.judged:
         dead = failure_reason(zero_batches, trained.before, after, predictions.predicted)
-    return {
+    result: dict[str, Json] = {
         "model": setup.resolved.model,
         "epochs": None if is_solved(setup, setup.method) else len(history),
         "bought": len(setup.meta_set.bought),
@@ -163,17 +182,23 @@ def _train(setup: ReweightSetup, name: str, work: Work, report: Reporter) -> dic
         "zero_batches": zero_batches,
         "dead": dead or None,
     }
+    return result, table, suggest(setup, trained, known)
 
 
-def _compare(setup: ReweightSetup, folds: int, name: str, work: Work, report: Reporter) -> Json:
-    """The comparison with the warm-up and the baseline; None where one of its trainings diverged."""
+def _cross_fit(
+    setup: ReweightSetup, folds: int, name: str, work: Work, report: Reporter
+) -> CrossFitted | None:
+    """The predictions of the comparison, which are written; None where one of its trainings diverged."""
     folder = work.folder / CROSS_FIT_WORK
-    rows = cross_fit(setup, folds, folder, name, report)
-    if rows:
-        write_rows(work.folder / CROSS_FIT.within(), CROSS_FIT, rows)
+    crossed = cross_fit(setup, folds, folder, name, report)
+    if crossed is not None:
+        write_rows(work.folder / CROSS_FIT.within(), CROSS_FIT, crossed.rows)
     shutil.rmtree(folder, ignore_errors=True)
-    if not rows:
-        return None
+    return crossed
+
+
+def _compare(setup: ReweightSetup, crossed: CrossFitted, name: str) -> Json:
+    """The comparison with the warm-up and the baseline."""
     left = setup.pool.labelled.copy()
     left[setup.meta_set.bought] = left[setup.meta_set.unusable] = False
-    return {"not_bought": int(left.sum()), **compare(rows, name, is_baseline=len(arms(setup)) == 1)}
+    return {"not_bought": int(left.sum()), **compare(crossed.rows, name, is_baseline=len(arms(setup)) == 1)}

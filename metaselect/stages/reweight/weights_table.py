@@ -39,10 +39,9 @@ def weights_table(
     weights = np.where(bought, 1.0, np.where(unusable | unlabelled, 0.0, weights)).astype(np.float32)
     ranked = ~(bought | unusable | unlabelled)
     ranks = np.zeros(n, np.int64)
-    label_prob = predictions.label_prob.cpu().numpy()
-    if held_out_prob is not None and len(np.unique(weights[ranked])) == 1:
-        label_prob = held_out_prob
-    ranks[ranked] = label_issue_ranks(weights[ranked], label_prob[ranked])
+    label_prob = predictions.label_prob.cpu().numpy()[ranked]
+    held_out = None if held_out_prob is None else held_out_prob[ranked]
+    ranks[ranked] = final_ranks(weights[ranked], label_prob, held_out)
     kinds = np.where(unusable, "unusable", np.where(unlabelled, "unlabelled", weight_kind))
     kinds = np.where(bought, "bought", kinds)
     return {
@@ -55,6 +54,19 @@ def weights_table(
         "predicted_prob": pa.array(predictions.confidence.float().cpu().numpy(), pa.float32()),
         "label_issue_rank": pa.array(ranks, pa.int64(), mask=~ranked),
     }
+
+
+def final_ranks(weights: np.ndarray, label_prob: np.ndarray, held_out_prob: np.ndarray | None) -> np.ndarray:
+    """(n',) ranks from 1, as ``label_issue_ranks``; where all weights are equal, by ``held_out_prob`` if there is one.
+
+    Args:
+        weights: (n',) weights in [0, 1].
+        label_prob: (n',) the final model's probability of the given label.
+        held_out_prob: (n',) that of the warm-up's models of the other folds.
+    """
+    if held_out_prob is not None and len(np.unique(weights)) == 1:
+        label_prob = held_out_prob
+    return label_issue_ranks(weights, label_prob)
 
 
 def label_issue_ranks(weights: np.ndarray, label_prob: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def write_similar(
     }
     write_parquet(work.folder / NEIGHBOURS.within(), NEIGHBOURS, columns)
     groups = {name for name in names if name is not None}
-    conflicting = _conflicting(names, pool.labels)
+    conflicting = conflicting_groups(names, pool.labels)
     members = [index for index, name in enumerate(names) if name in conflicting]
     counts: dict[str, Json] = {
         "groups": len(groups),
@@ -107,8 +107,8 @@ def group_names(sample_ids: Sequence[str], group: torch.Tensor) -> list[str | No
     return [sample_ids[first] if sizes[first] > 1 else None for first in group.tolist()]
 
 
-def _conflicting(names: Sequence[str | None], labels: np.ndarray) -> set[str]:
-    """Groups with two given labels or more."""
+def conflicting_groups(names: Sequence[str | None], labels: np.ndarray) -> set[str]:
+    """Groups with two given labels or more: (n,) int64, -1 for none."""
     found: dict[str, set[int]] = {}
     for name, label in zip(names, labels.tolist(), strict=True):
         if name is not None and label >= 0:
