@@ -20,8 +20,6 @@ from metaselect.run.artefacts import (
     DATA,
     EVALUATE,
     META_SET,
-    METRICS,
-    PREDICTIONS,
     REWEIGHT,
     SAMPLES,
     SELECT,
@@ -30,6 +28,7 @@ from metaselect.run.artefacts import (
     WARMUP_PREDICTIONS,
     WEIGHTS,
 )
+from metaselect.run.evaluation_artefacts import METRICS, PREDICTIONS
 from metaselect.run.files import read_json
 from metaselect.run.layout import Run
 from metaselect.run.schema import Artefact, Folder
