@@ -31,12 +31,17 @@ GIVEN = np.where(np.arange(LABELLED) % 5 == 0, (CLEAN + 1) % K, CLEAN)  # 20 % w
 ROWS = np.random.default_rng(3).integers(-4, 5, (LABELLED, 6)) + 6 * np.eye(K, 6, dtype=int)[CLEAN]
 
 
-def write_pool(path: Path, labels: list[str | None], *, prefix: str = "a") -> Path:
-    """A pool whose sample i has row i of ``ROWS``, again from the start after the last; ids keep the order."""
+def write_pool(path: Path, labels: list[str | None], *, prefix: str = "a", shift: int = 0) -> Path:
+    """A pool whose sample i has row i of ``ROWS``, after the last from the start plus ``shift``; ids keep the order.
+
+    With a shift no two samples are equal.
+    """
     n = len(labels)
     columns = {
         "sample_id": [f"{prefix if i < LABELLED else 'z'}{i:04d}" for i in range(n)],
-        "features": pa.array([ROWS[i % LABELLED].astype(float).tolist() for i in range(n)]),
+        "features": pa.array(
+            [(ROWS[i % LABELLED] + shift * (i // LABELLED)).astype(float).tolist() for i in range(n)]
+        ),
         "label": pa.array(labels, pa.string()),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,10 +156,9 @@ def test_samples_without_a_label_change_no_warmup(
 
 
 @pytest.mark.parametrize("method", ["uniform", "direct", "l2rw", "mw-net", "fsr", "gce", "elr", "auto"])
-def test_every_method_trains_on_samples_with_a_label_alone(
-    twice: tuple[Path, Path], tmp_path: Path, method: str
-) -> None:
-    data, run = twice[1], tmp_path / "run"
+def test_every_method_trains_on_samples_with_a_label_alone(tmp_path: Path, method: str) -> None:
+    data = write_pool(tmp_path / "both.parquet", [*names(GIVEN), *[None] * LABELLED], shift=1)
+    run = tmp_path / "run"
     metaselect("warmup", data, "--model", "mlp", "--epochs", 2, run=run)
     metaselect("select", "--method", "random", "--budget", 24, run=run)
     metaselect("annotate", "simulate", truth_of(data), run=run)
@@ -214,15 +218,15 @@ def test_a_bought_label_is_trained_on_whether_there_was_a_given_one_or_not(tmp_p
     ],
 )
 def test_every_selector_can_choose_them(
-    warm_twice: Path, tmp_path: Path, method: str, more: tuple[object, ...]
+    warm_both: Path, tmp_path: Path, method: str, more: tuple[object, ...]
 ) -> None:
     import shutil
 
-    run = Path(shutil.copytree(warm_twice, tmp_path / "run"))
+    run = Path(shutil.copytree(warm_both, tmp_path / "run"))
     first: Any = ("select", "--method", "random", "--budget", 6)
     if method == "disagreement":
         metaselect(*first, run=run)
-        metaselect("annotate", "simulate", truth_of(warm_twice.parent / "twice.parquet"), run=run)
+        metaselect("annotate", "simulate", truth_of(warm_both.parent / "both.parquet"), run=run)
         more = (*more, "--round", "next")
     done = metaselect("select", "--method", method, "--budget", 80, *more, "--json", run=run)
     assert done.json["selected"] == 80
@@ -232,18 +236,18 @@ def test_every_selector_can_choose_them(
 
 
 @pytest.fixture(scope="module")
-def warm_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def warm_both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unlabelled")
-    data = write_pool(folder / "twice.parquet", [*names(GIVEN), *[None] * LABELLED])
+    data = write_pool(folder / "both.parquet", [*names(GIVEN), *[None] * LABELLED], shift=1)
     metaselect("warmup", data, "--model", "mlp", "--epochs", 2, run=folder / "run")
     return folder / "run"
 
 
-def test_they_stand_in_forms_explanations_and_evaluations(warm_twice: Path, tmp_path: Path) -> None:
+def test_they_stand_in_forms_explanations_and_evaluations(warm_both: Path, tmp_path: Path) -> None:
     import shutil
 
-    run = Path(shutil.copytree(warm_twice, tmp_path / "run"))
-    data = warm_twice.parent / "twice.parquet"
+    run = Path(shutil.copytree(warm_both, tmp_path / "run"))
+    data = warm_both.parent / "both.parquet"
     metaselect("select", "--method", "random", "--budget", 40, "--control", 0.5, run=run)
     metaselect("annotate", "export", "--show-given", "-o", tmp_path / "form.csv", run=run)
     shown = (tmp_path / "form.csv").read_text()

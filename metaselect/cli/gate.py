@@ -42,7 +42,9 @@ def gate(
     ] = None,
     baseline: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="metrics.json of an earlier evaluation, for --max-drop."),
+        typer.Option(
+            metavar="FILE", help="The metrics of an earlier evaluation, a JSON file, for --max-drop."
+        ),
     ] = None,
     confident: Annotated[
         bool,

@@ -197,10 +197,12 @@ def _drop(evaluated: Evaluated, path: Path, model: str | None) -> Figure:
         before = [_share(scores[f"test_accuracy{end}"]) for end in ("", "_low", "_high")]
         content = baseline.get("test_content")
     except OSError as error:
-        raise DataError(f"--baseline {path}: {error.strerror}.", "Name a metrics.json of evaluate.") from None
+        raise DataError(
+            f"--baseline {path}: {error.strerror}.", "Name the metrics of an evaluation."
+        ) from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         what = f"{path} has no accuracy of {model or 'the model to take'} ({error!r})."
-        raise DataError(what, "Name a metrics.json of evaluate in which the model was judged.") from None
+        raise DataError(what, "Name the metrics of an evaluation in which the model was judged.") from None
     outdated = _outdated(evaluated)
     if outdated:
         return outdated
