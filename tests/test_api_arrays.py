@@ -155,13 +155,14 @@ def test_what_cannot_be_used_is_a_value_error(case: str) -> None:
         call()
 
 
-@pytest.mark.parametrize("buys", [True, False], ids=["bought", "nothing bought"])
-def test_label_issues_are_those_of_the_command(tmp_path: Path, buys: bool) -> None:
-    """The weights, ranks and suggestions of `reweight --method auto`, for the same out-of-fold probabilities."""
+@pytest.mark.parametrize("method", ["auto", "uniform"])
+def test_label_issues_are_those_of_the_command(tmp_path: Path, method: str) -> None:
+    """With bought labels those of auto; without, the ranks of uniform. For the same out-of-fold probabilities."""
     data = samples()
     manifest, _ = data.write(tmp_path)
     path = tmp_path / "run"
     metaselect("warmup", manifest, "--model", "linear", run=path)
+    buys = method == "auto"
     if buys:
         metaselect("select", "--budget", 16, "--method", "random", run=path)
         truth = dict(zip(data.ids, data.true, strict=True))
@@ -170,14 +171,20 @@ def test_label_issues_are_those_of_the_command(tmp_path: Path, buys: bool) -> No
         ]
         (tmp_path / "answers.csv").write_text("\n".join(["sample_id,clean_label,status", *lines]) + "\n")
         metaselect("annotate", "import", tmp_path / "answers.csv", run=path)
-    metaselect("reweight", "--folds", 0, run=path)
+    metaselect("reweight", "--method", method, "--folds", 0, run=path)
     run = ms.open_run(path)
-    weights, bought = run.weights("auto"), run.meta_set()["clean_label"]
-    issues = ms.find_label_issues(run.samples()["given_label"], run.probs(), data.frame, bought=bought)
+    weights, bought, probs = run.weights(method), run.meta_set()["clean_label"], run.probs()
+    issues = ms.find_label_issues(run.samples()["given_label"], probs, data.frame, bought=bought)
     assert issues.index.tolist() == weights.index.tolist()
     assert issues["given_label"].tolist() == weights["given_label"].tolist()
-    assert issues["weight"].tolist() == weights["weight"].tolist()
     assert issues["rank"].equals(weights["label_issue_rank"].set_axis(issues.index))
+    if buys:
+        assert issues["weight"].tolist() == weights["weight"].tolist()
+    else:
+        assert issues["suggested_label"].tolist() == probs.idxmax(axis=1).tolist()
+        assert issues["weight"].tolist() == [
+            probs.loc[name, label] for name, label in issues["given_label"].items()
+        ]
     answered = bought.dropna()
     assert issues.loc[answered.index, "suggested_label"].tolist() == answered.tolist()
     assert issues["suggested_label"].isna().sum() == (1 if buys else 0)
@@ -185,11 +192,10 @@ def test_label_issues_are_those_of_the_command(tmp_path: Path, buys: bool) -> No
     number_of = {name: number for number, name in enumerate(NAMES)}
     given = np.array([number_of[name] for name in data.given])
     positions = {data.ids.index(name): number_of.get(label) for name, label in bought.items()}
-    plain = ms.find_label_issues(given, run.probs().to_numpy(), data.features, bought=positions)
+    plain = ms.find_label_issues(given, probs.to_numpy(), data.features, bought=positions)
     assert plain["weight"].tolist() == issues["weight"].tolist()
-    assert plain["suggested_label"].dropna().tolist() == [
-        number_of[name] for name in issues["suggested_label"].dropna()
-    ]
+    suggested = issues["suggested_label"].dropna()
+    assert plain["suggested_label"].dropna().tolist() == [number_of[name] for name in suggested]
 
 
 def test_label_issues_follow_their_samples() -> None:

@@ -25,12 +25,14 @@ def find_label_issues(
 ) -> pd.DataFrame:
     """The probability that each given label is right, the likeliest label, and a ranking of the labels to doubt.
 
-    This is the model of the labels of `metaselect reweight --method auto`, and with ``features`` its weights on a run
-    of the model ``linear``. It fits models of the true classes to the features, and from the bought labels learns how
-    given ones go wrong; without bought labels it takes given ones to be right if the features do not say otherwise.
+    With bought labels it is the model of the labels of `metaselect reweight --method auto`, which learns from them how
+    given labels go wrong, and with ``features`` its weights on a run of the model ``linear``. Without ``features`` the
+    logarithms of ``probs`` stand for them: a linear model of these is matrix scaling (Guo et al. 2017,
+    arXiv:1706.04599), which corrects probabilities that are too sure, or that name another class throughout.
 
-    Without ``features`` the logarithms of ``probs`` stand for them. A linear model of these is matrix scaling (Guo et
-    al. 2017, arXiv:1706.04599): it corrects probabilities that are too sure, or that name the wrong class throughout.
+    Where no bought label can be left out and predicted, and so nothing is known of wrong labels, the probability is
+    that in ``probs``, known as self-confidence (Northcutt, Jiang, Chuang 2021, arXiv:1911.00068). The ranking is that
+    of `metaselect reweight --method uniform` then.
 
     Args:
         labels: n given labels, integers or texts; None or NA: none. The index of a Series names the samples, unless it
@@ -61,7 +63,7 @@ def find_label_issues(
         inputs = distributions.clamp(min=LEAST_PROB).log()
     else:
         inputs = _normalised(features_of(rows.take(features, "features")))
-    known = _posterior(found, distributions, inputs)
+    known = _class_probs(found, distributions, inputs)
     table = _table(found, distributions.numpy(), known)
     table.index = pd.RangeIndex(len(table)) if rows.index is None else rows.index[rows.order]
     return table.iloc[np.argsort(rows.order)]
@@ -74,8 +76,8 @@ def _normalised(features: np.ndarray) -> torch.Tensor:
     return pool_inputs(Batches(features, labels, preprocess, device=device, channels=features.shape[1]))
 
 
-def _posterior(found: Labels, probs: torch.Tensor, inputs: torch.Tensor) -> np.ndarray:
-    """(n, K) the probability of each class by the model of the labels, before a sample's bought label is looked at."""
+def _class_probs(found: Labels, probs: torch.Tensor, inputs: torch.Tensor) -> np.ndarray:
+    """(n, K) the probability of each class, before a sample's bought label is looked at."""
     given = torch.from_numpy(found.given)
     evidence = Evidence(given, probs, probs, (Space(inputs, torch.arange(len(given))),), improving=False)
     usable = given >= 0
@@ -83,7 +85,9 @@ def _posterior(found: Labels, probs: torch.Tensor, inputs: torch.Tensor) -> np.n
     answered = found.answers >= 0
     bought, answers = (torch.from_numpy(values[answered]) for values in (found.bought, found.answers))
     draw = generator(0, "reweight", "method")
-    return fit_label_model(evidence, bought, answers, usable.nonzero()[:, 0], draw).posterior.numpy()
+    model = fit_label_model(evidence, bought, answers, usable.nonzero()[:, 0], draw)
+    # Without a comparison of candidates the model takes nearly every label to be right, and ranks worse than ``probs``.
+    return (model.posterior if model.log_likelihood else probs).numpy()
 
 
 def _table(found: Labels, probs: np.ndarray, known: np.ndarray) -> pd.DataFrame:
