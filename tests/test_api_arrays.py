@@ -155,6 +155,13 @@ def test_what_cannot_be_used_is_a_value_error(case: str) -> None:
         call()
 
 
+def test_half_a_label_cannot_be_bought() -> None:
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        ms.select(DATA.features, budget=2.5)  # type: ignore[arg-type]
+    picks = ms.select(DATA.features, budget=np.int64(2), method="random")  # type: ignore[arg-type]
+    assert len(picks) == 2
+
+
 @pytest.mark.parametrize("method", ["auto", "uniform"])
 def test_label_issues_are_those_of_the_command(tmp_path: Path, method: str) -> None:
     """With bought labels those of auto; without, the ranks of uniform. For the same out-of-fold probabilities."""

@@ -1,5 +1,6 @@
 """``select``: which samples to label, of arrays."""
 
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ def select(
 
     Raises:
         ValueError: an argument that cannot be used.
+        TypeError: one that is no array or no integer.
     """
     rows = Rows.of(features, len(features))
     hidden = features_of(rows.take(features, "features"))
@@ -58,6 +60,7 @@ def select(
     distributions = None if columns is None else probs_of(columns)
     known = rows.places(bought)
     found = labels_of(None if labels is None else rows.take(labels, "labels"), known, len(hidden), columns)
+    budget = index(budget)
     if not 1 <= budget <= len(hidden) - len(known):
         raise ValueError(f"budget is {budget}; {len(hidden) - len(known)} samples can be chosen.")
     if method == AUTO_SELECTOR:
