@@ -34,6 +34,7 @@ def test_parquet_tables_are_those_of_the_files(finished: Path) -> None:
     run = ms.open_run(finished)
     assert cells(run.samples()) == rows_of(finished / "data/samples.parquet")
     assert cells(run.weights("uniform")) == rows_of(finished / "reweight/uniform/weights.parquet")
+    assert cells(run.issues("auto")) == rows_of(finished / "reweight/auto/issues.parquet")
     assert cells(run.predictions()) == rows_of(finished / "evaluate/test/predictions.parquet")
     probs = run.probs()
     table = rows_of(finished / "warmup/predictions.parquet")

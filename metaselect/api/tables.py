@@ -19,6 +19,7 @@ from metaselect.run.artefacts import (
     CLASSES,
     DATA,
     EVALUATE,
+    ISSUES,
     META_SET,
     REWEIGHT,
     SAMPLES,
@@ -86,6 +87,14 @@ class RunTables:
             name: of the re-weighting; None: the only one, or that which `status` says to take.
         """
         return self._parquet(WEIGHTS, name=self._reweighting(name))
+
+    def issues(self, name: str | None = None) -> pd.DataFrame:
+        """Why the given label of every sample is doubted, and which one to put instead; rank 1 is to be doubted first.
+
+        Args:
+            name: as for ``weights``.
+        """
+        return self._parquet(ISSUES, name=self._reweighting(name))
 
     def selected(self) -> pd.DataFrame:
         """The samples that were chosen, by round and rank."""
