@@ -131,10 +131,11 @@ def root(
 
 def _register() -> None:
     """Add all commands to ``app``."""
-    from metaselect.cli import evaluate, gate, reweight, select, status, verify, warmup
+    from metaselect.cli import gate, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms, serve, votes
     from metaselect.cli.annotate.group import group
     from metaselect.cli.datasets import corrupt, embed, ingest, split
+    from metaselect.cli.evaluate import command as evaluate
 
     for module in (
         *(ingest, warmup, select, forms, votes, serve),

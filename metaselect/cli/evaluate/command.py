@@ -20,6 +20,7 @@ from metaselect.cli.datasets.flags import (
     OnBadSampleOption,
     SplitOption,
 )
+from metaselect.cli.evaluate.tables import print_evaluation
 from metaselect.cli.flags import (
     DeviceOption,
     ForceOption,
@@ -29,7 +30,7 @@ from metaselect.cli.flags import (
     RunOption,
     TrustModelOption,
 )
-from metaselect.cli.results import finish, print_model_choice, print_noise_estimate, print_wrong_labels
+from metaselect.cli.results import finish
 from metaselect.data_options import EvaluateOptions
 from metaselect.registry import BASELINE
 from metaselect.run.layout import Run
@@ -120,77 +121,19 @@ def evaluate(
     from metaselect.stages.evaluate.evaluate import evaluate as run_evaluate
 
     outcome = run_evaluate(test, run_directory, options, console)
-    _print_table(console, outcome.result)
+    print_evaluation(console, outcome.result)
+    console.note(f"Next: {_next(run_directory, outcome.result)}")
     finish(console, outcome)
 
 
-def _print_table(console: Console, result: Mapping[str, Any]) -> None:
-    """Print a row for the warm-up and for each re-weighting run, and the noise of the labels."""
-    rows = [("warmup", result["warmup"]), *result["reweight"].items()]
-    on_test_set = result.get("judged_on", "test_set") == "test_set"
-    console.table(
-        (
-            *("model", "accuracy", "95 % interval", "balanced", "macro F1"),
-            *("weight AUC", "rank AUC", "wrong in first k"),
-        ),
-        [
-            (
-                name,
-                _format_number(metrics["test_accuracy"], "{:.2%}"),
-                _interval(metrics),
-                _format_number(metrics["balanced_accuracy"], "{:.2%}"),
-                _format_number(metrics["macro_f1"], "{:.4f}"),
-                _format_number(metrics.get("weight_auc"), "{:.4f}"),
-                _format_number(metrics["rank_auc"], "{:.4f}"),
-                _format_number(metrics.get("precision_at_k"), "{:.1%}"),
-            )
-            for name, metrics in rows
-        ],
-        title=f"{result['test']}: {result['test_samples']} samples",
-    )
-    if not on_test_set:
-        from metaselect.stages.evaluate.bought_labels import what_is_judged
+def _next(run: Run, result: Mapping[str, Any]) -> str:
+    """The command that brings the run forward: what `status` names, else the missing baseline, else another round."""
+    from metaselect.stages.freshness import AnnotationView
+    from metaselect.stages.status import next_step
 
-        console.line(what_is_judged(result["judged_on"], result["test_samples"]))
-    for name, metrics in rows:
-        if metrics.get("not_judged"):
-            console.line(f"{name} is not judged: {metrics['not_judged']}.")
-    if "noise" in result:
-        console.line(_noise(result["noise"]))
-    print_noise_estimate(console, result.get("noise_estimate"))
-    for name, metrics in result["reweight"].items():
-        if metrics["wrong_labels"]:
-            console.line(f"{name}:")
-            print_wrong_labels(console, metrics["wrong_labels"])
-        _warn_of_worse(console, name, metrics)
-    print_model_choice(console, result)
-
-
-def _noise(noise: Mapping[str, Any]) -> str:
-    """The sentence on the labels that a truth file calls wrong, and on the samples that it says nothing of."""
-    others = [f"{noise['unusable']} are unusable"] * bool(noise["unusable"])
-    others += [f"{noise['not_in_truth']} are not in the truth file"] * bool(noise["not_in_truth"])
-    left_out = f"; of the others, {' and '.join(others)}" if others else ""
-    rate = _format_number(noise["measured_rate"], "{:.2%}")
-    return f"Measured noise rate: {rate} of {noise['samples']} samples{left_out}"
-
-
-def _warn_of_worse(console: Console, name: str, metrics: Mapping[str, Any]) -> None:
-    """Name a re-weighting that is worse than the baseline."""
-    if metrics["against_baseline"] and metrics["against_baseline"]["high"] < 0:
-        from metaselect.metrics.paired import PairedDifference
-        from metaselect.stages.reweight.comparison import difference_phrase
-
-        difference = PairedDifference(**metrics["against_baseline"])
-        console.warn(f"{name} is {difference_phrase(difference, BASELINE)}.")
-
-
-def _interval(metrics: Mapping[str, Any]) -> str:
-    """The limits of the accuracy in percent; "-" where there are none."""
-    low, high = (metrics.get(f"test_accuracy_{end}") for end in ("low", "high"))
-    return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def _format_number(value: float | None, form: str) -> str:
-    """The number in a format such as "{:.1%}", "-" for None."""
-    return "-" if value is None else form.format(value)
+    models = result["reweight"]
+    if step := next_step(run, AnnotationView.read(run)):
+        return step
+    if BASELINE not in models and not any(metrics["against_baseline"] for metrics in models.values()):
+        return f"metaselect reweight --method {BASELINE} {run.model_flags}"
+    return f"metaselect select --round next --budget N {run.flag}"
