@@ -5,6 +5,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 Z = NormalDist().inv_cdf(0.975)  # standard normal deviate, 95 % two-sided
 
@@ -46,16 +47,12 @@ def paired_accuracy(first: np.ndarray, second: np.ndarray) -> PairedDifference:
 def paired_mean(first: np.ndarray, second: np.ndarray) -> PairedDifference:
     """The difference of two means over the same samples, with Student's interval.
 
-    Source: Abramowitz, Stegun 1964, 26.7.5: the quantile of Student's t by its expansion around the normal one.
-
     Args:
         first: (m,) values such as losses of the first model; m > 1.
         second: (m,) of the second model.
     """
     differences = first - second
-    freedom = len(differences) - 1
     error = float(differences.std(ddof=1)) / sqrt(len(differences))
-    t = Z + (Z**3 + Z) / (4 * freedom) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
-    t += (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / (384 * freedom**3)
+    t = float(stdtrit(len(differences) - 1, 0.975))
     mean = float(differences.mean())
     return PairedDifference(mean, error, mean - t * error, mean + t * error)
