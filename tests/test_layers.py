@@ -62,6 +62,7 @@ TORCH_FREE = (
     *(
         "stages.status",
         "stages.freshness",
+        "stages.compare",
         "stages.gate",
         "stages.table",
         "stages.annotate",

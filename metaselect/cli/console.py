@@ -76,22 +76,39 @@ class Console:
         if self.as_json:
             print_json({"ok": ok, "schema_version": SCHEMA_VERSION, **result})
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-        """Print a table on stdout; nothing under --json."""
+    def table(
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        title: str = "",
+        width: int | None = None,
+    ) -> None:
+        """Print a table on stdout; nothing under --json.
+
+        Args:
+            header: names of the columns.
+            rows: a text for each column.
+            title: a line above it.
+            width: columns of the terminal that it must fit, without vertical rules; None: the terminal's, else 120.
+        """
         if self.as_json:
             return
+        from rich.box import HEAVY_HEAD, SIMPLE_HEAD
         from rich.console import Console as RichConsole
         from rich.markup import escape
         from rich.table import Table
 
         if title:
             self.line(title)  # not by Rich, which would wrap a long path to the table's width
-        table = Table()
+        table = Table(box=HEAVY_HEAD)
+        if width is not None:
+            table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0)
         for position, name in enumerate(header):
             table.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*(escape(visible(cell)) for cell in row))
-        width, colour = None if sys.stdout.isatty() else 120, colour_wanted(sys.stdout)
+        width = width or (None if sys.stdout.isatty() else 120)
+        colour = colour_wanted(sys.stdout)
         # Rich draws into a buffer: on a closed pipe it would end the process with exit code 1.
         buffer = StringIO()
         RichConsole(file=buffer, width=width, no_color=not colour, force_terminal=colour).print(table)

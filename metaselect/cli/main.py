@@ -36,6 +36,7 @@ METAVARS = {
 COMMAND_ORDER = (
     *(entry.command for entry in STAGES),
     "status",
+    "compare",
     "gate",
     "verify",
     "split",
@@ -131,7 +132,7 @@ def root(
 
 def _register() -> None:
     """Add all commands to ``app``."""
-    from metaselect.cli import gate, reweight, select, status, verify, warmup
+    from metaselect.cli import compare, gate, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms, serve, votes
     from metaselect.cli.annotate.group import group
     from metaselect.cli.datasets import corrupt, embed, ingest, split
@@ -139,7 +140,7 @@ def _register() -> None:
 
     for module in (
         *(ingest, warmup, select, forms, votes, serve),
-        *(reweight, evaluate, status, gate, verify, split, embed, corrupt),
+        *(reweight, evaluate, status, compare, gate, verify, split, embed, corrupt),
     ):
         module.register(app)
     for registered in (*app.registered_commands, *group.registered_commands):
