@@ -60,6 +60,14 @@ def test_what_is_not_known_never_passes() -> None:
     assert judge("max_drop", Figure(0.95 - 0.94), 0.01, confident=False).verdict == PASS
 
 
+def test_the_command_mends_what_is_wrong() -> None:
+    figure = Figure(0.5, 0.4, 0.6, command="better", narrower="more")
+    limits = {0.5: ("", "more"), 0.55: ("better", "better"), 0.3: ("", "")}
+    for limit, expected in limits.items():
+        judged = [judge("min_accuracy", figure, limit, confident=each) for each in (False, True)]
+        assert tuple(each.command for each in judged) == expected
+
+
 def test_the_interval_of_a_drop_is_the_published_one() -> None:
     """Newcombe 1998, table II, example (a), method 10: 56/70 less 48/80."""
     drop = drop_between((56 / 70, *wilson(56, 70)), (48 / 80, *wilson(48, 80)))

@@ -63,6 +63,7 @@ class Figure(NamedTuple):
         high: upper limit.
         unknown: why it is not known, as a part of a sentence.
         command: what makes it known, or better where it is known; empty where no command does.
+        narrower: what makes the interval narrower; empty where no command does.
     """
 
     value: float | None
@@ -70,6 +71,7 @@ class Figure(NamedTuple):
     high: float | None = None
     unknown: str = ""
     command: str = ""
+    narrower: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ def judge(name: str, figure: Figure, limit: float, *, confident: bool) -> Condit
         confident: the whole interval must be on the right side of the limit.
     """
     verdict, why = _verdict(figure, limit, upper=name.startswith("max"), confident=confident)
-    command = "" if verdict == PASS else figure.command
+    command = figure.narrower if verdict == CANNOT_TELL and figure.value is not None else figure.command
+    command = "" if verdict == PASS else command
     return Condition(name, verdict, figure.value, figure.low, figure.high, limit, why, command)
 
 

@@ -99,14 +99,14 @@ def _noise(run: Run) -> Figure:
     """The share of wrong labels among the control samples, which needs no evaluation."""
     every = rounds(run)
     estimate = noise_estimate(run, every, read_ledger(run) if has_control(every) else None)
+    draw = f"metaselect select --round next --budget 50 --control 0.2 {run.model_flags}"
     if estimate is None:
-        draw = f"metaselect select --round next --budget 50 --control 0.2 {run.model_flags}"
         return Figure(None, unknown="there are no control samples, drawn at random", command=draw)
     if estimate.rate is None:
         ask = f"metaselect {FORMS.command} {run.flag}"
         return Figure(None, unknown="no control sample has a clean label yet", command=ask)
     correct = run.stage(DATA.name()).command("--force")  # with the labels corrected where the data came from
-    return Figure(estimate.rate, estimate.low, estimate.high, command=correct)
+    return Figure(estimate.rate, estimate.low, estimate.high, command=correct, narrower=draw)
 
 
 def _evaluated(run: Run, test: str | None, model: str | None) -> Evaluated:
