@@ -217,6 +217,8 @@ def test_what_cannot_be_compared(finished: Path, second: Path, tmp_path: Path) -
     def refused(code: int, *words: object) -> str:
         return metaselect("compare", *words, code=code).err
 
+    assert "does not end with .svg" in refused(2, finished, "--figure", tmp_path / "x.png")
+    assert "is a folder" in refused(2, finished, "--csv", tmp_path)
     assert "named twice" in refused(2, finished, finished.parent / "." / finished.name)
     assert "no model 'x'" in refused(2, finished, second, "--model", "x")
     assert "an evaluation 'x'" in refused(4, finished, "--test", "x")

@@ -261,6 +261,7 @@ expect 2 $GATE --run "$RUN" --min-accuracy 90
 expect 2 $GATE --run "$RUN" --min-accuracy nan
 expect 2 $GATE --run "$RUN" --min-accuracy 0 --model ::error
 expect 2 $GATE --run "$RUN" --max-drop 1
+expect 2 $GATE --run "$RUN" --min-accuracy 0 --junit .
 expect 3 $GATE --run "$RUN" --max-drop 1 --baseline nothing.json
 expect 4 $GATE --run "$RUN" --min-accuracy 0 --test ../../data
 expect 4 $GATE --run nowhere --min-accuracy 0

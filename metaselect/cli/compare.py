@@ -8,7 +8,7 @@ import typer
 
 from metaselect.cli.console import Console
 from metaselect.cli.flags import OUTPUT, JsonOption, QuietOption
-from metaselect.cli.results import finish
+from metaselect.cli.results import finish, require_file_names
 from metaselect.records import Outcome
 from metaselect.run.files import write_csv, write_text
 from metaselect.run.layout import Run
@@ -63,6 +63,8 @@ def compare(
         metaselect compare run-* --csv runs.csv --figure runs.svg
     """
     console = Console(as_json=as_json, quiet=quiet)
+    require_file_names(csv)
+    require_file_names(figure, suffix=".svg")
     from metaselect.report.comparison import COLUMNS, csv_rows, grouped, printed, repeated_seeds
     from metaselect.stages.compare import compare as run_compare
 

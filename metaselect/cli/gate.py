@@ -8,7 +8,7 @@ import typer
 
 from metaselect.cli.console import Console, write_stderr
 from metaselect.cli.flags import OUTPUT, JsonOption, QuietOption, RunOption
-from metaselect.cli.results import finish
+from metaselect.cli.results import finish, require_file_names
 from metaselect.records import Outcome
 from metaselect.report.gate import GateReport, Limits
 from metaselect.run.files import write_text
@@ -87,6 +87,7 @@ def gate(
         metaselect gate --run RUN --baseline old.json --max-drop 1 --junit gate.xml
     """
     console = Console(as_json=as_json, quiet=quiet)
+    require_file_names(junit, openmetrics)
     limits = Limits(max_noise, min_accuracy, min_balanced_accuracy, min_auc, max_drop)
     run_directory = Run.at(run)
     from metaselect.stages.gate import gate as run_gate

@@ -1,12 +1,14 @@
 """Printing that several commands share, and the end of a command."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 import typer
 
 from metaselect.cli.console import Console
+from metaselect.errors import UsageError
 from metaselect.records import Outcome
 from metaselect.registry import describe
 
@@ -71,6 +73,23 @@ def print_wrong_labels(console: Console, estimate: Any) -> None:
         from metaselect.stages.wrong_labels import WrongLabels
 
         console.line(WrongLabels(**estimate).sentence())
+
+
+def require_file_names(*paths: Path | None, suffix: str = "") -> None:
+    """Check that a command can write these files, before it does its work; None is allowed.
+
+    Args:
+        paths: of the files.
+        suffix: what their names must end with.
+
+    Raises:
+        UsageError: one is a folder, or ends otherwise.
+    """
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path} is a folder.", "Name a file.")
+        if path is not None and not path.name.endswith(suffix):
+            raise UsageError(f"{path} does not end with {suffix}.", f"Name a file such as out{suffix}.")
 
 
 def finish(console: Console, outcome: Outcome) -> None:
