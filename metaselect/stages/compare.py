@@ -9,7 +9,8 @@ from metaselect.metrics.paired import PairedDifference
 from metaselect.records import Reporter
 from metaselect.registry import BASELINE
 from metaselect.report.comparison import Row
-from metaselect.run.artefacts import EVALUATE, METRICS, REWEIGHT, SELECT, WARMUP
+from metaselect.run.artefacts import EVALUATE, REWEIGHT, SELECT, WARMUP
+from metaselect.run.evaluation_artefacts import METRICS
 from metaselect.run.files import read_json
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run

@@ -6,7 +6,7 @@ from typing import Any
 from metaselect.cli.console import Console
 from metaselect.cli.results import print_model_choice, print_noise_estimate, print_wrong_labels
 from metaselect.registry import BASELINE
-from metaselect.run.artefacts import METRICS, PER_CLASS
+from metaselect.run.evaluation_artefacts import METRICS, PER_CLASS
 from metaselect.text import short
 
 SHOWN = 10  # classes
