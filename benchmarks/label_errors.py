@@ -7,11 +7,13 @@
 
 Data, noise, budgets and runs are those of ``table.py``, which may share --work; settings without a wrong label are left
 out. cleanlab's scores are those by which `find_label_issues` ranks, self-confidence and normalised margin, of the
-out-of-fold probabilities that `warmup` keeps: no model saw the label that it judges. They need no bought label. All
-rankings of a cell are judged on the same samples, those that were not bought.
+out-of-fold probabilities that `warmup` keeps: no model saw the label that it judges. They need no bought label. The
+third, find-label-issues, is the list of that function by self-confidence, before all other samples, which are tied.
+All rankings of a cell are judged on the same samples, those that were not bought.
 
 Columns: ``auc``, the chance that a right label ranks behind a wrong one; ``average_precision`` of the wrong labels;
-``precision_at_k``, the share of wrong labels among the first k, with k the number ``wrong`` of them among ``samples``.
+``precision_at_k``, the share of wrong labels among the first k, with k the number ``wrong`` of them among ``samples``;
+``precision_at_500``, the same among the first 500, empty where there are fewer samples, or where it was not measured.
 
 cleanlab: Kuan, Mueller 2022, "Model-agnostic label quality scoring"; Northcutt, Jiang, Chuang 2021 (arXiv:1911.00068).
 """
@@ -34,7 +36,9 @@ from metaselect.metrics.ranking import ranking
 from metaselect.run.artefacts import CLASSES, WARMUP_PREDICTIONS, WEIGHTS
 
 TABLE = Path(__file__).parent / "label_errors.csv"
-METRICS = ("auc", "average_precision", "precision_at_k")
+METRICS = ("auc", "average_precision", "precision_at_k", "precision_at_500")
+FIRST = 500  # of a ranking: about as many as somebody looks at
+LISTED = "find-label-issues"
 SCORES = {"self-confidence": "self_confidence", "normalized-margin": "normalized_margin"}
 """cleanlab's scores, by the name in the table's column ``method``."""
 
@@ -53,22 +57,35 @@ class Row(NamedTuple):
     precision_at_k: float | None
     wrong: int
     samples: int
+    precision_at_500: float | None
 
 
-def quality_scores() -> Callable[..., np.ndarray]:
-    """Cleanlab's function: (labels, probabilities, method=...) -> (n,) scores, low for likely errors.
+class Peer(NamedTuple):
+    """Cleanlab's functions of (n,) labels and (n, K) probabilities.
+
+    Attributes:
+        scores: (labels, probabilities, method=...) -> (n,) scores, low for likely errors.
+        find: (labels, probabilities, return_indices_ranked_by=..., n_jobs=...) -> indices of errors, the surest first.
+    """
+
+    scores: Callable[..., np.ndarray]
+    find: Callable[..., np.ndarray]
+
+
+def peer() -> Peer:
+    """The functions.
 
     Raises:
         SystemExit: cleanlab is missing.
     """
     try:
+        from cleanlab.filter import find_label_issues
         from cleanlab.rank import get_label_quality_scores
     except ImportError:
         raise SystemExit(
             "This benchmark compares with cleanlab, which is missing: pip install cleanlab"
         ) from None
-    scores: Callable[..., np.ndarray] = get_label_quality_scores
-    return scores
+    return Peer(get_label_quality_scores, find_label_issues)
 
 
 def rows_of(cells: Sequence[Cell], folds: int) -> Iterator[Row]:
@@ -89,11 +106,12 @@ def rows_of(cells: Sequence[Cell], folds: int) -> Iterator[Row]:
         place = (setting.title, setting.noise, cells[0].budget, cells[0].selector, method, setting.seed)
         found = ranking(score, clean, None)
         figures = (found.auc, found.average_precision, found.precision_at_k)
-        yield rounded(Row(*place, *figures, int((~clean).sum()), len(clean)))
+        first = ranking(score, clean, FIRST).precision_at_k if len(clean) >= FIRST else None
+        yield rounded(Row(*place, *figures, int((~clean).sum()), len(clean), first))
 
 
 def cleanlab_scores(run: Path, ids: list[str], given: list[str]) -> dict[str, np.ndarray]:
-    """(n,) cleanlab's scores of the warm-up's out-of-fold probabilities, by name."""
+    """(n,) cleanlab's scores of the warm-up's out-of-fold probabilities, and the places of its list, by name."""
     predictions = pq.read_table(run / WARMUP_PREDICTIONS.path(), columns=["sample_id", "out_of_fold"])
     if predictions["sample_id"].to_pylist() != ids:
         raise SystemExit(f"{run}: the predictions and the weights are not of the same samples.")
@@ -101,8 +119,12 @@ def cleanlab_scores(run: Path, ids: list[str], given: list[str]) -> dict[str, np
     probs /= probs.sum(1, keepdims=True)  # cleanlab wants rows that sum to 1 in float64
     classes = json.loads((run / CLASSES.path()).read_text(encoding="utf-8"))
     labels = np.array([classes.index(label) for label in given])
-    score = quality_scores()
-    return {name: score(labels, probs, method=method) for name, method in SCORES.items()}
+    cleanlab = peer()
+    found = {name: cleanlab.scores(labels, probs, method=method) for name, method in SCORES.items()}
+    listed = cleanlab.find(labels, probs, return_indices_ranked_by="self_confidence", n_jobs=1)
+    places = np.full(len(labels), float(len(listed)))
+    places[listed] = np.arange(len(listed))
+    return {**found, LISTED: places}
 
 
 def summary(rows: Sequence[Row], metric: str) -> str:
@@ -110,7 +132,8 @@ def summary(rows: Sequence[Row], metric: str) -> str:
     methods = list(dict.fromkeys((*SCORES, *(row.method for row in rows))))
     header = ("data", "noise", "wrong %", "bought", "selector", "seeds", *methods)
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for _, group in groupby(rows, key=lambda row: row[:4]):
+    measured = [row for row in rows if getattr(row, metric) is not None]
+    for _, group in groupby(measured, key=lambda row: row[:4]):
         cell = list(group)
         lines.append(f"| {' | '.join(_line(cell, metric, methods))} |")
     return "\n".join(lines)
@@ -138,7 +161,7 @@ def main() -> None:
     if arguments.summary:
         print(summary(read_table(Row, arguments.table), arguments.metric))
         return
-    quality_scores()
+    peer()
     complete(Row, arguments, rows_of)
 
 
