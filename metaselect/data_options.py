@@ -138,7 +138,8 @@ class EvaluateOptions(ReadOptions):
     Attributes:
         name: the folder below ``evaluate/``; None: from the test set's file name.
         k: how many of the first samples of a ranking are judged; None: as many as there are wrong labels.
-        leave_out_overlap: judge the models without the test samples that are in the pool too.
+        leave_out_overlap: judge the models without the test samples that are in the pool too, or near duplicates of
+            samples there.
     """
 
     truth: Path | None = not_in_key(None)

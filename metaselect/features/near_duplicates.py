@@ -61,20 +61,51 @@ def similar_samples(
         progress: called now and then with a short text.
         tile_entries: cosines that are held at a time.
     """
-    vectors = _small_images(inputs) if inputs.ndim == 4 else torch.from_numpy(np.asarray(inputs, np.float32))
+    vectors = _vectors(inputs)
     first, position = _distinct_rows(vectors)
     if not comparable(len(first), vectors.shape, device):
         return SimilarSamples(first[position], None)
     unit = _unit_rows(vectors[first].to(device), standardise=inputs.ndim == 2)
-    everything = torch.arange(len(unit), device=device)
-    count = min(NEIGHBOURS, len(unit) - 1)
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for rows, cosines, neighbours in nearest_neighbours(unit, everything, count, tile_entries):
-        found.append(((1 - cosines).clamp(min=ROUNDING).cpu(), neighbours.cpu()))
-        progress(f"neighbours of {int(rows[-1]) + 1} of {len(unit)} samples")
-    distances, neighbours = (torch.cat(parts) for parts in zip(*found, strict=True))
+    distances, neighbours = _nearest(unit, torch.arange(len(unit)), progress, tile_entries)
     group = _components(distances, neighbours)
     return SimilarSamples(first[group[position]], _ranks(distances.mean(1)[position]))
+
+
+def near_duplicates_between(
+    test: np.ndarray, pool: np.ndarray, device: torch.device, progress: ProgressCallback = no_progress
+) -> torch.Tensor:
+    """(n',) int64 on the CPU, the closest near duplicate of each test sample in the pool; -1: it has none.
+
+    Near duplicates as those of ``similar_samples`` among all samples, but with the median of the test samples: the time
+    grows with n' n. Where neighbours mean nothing, or are too many, there are none.
+
+    Args:
+        test: (n', C, H, W) uint8 images or (n', d) float32 features.
+        pool: n of the same form.
+        device: of the products.
+        progress: called now and then with a short text.
+    """
+    vectors = torch.cat([_vectors(test), _vectors(pool)])
+    first, position = _distinct_rows(vectors)
+    if not comparable(len(first), vectors.shape, device):
+        return torch.full((len(test),), -1)
+    unit = _unit_rows(vectors[first].to(device), standardise=pool.ndim == 2)
+    absent = len(pool)
+    of_pool = torch.full((len(first),), absent)  # the first of the pool's samples that are this row
+    of_pool.scatter_reduce_(0, position[len(test) :], torch.arange(len(pool)), "amin")
+    queries, place = position[: len(test)].unique(return_inverse=True)
+    distances, neighbours = _nearest(unit, queries, progress, TILE_ENTRIES)
+    surroundings = torch.full((len(first),), torch.nan)
+    surroundings[queries] = distances[:, -1].clamp(max=float(distances[:, -1].median()))
+    close = (distances < CLOSENESS * surroundings[queries, None]) & (of_pool[neighbours] < absent)
+    others = neighbours[close].unique()
+    if len(others):
+        surroundings[others] = _nearest(unit, others, progress, TILE_ENTRIES)[0][:, -1]
+        close &= distances < CLOSENESS * surroundings[neighbours]
+    closest = neighbours.gather(1, close.int().argmax(1, keepdim=True))[:, 0]  # the first one that is close
+    found = torch.where(close.any(1), of_pool[closest], absent)
+    found = torch.where(of_pool[queries] < absent, of_pool[queries], found)  # equal ones are closer
+    return torch.where(found < absent, found, -1)[place]
 
 
 def comparable(distinct: int, shape: Sequence[int], device: torch.device) -> bool:
@@ -98,6 +129,34 @@ def search_bytes(shape: Sequence[int]) -> int:
     n, *sides = shape
     width = prod(sides) if len(sides) == 1 else sides[0] * prod(min(side, SMALL_IMAGE) for side in sides[1:])
     return 4 * n * width * 4 + n * NEIGHBOURS * (4 + 8) + TILE_ENTRIES * 4
+
+
+def _vectors(inputs: np.ndarray) -> torch.Tensor:
+    """(n, d) float32, what is compared of images or features."""
+    return _small_images(inputs) if inputs.ndim == 4 else torch.from_numpy(np.asarray(inputs, np.float32))
+
+
+def _nearest(
+    unit: torch.Tensor, queries: torch.Tensor, progress: ProgressCallback, tile_entries: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(q, k) cosine distances to the nearest others, rising, and (q, k) int64 these others; both on the CPU.
+
+    Args:
+        unit: (u, d), rows of norm 1 or 0.
+        queries: (q,) int64 on the CPU, rows.
+        progress: called after each block.
+        tile_entries: cosines that are held at a time.
+    """
+    everything, count = torch.arange(len(unit), device=unit.device), min(NEIGHBOURS, len(unit) - 1)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    blocks = nearest_neighbours(unit, everything, count, tile_entries, queries.to(unit.device))
+    done = 0
+    for rows, cosines, neighbours in blocks:
+        found.append(((1 - cosines).clamp(min=ROUNDING).cpu(), neighbours.cpu()))
+        done += len(rows)
+        progress(f"neighbours of {done} of {len(queries)} samples")
+    distances, neighbours = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return distances, neighbours
 
 
 def _small_images(images: np.ndarray) -> torch.Tensor:

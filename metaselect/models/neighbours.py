@@ -43,7 +43,11 @@ def neighbour_votes(
 
 
 def nearest_neighbours(
-    unit: torch.Tensor, reference: torch.Tensor, count: int, tile_entries: int = TILE_ENTRIES
+    unit: torch.Tensor,
+    reference: torch.Tensor,
+    count: int,
+    tile_entries: int = TILE_ENTRIES,
+    queries: torch.Tensor | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """(rows (b,), cosines (b, count), neighbours (b, count)) of one block of samples after another, closest first.
 
@@ -52,9 +56,12 @@ def nearest_neighbours(
         reference: (r,) int64 on the same device, distinct rows that may be neighbours of all others.
         count: neighbours of a sample, below r.
         tile_entries: cosines that are held at a time.
+        queries: (q,) int64 on the same device, the samples whose neighbours are looked for; None: all.
     """
+    if queries is None:
+        queries = torch.arange(len(unit), device=unit.device)
     candidates = unit[reference]
-    for rows in torch.arange(len(unit), device=unit.device).split(max(tile_entries // len(reference), 1)):
+    for rows in queries.split(max(tile_entries // len(reference), 1)):
         similarity = unit[rows] @ candidates.T
         similarity.masked_fill_(rows[:, None] == reference, -torch.inf)  # a sample is not its own neighbour
         cosines, positions = similarity.topk(count)

@@ -29,4 +29,11 @@ PER_CLASS = Artefact(
     "a model's scores on each class, with the limits of 95 % intervals; empty where there is nothing to divide by",
     "evaluate",
 )
+OVERLAP = Artefact(
+    EVALUATE,
+    "overlap.csv",
+    csv_columns("sample_id", "label", "pool_sample_id", "given_label", "kind"),
+    "test samples that are in the pool too (equal), or near duplicates of ones there (near); only where there are any",
+    "evaluate",
+)
 TEST_SKIPPED = Artefact(EVALUATE, "skipped.csv", BAD_SAMPLES, LEFT_OUT, "evaluate")

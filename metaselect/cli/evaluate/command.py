@@ -70,7 +70,10 @@ def evaluate(
     ] = None,
     leave_out_overlap: Annotated[
         bool,
-        typer.Option("--leave-out-overlap", help="Leave out test samples that are in the training set too."),
+        typer.Option(
+            "--leave-out-overlap",
+            help="Leave out test samples that are in the training set too, or near duplicates of ones there.",
+        ),
     ] = False,
     id_column: IdColumnOption = None,
     label_column: LabelColumnOption = "label",

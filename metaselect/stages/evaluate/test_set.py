@@ -1,7 +1,6 @@
 """A test set as the labelled samples that models are judged on."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,19 +8,18 @@ import numpy as np
 import torch
 
 from metaselect.data.signature import dataset_signature
-from metaselect.data.store import Dataset, preprocess_of
-from metaselect.data.summary import fingerprint, row_hashes
+from metaselect.data.store import Dataset
+from metaselect.data.summary import fingerprint
 from metaselect.data.test_set import read_test_set
 from metaselect.data_options import EvaluateOptions
 from metaselect.errors import DataError
 from metaselect.records import Reporter
-from metaselect.run.artefacts import SAMPLES
 from metaselect.run.evaluation_artefacts import TEST_SKIPPED
 from metaselect.run.key import EXTERNAL
-from metaselect.run.layout import FEATURES, Run
+from metaselect.run.layout import Run
 from metaselect.run.stage import Stage, Work
-from metaselect.run.tables import read_parquet
 from metaselect.stages.evaluate.candidates import Candidate, LabelledSamples, ModelPredictions, predict_with
+from metaselect.stages.evaluate.overlap import find_overlap
 
 TEST_INPUT = f"{EXTERNAL}TEST"
 _CONTENT = "test_content"  # in the details of the record
@@ -67,7 +65,7 @@ def labelled_test_set(
         pool: of the run.
         options: how to read the test set, and whether it may share samples with the pool.
         device: on which models predict.
-        work: takes the list of bad samples.
+        work: takes the lists of bad samples and of those that the pool has too.
         scratch: a folder for arrays, kept while models predict.
         report: notes, warnings and progress.
 
@@ -79,10 +77,15 @@ def labelled_test_set(
     skipped = TEST_SKIPPED.within()
     if (scratch / skipped).is_file():
         (scratch / skipped).replace(work.folder / skipped)
-    overlap = _overlap(run, pool, options, hashes, report)
-    kept = np.flatnonzero(~overlap if options.leave_out_overlap else np.ones(len(samples), bool))
+    overlap = find_overlap(run, pool, samples, hashes, device, report)
+    overlap.report(report, left_out=options.leave_out_overlap)
+    kept = np.flatnonzero(~overlap.shared if options.leave_out_overlap else np.ones(len(samples), bool))
     if not len(kept):
-        raise DataError(f"Every sample of {test} is in the pool too.", "Name another test set.")
+        raise DataError(
+            f"Every sample of {test} is in the pool too, or a near duplicate of one there.",
+            "Name another test set.",
+        )
+    overlap.write(work, samples, pool)
 
     def predict(candidate: Candidate) -> ModelPredictions:
         found = predict_with(run, candidate, samples, device)
@@ -96,7 +99,8 @@ def labelled_test_set(
         {
             "test_samples": len(kept),
             "judged_on": "test_set",
-            "overlap": int(overlap.sum()),
+            "overlap": int((overlap.equal >= 0).sum()),
+            "near_overlap": int((overlap.near >= 0).sum()),
             "test_content": _content(samples, hashes, kept),
         },
     )
@@ -109,21 +113,3 @@ def _content(samples: Dataset, hashes: list[str], kept: np.ndarray) -> str:
         for place in kept.tolist()
     )
     return fingerprint(samples.classes, rows)
-
-
-def _overlap(
-    run: Run, pool: Dataset, options: EvaluateOptions, hashes: Sequence[str], report: Reporter
-) -> np.ndarray:
-    """(n',) bool: test samples whose content is in the pool too; with a note or warning where there are any."""
-    if len(preprocess_of(run).kinds) > 1 and pool.preprocess.task == FEATURES:
-        known = set(row_hashes(pool.inputs))  # the recorded hashes are those of the images
-    else:
-        known = set(read_parquet(run, SAMPLES, ["content_hash"])[0].to_pylist())
-    shared = np.array([digest in known for digest in hashes])
-    if shared.any():
-        count = f"{int(shared.sum())} of {len(hashes)} test samples are in the pool too"
-        if options.leave_out_overlap:
-            report.note(f"{count}; they are left out.")
-        else:
-            report.warn(f"{count}: the figures flatter. --leave-out-overlap judges the models on the others.")
-    return shared
