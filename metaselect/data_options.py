@@ -1,4 +1,4 @@
-"""Options of the commands that read a data set, as ``options`` has those of the others."""
+"""Options of the commands that read or write a data set, as ``options`` has those of the others."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -166,3 +166,61 @@ def require_pixel_range(pixel_range: tuple[float, float] | None) -> None:
                 f"--pixel-range is {low:g},{high:g}; it must be LOW,HIGH with LOW below HIGH.",
                 "Give the values that become black and white, such as 0,4095.",
             )
+
+
+@dataclass(frozen=True)
+class CleanedDataOptions:
+    """`export`.
+
+    Attributes:
+        name: of the re-weighting; None: `auto`, else the only one.
+        keep_above: weight from which on a given label is kept.
+        relabel_above: probability from which on a suggested label replaces a doubted one.
+        drop_below: weight below which a doubted sample without such a suggestion is left out.
+        format: of the table, "parquet" or "csv".
+        images: a layout of ``stages.export.images``; None: no images.
+        link: symbolic links instead of copies.
+        force: replace an earlier export.
+    """
+
+    name: str | None = None
+    keep_above: float = 0.5
+    relabel_above: float = 0.9
+    drop_below: float = 0.0
+    format: str = "parquet"
+    images: str | None = None
+    link: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        require_range("keep-above", self.keep_above, 0, 1)
+        require_range("relabel-above", self.relabel_above, 0, 1)
+        require_range("drop-below", self.drop_below, 0, 1)
+        if self.drop_below > self.keep_above:
+            raise UsageError(
+                f"--drop-below {self.drop_below:g} is above --keep-above {self.keep_above:g}.",
+                "A label that is kept is not left out: choose a lower --drop-below.",
+            )
+        if self.link and self.images is None:
+            raise UsageError(
+                "--link is for images, and there are none without --images.", "Add --images folder."
+            )
+
+
+@dataclass(frozen=True)
+class FanoutOptions:
+    """`fanout`.
+
+    Attributes:
+        name: of the re-weighting; None: `auto`, else the only one.
+        accept: probability from which on an offer is accepted; None: none is.
+        force: compute again.
+    """
+
+    name: str | None = None
+    accept: float | None = None
+    force: bool = not_in_key(False)
+
+    def __post_init__(self) -> None:
+        if self.accept is not None:
+            require_range("accept", self.accept, 0, 1)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from annotation_run import make_run
+from command_line import metaselect as run_command
 
 import metaselect
 from metaselect.errors import ArtefactError
@@ -112,8 +113,9 @@ def test_paths_are_filled_in() -> None:
             assert stage_of(path) == entry.folder.name(**parts)
 
 
-def test_the_readers_of_the_table_are_those_that_depend_on_a_file(finished_once: Path) -> None:
-    run = Run(finished_once / "run")
+def test_the_readers_of_the_table_are_those_that_depend_on_a_file(finished: Path) -> None:
+    run_command("fanout", run=finished)
+    run = Run(finished)
     patterns = {
         re.compile(".+".join(map(re.escape, PLACEHOLDER.split(entry.template)[::2]))): entry
         for entry in ARTEFACTS

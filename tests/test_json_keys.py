@@ -71,6 +71,12 @@ def test_the_keys_of_the_pipeline(finished_once: Path) -> None:
     assert wrong == []
 
 
+def test_the_keys_of_offers_and_the_cleaned_data_set(finished: Path, tmp_path: Path) -> None:
+    offers = metaselect("fanout", "--json", run=finished)
+    cleaned = metaselect("export", "-o", tmp_path / "cleaned", "--json", run=finished)
+    assert check("`fanout`", offers.json) + check("`export`", cleaned.json) == []
+
+
 def test_the_keys_of_the_other_commands(finished: Path, tmp_path: Path) -> None:
     first = (finished / "select/round-1/selected.csv").read_text().splitlines()[1].split(",")[0]
     other = tmp_path / "other.csv"

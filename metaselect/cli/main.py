@@ -35,6 +35,7 @@ METAVARS = {
 """Typer's words for the kinds of values, and ours."""
 COMMAND_ORDER = (
     *(entry.command for entry in STAGES),
+    "export",
     "status",
     "compare",
     "gate",
@@ -137,10 +138,11 @@ def _register() -> None:
     from metaselect.cli.annotate.group import group
     from metaselect.cli.datasets import corrupt, embed, ingest, split
     from metaselect.cli.evaluate import command as evaluate
+    from metaselect.cli.labels import export, fanout
 
     for module in (
         *(ingest, warmup, select, forms, votes, serve),
-        *(reweight, evaluate, status, compare, gate, verify, split, embed, corrupt),
+        *(reweight, evaluate, fanout, export, status, compare, gate, verify, split, embed, corrupt),
     ):
         module.register(app)
     for registered in (*app.registered_commands, *group.registered_commands):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,24 @@ OUTSIDE = ("image_folder", "features")
 """Options that name places outside of the data, which its record keeps beside the others; below the run, relative."""
 SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # by Windows
+
+
+class Original(NamedTuple):
+    """The image of a sample.
+
+    Attributes:
+        sample_id: of the pool.
+        suffix: of a file name.
+        raw: the file's bytes.
+        source: the file of the data set that has these bytes; None where there is none.
+        stored: whether it is the stored pixels, because the source is missing or changed.
+    """
+
+    sample_id: str
+    suffix: str
+    raw: bytes
+    source: Path | None = None
+    stored: bool = False
 
 
 def write_originals(
@@ -68,11 +87,26 @@ def read_originals(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, s
     """
     if IMAGES not in preprocess_of(run).kinds or not sample_ids:
         return
-    places, hashes = _places_and_hashes(run)
-    originals = _originals(run, {sample_id: hashes[sample_id] for sample_id in sample_ids})
-    pixels = np.load(run.path(array_file(IMAGES)), mmap_mode="r", allow_pickle=False)
+    found = {original.sample_id: original for original in stream_originals(run, sample_ids)}
     for sample_id in sample_ids:
-        yield sample_id, *(originals.get(sample_id) or (".png", encode_png(pixels[places[sample_id]])))
+        yield found[sample_id][:3]
+
+
+def stream_originals(run: Run, sample_ids: Sequence[str]) -> Iterator[Original]:
+    """The images of some samples, one in memory at a time, in the order in which the data set is read.
+
+    Args:
+        run: an ingested run whose samples have images.
+        sample_ids: of the pool.
+    """
+    places, hashes = _places_and_hashes(run)
+    missing = {sample_id: hashes[sample_id] for sample_id in sample_ids}
+    for original in _unchanged_originals(run, dict(missing)):
+        if missing.pop(original.sample_id, None) is not None:
+            yield original
+    pixels = np.load(run.path(array_file(IMAGES)), mmap_mode="r", allow_pickle=False)
+    for sample_id in missing:
+        yield Original(sample_id, ".png", encode_png(pixels[places[sample_id]]), stored=True)
 
 
 def file_stems(sample_ids: Sequence[str]) -> dict[str, str]:
@@ -107,12 +141,11 @@ def _places_and_hashes(run: Run) -> tuple[dict[str, int], dict[str, str]]:
     )
 
 
-def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, bytes]]:
-    """sample_id -> (suffix, bytes) of the images whose source still has the content that was ingested."""
+def _unchanged_originals(run: Run, wanted: Mapping[str, str]) -> Iterator[Original]:
+    """The images of ``wanted``, sample_id -> content hash, whose source still has that content."""
     record = run.stage(DATA.name()).require()
     options = recorded_options(run, record)
     scale = preprocess_of(run).kinds[IMAGES].pixel_range
-    originals: dict[str, tuple[str, bytes]] = {}
     try:
         source = open_source(Path(record.details["root"]), options)
         source.take(IMAGES)
@@ -123,10 +156,15 @@ def _originals(run: Run, wanted: Mapping[str, str]) -> dict[str, tuple[str, byte
             if isinstance(content, bytes):
                 original = _unchanged(content, wanted[sample_id], scale)
                 if original is not None:
-                    originals[sample_id] = original
+                    suffix, raw = original
+                    yield Original(sample_id, suffix, raw, _file(source.root / listing.paths[position], raw))
     except (DataError, OSError):
-        return originals  # the data was moved or changed: the stored pixels are used instead
-    return originals
+        return  # the data was moved or changed: the stored pixels are used instead
+
+
+def _file(path: Path, raw: bytes) -> Path | None:
+    """The path, if a file there has exactly these bytes."""
+    return path if path.is_file() and path.read_bytes() == raw else None
 
 
 def recorded_options(run: Run, record: StageRecord) -> IngestOptions:

@@ -20,6 +20,7 @@ SELECT = Folder("select/round-<number>", "select")
 ANNOTATE = Folder("annotate", "annotate import FILE")
 REWEIGHT = Folder("reweight/<name>", "reweight")
 EVALUATE = Folder("evaluate/<test>", "evaluate TEST")
+FANOUT = Folder("fanout", "fanout")
 FORMS = Folder("export/round-<number>", "annotate export")
 """Forms for people: no stage, and never hashed, since they are there to be filled in."""
 DISCARDED = Folder("discarded/round-<number>", "select --discard-round")
@@ -147,6 +148,7 @@ CLUSTERS = Artefact(
     parquet_columns({"sample_id": "string", "cluster": "int32", "similarity": "float32", "rank": "int32"}),
     "every pool sample",
     "select",
+    ("fanout",),
 )
 NEIGHBOURS = Artefact(
     SELECT,
@@ -176,7 +178,7 @@ META_SET = Artefact(
     csv_columns("sample_id", "clean_label"),
     "the consensus; an empty label: unusable",
     "annotate",
-    ("select", "reweight", "evaluate"),
+    ("select", "reweight", "fanout", "evaluate"),
 )
 EXPORTS = Artefact(
     ANNOTATE,
@@ -259,6 +261,7 @@ ISSUES = Artefact(
     ),
     "every pool sample, with the reasons for which its given label is doubted",
     "reweight",
+    ("fanout",),
 )
 ISSUES_LIST = Artefact(
     REWEIGHT, "issues.csv", csv_columns(*ISSUES.columns), "the most doubted labels, for people", "reweight"
@@ -278,7 +281,7 @@ CROSS_FIT = Artefact(
     "and of the given one; an empty clean label: a sample that was not bought, kept out for the estimate of wrong "
     "labels; not there without the comparison",
     "reweight",
-    ("evaluate",),
+    ("fanout", "evaluate"),
 )
 STAGE_RECORD = Artefact(
     None, f"<stage>/{RECORD}", (), "options, seed, versions, device, time, memory, hashes", "every stage"

@@ -1,8 +1,25 @@
-"""The rows of the table of artefacts for the files of an evaluation."""
+"""The rows of the table of artefacts for what no stage reads: offers of labels, and the files of an evaluation."""
 
-from metaselect.run.artefacts import BAD_SAMPLES, EVALUATE, LEFT_OUT
+from metaselect.run.artefacts import BAD_SAMPLES, EVALUATE, FANOUT, LEFT_OUT
 from metaselect.run.schema import Artefact, csv_columns, parquet_columns
 
+OFFERS = Artefact(
+    FANOUT,
+    "offers.parquet",
+    parquet_columns(
+        {
+            **dict.fromkeys(("sample_id", "pick"), "string"),
+            "round": "int64",
+            **dict.fromkeys(("label", "given_label"), "string"),
+            "similarity": "float32",
+            "model_agrees": "bool",
+            "risk": "float32",
+            "accepted": "bool",
+        }
+    ),
+    "samples without a bought label, with that of their cluster's pick",
+    "fanout",
+)
 METRICS = Artefact(EVALUATE, "metrics.json", (), "every number of the evaluation", "evaluate")
 PREDICTIONS = Artefact(
     EVALUATE,

@@ -8,7 +8,16 @@ documentation's table follow from the row.
 
 from dataclasses import dataclass
 
-from metaselect.run.artefacts import ANNOTATE, DATA, EVALUATE, RECORD, REWEIGHT, SELECT, WARMUP
+from metaselect.run.artefacts import (
+    ANNOTATE,
+    DATA,
+    EVALUATE,
+    FANOUT,
+    RECORD,
+    REWEIGHT,
+    SELECT,
+    WARMUP,
+)
 from metaselect.run.layout import Run
 from metaselect.run.schema import Artefact, Folder
 from metaselect.run.stage_names import ARTEFACTS, folder_of
@@ -112,6 +121,12 @@ STAGES: tuple[StageEntry, ...] = (
         "Train a robust model and learn a weight for every sample of the pool.",
         trains=True,
         unread="metaselect.stages.freshness:unread_meta_set",
+    ),
+    StageEntry(
+        FANOUT,
+        "metaselect.data_options:FanoutOptions",
+        "metaselect.stages.export.fanout:fanout",
+        "Offer each bought label to the other samples of its cluster.",
     ),
     StageEntry(
         EVALUATE,

@@ -1,0 +1,1 @@
+"""The commands on what the labels of a run should be: export and fanout."""
