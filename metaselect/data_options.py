@@ -140,12 +140,14 @@ class EvaluateOptions(ReadOptions):
         k: how many of the first samples of a ranking are judged; None: as many as there are wrong labels.
         leave_out_overlap: judge the models without the test samples that are in the pool too, or near duplicates of
             samples there.
+        no_images: the report shows none; None: it shows those of the samples.
     """
 
     truth: Path | None = not_in_key(None)
     name: str | None = not_in_key(None)
     k: int | None = None
     leave_out_overlap: bool = False
+    no_images: bool | None = None
     device: str = not_in_key("auto")
     force: bool = not_in_key(False)
 

@@ -30,7 +30,18 @@ ROWS = {
     "encoders.md": ENCODERS,
 }
 """The page that has a row for each name of a registry."""
-HEAVY = ("torch", "torchvision", "sklearn", "pyarrow", "numpy", "pandas", "PIL", "safetensors", "matplotlib")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "sklearn",
+    "pyarrow",
+    "numpy",
+    "pandas",
+    "PIL",
+    "safetensors",
+    "matplotlib",
+    "jinja2",
+)
 
 
 def commands(group: Any, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -28,11 +28,19 @@ def thumbnails(run: Run, sample_ids: Sequence[str]) -> Iterator[tuple[str, str, 
         yield sample_id, *encode_small(image)
 
 
-def encode_small(image: Image.Image, longest_side: int = LONGEST_SIDE) -> tuple[str, bytes]:
-    """(media type, bytes) of a decoded image, which is made smaller in place if a side is longer than that."""
+def encode_small(
+    image: Image.Image, longest_side: int = LONGEST_SIDE, lossless_side: int = LOSSLESS_SIDE
+) -> tuple[str, bytes]:
+    """(media type, bytes) of a decoded image.
+
+    Args:
+        image: made smaller in place if a side is longer than ``longest_side``.
+        longest_side: pixels.
+        lossless_side: pixels; up to here it becomes a PNG, else a JPEG.
+    """
     image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    if max(image.size) <= LOSSLESS_SIDE:
+    if max(image.size) <= lossless_side:
         image.save(stream, format="PNG")
         return "image/png", stream.getvalue()
     image.save(stream, format="JPEG", quality=JPEG_QUALITY)

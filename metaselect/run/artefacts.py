@@ -73,6 +73,7 @@ WARMUP_HISTORY = Artefact(
     csv_columns("epoch", "lr", "loss", "accuracy", "held_out_loss", "held_out_accuracy"),
     "",
     "warmup",
+    ("evaluate",),
 )
 CHECKPOINT = Artefact(
     WARMUP,
@@ -219,6 +220,7 @@ REWEIGHT_HISTORY = Artefact(
     ),
     "",
     "reweight",
+    ("evaluate",),
 )
 ROBUST_MODEL = Artefact(REWEIGHT, "model.safetensors", (), "the robust model", "reweight", ("evaluate",))
 ROBUST_MODEL_INFO = Artefact(
@@ -261,7 +263,7 @@ ISSUES = Artefact(
     ),
     "every pool sample, with the reasons for which its given label is doubted",
     "reweight",
-    ("fanout",),
+    ("fanout", "evaluate"),
 )
 ISSUES_LIST = Artefact(
     REWEIGHT, "issues.csv", csv_columns(*ISSUES.columns), "the most doubted labels, for people", "reweight"

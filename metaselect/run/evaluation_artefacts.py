@@ -53,4 +53,6 @@ OVERLAP = Artefact(
     "test samples that are in the pool too (equal), or near duplicates of ones there (near); only where there are any",
     "evaluate",
 )
+REPORT = Artefact(EVALUATE, "report.html", (), "the report: a page that loads nothing", "evaluate")
+REPORT_JSON = Artefact(EVALUATE, "report.json", (), "every number of the report", "evaluate")
 TEST_SKIPPED = Artefact(EVALUATE, "skipped.csv", BAD_SAMPLES, LEFT_OUT, "evaluate")

@@ -75,6 +75,7 @@ def evaluate(
             help="Leave out test samples that are in the training set too, or near duplicates of ones there.",
         ),
     ] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Show no images in the report.")] = False,
     id_column: IdColumnOption = None,
     label_column: LabelColumnOption = "label",
     image_column: ImageColumnOption = "image",
@@ -117,6 +118,7 @@ def evaluate(
         name=name,
         k=k,
         leave_out_overlap=leave_out_overlap,
+        no_images=no_images or None,
         device=device,
         force=force,
     )

@@ -20,7 +20,7 @@ from metaselect.data_options import EvaluateOptions
 from metaselect.errors import DataError, UsageError
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import EVALUATE, META_SET, REWEIGHT, WARMUP
+from metaselect.run.artefacts import EVALUATE, META_SET, REWEIGHT
 from metaselect.run.evaluation_artefacts import METRICS
 from metaselect.run.files import read_json, sha256_file
 from metaselect.run.inputs import inputs_of
@@ -36,8 +36,11 @@ from metaselect.stages.evaluate.test_set import (
     test_name,
     test_signature,
 )
-from metaselect.stages.freshness import DAMAGED, DEAD, DONE, STALE, AnnotationView, state_of
+from metaselect.stages.freshness import DAMAGED, DEAD, STALE, AnnotationView, State, state_of
 from metaselect.stages.model_choice import ON_BOUGHT_LABELS
+from metaselect.stages.report.evaluated import Evaluated
+from metaselect.stages.report.report import write_report
+from metaselect.stages.report.shown import shown_of
 from metaselect.training.device import choose_device
 from metaselect.training.pool_predictions import warmup_predictions_input
 
@@ -77,7 +80,9 @@ def _evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Rep
         files.append(META_SET.path())
     elif options.truth is not None and run.path(META_SET.path()).is_file():
         files.append(META_SET.path())  # how many labels are right by now
-    usable = _usable(run, models, AnnotationView(all_rounds, ledger), report)
+    shown = shown_of(run, models, all_rounds, images=not options.no_images)
+    files += shown.files
+    troubles = _troubles(run, models, AnnotationView(all_rounds, ledger), report)
     # The warm-up is what all others are compared with, so that it must not be stale; they may be, with a warning.
     inputs_of(run, *models[0].files)
     inputs = inputs_of(run, *files, stale_ok=True)
@@ -92,16 +97,17 @@ def _evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Rep
     if not stage.is_current(key, report, force=options.force):
         with stage.working(key, report) as work:
             noise = _noise(run, all_rounds, ledger)
-            setup = EvaluationSetup(run, pool, options, models, usable, all_rounds, noise, device)
+            setup = EvaluationSetup(run, pool, options, models, troubles, all_rounds, noise, shown, device)
             scratch = work.folder / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)  # left by a killed command
             try:
                 samples = bought or _test_set(test, setup, work, scratch, report)
-                judge_models(samples, setup, work)
+                metrics = judge_models(samples, setup, work)
+                write_report(Evaluated(setup, name, metrics), inputs, work)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-    metrics = read_json(run.path(METRICS.path(test=name)), stage.recompute_hint)
-    return Outcome({"run": str(run.root), "test": name, **metrics})
+    printed = read_json(run.path(METRICS.path(test=name)), stage.recompute_hint)
+    return Outcome({"run": str(run.root), "test": name, **printed})
 
 
 def _name(test: Path | None, options: EvaluateOptions) -> str:
@@ -122,17 +128,16 @@ def _name(test: Path | None, options: EvaluateOptions) -> str:
     return name
 
 
-def _usable(run: Run, models: list[Candidate], view: AnnotationView, report: Reporter) -> frozenset[str]:
-    """Names of the stages of models that are done, up to date and not dead; with a warning for the others."""
-    usable = {WARMUP.name()}
+def _troubles(run: Run, models: list[Candidate], view: AnnotationView, report: Reporter) -> dict[str, State]:
+    """By name, the stages of models that are stale, damaged or dead; with a warning for each."""
+    troubles: dict[str, State] = {}
     for name in (REWEIGHT.name(name=model.name) for model in models if model.table):
         state = state_of(run, name, view)
-        if state.state == DONE:
-            usable.add(name)
-        elif state.state in (STALE, DAMAGED, DEAD):
+        if state.state in (STALE, DAMAGED, DEAD):
+            troubles[name] = state
             again = run.stage(name).command()
             report.warn(f"{name} is evaluated as it is, but {state.state}: {state.why}. Run: {again}")
-    return frozenset(usable)
+    return troubles
 
 
 def _noise(run: Run, all_rounds: Sequence[Round], ledger: Ledger | None) -> dict[str, Json]:

@@ -1,6 +1,6 @@
 """Every model of a run judged on labelled samples: the files of an evaluation."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from metaselect.data.store import Dataset
 from metaselect.data_options import EvaluateOptions
 from metaselect.errors import ConditionUnmet
 from metaselect.records import Json
-from metaselect.run.artefacts import WARMUP
+from metaselect.run.artefacts import REWEIGHT, WARMUP
 from metaselect.run.evaluation_artefacts import METRICS, PER_CLASS, PREDICTIONS
 from metaselect.run.files import write_json
 from metaselect.run.layout import Run
@@ -24,7 +24,9 @@ from metaselect.stages.evaluate.choice import Judged, against_baseline, against_
 from metaselect.stages.evaluate.label_issues import warmup_scores, weight_scores
 from metaselect.stages.evaluate.scores import SCORES, ClassScores, model_scores
 from metaselect.stages.evaluate.truth import Truth, bought_until, read_pool_truth
+from metaselect.stages.freshness import State
 from metaselect.stages.model_choice import choose_by_comparisons
+from metaselect.stages.report.shown import Shown
 from metaselect.stages.wrong_labels import wrong_labels
 
 
@@ -36,9 +38,10 @@ class EvaluationSetup(NamedTuple):
         pool: its data.
         options: of the command.
         models: the warm-up first.
-        usable: names of the stages of models that are done, up to date and not dead.
+        troubles: by the name of a model's stage, why it is stale, damaged or dead; the others are left out.
         rounds: of the run.
         noise: what their control samples say of it, for ``metrics.json``; empty without answered ones.
+        shown: what the report shows besides.
         device: on which models predict.
     """
 
@@ -46,14 +49,24 @@ class EvaluationSetup(NamedTuple):
     pool: Dataset
     options: EvaluateOptions
     models: Sequence[Candidate]
-    usable: Collection[str]
+    troubles: Mapping[str, State]
     rounds: Sequence[Round]
     noise: dict[str, Json]
+    shown: Shown
     device: torch.device
 
+    @property
+    def usable(self) -> set[str]:
+        """Names of the stages of models that are done, up to date and not dead."""
+        stages = {REWEIGHT.name(name=each.name) if each.table else WARMUP.name() for each in self.models}
+        return stages - set(self.troubles)
 
-def judge_models(samples: LabelledSamples, setup: EvaluationSetup, work: Work) -> None:
+
+def judge_models(samples: LabelledSamples, setup: EvaluationSetup, work: Work) -> dict[str, Json]:
     """Judge every model on labelled samples, and write the files of the evaluation.
+
+    Returns:
+        What ``metrics.json`` holds.
 
     Raises:
         ConditionUnmet: no model can be judged.
@@ -95,6 +108,7 @@ def judge_models(samples: LabelledSamples, setup: EvaluationSetup, work: Work) -
     rows = [(name, *row) for name, scored in per_class.items() for row in scored]
     write_rows(work.folder / PER_CLASS.within(), PER_CLASS, rows)
     write_json(work.folder / METRICS.within(), metrics)
+    return metrics
 
 
 def _judge(

@@ -1,0 +1,1 @@
+"""What the report of an evaluation says, from the files of the run."""
