@@ -62,6 +62,11 @@ def escape_formula(cell: str) -> str:
     return f"'{cell}" if cell.startswith(ESCAPED) else cell
 
 
+def spreadsheet_cell(text: str) -> str:
+    """A text from data as the cell of a table for people: ``visible``, and no formula."""
+    return escape_formula(visible(text))
+
+
 def unescape_formula(cell: str) -> str:
     """The cell without the apostrophe of ``escape_formula``; other apostrophes stay."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(ESCAPED) else cell

@@ -180,3 +180,20 @@ def test_an_outlier_stands_for_no_group() -> None:
     assert visible([0, 1, 0, 1, 4], [], ranks) == [0, 1, 4]
     with pytest.raises(UsageError, match="not possible"):
         visible([0, 1], [], None, 0.5)
+
+
+def test_the_list_of_conflicts_holds_no_formula(tmp_path: Path) -> None:
+    table = pq.read_table(write_pool(tmp_path / "pool.parquet"))
+    hostile = {
+        "sample_id": pa.array([f"={each}" for each in table["sample_id"].to_pylist()]),
+        "features": table["features"],
+        "label": pa.array([f"@{each}" for each in table["label"].to_pylist()]),
+    }
+    pq.write_table(pa.table(hostile), tmp_path / "hostile.parquet")
+    run = tmp_path / "run"
+    metaselect("ingest", tmp_path / "hostile.parquet", run=run)
+    metaselect("select", "--method", "random", "--budget", 5, run=run)
+    with (run / "select/round-1/conflicts.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["sample_id"] for row in rows} == {f"'={name(index)}" for index in CONFLICTING}
+    assert {row["given_label"][:2] for row in rows} == {"'@"}

@@ -29,7 +29,7 @@ from metaselect.run.layout import IDS_ALONE, IMAGES, Run
 from metaselect.run.record import StageRecord
 from metaselect.run.stage import Work
 from metaselect.run.tables import require_parquet, write_parquet, write_rows
-from metaselect.text import counted, examples, quoted
+from metaselect.text import counted, examples, quoted, spreadsheet_cell
 
 DATA_INPUT = f"{EXTERNAL}DATA"
 MANY_SINGLE = (
@@ -239,7 +239,8 @@ def _write_lists(
         lost = counted(len(bad), "bad sample was", "bad samples were")
         report.warn(f"{lost} left out: {run.path(SKIPPED.path())}")
     if repeated:
-        write_rows(work.folder / DUPLICATES.within(), DUPLICATES, repeated)
+        rows = [[spreadsheet_cell(name) for name in pair] for pair in repeated]
+        write_rows(work.folder / DUPLICATES.within(), DUPLICATES, rows)
         same = counted(len(repeated), "sample shares its", "samples share their")
         report.warn(f"{same} content with another: {run.path(DUPLICATES.path())}")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from metaselect.data.classes import class_form
 from metaselect.errors import DataError
-from metaselect.text import counted, escape_formula, short, visible
+from metaselect.text import counted, short, spreadsheet_cell
 
 STOP = "stop"
 SKIP = "skip"
@@ -117,7 +117,7 @@ class BadSample:
     def cells(self) -> tuple[str, int | str, str, str]:
         """The row of ``skipped.csv``: source, row, sample_id and reason, with nothing that a spreadsheet would run."""
         source, sample_id, reason = (
-            escape_formula(visible(text)) for text in (self.source, self.sample_id, self.reason)
+            spreadsheet_cell(text) for text in (self.source, self.sample_id, self.reason)
         )
         return source, self.row or "", sample_id, reason
 

@@ -28,6 +28,7 @@ from metaselect.stages.freshness import State
 from metaselect.stages.model_choice import choose_by_comparisons
 from metaselect.stages.report.shown import Shown
 from metaselect.stages.wrong_labels import wrong_labels
+from metaselect.text import spreadsheet_cell
 
 
 class EvaluationSetup(NamedTuple):
@@ -105,7 +106,9 @@ def judge_models(samples: LabelledSamples, setup: EvaluationSetup, work: Work) -
         **{f"label_prob_{name}": _probs(found.label_prob, count) for name, found in predictions.items()},
     }
     write_parquet(work.folder / PREDICTIONS.within(), PREDICTIONS, columns)
-    rows = [(name, *row) for name, scored in per_class.items() for row in scored]
+    rows = [
+        (name, spreadsheet_cell(row[0]), *row[1:]) for name, scored in per_class.items() for row in scored
+    ]
     write_rows(work.folder / PER_CLASS.within(), PER_CLASS, rows)
     write_json(work.folder / METRICS.within(), metrics)
     return metrics

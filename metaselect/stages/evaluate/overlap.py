@@ -15,6 +15,7 @@ from metaselect.run.evaluation_artefacts import OVERLAP
 from metaselect.run.layout import FEATURES, Run
 from metaselect.run.stage import Work
 from metaselect.run.tables import read_parquet, write_rows
+from metaselect.text import spreadsheet_cell
 
 
 class Overlap(NamedTuple):
@@ -42,7 +43,8 @@ class Overlap(NamedTuple):
             is_equal = self.equal[place] >= 0
             index = int((self.equal if is_equal else self.near)[place])
             own = (samples.sample_ids[place], samples.classes[samples.labels[place]])
-            rows.append((*own, pool.sample_ids[index], given[index] or "", "equal" if is_equal else "near"))
+            texts = (*own, pool.sample_ids[index], given[index] or "", "equal" if is_equal else "near")
+            rows.append([spreadsheet_cell(text) for text in texts])
         if rows:
             write_rows(work.folder / OVERLAP.within(), OVERLAP, rows)
 

@@ -24,7 +24,7 @@ from metaselect.stages.reweight.surroundings import Surroundings, read_surroundi
 from metaselect.stages.reweight.training import Trained
 from metaselect.stages.reweight.weights_table import final_ranks
 from metaselect.stages.wrong_labels import wrong_labels_by
-from metaselect.text import escape_formula, visible
+from metaselect.text import spreadsheet_cell
 from metaselect.training.pool_predictions import PoolPredictions, pool_predictions
 from metaselect.training.predict import class_probs
 
@@ -212,7 +212,7 @@ def _listed(
 def _cell(value: object) -> object:
     """A cell for people: no formula of a spreadsheet, no control character, no long number."""
     if isinstance(value, str):
-        return escape_formula(visible(value))
+        return spreadsheet_cell(value)
     if isinstance(value, bool):
         return int(value)
     return "" if value is None else round(value, DIGITS) if isinstance(value, float) else value

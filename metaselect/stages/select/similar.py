@@ -15,7 +15,7 @@ from metaselect.run.layout import Run
 from metaselect.run.stage import Work
 from metaselect.run.tables import read_parquet, write_parquet, write_rows
 from metaselect.selection.base import PoolFeatures
-from metaselect.text import counted
+from metaselect.text import counted, spreadsheet_cell
 
 
 def find_similar(
@@ -123,7 +123,10 @@ def _write_conflicts(
     given = pool.label_names()
     sources = read_parquet(run, SAMPLES, ["source"])["source"].to_pylist()
     rows = [
-        (pool.sample_ids[index], names[index], given[index] or "", sources[index] or "")
+        [
+            spreadsheet_cell(text or "")
+            for text in (pool.sample_ids[index], names[index], given[index], sources[index])
+        ]
         for index in sorted(members, key=lambda index: (str(names[index]), index))
     ]
     write_rows(work.folder / CONFLICTS.within(), CONFLICTS, rows)
