@@ -158,7 +158,7 @@ def clusters(path: Path, count: int, seed: int, *, noise: float) -> tuple[Path, 
 def test_the_intervals_from_control_samples_cover_the_true_accuracy(tmp_path: Path) -> None:
     """On a large test set with right labels, which is what the estimate is of."""
     covered, widths = [], []
-    for seed in range(8):
+    for seed in range(4):
         folder = tmp_path / str(seed)
         train, true = clusters(folder / "train.csv", 400, seed, noise=0.4)
         test, _ = clusters(folder / "test.csv", 4000, 100 + seed, noise=0)
@@ -177,6 +177,6 @@ def test_the_intervals_from_control_samples_cover_the_true_accuracy(tmp_path: Pa
             low, high = estimate["test_accuracy_low"], estimate["test_accuracy_high"]
             covered.append(low <= known["test_accuracy"] <= high)
             widths.append(high - low)
-    # 24 intervals, three of one draw each; that 5 of 24 miss has a chance below 1 % at 95 %.
-    assert sum(covered) >= 20
+    # 12 intervals, three of one draw each; that 4 of 12 miss has a chance below 1 % at 95 %.
+    assert sum(covered) >= 9
     assert max(widths) < 0.4

@@ -72,11 +72,11 @@ def test_suggestions_are_counted_from_the_limit_on() -> None:
         row("", "a", "", given="a", given_prob=0.99),  # not bought
     ]
     found = check(rows, 0.8)
-    assert (found.labels, found.right) == (5, 2)
+    assert (found.labels, found.right, found.changed, found.changed_right) == (5, 2, 4, 2)
     assert found.low is not None
     assert found.high is not None
     assert found.low < 0.5 < found.high
-    assert check([], 0.8) == (0, 0, None, None)
+    assert check([], 0.8) == (0, 0, 0, 0, None, None)
 
 
 def test_each_member_of_a_cluster_is_offered_the_label_of_its_pick(finished: Path) -> None:
@@ -117,6 +117,9 @@ def test_export_follows_accepted_offers_and_refuses_old_ones(clusters: Path, tmp
             assert each["final_label"] == offer["label"]
             assert each["decision"] == ("keep" if offer["label"] == offer["given_label"] else "relabel")
             assert each["weight"] == pytest.approx(1 - offer["risk"], abs=1e-5)
+    metaselect("reweight", "--method", "uniform", "--folds", 0, run=clusters)
+    other = metaselect("export", "-o", tmp_path / "uniform", "--name", "uniform", "--json", run=clusters).json
+    assert other["accepted_offers"] == 0
     metaselect("reweight", "--seed", 1, "--force", run=clusters)
     stale = metaselect("export", "-o", tmp_path / "other", run=clusters, code=4)
     assert "fanout is stale" in stale.err

@@ -1,7 +1,5 @@
 """The benchmark on frozen features: learners on data with a known answer, and its pipeline beside that of table.py."""
 
-import csv
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import environment
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODULES = ("frozen_features", "selectors_on_features", "table_summary", "cells", "settings", "common")
@@ -89,21 +86,3 @@ def test_misses_are_means_below_the_aims_and_the_longest_run(frozen_features: Mo
         "| cifar10_dinov2 | human-worst | 40.0 | 50 | 2 | 95.5 | 95.5 ± 1.4 | 10.0 | 0.985 ± 0.000 "
         "| 20.0 ± 14.1 | 20.0 ± 14.1 |"
     )
-
-
-@pytest.mark.slow
-def test_the_pipeline_gives_what_table_gives(tmp_path: Path) -> None:
-    """By commands of their own, with one warm-up and one purchase each, and by what table.py shares."""
-    found = {}
-    for name in ("frozen_features", "table"):
-        choice = ("--data", "wine", "--noise", "uniform-40", "--budgets", "20", "--methods", "auto")
-        rest = ("--seeds", "6", "--folds", "0", "--work", name, "--table", f"{name}.csv")
-        command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *choice, *rest]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        with (tmp_path / f"{name}.csv").open(newline="") as stream:
-            found[name] = {row["method"]: row for row in csv.DictReader(stream)}
-    (ours, theirs), columns = (found[name]["auto"] for name in found), ("accuracy", "rank_auc", "noise_rate")
-    assert [ours[each] for each in columns] == [theirs[each] for each in columns]
-    assert found["frozen_features"]["warm-up"]["accuracy"] == theirs["warmup_accuracy"]
-    assert float(ours["seconds"]) > float(theirs["seconds"])

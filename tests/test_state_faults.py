@@ -35,6 +35,7 @@ def test_a_damaged_key_of_an_unfinished_stage_starts_it_again(warm: Path, kind: 
     assert "starting again" in metaselect(*RANDOM, run=warm).err
     assert sorted(path.name for path in (warm / "select/round-1").iterdir()) == [
         "clusters.parquet",
+        "neighbours.parquet",
         "selected.csv",
         "stage.json",
     ]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -140,7 +141,11 @@ def batch_name(number: int, sha256: str) -> str:
 
 def _read_round(run: Run, name: str) -> Round:
     number = round_of(name)
-    digest = run.stage(name).verified(SELECTED.path(number=number))
+    return _round_with(run, number, run.stage(name).verified(SELECTED.path(number=number)))
+
+
+@lru_cache(maxsize=64)  # of the same hash, the file is the same: stages ask for the rounds more than once
+def _round_with(run: Run, number: int, digest: str) -> Round:
     columns = SELECTED.columns
     pick = itemgetter(*(columns.index(column) for column in Selected._fields))
     control_at = columns.index("control")

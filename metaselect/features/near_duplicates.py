@@ -147,7 +147,7 @@ def _nearest(
         progress: called after each block.
         tile_entries: cosines that are held at a time.
     """
-    everything, count = torch.arange(len(unit), device=unit.device), min(NEIGHBOURS, len(unit) - 1)
+    everything, count = torch.arange(len(unit)).to(unit.device), min(NEIGHBOURS, len(unit) - 1)
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     blocks = nearest_neighbours(unit, everything, count, tile_entries, queries.to(unit.device))
     done = 0

@@ -105,7 +105,9 @@ def _noise(run: Run) -> Figure:
     if estimate.rate is None:
         ask = f"metaselect {FORMS.command} {run.flag}"
         return Figure(None, unknown="no control sample has a clean label yet", command=ask)
-    correct = run.stage(DATA.name()).command("--force")  # with the labels corrected where the data came from
+    correct = (
+        f"metaselect export {run.flag} -o DIR"  # the data with its labels corrected, for a run of its own
+    )
     return Figure(estimate.rate, estimate.low, estimate.high, command=correct, narrower=draw)
 
 

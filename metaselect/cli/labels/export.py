@@ -113,6 +113,8 @@ def _print_export(console: Console, result: Mapping[str, Any]) -> None:
         [(name, f"{result['decisions'][name]}", rule) for name, rule in rules.items()],
         title=f"{result['out']}: {result['samples']} samples, by reweight/{result['reweighting']}",
     )
+    if result["accepted_offers"]:
+        console.line(f"Decided by accepted offers of fanout: {result['accepted_offers']} of these samples")
     console.line(
         f"Labels that are no longer the given ones: {result['changed']}, listed in {result['out']}/diff.csv"
     )

@@ -67,7 +67,8 @@ def _print_offers(console: Console, result: Mapping[str, Any]) -> None:
         console.line(
             f"Accepted: {result['accepted']}. Suggestions so sure were right for {checked['right']} of "
             f"{checked['labels']} bought labels that the models did not see (95 % interval "
-            f"{checked['low']:.0%} to {checked['high']:.0%})."
+            f"{checked['low']:.0%} to {checked['high']:.0%}); of those other than the given label, for "
+            f"{checked['changed_right']} of {checked['changed']}."
         )
     console.line(f"Every offer: {result['run']}/{OFFERS.path()}")
     console.note(f"Next: metaselect export --run {result['run']} -o DIR")

@@ -72,7 +72,7 @@ def export(run: Run, out: Path, options: CleanedDataOptions, report: Reporter) -
         if options.images is not None and IMAGES not in preprocess_of(run).kinds:
             raise UsageError("--images is not possible: the run has no images.", "Leave it out.")
         files = [SAMPLES.path(), CLASSES.path(), WEIGHTS.path(name=name), ISSUES.path(name=name)]
-        if run.stage(FANOUT.name()).record() is not None:
+        if offers_fit(run, name):
             files.append(OFFERS.path())
         inputs = inputs_of(run, *files)
         limits = Thresholds(options.keep_above, options.relabel_above, options.drop_below)
@@ -85,6 +85,7 @@ def export(run: Run, out: Path, options: CleanedDataOptions, report: Reporter) -
             "thresholds": dict(limits._asdict()),
             "samples": len(rows),
             "decisions": {each: counts[each] for each in DECISIONS},
+            "accepted_offers": sum(sample.accepted is not None for _, sample, _ in rows),
             "changed": sum(_is_changed(sample, decision) for _, sample, decision in rows),
         }
         with _replacing(out) as folder:
@@ -104,7 +105,7 @@ def evidence(run: Run, name: str) -> Iterator[tuple[str, Evidence]]:
             f"Run: {run.stage(REWEIGHT.name(name=name)).command()} --force",
         )
     accepted: dict[str, tuple[str, float]] = {}
-    if run.stage(FANOUT.name()).record() is not None:
+    if offers_fit(run, name):
         offers = read_parquet(
             run, OFFERS, ["sample_id", "label", "risk"], where=("accepted", "==", True)
         ).to_pylist()
@@ -118,6 +119,12 @@ def evidence(run: Run, name: str) -> Iterator[tuple[str, Evidence]]:
     ):
         offer = accepted.get(sample_id, (None, 0.0))
         yield sample_id, Evidence(given, bought, kind == "unusable", weight, suggested, prob, *offer)
+
+
+def offers_fit(run: Run, name: str) -> bool:
+    """Whether there are offers of `fanout`, checked with the re-weighting ``name``."""
+    record = run.stage(FANOUT.name()).record()
+    return record is not None and record.key.options["name"] == name
 
 
 def _check_place(run: Run, out: Path, *, force: bool) -> None:

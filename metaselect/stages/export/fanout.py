@@ -61,12 +61,16 @@ class Checked(NamedTuple):
     Attributes:
         labels: bought labels with such a suggestion.
         right: how many of these were right.
+        changed: labels of these whose suggestion is not the given label.
+        changed_right: how many of these were right.
         low: lower limit of the 95 % interval of the share (Wilson 1927); None without labels.
         high: upper limit.
     """
 
     labels: int
     right: int
+    changed: int
+    changed_right: int
     low: float | None
     high: float | None
 
@@ -116,7 +120,7 @@ def check(rows: Sequence[Mapping[str, str]], limit: float) -> Checked:
         rows: of ``cross_fit.csv``, as text.
         limit: in [0, 1].
     """
-    labels = right = 0
+    labels = right = changed = changed_right = 0
     for row in rows:
         clean, predicted = row["clean_label"], row["method_predicted"]
         if not clean:
@@ -125,8 +129,10 @@ def check(rows: Sequence[Mapping[str, str]], limit: float) -> Checked:
         if probs.get(predicted, 1 - sum(probs.values())) >= limit:
             labels += 1
             right += predicted == clean
+            changed += predicted != row["given_label"]
+            changed_right += predicted == clean != row["given_label"]
     low, high = wilson(right, labels) if labels else (None, None)
-    return Checked(labels, right, low, high)
+    return Checked(labels, right, changed, changed_right, low, high)
 
 
 def _known_probs(row: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -146,13 +152,18 @@ def _require_checked(checked: Checked, limit: float) -> None:
             f"takes {FEWEST_CHECKED} with such a probability, and there are {checked.labels}.",
             f"Buy more labels, or reweight with folds; {WITHOUT}",
         )
-    if checked.high is not None and checked.high < limit:
-        raise ConditionUnmet(
-            f"--accept {limit:g} is not kept: of {checked.labels} bought labels with a suggestion so sure, which the "
-            f"models of the comparison did not see, {checked.right} had the right one (95 % interval "
-            f"{checked.low:.0%} to {checked.high:.0%}).",
-            f"The models are surer than they should be: buy more labels, or train longer; {WITHOUT}",
-        )
+    for which, right, count in (
+        ("", checked.right, checked.labels),
+        (", other than the given one,", checked.changed_right, checked.changed),
+    ):
+        low, high = wilson(right, count) if count else (0.0, 1.0)
+        if high < limit:
+            raise ConditionUnmet(
+                f"--accept {limit:g} is not kept: of {count} bought labels with a suggestion so sure{which} that the "
+                f"models of the comparison did not see, {right} had the right one (95 % interval {low:.0%} to "
+                f"{high:.0%}).",
+                f"The models are surer than they should be: buy more labels, or train longer; {WITHOUT}",
+            )
 
 
 def summary(offers: Sequence[Offer]) -> dict[str, Json]:

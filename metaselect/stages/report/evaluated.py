@@ -71,10 +71,13 @@ class Evaluated:
 
     @property
     def subject(self) -> Candidate | None:
-        """The re-weighting whose weights are shown: the one to take, else the preferred one, else the first."""
+        """The re-weighting whose weights are shown: the one to take, else the preferred one, else the first.
+
+        The baseline is the last: its weights are all 1 and say nothing.
+        """
 
         def order(each: Candidate) -> tuple[bool, bool, bool]:
-            return each.name != self.after, each.method == BASELINE, each.method != PREFERRED
+            return each.method == BASELINE, each.name != self.after, each.method != PREFERRED
 
         return min((each for each in self.models if each.table and not each.dead), key=order, default=None)
 
