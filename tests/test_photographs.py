@@ -36,7 +36,6 @@ PICTURES = (
 """Of scikit-image and, with a suffix, of scikit-learn, as these packages name them: each is a class of its crops."""
 EACH, SIZE = 200, (192, 144)  # crops of a picture, and their width and height
 BUDGET = 40
-TESTED = 4  # every so many of the test samples are judged on, since encoding takes most of the time
 
 
 def picture(name: str) -> Image.Image:
@@ -108,8 +107,7 @@ def test_photographs_from_the_folder_to_the_report(tmp_path: Path, client: httpx
     assert f"Resuming at sample {SHARD_ROWS + 1} of {trained}" in run_process(*words).err
     run_process("embed", train, "-o", tmp_path / "undisturbed.parquet")
     assert (tmp_path / "features.parquet").read_bytes() == (tmp_path / "undisturbed.parquet").read_bytes()
-    pq.write_table(pq.read_table(tmp_path / "parts/test.parquet")[::TESTED], tmp_path / "tested.parquet")
-    run_process("embed", tmp_path / "tested.parquet", "-o", tmp_path / "test.parquet")
+    run_process("embed", tmp_path / "parts/test.parquet", "-o", tmp_path / "test.parquet")
 
     run = tmp_path / "run"
     fitted = metaselect("warmup", train, "--features", tmp_path / "features.parquet", "--json", run=run)
