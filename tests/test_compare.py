@@ -19,7 +19,7 @@ from scipy.stats import ttest_rel
 from test_json_keys import check
 
 from metaselect.report.comparison import COLUMNS, Row, csv_rows, grouped, repeated_seeds
-from metaselect.report.figure import comparison_svg
+from metaselect.report.comparison_figure import comparison_svg
 
 HOSTILE = 'a<b>&"c"|\n$x^{2$ \\frac ::error'
 

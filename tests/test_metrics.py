@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaselect.metrics.ranking import clean_label_auc, mean_of_lowest, ranking
 
 samples = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=8)
+
+unhurried = settings(deadline=None)  # the first call imports scikit-learn
 
 
 def columns(pairs: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
@@ -18,6 +20,7 @@ def columns(pairs: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(weights) / 4, np.array(clean)
 
 
+@unhurried
 @given(samples)
 def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> None:
     weights, clean = columns(pairs)
@@ -49,6 +52,7 @@ def test_auc_does_not_depend_on_the_scale_of_the_weights() -> None:
     assert found == pytest.approx(1 - clean_label_auc(-weights, clean))
 
 
+@unhurried
 @given(samples, st.data())
 def test_precision_is_the_mean_over_all_ways_to_break_ties(
     pairs: list[tuple[int, bool]], data: st.DataObject
@@ -73,6 +77,7 @@ def test_precision_by_hand() -> None:
     assert mean_of_lowest(weights, ~clean, 5) == 3 / 5
 
 
+@unhurried
 @given(samples, st.data())
 def test_a_ranking_by_counting(pairs: list[tuple[int, bool]], data: st.DataObject) -> None:
     """Ties count half in the AUC; the precision at a wrong label is among all that are not behind it."""

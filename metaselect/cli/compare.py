@@ -81,7 +81,7 @@ def compare(
     if csv is not None:
         write_csv(csv, COLUMNS, csv_rows(rows))
     if figure is not None:
-        from metaselect.report.figure import comparison_svg
+        from metaselect.report.comparison_figure import comparison_svg
 
         write_text(figure, comparison_svg(rows, groups))
     finish(console, Outcome(printed(rows, groups)))

@@ -44,14 +44,14 @@ class Original(NamedTuple):
         sample_id: of the pool.
         suffix: of a file name.
         raw: the file's bytes.
-        source: the file of the data set that has these bytes; None where there is none.
+        place: where the data set says that the image lies (the file there may be another one); None: it does not say.
         stored: whether it is the stored pixels, because the source is missing or changed.
     """
 
     sample_id: str
     suffix: str
     raw: bytes
-    source: Path | None = None
+    place: Path | None = None
     stored: bool = False
 
 
@@ -157,14 +157,9 @@ def _unchanged_originals(run: Run, wanted: Mapping[str, str]) -> Iterator[Origin
                 original = _unchanged(content, wanted[sample_id], scale)
                 if original is not None:
                     suffix, raw = original
-                    yield Original(sample_id, suffix, raw, _file(source.root / listing.paths[position], raw))
+                    yield Original(sample_id, suffix, raw, source.root / listing.paths[position])
     except (DataError, OSError):
         return  # the data was moved or changed: the stored pixels are used instead
-
-
-def _file(path: Path, raw: bytes) -> Path | None:
-    """The path, if a file there has exactly these bytes."""
-    return path if path.is_file() and path.read_bytes() == raw else None
 
 
 def recorded_options(run: Run, record: StageRecord) -> IngestOptions:

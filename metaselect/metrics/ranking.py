@@ -1,9 +1,11 @@
-"""Metrics of sample weights and of rankings of label issues, where it is known which labels are wrong."""
+"""Metrics of sample weights and of rankings of label issues, where it is known which labels are wrong.
+
+scikit-learn takes a second to import, and most commands that could need it do not: so functions import it.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 
 def clean_label_auc(weights: np.ndarray, clean: np.ndarray) -> float | None:
@@ -18,6 +20,8 @@ def clean_label_auc(weights: np.ndarray, clean: np.ndarray) -> float | None:
     """
     if clean.all() or not clean.any() or weights.min() == weights.max():
         return None
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(clean, weights))
 
 
@@ -48,7 +52,11 @@ def ranking(ranks: np.ndarray, clean: np.ndarray, k: int | None) -> RankingMetri
     """
     k = min(int((~clean).sum()) if k is None else k, len(clean))
     auc = clean_label_auc(ranks, clean)
-    average_precision = None if auc is None else float(average_precision_score(~clean, -ranks))
+    average_precision = None
+    if auc is not None:
+        from sklearn.metrics import average_precision_score
+
+        average_precision = float(average_precision_score(~clean, -ranks))
     differ = len(ranks) > 0 and np.ptp(ranks) > 0
     return RankingMetrics(auc, average_precision, k, mean_of_lowest(ranks, ~clean, k) if differ else None)
 

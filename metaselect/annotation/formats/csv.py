@@ -12,7 +12,7 @@ from metaselect.annotation.votes import BAD_SAMPLE, DONE, SKIP, STATUSES, UNSURE
 from metaselect.data.classes import class_form
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv, read_delimiter
-from metaselect.text import escape_formula, quoted, short, unescape_formula, visible
+from metaselect.text import escape_formula, quoted, short, spreadsheet_cell, unescape_formula
 
 ANSWER_COLUMNS = ("clean_label", "annotator", "status", "note")
 OTHER_TOOLS = ("annotation_id", "file_name")  # columns of tables of Label Studio and Hugging Face
@@ -56,7 +56,7 @@ class CsvFormat:
                 form.batch_id,
                 escape_formula(item.sample_id),
                 escape_formula(item.image),
-                *((escape_formula(visible(item.given_label)),) if form.show_given else ()),
+                *((spreadsheet_cell(item.given_label),) if form.show_given else ()),
                 item.rank,
                 item.cluster,
                 item.cluster_size,

@@ -20,7 +20,7 @@ from metaselect.annotation.formats.csv import (
 from metaselect.annotation.formats.json_text import parse_json
 from metaselect.errors import DataError
 from metaselect.run.files import format_csv
-from metaselect.text import escape_formula, visible
+from metaselect.text import escape_formula, spreadsheet_cell
 
 COLUMNS = ("file_name", "sample_id", "batch_id", "content_hash")
 
@@ -43,7 +43,7 @@ class HfFormat:
                 escape_formula(item.sample_id),
                 form.batch_id,
                 item.content_hash,
-                *((escape_formula(visible(item.given_label)),) if form.show_given else ()),
+                *((spreadsheet_cell(item.given_label),) if form.show_given else ()),
                 *(item.rank, item.cluster, item.cluster_size),
                 *("", "", "", ""),
             )

@@ -72,11 +72,14 @@ def export(run: Run, out: Path, options: CleanedDataOptions, report: Reporter) -
         if options.images is not None and IMAGES not in preprocess_of(run).kinds:
             raise UsageError("--images is not possible: the run has no images.", "Leave it out.")
         files = [SAMPLES.path(), CLASSES.path(), WEIGHTS.path(name=name), ISSUES.path(name=name)]
-        if offers_fit(run, name):
+        offers = offers_fit(run, name)
+        if offers:
             files.append(OFFERS.path())
         inputs = inputs_of(run, *files)
         limits = Thresholds(options.keep_above, options.relabel_above, options.drop_below)
-        rows = [(sample_id, each, decide(each, limits)) for sample_id, each in evidence(run, name)]
+        rows = [
+            (sample_id, each, decide(each, limits)) for sample_id, each in evidence(run, name, offers=offers)
+        ]
         counts = Counter(decision.decision for _, _, decision in rows)
         record: dict[str, Json] = {
             "version": __version__,
@@ -93,8 +96,14 @@ def export(run: Run, out: Path, options: CleanedDataOptions, report: Reporter) -
     return Outcome({"run": str(run.root), "out": str(out), **record})
 
 
-def evidence(run: Run, name: str) -> Iterator[tuple[str, Evidence]]:
-    """(sample_id, what the re-weighting ``name`` knows of its label) of every sample of the pool, in order."""
+def evidence(run: Run, name: str, *, offers: bool) -> Iterator[tuple[str, Evidence]]:
+    """(sample_id, what the re-weighting ``name`` knows of its label) of every sample of the pool, in order.
+
+    Args:
+        run: the run.
+        name: of the re-weighting.
+        offers: there are offers of `fanout` that go with it.
+    """
     weights = read_parquet(run, WEIGHTS, ["sample_id", "given_label", "weight", "weight_kind"], name=name)
     issues = read_parquet(
         run, ISSUES, ["sample_id", "bought_label", "suggested_label", "suggested_prob"], name=name
@@ -105,11 +114,9 @@ def evidence(run: Run, name: str) -> Iterator[tuple[str, Evidence]]:
             f"Run: {run.stage(REWEIGHT.name(name=name)).command()} --force",
         )
     accepted: dict[str, tuple[str, float]] = {}
-    if offers_fit(run, name):
-        offers = read_parquet(
-            run, OFFERS, ["sample_id", "label", "risk"], where=("accepted", "==", True)
-        ).to_pylist()
-        accepted = {row["sample_id"]: (row["label"], 1 - row["risk"]) for row in offers}
+    if offers:
+        table = read_parquet(run, OFFERS, ["sample_id", "label", "risk"], where=("accepted", "==", True))
+        accepted = {row["sample_id"]: (row["label"], 1 - row["risk"]) for row in table.to_pylist()}
     columns = (
         *(weights["sample_id"], weights["given_label"], issues["bought_label"], weights["weight_kind"]),
         *(weights["weight"], issues["suggested_label"], issues["suggested_prob"]),

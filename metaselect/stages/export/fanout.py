@@ -1,7 +1,7 @@
 """fanout: the label that was bought for a sample offered to the other samples of its cluster. No torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -214,20 +214,19 @@ def _offer(
     pick: str,
     number: int,
     label: str,
-    member: Mapping[str, object],
-    known: Mapping[str, object],
+    member: Mapping[str, Any],
+    known: Mapping[str, Any],
     limit: float | None,
 ) -> Offer:
     agrees = known["suggested_label"] == label
-    prob = float(str(known["suggested_prob"])) if agrees else 0.0
-    given = known["given_label"]
+    prob = known["suggested_prob"] if agrees else 0.0
     return Offer(
-        sample_id=str(member["sample_id"]),
+        sample_id=member["sample_id"],
         pick=pick,
         round=number,
         label=label,
-        given_label=None if given is None else str(given),
-        similarity=float(str(member["similarity"])),
+        given_label=known["given_label"],
+        similarity=member["similarity"],
         model_agrees=agrees,
         risk=1 - prob,
         accepted=limit is not None and agrees and prob >= limit,

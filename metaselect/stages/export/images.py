@@ -87,8 +87,9 @@ def write_images(
 def _write(path: Path, original: Original, *, link: bool) -> bool:
     """Write or link one image; whether it was linked."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if link and original.source is not None:
-        path.symlink_to(os.path.abspath(original.source))
+    place = original.place
+    if link and place is not None and place.is_file() and place.read_bytes() == original.raw:
+        path.symlink_to(os.path.abspath(place))
         return True
     path.write_bytes(original.raw)
     return False
