@@ -1,6 +1,7 @@
 """Test samples that the pool has too, or nearly: by brute force, and by the command line."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,10 @@ def test_evaluate_lists_them_and_leaves_them_out(tmp_path: Path) -> None:
     path = write(tmp_path / "test.parquet", test, "t")
     done = metaselect("evaluate", path, "--json", run=run)
     assert (done.json["overlap"], done.json["near_overlap"], done.json["test_samples"]) == (1, 2, 40)
+    report = json.loads((run / "evaluate/test/report.json").read_text())
+    check = next(check for check in report["checks"] if check["name"] == "overlap")
+    assert check["finding"].startswith("1 of 40 are, and 2 more are near duplicates of pool samples")
+    assert not check["ok"]
     assert "Warning: 1 of 40 test samples are in the pool too" in done.err
     assert (
         "Warning: 2 of 40 test samples are near duplicates of pool samples: the figures flatter" in done.err

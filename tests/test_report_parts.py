@@ -3,8 +3,9 @@
 import re
 from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import matplotlib
@@ -17,7 +18,10 @@ from metaselect.data.thumbnails import encode_small
 from metaselect.records import matrix_rows
 from metaselect.report.figures import curves, histogram, scatter
 from metaselect.report.page import count, decimal, name, percent, points, shade, thinned
+from metaselect.run.layout import Run
+from metaselect.stages.report import pool_map as pool_map_module
 from metaselect.stages.report.classes import class_rows, confusion
+from metaselect.stages.report.commands import shown_command
 from metaselect.stages.report.galleries import LOSSLESS, MOST_BOUGHT, MOST_DOUBTED, MOST_TRUSTED, SIDE
 from metaselect.stages.report.pool_map import principal_components
 from metaselect.stages.report.training import weights
@@ -72,10 +76,10 @@ def test_texts_and_lines_stand_out(palette: str) -> None:
 
 def figures() -> dict[str, str]:
     draw = np.random.default_rng(0)
-    lines: dict[str, list[float | None]] = {
-        "warmup": [0.1, 0.5, None],
-        "$x$ & <b>": [0.2, 0.3, 0.9],
-        "none": [None, None, None],
+    lines: dict[str, tuple[list[int], list[float | None]]] = {
+        "warmup": ([1, 3, 5], [0.1, 0.5, None]),
+        "$x$ & <b>": ([1, 40, 80], [0.2, 0.3, 0.9]),
+        "none": ([1, 2, 3], [None, None, None]),
     }
     marks = [
         SimpleNamespace(name="bought", points=draw.normal(size=(4, 2)), marker="X", size=60, filled=True)
@@ -116,6 +120,7 @@ def test_a_dollar_is_a_dollar_and_a_model_without_values_has_no_line() -> None:
     assert "$x$ & <b>" in texts
     assert "none" not in texts
     assert {"20 %", "40 %"} <= set(texts)
+    assert {"20", "80"} <= set(texts)  # epochs, not their places
 
 
 def test_figures_do_not_depend_on_the_settings_of_a_user() -> None:
@@ -178,6 +183,30 @@ def evaluated(matrices: dict[str, np.ndarray], after: str) -> Any:
         scores=scores.__getitem__,
         meta_set=SimpleNamespace(bought=none, labels=none),
     )
+
+
+def test_a_command_of_an_edited_record_is_left_out() -> None:
+    run = cast(Run, SimpleNamespace(model_flags="--run /a"))
+    shown = shown_command(run, "metaselect warmup 'my data' --run /a --trust-model")
+    assert shown == "metaselect warmup 'my data' --run RUN"
+    assert shown_command(run, "metaselect warmup 'my data") == ""
+
+
+def test_the_map_runs_no_code_that_the_evaluation_did_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        pool_map_module, "warmup_model", lambda run: SimpleNamespace(architecture="my.code:net")
+    )
+
+    def evaluated(judged_on: str, trusts: frozenset[str]) -> Any:
+        run = Run(Path("run"), trusts=trusts)
+        pool = SimpleNamespace(preprocess=SimpleNamespace(task="images"))
+        return SimpleNamespace(run=run, pool=pool, metrics={"judged_on": judged_on})
+
+    assert pool_map_module.needs_untrusted_code(evaluated("bought", frozenset()))
+    assert not pool_map_module.needs_untrusted_code(evaluated("bought", frozenset({"my.code:net"})))
+    assert not pool_map_module.needs_untrusted_code(
+        evaluated("test_set", frozenset())
+    )  # it judged with the model
 
 
 def test_of_many_classes_the_most_confused_and_the_worst_are_shown() -> None:

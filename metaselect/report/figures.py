@@ -31,23 +31,27 @@ class Marks(NamedTuple):
 
 
 def curves(
-    name: str, lines: Mapping[str, Sequence[float | None]], *, what: str, percent: bool, description: str
+    name: str,
+    lines: Mapping[str, tuple[Sequence[int], Sequence[float | None]]],
+    *,
+    what: str,
+    percent: bool,
+    description: str,
 ) -> str:
     """A line for each model over its epochs.
 
     Args:
         name: of the figure, for its ids.
-        lines: by model, a value for each epoch from 1, None where there is none.
+        lines: by model, epochs and the value of each, None where there is none.
         what: the vertical axis.
         percent: the values are shares.
         description: what is to be seen, in words.
     """
     with drawing() as figure:
         axes = figure.add_subplot()
-        for number, (model, values) in enumerate(lines.items()):
+        for number, (model, (epochs, values)) in enumerate(lines.items()):
             if all(value is None for value in values):
                 continue  # the others keep their colours
-            epochs = np.arange(1, len(values) + 1)
             axes.plot(
                 epochs,
                 np.array(values, np.float64),

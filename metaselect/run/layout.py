@@ -85,13 +85,17 @@ class Run:
         """Whether the run holds ids and labels alone, so that no model can be trained in it."""
         return bool(self.info()["task"] == IDS_ALONE)
 
+    def trusts_model(self, model: str) -> bool:
+        """Whether a model that a file of the run names may be built: it is no code, or the command line said so."""
+        return not names_code(model) or self.trusts is None or model in self.trusts
+
     def require_trust(self, model: str) -> None:
         """Check that a model which a file of the run names may be built.
 
         Raises:
             UsageError: it is somebody's code, ``package.module:factory``, and the command line did not name it.
         """
-        if names_code(model) and self.trusts is not None and model not in self.trusts:
+        if not self.trusts_model(model):
             raise UsageError(
                 f"{self.root} names the model {model}, which is code that this command would run.",
                 "Add --trust-model if you trust whoever made the run, and the code under that name.",

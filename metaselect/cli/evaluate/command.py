@@ -127,6 +127,7 @@ def evaluate(
 
     outcome = run_evaluate(test, run_directory, options, console)
     print_evaluation(console, outcome.result)
+    console.line(f"Report: {outcome.result['report']}")
     console.note(f"Next: {_next(run_directory, outcome.result)}")
     finish(console, outcome)
 

@@ -21,7 +21,7 @@ from metaselect.errors import DataError, UsageError
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import EVALUATE, META_SET, REWEIGHT
-from metaselect.run.evaluation_artefacts import METRICS
+from metaselect.run.evaluation_artefacts import METRICS, REPORT
 from metaselect.run.files import read_json, sha256_file
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import GIVEN, StageKey
@@ -107,7 +107,8 @@ def _evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Rep
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     printed = read_json(run.path(METRICS.path(test=name)), stage.recompute_hint)
-    return Outcome({"run": str(run.root), "test": name, **printed})
+    page = str(run.path(REPORT.path(test=name)))
+    return Outcome({"run": str(run.root), "test": name, "report": page, **printed})
 
 
 def _name(test: Path | None, options: EvaluateOptions) -> str:

@@ -10,7 +10,13 @@ TRUST = "--trust-model"
 
 
 def shown_command(run: Run, command: str) -> str:
-    """A command line without what bears on nothing, and with RUN for the folder of the run."""
-    words = [word for word in shlex.split(repeatable(command)) if word != TRUST]
+    """A command line without what bears on nothing, and with RUN for the folder of the run.
+
+    Empty where it is no command line, because somebody edited the record.
+    """
+    try:
+        words = [word for word in shlex.split(repeatable(command)) if word != TRUST]
+    except ValueError:  # a quotation that does not end
+        return ""
     trust = [TRUST] if run.model_flags.startswith(TRUST) else []
     return f"{shlex.join([*words, *trust])} {RUN_FLAG}"

@@ -166,18 +166,22 @@ def _control_arm(evaluated: Evaluated) -> Check:
 def _judged_on(evaluated: Evaluated) -> Iterator[Check]:
     """What is said of the samples that the models are judged on."""
     metrics = evaluated.metrics
-    about = "No test sample is in the pool too"
+    about = "No test sample, or near duplicate of one, is in the pool"
     if metrics["judged_on"] != "test_set":
         about = "The models are judged on samples that were drawn at random"
         drawn = metrics["judged_on"] == "control"
         found = "They are control samples." if drawn else "They are bought samples, which a selector chose."
         yield Check("drawn_at_random", about, drawn, found)
-    elif metrics["overlap"] == 0:
-        yield Check("overlap", about, True, "None of them is.")
+    elif metrics["overlap"] + metrics["near_overlap"] == 0:
+        yield Check("overlap", about, True, "None is.")
     elif evaluated.setup.options.leave_out_overlap:
-        yield Check("overlap", about, True, f"{metrics['overlap']:,} that were are left out.")
+        count = f"{metrics['overlap']:,} that are, and {metrics['near_overlap']:,} near duplicates of pool samples,"
+        yield Check("overlap", about, True, f"{count} are left out.")
     else:
-        found = f"{metrics['overlap']:,} of {metrics['test_samples']:,} are: the accuracies flatter."
+        found = (
+            f"{metrics['overlap']:,} of {metrics['test_samples']:,} are, and {metrics['near_overlap']:,} more are "
+            "near duplicates of pool samples: the accuracies flatter."
+        )
         again = f"metaselect evaluate TEST --leave-out-overlap --force {RUN_FLAG}"
         yield Check("overlap", about, False, found, again)
     about = "Every class is among the samples that the models are judged on"

@@ -49,7 +49,10 @@ class PoolMap(NamedTuple):
 
 
 def pool_map(evaluated: Evaluated, marks: Mapping[str, Sequence[int]]) -> PoolMap | None:
-    """The map of the marked samples and of others, drawn at random; None where there are fewer than three.
+    """The map of the marked samples and of others, drawn at random.
+
+    None where there are fewer than three, and where it would run somebody's model code that judged nothing: a command
+    that needs no trust in it must not begin to.
 
     Args:
         evaluated: whose pool it is.
@@ -60,7 +63,7 @@ def pool_map(evaluated: Evaluated, marks: Mapping[str, Sequence[int]]) -> PoolMa
     order = torch.randperm(n, generator=generator(0, "map")).numpy()
     others = [index for index in order.tolist() if index not in kind_of]
     ids = np.sort(np.array([*kind_of, *others[:MOST_SAMPLES]], np.int64))
-    if len(ids) < 3:
+    if len(ids) < 3 or needs_untrusted_code(evaluated):
         return None
     features, of = _features(evaluated, ids)
     places, explained = principal_components(features)
@@ -87,6 +90,13 @@ def principal_components(features: np.ndarray) -> tuple[np.ndarray, tuple[float,
     signs = np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(1)])
     places = centred @ (directions * signs[:, None]).T
     return places, (float(sizes[0] ** 2 / total), float(sizes[1] ** 2 / total))
+
+
+def needs_untrusted_code(evaluated: Evaluated) -> bool:
+    """Whether the map would build somebody's model that the evaluation itself did not need."""
+    if evaluated.pool.preprocess.task == FEATURES or evaluated.metrics["judged_on"] == "test_set":
+        return False
+    return not evaluated.run.trusts_model(warmup_model(evaluated.run).architecture)
 
 
 def _features(evaluated: Evaluated, ids: np.ndarray) -> tuple[np.ndarray, str]:

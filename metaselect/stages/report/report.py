@@ -85,9 +85,9 @@ def _figures(report: Mapping[str, Any], plane: PoolMap | None) -> dict[str, str]
         ("bought_accuracy", "accuracy on the bought labels", True),
         ("loss", "loss", False),
     ):
-        lines = {each["model"]: each[key] for each in report["training"]}
-        known = any(value is not None for values in lines.values() for value in values)
-        if known and max(map(len, lines.values())) > 1:  # one epoch is no curve
+        lines = {each["model"]: (each["epochs"], each[key]) for each in report["training"]}
+        known = any(value is not None for _, values in lines.values() for value in values)
+        if known and max(len(values) for _, values in lines.values()) > 1:  # one epoch is no curve
             figures[key] = curves(f"figure-{key}", lines, what=what, percent=percent, description=table)
     if report["weights"]:
         figures["weights"] = histogram(
