@@ -118,9 +118,10 @@ def _calibrated(
 ) -> tuple[float, torch.Tensor]:
     """The factor of the logits under which the given labels are most likely, and (r, K) probabilities with it."""
     best, chosen = -torch.inf, (1.0, log_probs.exp())
+    of_given = given_likelihood(transition, given)
     for factor in TEMPERATURES:
         probs = (factor * log_probs).softmax(1)
-        likelihood = (probs * given_likelihood(transition, given)).sum(1).clamp(min=1e-9).log().mean()
+        likelihood = (probs * of_given).sum(1).clamp(min=1e-9).log().mean()
         if float(likelihood) > best:
             best, chosen = float(likelihood), (factor, probs)
     return chosen
