@@ -143,6 +143,7 @@ class SelectOptions:
         max_outlier: share of the other samples with closer neighbours, above which a sample is not chosen.
         replace_unusable: buy as many more as samples of earlier rounds were unusable.
         features: a Parquet file of features from outside.
+        samples: a CSV file that lists the samples to choose, instead of a method.
         round: "next" opens a new round; None is the latest one.
     """
 
@@ -156,6 +157,7 @@ class SelectOptions:
     max_outlier: float | None = None
     replace_unusable: bool = not_in_key(False)
     features: Path | None = not_in_key(None)
+    samples: Path | None = not_in_key(None)
     seed: int = 0
     round: str | None = not_in_key(None)
     device: str = not_in_key("auto")

@@ -1,5 +1,6 @@
 """fanout: who is offered which label, what is accepted, and what export makes of it."""
 
+import csv
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,17 @@ def test_each_member_of_a_cluster_is_offered_the_label_of_its_pick(finished: Pat
         assert not each["accepted"]
     assert done["offers"] == len(offers) > 50
     assert done["agreed"] == sum(each["model_agrees"] for each in offers) > 0
-    assert metaselect("fanout", run=finished).err.count("up to date")
+    with (finished / "fanout/review.csv").open(newline="") as stream:
+        listed = list(csv.DictReader(stream))
+    agreed = {
+        each["sample_id"] for each in offers if each["model_agrees"] and each["label"] == each["given_label"]
+    }
+    assert {each["sample_id"] for each in listed} == members - agreed
+    risks = [float(each["risk"]) for each in listed]
+    assert risks == sorted(risks, reverse=True)
+    again = metaselect("fanout", run=finished)
+    assert again.err.count("up to date")
+    assert f"To review: {len(listed)}, the riskiest first" in again.out
 
 
 def test_export_follows_accepted_offers_and_refuses_old_ones(clusters: Path, tmp_path: Path) -> None:
@@ -124,6 +135,19 @@ def test_export_follows_accepted_offers_and_refuses_old_ones(clusters: Path, tmp
     stale = metaselect("export", "-o", tmp_path / "other", run=clusters, code=4)
     assert "fanout is stale" in stale.err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_list_to_review_is_the_next_round(clusters: Path) -> None:
+    metaselect("fanout", run=clusters)
+    path = clusters / "fanout/review.csv"
+    with path.open(newline="") as stream:
+        listed = [each["sample_id"] for each in csv.DictReader(stream)]
+    words = ("select", "--round", "next", "--budget", 7, "--samples", path)
+    assert metaselect(*words, "--dry-run", "--json", run=clusters).json["needs"]["seconds_choice"] is None
+    done = metaselect(*words, run=clusters)
+    assert "7 samples chosen by listed (37 with earlier ones)" in done.out
+    with (clusters / "select/round-2/selected.csv").open(newline="") as stream:
+        assert [each["sample_id"] for each in csv.DictReader(stream)] == listed[:7]
 
 
 def test_nothing_is_accepted_unchecked(finished: Path) -> None:

@@ -192,6 +192,7 @@ def test_the_figures_are_those_of_the_evaluation(finished: Path) -> None:
             found = conditions(words, finished, code)
             assert found["min_accuracy"]["value"] == accuracy
             assert found["min_auc"]["value"] == scores["rank_auc"]
+            assert found["min_auc"]["low"] == scores["rank_auc_low"] < scores["rank_auc"]
         conditions(("--model", model, "--min-accuracy", low, "--confident"), finished, 0)
         between = conditions(
             ("--model", model, "--min-accuracy", (accuracy + low) / 2, "--confident"), finished, 1

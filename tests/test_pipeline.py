@@ -49,6 +49,7 @@ ABSENT = {
     "select/round-1/conflicts.csv",
     "evaluate/test/overlap.csv",
     "fanout/offers.parquet",
+    "fanout/review.csv",
     "fanout/stage.json",
     "warmup/pretrained.safetensors",
     "data/duplicates.csv",

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from metaselect.annotation.formats.csv import read_truth
 from metaselect.errors import DataError
+from metaselect.metrics.auc_interval import auc_interval
 from metaselect.run.layout import Run
 
 
@@ -75,6 +76,9 @@ def test_rankings_are_judged_on_the_samples_that_the_truth_knows(tmp_path: Path,
     for key, column in (("rank_auc", "label_issue_rank"), ("weight_auc", "weight")):
         scores = [judged[place][column] for place in ranked]
         assert found[key] == pytest.approx(roc_auc_score(flags, scores))
+    wrong_ranked = flags.count(False)
+    limits = auc_interval(found["rank_auc"], wrong_ranked, len(flags) - wrong_ranked)
+    assert (found["rank_auc_low"], found["rank_auc_high"]) == pytest.approx(limits)
     assert found["k"] == flags.count(False)
     assert done.json["warmup"]["k"] <= sum(wrong)
     said = metaselect("evaluate", TEST, "--truth", path, "--name", "part", run=finished).out

@@ -9,6 +9,7 @@ import typer
 from metaselect.cli.console import Console, write_stderr
 from metaselect.cli.flags import OUTPUT, JsonOption, QuietOption, RunOption
 from metaselect.cli.results import finish, require_file_names
+from metaselect.errors import UsageError
 from metaselect.records import Outcome
 from metaselect.report.gate import GateReport, Limits
 from metaselect.run.files import write_text
@@ -88,6 +89,8 @@ def gate(
     """
     console = Console(as_json=as_json, quiet=quiet)
     require_file_names(junit, openmetrics)
+    if (baseline is None) != (max_drop is None):
+        raise UsageError("--baseline and --max-drop belong together.", "Give both, or neither.")
     limits = Limits(max_noise, min_accuracy, min_balanced_accuracy, min_auc, max_drop)
     run_directory = Run.at(run)
     from metaselect.stages.gate import gate as run_gate

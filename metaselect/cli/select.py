@@ -84,6 +84,13 @@ def select(
             help="Parquet file of sample_id, features and optionally probs, from any encoder; needs no warm-up.",
         ),
     ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Choose the first samples of a list with the column sample_id, instead of a method.",
+        ),
+    ] = None,
     round_: Annotated[
         Literal["next"] | None,
         typer.Option("--round", help="Open a new round.", show_default="the latest, or the first"),
@@ -125,6 +132,8 @@ def select(
 
         metaselect select --run RUN --budget 10 --round next --replace-unusable
 
+        metaselect select --run RUN --budget 20 --round next --samples doubted.csv
+
         metaselect select --run RUN --explain 4711
     """
     console = Console(progress, as_json=as_json, quiet=quiet)
@@ -146,6 +155,7 @@ def select(
         max_outlier=max_outlier,
         replace_unusable=replace_unusable,
         features=features,
+        samples=samples,
         round=round_,
         seed=seed,
         device=device,
@@ -173,11 +183,12 @@ def select(
         print_dry_run(console, outcome)
         return
     result = outcome.result
-    drawn = f", {result['control']} of them at random" if result["control"] else ""
+    by_method = "" if result["control"] == result["selected"] else f"chosen by {result['method']}"
+    at_random = f"{result['control']} of them drawn at random" if result["control"] else ""
     total = f" ({result['total']} with earlier ones)" if result["total"] != result["selected"] else ""
     console.line(
-        f"{run_directory.path(str(result['folder'])) / SELECTED.within()}: {result['selected']} samples chosen by "
-        f"{result['method']}{drawn}{total}"
+        f"{run_directory.path(str(result['folder'])) / SELECTED.within()}: {result['selected']} samples "
+        f"{', '.join(filter(None, [by_method, at_random]))}{total}"
     )
     if not result["closed"]:
         console.note(f"Next: metaselect annotate export {run_directory.flag}")

@@ -20,6 +20,13 @@ OFFERS = Artefact(
     "samples without a bought label, with that of their cluster's pick",
     "fanout",
 )
+REVIEW = Artefact(
+    FANOUT,
+    "review.csv",
+    csv_columns("sample_id", "label", "given_label", "pick", "risk"),
+    "offers that somebody should look at, the riskiest first: a list for select --samples",
+    "people",
+)
 METRICS = Artefact(EVALUATE, "metrics.json", (), "every number of the evaluation", "evaluate")
 PREDICTIONS = Artefact(
     EVALUATE,

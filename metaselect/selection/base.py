@@ -66,6 +66,8 @@ class PoolFeatures(NamedTuple):
         images: None unless required.
         bought_labels: (m,) int64 on the CPU, true labels of the ``bought`` samples of ``choose``, in their order; -1
             where there is none (unusable, or not answered yet).
+        scores: (n,) float32 on the CPU, the place of each sample in a list that somebody made, the first the highest;
+            None without a list.
     """
 
     probs: tuple[torch.Tensor, ...]
@@ -74,6 +76,7 @@ class PoolFeatures(NamedTuple):
     gradients: tuple[Gradients, ...] = ()
     images: ImagePool | None = None
     bought_labels: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
 
     def subset(self, ids: torch.Tensor) -> "PoolFeatures":
         """The features of the samples at ``ids`` ((n',) int64 on the CPU), in that order; the same bought labels."""
@@ -86,6 +89,7 @@ class PoolFeatures(NamedTuple):
             tuple(Gradients(block.norms[at], block.directions[at]) for block in self.gradients),
             images and images._replace(inputs=lambda rows: images.inputs(ids[rows])),
             self.bought_labels,
+            None if self.scores is None else self.scores[ids],
         )
 
 

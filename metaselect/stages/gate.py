@@ -66,18 +66,16 @@ def gate(
         limits: of the conditions.
         test: name of the evaluation; None: there is only one.
         model: "warmup" or the name of a re-weighting; None: the one that the evaluation says to take.
-        baseline: a ``metrics.json``, for the drop.
+        baseline: a ``metrics.json``, for the drop; None where there is no limit for that.
         confident: whole intervals must be on the right side of their limits.
 
     Raises:
-        UsageError: a name is missing or unknown, or one of --baseline and --max-drop is without the other.
+        UsageError: a name is missing or unknown.
         DataError: the baseline is bad.
         ArtefactError: there is no evaluation, or something is damaged.
     """
     run.info()
     given = limits.given
-    if (baseline is None) != ("max_drop" not in given):
-        raise UsageError("--baseline and --max-drop belong together.", "Give both, or neither.")
     figures: dict[str, Figure] = {}
     if "max_noise" in given:
         figures["max_noise"] = _noise(run)
@@ -203,7 +201,8 @@ def _drop(evaluated: Evaluated, path: Path, model: str | None) -> Figure:
             f"--baseline {path}: {error.strerror}.", "Name the metrics of an evaluation."
         ) from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        what = f"{path} has no accuracy of {model or 'the model to take'} ({error!r})."
+        reason = f"there is no {error}" if isinstance(error, KeyError) else f"{error}"
+        what = f"{path} has no accuracy of {model or 'the model to take'}: {reason}."
         raise DataError(what, "Name the metrics of an evaluation in which the model was judged.") from None
     outdated = _outdated(evaluated)
     if outdated:

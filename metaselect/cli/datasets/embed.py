@@ -148,7 +148,7 @@ def embed(
         from metaselect.stages.embed import embed as run_embed
 
         outcome = run_embed(data, out, options, console)
-        step = f"metaselect warmup {out} --run RUN"
+        step = f"metaselect warmup {out} --run RUN; for a test set: metaselect evaluate {out} --run RUN"
     else:
         raise UsageError("DATA and -o FILE.parquet belong together.", "Name both, or neither and --run RUN.")
     result = outcome.result

@@ -92,6 +92,10 @@ def split(
 
     outcome = run_split(data, out, options, console)
     _print_split(console, outcome.result, test)
+    console.note(
+        "The labels of the test set are given ones too: where they are wrong, good models look worse than they are. "
+        "Have them checked, or judge on bought labels (metaselect evaluate without TEST)."
+    )
     console.note(f"Next: metaselect warmup {out / TRAIN} --run RUN")
     finish(console, outcome)
 

@@ -9,7 +9,7 @@ from metaselect.cli.console import Console, ProgressMode
 from metaselect.cli.flags import ForceOption, JsonOption, ProgressOption, QuietOption, RunOption
 from metaselect.cli.results import finish
 from metaselect.data_options import FanoutOptions
-from metaselect.run.evaluation_artefacts import OFFERS
+from metaselect.run.evaluation_artefacts import OFFERS, REVIEW
 from metaselect.run.layout import Run
 from metaselect.text import counted
 
@@ -51,11 +51,11 @@ def fanout(
     from metaselect.stages.export.fanout import fanout as run_fanout
 
     outcome = run_fanout(run_directory, options, console)
-    _print_offers(console, outcome.result)
+    _print_offers(console, outcome.result, run_directory)
     finish(console, outcome)
 
 
-def _print_offers(console: Console, result: Mapping[str, Any]) -> None:
+def _print_offers(console: Console, result: Mapping[str, Any], run: Run) -> None:
     """Print the counts, and how far such offers were right."""
     console.line(
         f"{counted(result['picks'], 'bought label was', 'bought labels were')} offered to {result['offers']} samples "
@@ -71,4 +71,10 @@ def _print_offers(console: Console, result: Mapping[str, Any]) -> None:
             f"{checked['changed_right']} of {checked['changed']}."
         )
     console.line(f"Every offer: {result['run']}/{OFFERS.path()}")
-    console.note(f"Next: metaselect export --run {result['run']} -o DIR")
+    review = f"{result['run']}/{REVIEW.path()}"
+    if result["to_review"]:
+        console.line(
+            f"To review: {result['to_review']}, the riskiest first: {review}. As the next round: "
+            f"metaselect select --round next --budget N --samples {review} {run.flag}"
+        )
+    console.note(f"Next: metaselect export {run.flag} -o DIR")

@@ -119,5 +119,5 @@ def what_is_judged(judged_on: str, samples: int) -> str:
         return f"From {number}, drawn at random: an estimate for the whole pool. {held_out}"
     return (
         f"On {samples} bought samples, which a selector chose: the pool as a whole may be easier or harder than they "
-        f"are; control samples would tell (select --control). {held_out}"
+        f"are; {FEWEST} control samples with an answer would tell (select --control). {held_out}"
     )

@@ -3,6 +3,7 @@
 import numpy as np
 
 from metaselect.data.store import Dataset
+from metaselect.metrics.auc_interval import auc_interval
 from metaselect.metrics.ranking import clean_label_auc, mean_of_lowest, ranking
 from metaselect.records import Json
 from metaselect.run.artefacts import WEIGHTS
@@ -90,4 +91,7 @@ def _ranking_scores(
         gain = mean_of_lowest(ranks[judged], gained[judged], found.k)
         correct = int(truth.right(truth.current).sum()) + found.k * (gain or 0.0)
     values = found._asdict()
-    return {"rank_auc": values.pop("auc"), **values, "correct_labels": correct}
+    auc, right = values.pop("auc"), int(truth.clean[judged].sum())
+    low, high = (None, None) if auc is None else auc_interval(auc, int(judged.sum()) - right, right)
+    interval = {"rank_auc_low": low, "rank_auc_high": high}
+    return {"rank_auc": auc, **interval, **values, "correct_labels": correct}

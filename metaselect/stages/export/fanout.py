@@ -18,12 +18,13 @@ from metaselect.run.artefacts import (
     ISSUES,
     META_SET,
 )
-from metaselect.run.evaluation_artefacts import OFFERS
+from metaselect.run.evaluation_artefacts import OFFERS, REVIEW
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
-from metaselect.run.tables import read_parquet, read_records, write_parquet
+from metaselect.run.tables import read_parquet, read_records, write_parquet, write_rows
 from metaselect.stages.export.reweighting_choice import reweighting_with_issues
+from metaselect.text import spreadsheet_cell
 
 WITHOUT = "without --accept the offers are made, and none is accepted."
 FEWEST_CHECKED = 10  # bought labels above the limit, without which nothing is accepted
@@ -102,8 +103,11 @@ def fanout(run: Run, options: FanoutOptions, report: Reporter) -> Outcome:
                 offers = list(_offers(run, name, found, limit))
                 columns = zip(*offers, strict=True) if offers else ([] for _ in Offer._fields)
                 write_parquet(work.folder / OFFERS.within(), OFFERS, _arrays(columns))
+                doubtful = to_review(offers)
+                write_rows(work.folder / REVIEW.within(), REVIEW, map(_review_row, doubtful))
                 work.details["result"] = {
                     **summary(offers),
+                    "to_review": len(doubtful),
                     "name": name,
                     "checked": checked and checked._asdict(),
                 }
@@ -175,6 +179,25 @@ def summary(offers: Sequence[Offer]) -> dict[str, Json]:
         "other_than_given": sum(offer.model_agrees and offer.label != offer.given_label for offer in offers),
         "accepted": sum(offer.accepted for offer in offers),
     }
+
+
+def to_review(offers: Sequence[Offer]) -> list[Offer]:
+    """Offers that somebody should look at, the riskiest first, and of equal ones those most like the pick's cluster.
+
+    Left out is what needs nobody: an accepted offer, and a label that the given one and the re-weighting both are.
+    """
+    doubtful = (
+        offer
+        for offer in offers
+        if not offer.accepted and not (offer.model_agrees and offer.label == offer.given_label)
+    )
+    return sorted(doubtful, key=lambda offer: (-offer.risk, -offer.similarity, offer.sample_id))
+
+
+def _review_row(offer: Offer) -> tuple[object, ...]:
+    """A row of ``review.csv``."""
+    texts = (offer.sample_id, offer.label, offer.given_label or "", offer.pick)
+    return *map(spreadsheet_cell, texts), round(offer.risk, 6)
 
 
 def _offers(run: Run, name: str, found: Sequence[Round], limit: float | None) -> Iterator[Offer]:

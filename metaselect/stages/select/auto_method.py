@@ -7,12 +7,13 @@ from metaselect.options import SelectOptions
 from metaselect.records import Reporter
 from metaselect.registry import AUTO_SELECTOR
 from metaselect.run.layout import FEATURES, Run
+from metaselect.stages.select.listed import LISTED, check_listed
 
 
 def with_resolved_method(
     run: Run, options: SelectOptions, report: Reporter, *, has_labels: bool
 ) -> SelectOptions:
-    """The options, with the method that stands for ``auto``; a note says which one, and why.
+    """The options, with the method that stands for ``auto`` or for a list; a note says which one, and why.
 
     On frozen features the typical sample of each cluster is the best first purchase, and disagreement a better second
     one than more clusters. With a network trained on the given labels neither was better than ``rbc``, in any round
@@ -24,6 +25,9 @@ def with_resolved_method(
         report: takes the note.
         has_labels: whether labels were bought outside this round.
     """
+    if options.samples is not None:
+        check_listed(options)
+        return replace(options, method=LISTED)
     if options.method != AUTO_SELECTOR:
         return options
     method, reason = _method_and_reason(run, options, has_labels=has_labels)

@@ -54,12 +54,12 @@ class Measured(NamedTuple):
 def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
     """The seconds that the features and the choice will take, estimated from growing parts of the pool; and the search.
 
-    None for a method that trains networks on images, of which no part takes a part of the time.
+    None for a method that trains networks on images, of which no part takes a part of the time, and for a list.
     """
     n, size = len(round_.pool), min(FIRST_PROBE, len(round_.pool))
     order = torch.randperm(n, generator=generator(round_.options.seed, "probe"))
     found: list[Measured] = []
-    if "images" not in round_.method.required_features:
+    if "images" not in round_.method.required_features and round_.options.samples is None:
         _measure(round_, order[:size])  # once before it counts: imports and first allocations
         while (measured := _measure(round_, order[:size])) is not None:
             found.append(measured)

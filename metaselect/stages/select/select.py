@@ -32,6 +32,7 @@ from metaselect.selection.base import Choice, Selector
 from metaselect.stages.select.auto_method import with_resolved_method
 from metaselect.stages.select.choice import choose, pool_features
 from metaselect.stages.select.cost import RoundToProbe, feature_sizes, seconds
+from metaselect.stages.select.listed import Listed, listed_scores
 from metaselect.stages.select.round_plan import plan_round, round_number
 from metaselect.stages.select.similar import find_similar, write_similar
 from metaselect.training.device import choose_device
@@ -58,10 +59,12 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     pool = load_pool(run)
     record = _existing_record(stage, force=options.force)
     plan = plan_round(run, options, number, pool, ledger=ledger, record=record, report=report)
-    by_rule = ("method", "option") if options.method == AUTO_SELECTOR else ()
+    by_rule = ("method", "option") if options.method == AUTO_SELECTOR and options.samples is None else ()
     options = with_resolved_method(run, options, report, has_labels=bool((plan.labels >= 0).any()))
     flags = {} if options.gradient is None else {"gradient": options.gradient}
-    method: Selector = configured_method(SELECTORS, options, report, **flags)
+    method: Selector = (
+        configured_method(SELECTORS, options, report, **flags) if options.samples is None else Listed()
+    )
     if options.features is not None:
         require_external_support(method, options.method)
     epochs = required_epochs(run, method, options.features)
@@ -89,13 +92,17 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
                 run, pool, method, options, epochs, device=device, work=work, report=report
             )
             featured = time.monotonic()
+            if options.samples is not None:
+                scores = listed_scores(options.samples, pool, plan, report)
+                features = features._replace(scores=scores)
             similar = find_similar(
                 pool, features, external=options.features is not None, device=device, report=report
             )
             compared = time.monotonic()
             with report.track(0, "choosing", "") as advance:
                 choice, control = choose(
-                    method, features, plan, options, lambda text: advance(0, text), similar
+                    *(method, features, plan, options, lambda text: advance(0, text)),
+                    similar if options.samples is None else None,  # people may list near duplicates
                 )
             work.details["seconds_features"] = round(featured - started, 3)
             work.details["seconds_neighbours"] = round(compared - featured, 3)
@@ -159,6 +166,10 @@ def _inputs(run: Run, options: SelectOptions, epochs: tuple[int, ...]) -> dict[s
         if not options.features.is_file():
             raise DataError(f"--features {options.features} is not a file.", "Check the path.")
         hashes[f"{EXTERNAL}features"] = sha256_file(options.features)
+    if options.samples is not None:
+        if not options.samples.is_file():
+            raise DataError(f"--samples {options.samples} is not a file.", "Check the path.")
+        hashes[f"{EXTERNAL}samples"] = sha256_file(options.samples)
     return hashes
 
 
