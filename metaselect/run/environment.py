@@ -11,7 +11,15 @@ from typing import Any
 from metaselect import __version__
 from metaselect.records import Json
 
-TRANSIENT_FLAGS = {"--debug": 0, "--json": 0, "--force": 0, "--progress": 1, "--run": 1}
+TRANSIENT_FLAGS = {
+    "--debug": 0,
+    "--json": 0,
+    "--quiet": 0,
+    "-q": 0,
+    "--force": 0,
+    "--progress": 1,
+    "--run": 1,
+}
 """Flags that a repeated command leaves out, and how many words follow each."""
 
 
