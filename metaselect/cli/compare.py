@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metaselect.cli.console import Console
+from metaselect.cli.console import WIDTH, Console
 from metaselect.cli.flags import OUTPUT, JsonOption, QuietOption
 from metaselect.cli.results import finish, require_file_names
 from metaselect.records import Outcome
@@ -16,8 +16,6 @@ from metaselect.run.layout import Run
 if TYPE_CHECKING:
     from metaselect.metrics.paired import PairedDifference
     from metaselect.report.comparison import Group, Row
-
-WIDTH = 80
 
 
 def register(app: typer.Typer) -> None:

@@ -18,6 +18,7 @@ SCHEMA_VERSION = 1  # of what --json prints
 
 PLAIN_INTERVAL = 30.0  # seconds between two progress lines in a log file
 INTERVALS = {"bar": 0.2, "json": 1.0}  # seconds between two updates on a terminal or for a program
+WIDTH = 80  # of a terminal that the widest tables must fit
 
 
 class ProgressMode(StrEnum):

@@ -9,7 +9,7 @@ import typer
 from metaselect.annotation.consensus import METHODS
 from metaselect.annotation.simulation import SimulateOptions
 from metaselect.cli.annotate.group import LatestRound, group, print_counts
-from metaselect.cli.console import Console
+from metaselect.cli.console import WIDTH, Console
 from metaselect.cli.flags import JsonOption, QuietOption, RunOption, SeedOption
 from metaselect.cli.results import finish, print_noise_estimate
 from metaselect.run.artefacts import IMPORTS
@@ -83,7 +83,9 @@ def status(run: RunOption = None, as_json: JsonOption = False, quiet: QuietOptio
 
     console = Console(as_json=as_json, quiet=quiet)
     progress = stage.status(Run.at(run))
-    console.table(RoundProgress._fields, [[str(value) for value in each] for each in progress.rounds])
+    console.table(
+        RoundProgress._fields, [[str(value) for value in each] for each in progress.rounds], width=WIDTH
+    )
     if progress.annotators:
         people = []
         for name, counts in progress.annotators.items():
@@ -94,7 +96,8 @@ def status(run: RunOption = None, as_json: JsonOption = False, quiet: QuietOptio
                 skill.worst,
             ]
             people.append([name, *map(str, counts.values()), *kept])
-        console.table(("annotator", *STATUSES, "as the consensus", "as before", "most often"), people)
+        header = ("annotator", *STATUSES, "as the\nconsensus", "as\nbefore", "most\noften")
+        console.table(header, people, width=WIDTH)
     bought = counted(progress.bought, "label", "labels")
     console.line(f"{bought} bought, {counted(progress.unusable, 'sample', 'samples')} unusable.")
     if progress.agreement.alpha is not None:
