@@ -183,6 +183,7 @@ class ReweightOptions(TrainingOptions):
         option: KEY=VALUE pairs for the method.
         profile: of ``registry.PROFILES``; what it sets is in the method's fields, which are in the key.
         folds: of the bought labels, for the comparison by cross-fitting; 0: no comparison.
+        trace: keep what each bought label did to the weights; in the key where it is given.
     """
 
     method: str = "auto"
@@ -192,6 +193,7 @@ class ReweightOptions(TrainingOptions):
     option: tuple[str, ...] = ()
     profile: str | None = not_in_key(None)
     folds: int = 4
+    trace: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,6 +47,9 @@ REWEIGHTERS: dict[str, str] = {
     "uniform": "metaselect.reweighting.uniform:Uniform",
 }
 
+TRACED: tuple[str, ...] = ("auto", "direct", "l2rw", "mw-net", "fsr")
+"""The re-weighters whose weights follow from bought labels, so that `--trace` can say what each of these did."""
+
 BASELINE = "uniform"
 """The re-weighter that every other one is compared with: plain training with the bought labels in place."""
 

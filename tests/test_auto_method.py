@@ -36,6 +36,8 @@ from metaselect.training.loop import start_training, train
 
 N, CLASSES, BOUGHT = 12, 3, torch.tensor([1, 4, 9])
 ANSWERS = torch.tensor([2, 0, 1])
+NOT_FITTED: Any = (None, {}, {})
+"""The last fields of a model of the labels that is made up."""
 
 
 def label_model(*, corrects: bool = True, tail: bool = False) -> LabelModel:
@@ -44,7 +46,7 @@ def label_model(*, corrects: bool = True, tail: bool = False) -> LabelModel:
     logits = torch.randn(N, CLASSES, generator=draw) + torch.tensor([6.0 * tail, 0, 0])
     transition = (2 * torch.eye(CLASSES) + torch.randn(CLASSES, CLASSES, generator=draw)).softmax(1)
     probs, known = logits.softmax(1), (2 * logits).softmax(1)
-    return LabelModel(probs, known, transition, {"plain": 1.0}, {}, transition, corrects)
+    return LabelModel(probs, known, transition, {"plain": 1.0}, {}, transition, corrects, *NOT_FITTED)
 
 
 def run_of(model: LabelModel, **options: Any) -> AutoRun:
@@ -146,7 +148,7 @@ def test_a_noisy_tail_that_is_trained_on_plainly_does_not_swallow_the_largest_cl
     known = F.one_hot(true, CLASSES).float()
     evidence = Evidence(given, known, known, (), improving=True)
     model = LabelModel(
-        known, known, torch.eye(CLASSES), {"plain": 1.0}, {}, torch.eye(CLASSES), corrects=False
+        known, known, torch.eye(CLASSES), {"plain": 1.0}, {}, torch.eye(CLASSES), False, *NOT_FITTED
     )
     run = AutoRun(Auto(), start, evidence, model)
     assert run.balanced

@@ -1,4 +1,4 @@
-"""select --explain: where a sample stands, against a search over the whole table."""
+"""explain: where a sample stands in a round, against a search over the whole table."""
 
 import json
 import subprocess
@@ -12,17 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from annotation_run import CLASSES, SELECTED, answers, call, make_run
-from command_line import environment
+from command_line import environment, metaselect
 
-from metaselect.cli.console import Console
-from metaselect.cli.explain import show
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.run.files import write_csv
 from metaselect.run.key import StageKey
 from metaselect.run.layout import Run
 from metaselect.run.record import write_record
-from metaselect.stages.select import explain as module
-from metaselect.stages.select.explain import explain
+from metaselect.stages.explain import explain as module
+from metaselect.stages.explain.explain import explain
 
 DRAWN = (10, 20)
 IDS = tuple(f"img-{number:03d}.png" for number in range(60))
@@ -89,6 +87,12 @@ def scored(tmp_path: Path) -> Run:
     return run
 
 
+def explained(run: Run, sample_id: str) -> dict[str, Any]:
+    """What is said of a sample and of its place in the round, as one mapping."""
+    result: Any = explain(run, sample_id).result
+    return {**result, **result["selection"]}
+
+
 def rows_of(run: Run, number: int = 1) -> list[dict[str, Any]]:
     table: list[dict[str, Any]] = pq.read_table(
         run.path(f"select/round-{number}/clusters.parquet")
@@ -103,7 +107,7 @@ def ordered(rows: Sequence[dict[str, Any]]) -> list[str]:
 def test_every_sample_stands_where_a_search_over_the_table_finds_it(clustered: Run) -> None:
     rows = rows_of(clustered)
     for index, row in enumerate(rows):
-        result: Any = explain(clustered, row["sample_id"]).result
+        result = explained(clustered, row["sample_id"])
         assert result["sample_id"] == row["sample_id"]
         assert result["given_label"] == CLASSES[index % 3]
         assert (result["round"], result["method"]) == (1, "rbc")
@@ -133,7 +137,7 @@ def test_every_sample_stands_where_a_search_over_the_table_finds_it(clustered: R
 def test_a_pick_is_the_first_of_its_cluster_and_stands_for_it(clustered: Run) -> None:
     for row in rows_of(clustered):
         if row["rank"] is not None and row["cluster"] >= 0:
-            cluster: Any = explain(clustered, row["sample_id"]).result["cluster"]
+            cluster = explained(clustered, row["sample_id"])["cluster"]
             assert cluster["place"] == 1
             assert cluster["pivot"]["sample_id"] == row["sample_id"]
 
@@ -142,7 +146,7 @@ def test_without_clusters_the_score_counts(scored: Run) -> None:
     rows = rows_of(scored)
     order = ordered([row for index, row in enumerate(rows) if index not in DRAWN])
     for index, row in enumerate(rows):
-        result: Any = explain(scored, row["sample_id"]).result
+        result = explained(scored, row["sample_id"])
         assert result["cluster"] is None
         if index in DRAWN:
             assert (result["score"], result["unjudged"], result["control"]) == (None, "control", True)
@@ -160,9 +164,9 @@ def test_a_cluster_that_lost_its_pick_and_one_with_two(tmp_path: Path) -> None:
     cluster[59] = -1
     similarity = np.linspace(0, 1, len(IDS), dtype=np.float32)
     write_round(run, 1, "rbc", cluster, similarity, [57, 58, 0], [59])
-    lost: Any = explain(run, IDS[2]).result["cluster"]
+    lost = explained(run, IDS[2])["cluster"]
     assert (lost["number"], lost["size"], lost["mass"], lost["pivot"]) == (2, 19, None, None)
-    second: Any = explain(run, IDS[0]).result
+    second = explained(run, IDS[0])
     assert (second["rank"], second["cluster"]["place"]) == (3, 20)
     assert second["cluster"]["pivot"]["sample_id"] == IDS[57]
 
@@ -175,14 +179,14 @@ def test_the_latest_round_counts_and_earlier_ones_are_named(clustered: Run) -> N
     write_round(clustered, 2, "rbc-k", cluster, similarity, [free])
     table = answers(clustered, f"sample_id,clean_label\n{IDS[5]},owl\n{IDS[free]},cat\n")
     assert call(clustered, "import", table) == 0
-    old: Any = explain(clustered, IDS[5]).result
+    old = explained(clustered, IDS[5])
     assert (old["round"], old["method"], old["selected"], old["rank"]) == (2, "rbc-k", False, None)
     assert old["control"] is False
     assert old["earlier"] == [{"round": 1, "rank": 8, "control": True}]
     assert old["answer"] == {"status": "done", "clean_label": "owl", "round": 1}
     assert old["bought"] is True
     assert (old["cluster"], old["score"], old["unjudged"]) == (None, None, "taken")
-    new: Any = explain(clustered, IDS[free]).result
+    new = explained(clustered, IDS[free])
     assert (new["selected"], new["rank"], new["earlier"]) == (True, 1, [])
     assert new["answer"]["clean_label"] == "cat"
 
@@ -212,9 +216,10 @@ def test_near_ids_are_found_in_a_large_pool(clustered: Run, monkeypatch: pytest.
 
 
 def test_a_run_without_a_round_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError) as caught:
-        explain(make_run(tmp_path / "run"), "s0")
-    assert "metaselect warmup" in caught.value.hint  # select would ask for it
+    result: Any = explain(make_run(tmp_path / "run"), "s0").result
+    assert (result["selection"], result["doubt"], result["trace"]) == (None, None, None)
+    assert [row["part"] for row in result["missing"]] == ["selection", "doubt", "trace"]
+    assert all("metaselect warmup" in row["hint"] for row in result["missing"])  # what all would ask for
     with pytest.raises(ArtefactError, match="There is no run"):
         explain(Run(tmp_path / "none"), "s0")
 
@@ -230,19 +235,19 @@ def test_damage_and_other_data_are_named(clustered: Run, tmp_path: Path) -> None
         explain(larger, IDS[0])
 
 
-def shown(run: Run, sample_id: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    capsys.readouterr()
-    show(Console(), explain(run, sample_id))
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    return captured.out.splitlines()
+def shown(run: Run, sample_id: str) -> list[str]:
+    said = metaselect("explain", sample_id, run=run.root)
+    assert said.err == ""
+    *lines, doubt, trace = said.out.splitlines()
+    assert all("has no re-weighting. First run: metaselect warmup" in line for line in (doubt, trace))
+    return lines
 
 
-def test_people_read_lines(clustered: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_read_lines(clustered: Run) -> None:
     rows = rows_of(clustered)
     pivot = next(row for row in rows if row["rank"] == 1)
     other = next(row for row in rows if row["cluster"] == pivot["cluster"] and row["rank"] is None)
-    lines = shown(clustered, other["sample_id"], capsys)
+    lines = shown(clustered, other["sample_id"])
     label = CLASSES[IDS.index(other["sample_id"]) % 3]
     assert lines[:2] == [f"{other['sample_id']}: given label {label}", "Round 1, method rbc: not selected"]
     assert lines[2].startswith(f"Cluster {pivot['cluster']}: ")
@@ -251,21 +256,19 @@ def test_people_read_lines(clustered: Run, capsys: pytest.CaptureFixture[str]) -
     assert lines[4].startswith(f"{pivot['sample_id']} (given label ")
     assert lines[4].endswith(", rank 1) represents this cluster.")
     assert lines[5:] == ["Answer: none"]
-    assert "It represents this cluster itself." in shown(clustered, pivot["sample_id"], capsys)
-    drawn = shown(clustered, IDS[5], capsys)
+    assert "It represents this cluster itself." in shown(clustered, pivot["sample_id"])
+    drawn = shown(clustered, IDS[5])
     assert drawn[1] == "Round 1, method rbc: rank 8, drawn at random for the control"
     assert drawn[2] == "The method gave it no score: it was drawn for the control before the method ran."
     table = answers(clustered, f"sample_id,clean_label,status\n{IDS[5]},owl,\n{IDS[50]},,bad_sample\n")
     assert call(clustered, "import", table) == 0
-    assert shown(clustered, IDS[5], capsys)[-1] == "Answer: label owl (round 1)"
-    assert shown(clustered, IDS[50], capsys)[-1] == "Answer: unusable (round 1)"
+    assert shown(clustered, IDS[5])[-1] == "Answer: label owl (round 1)"
+    assert shown(clustered, IDS[50])[-1] == "Answer: unusable (round 1)"
 
 
-def test_people_read_scores_and_why_there_is_no_cluster(
-    scored: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_people_read_scores_and_why_there_is_no_cluster(scored: Run) -> None:
     best = next(row for row in rows_of(scored) if row["rank"] == 1)
-    lines = shown(scored, best["sample_id"], capsys)
+    lines = shown(scored, best["sample_id"])
     assert lines[1:3] == [
         "Round 1, method certain: rank 1",
         f"Score {best['similarity']:g}: place 1 of 58, the highest first",
@@ -273,38 +276,33 @@ def test_people_read_scores_and_why_there_is_no_cluster(
     others = [row["sample_id"] for row in rows_of(scored) if row["rank"] is None]
     cluster = np.where(np.isin(IDS, others[:3]), 0, -1)
     write_round(scored, 2, "rbc", cluster, np.zeros(len(IDS), np.float32), [IDS.index(others[0])])
-    lines = shown(scored, best["sample_id"], capsys)
+    lines = shown(scored, best["sample_id"])
     assert lines[2] == "The method gave it no score: it was selected or labelled before."
     assert lines[3] == "Selected in round 1: rank 1"
     near = "The method gave it no score: it is in the half of the pool that is closer to selected or labelled samples."
-    assert shown(scored, others[3], capsys)[2] == near
-    assert shown(scored, others[1], capsys)[2].startswith("Cluster 0: 3 samples")
+    assert shown(scored, others[3])[2] == near
+    assert shown(scored, others[1])[2].startswith("Cluster 0: 3 samples")
 
 
-def test_where_all_was_drawn_at_random_nothing_is_judged(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_where_all_was_drawn_at_random_nothing_is_judged(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", IDS)
     write_round(run, 1, "rbc", np.full(len(IDS), -1), np.zeros(len(IDS), np.float32), [], [4, 9])
-    assert shown(run, IDS[9], capsys)[1] == "Round 1, method rbc: rank 2, drawn at random for the control"
-    lines = shown(run, IDS[0], capsys)
+    assert shown(run, IDS[9])[1] == "Round 1, method rbc: rank 2, drawn at random for the control"
+    lines = shown(run, IDS[0])
     assert lines[2] == "The method gave it no score: the whole budget was drawn at random."
-    result: Any = explain(run, IDS[0]).result
+    result = explained(run, IDS[0])
     assert (result["score"], result["cluster"], result["unjudged"]) == (None, None, "all_random")
 
 
 def test_programs_read_one_object_and_torch_is_not_imported(clustered: Run) -> None:
     program = (
-        "import sys; from pathlib import Path; from metaselect.cli.console import Console;"
-        "from metaselect.cli.explain import show;"
-        "from metaselect.run.layout import Run; from metaselect.stages.select.explain import explain;"
-        "show(Console(as_json=True), explain(Run(Path(sys.argv[1])), sys.argv[2]));"
-        "assert 'torch' not in sys.modules"
+        "import sys; from metaselect.cli.main import main;"
+        "assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
     )
+    words = ["explain", IDS[0], "--json", "--run", str(clustered.root)]
     done = subprocess.run(
-        [sys.executable, "-c", program, str(clustered.root), IDS[0]],
-        capture_output=True, text=True, check=True, env=environment(),
-    )  # fmt: skip
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True, env=environment()
+    )
     printed = json.loads(done.stdout)
     assert (printed["ok"], printed["schema_version"], printed["sample_id"]) == (True, 1, IDS[0])
-    assert printed["cluster"]["pivot"]["rank"] >= 1
+    assert printed["selection"]["cluster"]["pivot"]["rank"] >= 1

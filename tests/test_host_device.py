@@ -219,7 +219,7 @@ def dropout_net(shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def options_for(method: str, device: str, **changes: Any) -> ReweightOptions:
-    values = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.02, "augment": "weak"}
+    values = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.02, "augment": "weak", "trace": method == "l2rw"}
     return ReweightOptions(method=method, device=device, **{**values, **changes})
 
 

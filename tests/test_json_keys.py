@@ -83,7 +83,7 @@ def test_the_keys_of_the_other_commands(finished: Path, tmp_path: Path) -> None:
     other.write_text(f"sample_id,clean_label,annotator\n{first},0,anna\n{first},1,ben\nnobody,1,ben\n")
     commands: list[tuple[str, tuple[object, ...]]] = [
         ("`evaluate`", ("evaluate",)),
-        ("`select --explain`", ("select", "--explain", first)),
+        ("`explain`", ("explain", first)),
         ("`verify`", ("verify",)),
         ("`annotate import`, `annotate simulate`", ("annotate", "import", other)),
         ("`annotate status`", ("annotate", "status")),

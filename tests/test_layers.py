@@ -73,7 +73,7 @@ TORCH_FREE = (
         "stages.model_choice",
         "stages.wrong_labels",
     ),
-    *("stages.select.explain", "stages.select.discard"),
+    *("stages.explain", "stages.select.discard"),
     *("api.frames", "api.tables"),
 )
 MOST_LINES, MOST_MODULES = 300, 14  # of a module, and of a folder without its ``__init__``

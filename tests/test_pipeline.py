@@ -42,6 +42,7 @@ PATHS = {
     "epoch-<epoch>": ("epoch-0003", "epoch-0006"),
     "<stage>": STAGES,
 }
+TRACES = ("", "-epoch-0003", "-epoch-0006")  # of --trace
 ABSENT = {
     "data/features.npy",
     "data/skipped.csv",
@@ -52,6 +53,7 @@ ABSENT = {
     "fanout/review.csv",
     "fanout/stage.json",
     "warmup/pretrained.safetensors",
+    *(f"reweight/{name}/trace{end}.parquet" for name in ("auto", "uniform") for end in TRACES),
     "data/duplicates.csv",
     "evaluate/test/skipped.csv",
     "annotate/repeats.csv",

@@ -76,7 +76,7 @@ def test_a_pool_of_features_means_k_means(tmp_path: Path) -> None:
     metaselect("warmup", data, "--epochs", 2, "--checkpoints", 1, run=run)
     done = metaselect("select", "--budget", 6, run=run)
     assert done.out.splitlines()[-1].endswith("selected.csv: 6 samples chosen by k-means")
-    explained = metaselect("select", "--explain", "s00", "--json", run=run).json
+    explained = metaselect("explain", "s00", "--json", run=run).json["selection"]
     assert explained["method"] == "k-means"
     assert explained["cluster"]["pivot"]["rank"] in range(1, 7)
 
@@ -106,7 +106,7 @@ def test_a_later_round_on_features_means_disagreement_once_there_are_answers(tmp
         "clustered": 20,
         "labels_of_the_head": 6,
     }  # half of 39 samples, rounded
-    explained = metaselect("select", "--explain", ids[0], "--json", run=run).json
+    explained = metaselect("explain", ids[0], "--json", run=run).json["selection"]
     assert (explained["method"], explained["cluster"]) == ("disagreement", None)
     assert explained["score"]["pool"] == 45
     # The answers of a closed round are no labels that were bought before it, also when it is checked again.

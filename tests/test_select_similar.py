@@ -106,17 +106,17 @@ def test_outliers_are_not_chosen_beyond_the_limit(run: Path) -> None:
     rows = pq.read_table(run / "select/round-1/neighbours.parquet").to_pylist()
     ranks = {row["sample_id"]: row["outlier"] for row in rows}
     assert max(ranks[sample_id] for sample_id in chosen(run)) <= 0.8
-    said = metaselect("select", "--explain", name(25), run=run).out
+    said = metaselect("explain", name(25), run=run).out
     assert "it is an outlier beyond --max-outlier" in said
     assert "Outlier rank 1.0000" in said
 
 
 def test_explain_names_the_near_duplicates(run: Path) -> None:
     metaselect("select", "--method", "random", "--budget", 5, run=run)
-    out = metaselect("select", "--explain", name(11), "--json", run=run).json
+    out = metaselect("explain", name(11), "--json", run=run).json["selection"]
     assert (out["duplicate_group"], out["near_duplicates"]) == (name(10), [name(10), name(12)])
     assert out["unjudged"] in ("near_duplicate", "taken")
-    single = metaselect("select", "--explain", name(0), "--json", run=run).json
+    single = metaselect("explain", name(0), "--json", run=run).json["selection"]
     assert (single["duplicate_group"], single["near_duplicates"]) == (None, [])
 
 

@@ -256,9 +256,9 @@ def test_they_stand_in_forms_explanations_and_evaluations(warm_both: Path, tmp_p
         line.split(",")[0] for line in (run / "select/round-1/selected.csv").read_text().splitlines()[1:]
     ]
     blank = next(name for name in chosen if name.startswith("z"))
-    explained = metaselect("select", "--explain", blank, "--json", run=run)
+    explained = metaselect("explain", blank, "--json", run=run)
     assert explained.json["given_label"] is None
-    assert f"{blank}: no given label" in metaselect("select", "--explain", blank, run=run).out
+    assert f"{blank}: no given label" in metaselect("explain", blank, run=run).out
     simulated = metaselect("annotate", "simulate", truth_of(data), "--json", run=run)
     assert simulated.json["bought"] == 40
     # Whether a label is wrong can be asked only where there is one.

@@ -36,6 +36,7 @@ METAVARS = {
 COMMAND_ORDER = (
     *(entry.command for entry in STAGES),
     "export",
+    "explain",
     "status",
     "compare",
     "gate",
@@ -133,7 +134,7 @@ def root(
 
 def _register() -> None:
     """Add all commands to ``app``."""
-    from metaselect.cli import compare, gate, reweight, select, status, verify, warmup
+    from metaselect.cli import compare, explain, gate, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms, serve, votes
     from metaselect.cli.annotate.group import group
     from metaselect.cli.datasets import corrupt, embed, ingest, split
@@ -142,7 +143,7 @@ def _register() -> None:
 
     for module in (
         *(ingest, warmup, select, forms, votes, serve),
-        *(reweight, evaluate, fanout, export, status, compare, gate, verify, split, embed, corrupt),
+        *(reweight, evaluate, fanout, export, explain, status, compare, gate, verify, split, embed, corrupt),
     ):
         module.register(app)
     for registered in (*app.registered_commands, *group.registered_commands):

@@ -84,6 +84,12 @@ def reweight(
             "All parts together cost as many epochs as the run, and as many of plain training.",
         ),
     ] = 4,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace", help="Keep what each bought label did to each weight, for metaselect explain."
+        ),
+    ] = False,
     optimiser: OptimiserOption = Optimiser.sgd,
     lr: LearningRateOption = None,
     momentum: MomentumOption = None,
@@ -116,6 +122,8 @@ def reweight(
         metaselect reweight --run RUN --method direct --option step=2 --name two
 
         metaselect reweight --run RUN --method fsr --profile long-tail
+
+        metaselect reweight --run RUN --method l2rw --trace
     """
     console = Console(progress, as_json=as_json, quiet=quiet)
     if option == ["help"]:
@@ -144,6 +152,7 @@ def reweight(
         option=tuple(option or ()),
         profile=profile,
         folds=folds,
+        trace=trace,
     )
     run_directory = Run.at(run, trust_model=trust_model, model=model)
     from metaselect.stages.freshness import AnnotationView

@@ -103,13 +103,6 @@ def select(
             help="Move the latest round and its answers to discarded/, and do nothing else.",
         ),
     ] = None,
-    explain: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SAMPLE_ID",
-            help="Show the rank, cluster and score of a sample in the latest round, and do nothing else.",
-        ),
-    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     trust_model: TrustModelOption = False,
@@ -133,8 +126,6 @@ def select(
         metaselect select --run RUN --budget 10 --round next --replace-unusable
 
         metaselect select --run RUN --budget 20 --round next --samples doubted.csv
-
-        metaselect select --run RUN --explain 4711
     """
     console = Console(progress, as_json=as_json, quiet=quiet)
     if option == ["help"]:
@@ -163,14 +154,6 @@ def select(
         dry_run=dry_run,
     )
     run_directory = Run.at(run, trust_model=trust_model)
-    if explain is not None and discard_round is not None:
-        raise UsageError("--explain and --discard-round exclude each other.", "Leave one out.")
-    if explain is not None:
-        from metaselect.cli.explain import show
-        from metaselect.stages.select.explain import explain as run_explain
-
-        show(console, run_explain(run_directory, explain))
-        return
     if discard_round is not None:
         from metaselect.stages.select.discard import discard_round as run_discard
 

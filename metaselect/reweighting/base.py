@@ -27,7 +27,7 @@ What a method overrides:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
@@ -44,6 +44,8 @@ from metaselect.reweighting.linear_problem import LinearProblem
 
 State: TypeAlias = dict[str, torch.Tensor]
 """Name -> tensor of all that a run saves."""
+PRODUCTS, REFITS = "products", "refits"
+"""How `--trace` follows what bought labels do to the weights: by products of gradients, or by fits without a label."""
 
 
 class StepObjective(NamedTuple):
@@ -114,6 +116,18 @@ class Recipe(NamedTuple):
     momentum: float
     batch_size: int
     lr_ramp: float = 0.0
+
+
+class LabelEffects(NamedTuple):
+    """What bought labels did to the weights, by fits without each of them.
+
+    Attributes:
+        weights: (n,) with all bought labels, in [0, 1].
+        changes: for each bought label, (n,) ``weights`` less what they would be without it.
+    """
+
+    weights: torch.Tensor
+    changes: Iterator[torch.Tensor]
 
 
 class MethodRun(ABC):
@@ -200,6 +214,10 @@ class MethodRun(ABC):
         """
         return None
 
+    def label_effects(self) -> LabelEffects:
+        """What each bought label did to the weights, of a method whose ``trace`` is ``REFITS``."""
+        raise NotImplementedError
+
     def state_dict(self) -> State:
         """Every tensor that a resumed run needs."""
         return {}
@@ -220,6 +238,8 @@ class Method(ABC):
         weighs_unseen: its weights say something of samples too that it did not train on.
         solves_linear: its run has ``solve``, so that the model ``linear`` takes no epochs.
         recipe: that its run may prefer; None: always the defaults.
+        trace: ``PRODUCTS``, where weights follow a meta gradient; ``REFITS``, of a run that has ``label_effects``;
+            empty: bought labels do nothing to its weights that `--trace` could follow.
     """
 
     weight_kind: ClassVar[str] = "label probability"
@@ -230,6 +250,7 @@ class Method(ABC):
     weighs_unseen: ClassVar[bool] = True
     solves_linear: ClassVar[bool] = False
     recipe: ClassVar[Recipe | None] = None
+    trace: ClassVar[str] = ""
 
     def meta_batch_size(self, given: int | None, batch_size: int, bought: int) -> int:
         """Samples of a meta batch; 0: the method has none.

@@ -16,7 +16,7 @@ from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
-from metaselect.reweighting.base import Method, MethodRun, Start, State, StepObjective
+from metaselect.reweighting.base import PRODUCTS, Method, MethodRun, Start, State, StepObjective
 from metaselect.reweighting.meta_gradient import MetaGradient, require_meta_options
 
 
@@ -34,6 +34,7 @@ class Direct(Method):
     every: int = 1
     scope: str = "all"
     excludes_bought: ClassVar[bool] = True
+    trace: ClassVar[str] = PRODUCTS
     needs_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "persistent"
     weighs_unseen: ClassVar[bool] = False

@@ -14,7 +14,7 @@ import torch
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
-from metaselect.reweighting.base import Method, MethodRun, Start, State, StepObjective
+from metaselect.reweighting.base import PRODUCTS, Method, MethodRun, Start, State, StepObjective
 from metaselect.reweighting.meta_gradient import MetaGradient, require_meta_options
 from metaselect.reweighting.recent_weights import AVERAGED_EPOCHS, RecentWeights
 
@@ -31,6 +31,7 @@ class L2RW(Method):
     every: int = 1
     scope: str = "all"
     excludes_bought: ClassVar[bool] = True
+    trace: ClassVar[str] = PRODUCTS
     needs_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "mean of last visits"
     weighs_unseen: ClassVar[bool] = False

@@ -22,6 +22,7 @@ from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
 from metaselect.random import seeded_globals
 from metaselect.reweighting.base import (
+    PRODUCTS,
     Method,
     MethodRun,
     Start,
@@ -70,6 +71,7 @@ class MetaWeightNet(Method):
         }
     }
     excludes_bought: ClassVar[bool] = True
+    trace: ClassVar[str] = PRODUCTS
     needs_bought: ClassVar[bool] = True
     weight_kind: ClassVar[str] = "weight net"
 

@@ -1,8 +1,24 @@
-"""The rows of the table of artefacts for what no stage reads: offers of labels, and the files of an evaluation."""
+"""The rows of the table of artefacts for what no stage reads: traces, offers of labels, the files of an evaluation."""
 
-from metaselect.run.artefacts import BAD_SAMPLES, EVALUATE, FANOUT, LEFT_OUT
+from metaselect.run.artefacts import BAD_SAMPLES, EVALUATE, FANOUT, LEFT_OUT, REWEIGHT
 from metaselect.run.schema import Artefact, csv_columns, parquet_columns
 
+TRACE_PRODUCTS = Artefact(
+    REWEIGHT,
+    "trace-epoch-<epoch>.parquet",
+    parquet_columns({"sample_id": "string", "products": "list of float16", "scale": "float32"}),
+    "of --trace, after that epoch: products times scale, the product of each sample's last-layer gradient and of every "
+    "bought one's, these in the order of sample_id",
+    "reweight",
+)
+TRACE_CHANGES = Artefact(
+    REWEIGHT,
+    "trace.parquet",
+    parquet_columns({"sample_id": "string", "weight": "float32", "changes": "list of float32"}),
+    "of --trace with auto: the weight by the model of the labels, and what it is more for each bought label, these in "
+    "the order of sample_id",
+    "reweight",
+)
 OFFERS = Artefact(
     FANOUT,
     "offers.parquet",

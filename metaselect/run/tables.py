@@ -83,6 +83,7 @@ def write_parquet(
     artefact: Artefact,
     columns: "Mapping[str, pa.Array]",
     metadata: Mapping[bytes, str] | None = None,
+    row_group_size: int | None = None,
 ) -> None:
     """Write a Parquet table atomically.
 
@@ -91,6 +92,7 @@ def write_parquet(
         artefact: whose columns these must be.
         columns: by name.
         metadata: of the file's schema.
+        row_group_size: rows that are read together, where a reader wants few of them; None: pyarrow's.
 
     Raises:
         ValueError: other columns, or another type.
@@ -103,7 +105,7 @@ def write_parquet(
         raise ValueError(f"{artefact.template}: {difference}")
     if metadata is not None:
         table = table.replace_schema_metadata(metadata)
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, row_group_size=row_group_size))
 
 
 def read_parquet(

@@ -17,7 +17,16 @@ import torch
 from torch.nn import functional as F
 
 from metaselect.models.logistic_regression import LinearParams
-from metaselect.reweighting.auto.heads import ANSWER_WEIGHT, HeadModel, fit_folds, fit_heads, probs_of_answers
+from metaselect.reweighting.auto.heads import (
+    ANSWER_WEIGHT,
+    REFIT_TOLERANCE,
+    TOLERANCE,
+    HeadModel,
+    fit_folds,
+    fit_heads,
+    probs_of_answers,
+    refit_heads,
+)
 from metaselect.reweighting.auto.problem import Problem
 from metaselect.reweighting.auto.spreading import BLOCK, NEIGHBOURS, Graph, as_shares, nearest, spread_answers
 from metaselect.reweighting.auto.transition import (
@@ -42,34 +51,33 @@ class Candidate(NamedTuple):
         probs: (r, K) P of the problem's rows.
         transition: (K, K) T.
         extend: (number of a space, (n', d') projected representations in it) -> (n', K) P of samples outside.
+        refit: (the same rows with other bought labels) -> the candidate, going on from this fit.
     """
 
     probs: torch.Tensor
     transition: torch.Tensor
     extend: Callable[[int, torch.Tensor], torch.Tensor]
+    refit: Callable[[Problem], "Candidate"]
 
 
 def fit_plain(problem: Problem) -> Candidate:
     """Heads on the given labels."""
-    fixed = symmetric_transition(RATES[0], problem.classes)
-    return _of_heads(problem, fit_heads(problem, problem.probs, fixed))
+    return _of_heads(fit_heads(problem, problem.probs, _least_noise(problem)), _least_noise)
 
 
 def fit_symmetric(problem: Problem) -> Candidate:
     """Heads with symmetric noise of the rate among bought labels."""
-    rate = wrong_rate(problem.given[problem.known], problem.answers)
-    fixed = symmetric_transition(rate, problem.classes)
-    return _of_heads(problem, fit_heads(problem, problem.probs, fixed))
+    return _of_heads(fit_heads(problem, problem.probs, _even_noise(problem)), _even_noise)
 
 
 def fit_given(problem: Problem) -> Candidate:
     """Heads and T, starting from the predictions of the given labels."""
-    return _of_heads(problem, fit_heads(problem, problem.probs))
+    return _of_heads(fit_heads(problem, problem.probs))
 
 
 def fit_bought(problem: Problem) -> Candidate:
     """Heads and T, starting from heads on the bought labels alone."""
-    return _of_heads(problem, fit_heads(problem, probs_of_answers(problem)))
+    return _of_heads(fit_heads(problem, probs_of_answers(problem)))
 
 
 def fit_spread(problem: Problem) -> Candidate:
@@ -79,15 +87,45 @@ def fit_spread(problem: Problem) -> Candidate:
     given labels that are a sample's most probable class. They and the bought ones are spread again, from each fold to
     the other, and the shares are multiplied with the probabilities of heads fitted to the same labels.
     """
-    graphs = [Graph(space.hidden) for space in problem.spaces]
-    probs = _spread_bought(problem, graphs)
-    heads: dict[tuple[int, int], LinearParams] = {}
+    spaces = [SpreadSpace(space.hidden) for space in problem.spaces]
+    probs, power = _spread_bought(problem, spaces)
+    return _agreed(problem, spaces, probs, power, {})
+
+
+class SpreadSpace:
+    """The graph of a space, and the nearest rows of the samples outside of it, which are looked for once."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows, self.graph = rows, Graph(rows)
+        self.outside: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+    def nearest(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n', neighbours) weights, and indices of rows; ``hidden`` is (n', d')."""
+        if self.outside is None or not torch.equal(self.outside[0], hidden):
+            similarity, index = nearest(hidden, self.rows, min(NEIGHBOURS, len(self.rows)), same=False)
+            self.outside = (hidden, F.normalize(self.graph.edge(similarity) + 1e-6, p=1, dim=1), index)
+        return self.outside[1:]
+
+
+def _agreed(
+    problem: Problem,
+    spaces: Sequence[SpreadSpace],
+    probs: torch.Tensor,
+    power: float,
+    heads: dict[tuple[int, int], LinearParams],
+    tolerance: float = TOLERANCE,
+) -> Candidate:
+    """The candidate that follows from (r, K) ``probs`` by bought labels alone, which are scores to a power.
+
+    Heads begin with ``heads``, and are fitted to a tolerance.
+    """
+    graphs = [space.graph for space in spaces]
     for _ in range(AGREEMENT_ROUNDS):
         kept = probs.argmax(1) == problem.given
         labels = given_counts(problem.given, problem.classes) * kept[:, None]
         labels[problem.known] = ANSWER_WEIGHT * F.one_hot(problem.answers, problem.classes).float()
         spread = _spread_across(problem, graphs, labels)
-        heads, log_probs = fit_folds(problem, labels, heads)
+        heads, log_probs = fit_folds(problem, labels, heads, tolerance)
         probs = (spread.log() + log_probs).softmax(1)
     start = counted_transition(probs, problem.given, problem.known, problem.answers)
     transition = estimate_transition(
@@ -95,26 +133,33 @@ def fit_spread(problem: Problem) -> Candidate:
     )
 
     def extend(number: int, hidden: torch.Tensor) -> torch.Tensor:
-        rows, graph = problem.spaces[number].hidden, graphs[number]
-        similarity, index = nearest(hidden, rows, min(NEIGHBOURS, len(rows)), same=False)
-        weight = F.normalize(graph.edge(similarity) + 1e-6, p=1, dim=1)
+        weight, index = spaces[number].nearest(hidden)
         parts = zip(weight.split(BLOCK), index.split(BLOCK), strict=True)  # of rows x neighbours x K numbers
         return torch.cat([(shares[:, :, None] * probs[near]).sum(1) for shares, near in parts])
 
-    return Candidate(probs, transition, extend)
+    def refit(other: Problem) -> Candidate:
+        counts = torch.zeros_like(probs)
+        counts[other.known] = F.one_hot(other.answers, other.classes).float()
+        scores = torch.empty_like(probs)
+        for space, graph in zip(other.spaces, graphs, strict=True):
+            # Spreading is linear: of all bought labels together as of one after the other.
+            scores[space.members] = as_shares(graph.spread(counts))[space.members]
+        return _agreed(other, spaces, (power * scores.log()).softmax(1), power, heads, REFIT_TOLERANCE)
+
+    return Candidate(probs, transition, extend, refit)
 
 
-def _spread_bought(problem: Problem, graphs: Sequence[Graph]) -> torch.Tensor:
-    """(r, K) class probabilities from bought labels alone."""
+def _spread_bought(problem: Problem, spaces: Sequence[SpreadSpace]) -> tuple[torch.Tensor, float]:
+    """(r, K) class probabilities from bought labels alone, and the power of the scores."""
     scores = torch.empty_like(problem.probs)
     alone = torch.empty(len(problem.known), problem.classes)
-    for space, graph in zip(problem.spaces, graphs, strict=True):
-        all_rows, left_out = spread_answers(graph, problem.known, problem.answers, problem.classes)
+    for space, spread in zip(problem.spaces, spaces, strict=True):
+        all_rows, left_out = spread_answers(spread.graph, problem.known, problem.answers, problem.classes)
         scores[space.members] = all_rows[space.members]
         of_space = torch.isin(problem.known, space.members)
         alone[of_space] = left_out[of_space]
     power = max(POWERS, key=lambda power: _log_prob(alone, power, problem.answers))
-    return (power * scores.log()).softmax(1)
+    return (power * scores.log()).softmax(1), power
 
 
 def _spread_across(problem: Problem, graphs: Sequence[Graph], labels: torch.Tensor) -> torch.Tensor:
@@ -137,12 +182,27 @@ OF_ANSWERS = ("bought", "spread")
 """Candidates that know a class by its bought labels alone."""
 
 
-def _of_heads(problem: Problem, model: HeadModel) -> Candidate:
+def _of_heads(model: HeadModel, noise: Callable[[Problem], torch.Tensor] | None = None) -> Candidate:
+    """The candidate of heads; ``noise`` gives a T that is not estimated."""
+
     def extend(number: int, hidden: torch.Tensor) -> torch.Tensor:
         logs = [model.heads[number, fold].log_probs(hidden) for fold in (0, 1)]
         return (model.temperature * (logs[0] + logs[1]) / 2).softmax(1)
 
-    return Candidate(model.probs, model.transition, extend)
+    def refit(problem: Problem) -> Candidate:
+        return _of_heads(refit_heads(problem, model, noise and noise(problem)), noise)
+
+    return Candidate(model.probs, model.transition, extend, refit)
+
+
+def _least_noise(problem: Problem) -> torch.Tensor:
+    """(K, K) T of labels of which nearly none is wrong."""
+    return symmetric_transition(RATES[0], problem.classes)
+
+
+def _even_noise(problem: Problem) -> torch.Tensor:
+    """(K, K) T with the rate of wrong labels among the bought ones."""
+    return symmetric_transition(wrong_rate(problem.given[problem.known], problem.answers), problem.classes)
 
 
 def _log_prob(scores: torch.Tensor, power: float, answers: torch.Tensor) -> float:

@@ -7,6 +7,7 @@ half of the rows that it was not fitted to; one temperature for all, by the like
 Source: Dempster, Laird, Rubin 1977, for the noise model of ``transition``; the heads are those of ``linear``.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,10 @@ WEIGHT_DECAY = 3e-4  # of heads on rows of norm 1
 FEW_WEIGHT_DECAY = 1e-3  # of a head that is fitted to the bought labels alone
 ANSWER_WEIGHT = 5.0  # of a bought sample among those whose class is estimated
 ROUNDS = 8  # of expectation-maximisation
+REFIT_ROUNDS = 2  # of a model that is settled, on other bought labels
 SETTLED = 1e-3  # mean change of a probability in a round; below it the rounds end
 TOLERANCE = 1e-4  # of the heads' gradients
+REFIT_TOLERANCE = 1e-6  # of refitted ones; one label of a large pool moves a gradient by less than the other
 TEMPERATURES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # factors of the logits
 
 
@@ -65,22 +68,58 @@ def fit_heads(problem: Problem, start: torch.Tensor, fixed: torch.Tensor | None 
         start: (r, K), P before the first round.
         fixed: (K, K), a T that is not estimated.
     """
-    given, known, answers = problem.given, problem.known, problem.answers
-    probs, temperature = start, 1.0
-    heads: dict[tuple[int, int], LinearParams] = {}
-    transition = counted_transition(probs, given, known, answers) if fixed is None else fixed
+    transition = (
+        counted_transition(start, problem.given, problem.known, problem.answers) if fixed is None else fixed
+    )
+    model = HeadModel(start, transition, {}, 1.0)
     for _ in range(ROUNDS):
-        if fixed is None:
-            transition = estimate_transition(probs, given, known, answers, transition)
-        targets = with_answers(posterior(probs, transition, given), known, answers)
-        heads, log_probs = fit_folds(problem, weighted(problem, targets), heads)
-        before = probs
-        temperature, probs = _calibrated(log_probs, transition, given)
-        if float((probs - before).abs().mean()) < SETTLED:
+        before = model.probs
+        model = _next_round(problem, model, fixed, TEMPERATURES)
+        if float((model.probs - before).abs().mean()) < SETTLED:
             break
+    return _with_last_transition(problem, model, fixed)
+
+
+def refit_heads(problem: Problem, model: HeadModel, fixed: torch.Tensor | None = None) -> HeadModel:
+    """A fitted model after ``REFIT_ROUNDS`` rounds more, at its temperature.
+
+    Args:
+        problem: the rows that it was fitted to, with other bought labels.
+        model: to go on from.
+        fixed: as in ``fit_heads``.
+    """
+    model = model if fixed is None else model._replace(transition=fixed)
+    for _ in range(REFIT_ROUNDS):
+        model = _next_round(problem, model, fixed, (model.temperature,), REFIT_TOLERANCE)
+    return _with_last_transition(problem, model, fixed)
+
+
+def _next_round(
+    problem: Problem,
+    model: HeadModel,
+    fixed: torch.Tensor | None,
+    temperatures: Sequence[float],
+    tolerance: float = TOLERANCE,
+) -> HeadModel:
+    """The model after one round of expectation-maximisation."""
+    given, known, answers = problem.given, problem.known, problem.answers
+    probs, transition = model.probs, model.transition
     if fixed is None:
         transition = estimate_transition(probs, given, known, answers, transition)
+    targets = with_answers(posterior(probs, transition, given), known, answers)
+    heads, log_probs = fit_folds(problem, weighted(problem, targets), model.heads, tolerance)
+    temperature, probs = _calibrated(log_probs, transition, given, temperatures)
     return HeadModel(probs, transition, heads, temperature)
+
+
+def _with_last_transition(problem: Problem, model: HeadModel, fixed: torch.Tensor | None) -> HeadModel:
+    """The model with the T that follows from its P."""
+    if fixed is not None:
+        return model
+    given, known, answers = problem.given, problem.known, problem.answers
+    return model._replace(
+        transition=estimate_transition(model.probs, given, known, answers, model.transition)
+    )
 
 
 def weighted(problem: Problem, targets: torch.Tensor) -> torch.Tensor:
@@ -91,7 +130,10 @@ def weighted(problem: Problem, targets: torch.Tensor) -> torch.Tensor:
 
 
 def fit_folds(
-    problem: Problem, targets: torch.Tensor, starts: dict[tuple[int, int], LinearParams]
+    problem: Problem,
+    targets: torch.Tensor,
+    starts: dict[tuple[int, int], LinearParams],
+    tolerance: float = TOLERANCE,
 ) -> tuple[dict[tuple[int, int], LinearParams], torch.Tensor]:
     """A head for each space and fold, and (r, K) log probabilities of the rows of the other fold.
 
@@ -99,6 +141,7 @@ def fit_folds(
         problem: r rows.
         targets: (r, K) soft labels times the weights of the rows; rows of 0 are not fitted.
         starts: heads to begin with.
+        tolerance: of their gradients.
     """
     log_probs = torch.empty_like(targets)
     heads = {}
@@ -106,7 +149,7 @@ def fit_folds(
         hidden = problem.spaces[number].hidden
         start = starts.get((number, fold))
         head = fit_logistic_regression(
-            hidden[train], targets[train], WEIGHT_DECAY, start, tolerance=TOLERANCE
+            hidden[train], targets[train], WEIGHT_DECAY, start, tolerance=tolerance
         )
         log_probs[test] = head.log_probs(hidden[test])
         heads[number, fold] = head
@@ -114,12 +157,12 @@ def fit_folds(
 
 
 def _calibrated(
-    log_probs: torch.Tensor, transition: torch.Tensor, given: torch.Tensor
+    log_probs: torch.Tensor, transition: torch.Tensor, given: torch.Tensor, temperatures: Sequence[float]
 ) -> tuple[float, torch.Tensor]:
-    """The factor of the logits under which the given labels are most likely, and (r, K) probabilities with it."""
+    """The temperature under which the given labels are most likely, and (r, K) probabilities with it."""
     best, chosen = -torch.inf, (1.0, log_probs.exp())
     of_given = given_likelihood(transition, given)
-    for factor in TEMPERATURES:
+    for factor in temperatures:
         probs = (factor * log_probs).softmax(1)
         likelihood = (probs * of_given).sum(1).clamp(min=1e-9).log().mean()
         if float(likelihood) > best:

@@ -44,6 +44,9 @@ class LabelModel(NamedTuple):
         estimated: (K, K) the mean of the candidates' T before the powers.
         corrects: there are enough bought labels, one of them differs from the given one, and some candidate predicts
             bought and given labels better than plain by more than a standard error.
+        problem: the samples that the candidates were fitted on.
+        candidates: those with a weight.
+        powers: of each of these, the power of T.
     """
 
     probs: torch.Tensor
@@ -53,6 +56,9 @@ class LabelModel(NamedTuple):
     log_likelihood: dict[str, float]
     estimated: torch.Tensor
     corrects: bool
+    problem: Problem
+    candidates: dict[str, Candidate]
+    powers: dict[str, float]
 
     @property
     def wrong_share(self) -> float:
@@ -94,9 +100,10 @@ def fit_label_model(
     fold = answer_folds(answers, FOLDS if problem.classes <= MANY_CLASSES else FOLDS_OF_MANY, generator)
     if not (fold >= 0).any():
         plain = fit_plain(problem)
-        probs = _whole_pool(plain, problem, evidence)
+        probs = OutsideRows(problem, evidence).whole_pool(plain)
         known = posterior(probs, plain.transition, evidence.given)
-        return LabelModel(probs, known, plain.transition, {PLAIN: 1.0}, {}, plain.transition, corrects=False)
+        fitted = (problem, {PLAIN: plain}, {PLAIN: 1.0})
+        return LabelModel(probs, known, plain.transition, {PLAIN: 1.0}, {}, plain.transition, False, *fitted)
     crossed = make_problem(evidence, bought, answers, usable, CROSS_ROWS, generator)
     left_out = {name: left_out_fits(crossed, fit, fold) for name, fit in CANDIDATES.items()}
     powers = {name: fits.best_power(evidence.given[bought], answers) for name, fits in left_out.items()}
@@ -104,15 +111,13 @@ def fit_label_model(
         name: fits.terms(powers[name], evidence.given[bought], answers) for name, fits in left_out.items()
     }
     weights = dict(zip(terms, averaging_weights(torch.stack([*terms.values()]), generator), strict=True))
+    outside = OutsideRows(problem, evidence)
+    candidates = {name: CANDIDATES[name](problem) for name, weight in weights.items() if weight}
     parts: dict[str, Part] = {}
-    for name, weight in weights.items():
-        if weight:
-            candidate = CANDIDATES[name](problem)
-            of_pool = _whole_pool(candidate, problem, evidence)
-            of_pool[bought[fold >= 0]] = left_out[name].probs[fold >= 0]
-            powered = to_power(candidate.transition, powers[name])
-            known = posterior(of_pool, powered, evidence.given)
-            parts[name] = Part(of_pool, known, powered, candidate.transition)
+    for name, candidate in candidates.items():
+        of_pool = outside.whole_pool(candidate)
+        of_pool[bought[fold >= 0]] = left_out[name].probs[fold >= 0]
+        parts[name] = part_of(candidate, of_pool, powers[name], evidence.given)
     probs, known, transition, estimated = mixed(
         parts, weights, torch.bincount(answers, minlength=problem.classes) > 0
     )
@@ -121,7 +126,21 @@ def fit_label_model(
     wrong = (evidence.given[bought] != answers) & (evidence.given[bought] >= 0)
     case = len(bought) >= LEAST_BOUGHT and bool(wrong.any())
     corrects = case and any(is_above(terms, joint[PLAIN]) for name, terms in joint.items() if name != PLAIN)
-    return LabelModel(probs, known, transition, weights, likelihood, estimated, corrects)
+    fitted = (problem, candidates, powers)
+    return LabelModel(probs, known, transition, weights, likelihood, estimated, corrects, *fitted)
+
+
+def part_of(candidate: Candidate, probs: torch.Tensor, power: float, given: torch.Tensor) -> Part:
+    """What a candidate says of the pool.
+
+    Args:
+        candidate: with its T.
+        probs: (n, K) P of the pool.
+        power: of T.
+        given: (n,) int64.
+    """
+    powered = to_power(candidate.transition, power)
+    return Part(probs, posterior(probs, powered, given), powered, candidate.transition)
 
 
 def mixed(parts: Mapping[str, Part], weights: Mapping[str, float], has_answer: torch.Tensor) -> Part:
@@ -251,13 +270,27 @@ def to_power(transition: torch.Tensor, power: float) -> torch.Tensor:
     return F.normalize(transition**power, p=1, dim=1)
 
 
-def _whole_pool(candidate: Candidate, problem: Problem, evidence: Evidence) -> torch.Tensor:
-    """(n, K) P of the pool, from that of the problem's rows."""
-    probs = torch.empty_like(evidence.probs)
-    probs[problem.rows] = candidate.probs
-    for number, space in enumerate(evidence.spaces):
-        outside = space.members[~torch.isin(space.members, problem.rows)]
-        if len(outside):
-            hidden = problem.projections[number].apply(space.hidden[outside])
+class OutsideRows:
+    """The samples of the pool that a problem was not made of, projected once for all candidates.
+
+    Args:
+        problem: r rows.
+        evidence: of n samples.
+    """
+
+    def __init__(self, problem: Problem, evidence: Evidence) -> None:
+        self.rows, self.size = problem.rows, len(evidence.given)
+        self.spaces: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        for number, space in enumerate(evidence.spaces):
+            outside = space.members[~torch.isin(space.members, problem.rows)]
+            if len(outside):
+                hidden = problem.projections[number].apply(space.hidden[outside])
+                self.spaces.append((number, outside, hidden))
+
+    def whole_pool(self, candidate: Candidate) -> torch.Tensor:
+        """(n, K) P of the pool, from that of the problem's rows."""
+        probs = candidate.probs.new_empty(self.size, candidate.probs.shape[1])
+        probs[self.rows] = candidate.probs
+        for number, outside, hidden in self.spaces:
             probs[outside] = candidate.extend(number, hidden)
-    return probs
+        return probs

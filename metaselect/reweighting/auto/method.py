@@ -32,9 +32,12 @@ from metaselect.models.logistic_regression import LinearParams
 from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
 from metaselect.records import MOST_ROWS, Json, matrix_rows
+from metaselect.reweighting.auto.label_effects import label_effects
 from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, LabelModel, fit_label_model
 from metaselect.reweighting.auto.transition import answered, given_likelihood, posterior
 from metaselect.reweighting.base import (
+    REFITS,
+    LabelEffects,
     Method,
     MethodRun,
     Recipe,
@@ -77,6 +80,7 @@ class Auto(Method):
     weight_kind: ClassVar[str] = "posterior"
     needs_evidence: ClassVar[bool] = True
     solves_linear: ClassVar[bool] = True
+    trace: ClassVar[str] = REFITS
     recipe: ClassVar[Recipe] = Recipe(momentum=0.9, batch_size=64)  # of some corrected trainings
 
     def __post_init__(self) -> None:
@@ -210,6 +214,12 @@ class AutoRun(MethodRun):
         mean = torch.where(seen[:, None], self.summed / self.visits.clamp(min=1)[:, None], prior)
         use = seen & self.model.corrects & (self._memorised(mean, seen) <= MEMORISED)
         return torch.where(use[:, None], posterior(mean, self.transition, self.given), prior)
+
+    def label_effects(self) -> LabelEffects:
+        """On the posterior of the given label by the model of the labels alone."""
+        given = self.evidence.given
+        weights = self.model.posterior.gather(1, given.clamp(min=0)[:, None])[:, 0]
+        return LabelEffects(torch.where(given >= 0, weights, 0.0), label_effects(self.model, self.evidence))
 
     def _memorised(self, mean: torch.Tensor, seen: torch.Tensor) -> float:
         """The share of given labels that the network predicts, less that of models not trained on them."""

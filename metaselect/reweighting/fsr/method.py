@@ -30,6 +30,7 @@ from metaselect.models.predictions import Predictions
 from metaselect.options import not_in_key
 from metaselect.random import generator
 from metaselect.reweighting.base import (
+    PRODUCTS,
     Method,
     MethodRun,
     Start,
@@ -63,14 +64,8 @@ from metaselect.reweighting.soft_targets import (
 WEIGHTS = {"relu": relu_weights, "shift": shifted_weights}
 FORMS = ("paper", "released")
 SHARES = (
-    "share",
-    "momentum",
-    "virtual_momentum",
-    "deferral",
-    "pseudo_momentum",
-    "smoothing",
-    "reward_smoothing",
-    "ema",
+    *("share", "momentum", "virtual_momentum", "deferral"),
+    *("pseudo_momentum", "smoothing", "reward_smoothing", "ema"),
 )
 AT_LEAST_0 = ("pseudo",)
 ABOVE_0 = ("dictionary", "meta_ratio", "virtual_rate", "weight_step", "temperature")
@@ -137,6 +132,7 @@ class FSR(Method):
         }
     }
     excludes_bought: ClassVar[bool] = True
+    trace: ClassVar[str] = PRODUCTS
     weight_kind: ClassVar[str] = "mean of last visits"
     weighs_unseen: ClassVar[bool] = False
 

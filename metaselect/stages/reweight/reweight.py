@@ -10,6 +10,7 @@ from metaselect.data.store import data_inputs, require_contents
 from metaselect.options import ReweightOptions
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import settings
+from metaselect.reweighting.base import REFITS
 from metaselect.run.artefacts import (
     CHECKPOINT,
     CROSS_FIT,
@@ -49,6 +50,7 @@ from metaselect.stages.reweight.failure_check import (
 from metaselect.stages.reweight.issues import Suggested, known_predictions, suggest, write_issues
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
 from metaselect.stages.reweight.surroundings import surroundings_round
+from metaselect.stages.reweight.trace import Trace, require_trace, trace_mib, write_changes
 from metaselect.stages.reweight.training import start_model, train_method
 from metaselect.stages.reweight.weights_table import weights_table
 from metaselect.stages.wrong_labels import wrong_labels
@@ -77,10 +79,13 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
     require_contents(run)
     name = checked_folder_name(options.method if options.name is None else options.name)
     setup = resolve_setup(run, options, report)
+    if options.trace:
+        require_trace(setup)
     key = StageKey(
         {
             **setup.resolved.as_options(options),
             **_left_to_method(setup),
+            **({"trace": True} if options.trace else {}),  # else runs of earlier versions had another key
             "option": settings(setup.method),
             "meta_batch_size": setup.meta_batch_size,
         },
@@ -97,6 +102,8 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
             needs = training_needs(start_model(setup), setup.pool, 1 + RESUME_COPIES)
             needs["comparison_epochs"] = comparison_epochs(setup, folds)
             needs["seconds"] = estimated_seconds(setup, folds)
+            if options.trace:
+                needs["trace_mib"] = trace_mib(setup)
             return dry_run_outcome(stage, key, needs)
         if may_be_long(setup, folds) and (seconds := estimated_seconds(setup, folds)) is not None:
             report.note(advice(setup, folds, seconds))
@@ -150,7 +157,8 @@ def _train(
     setup: ReweightSetup, known: PoolPredictions | None, name: str, work: Work, report: Reporter
 ) -> tuple[dict[str, Json], dict[str, pa.Array], Suggested]:
     """The result, the columns of ``weights.parquet``, and what the labels should be."""
-    trained = train_method(setup, work.folder / RESUME, f"reweight {name}", report)
+    after_epoch = Trace(setup, work.folder).after_epoch if setup.options.trace else None
+    trained = train_method(setup, work.folder / RESUME, f"reweight {name}", report, after_epoch)
     if sentence := trained.run.sentence():
         report.note(sentence)
     work.details["method"] = trained.run.describe()
@@ -169,6 +177,8 @@ def _train(
     kind = setup.method.weight_kind
     table = weights_table(pool, setup.meta_set, trained.weights, kind, predictions, held_out_prob)
     write_parquet(work.folder / WEIGHTS.within(), WEIGHTS, table)
+    if setup.options.trace and setup.method.trace == REFITS:
+        write_changes(setup, trained.run.label_effects(), work.folder, report)
     zero_batches = sum(row.zero_batches for row in history) / len(history)
     after = BoughtScore(history[-1].bought_loss, history[-1].bought_accuracy)
     dead = ""

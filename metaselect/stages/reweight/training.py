@@ -1,5 +1,6 @@
 """One training by a method, from its start to the model, its predictions and the weights."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,13 @@ class Trained(NamedTuple):
     config: TrainingConfig
 
 
-def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter) -> Trained:
+def train_method(
+    setup: ReweightSetup,
+    resume: Path,
+    what: str,
+    report: Reporter,
+    after_epoch: Callable[[nn.Module, Batches, int, int], None] | None = None,
+) -> Trained:
     """Train by the method of ``setup``, on its pool and bought labels.
 
     Args:
@@ -76,6 +83,7 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
         resume: holds the state after the last whole epoch; a training that finds it goes on from there.
         what: a word for the progress line.
         report: shows progress.
+        after_epoch: called with the model, the pool, the epoch and the number of epochs, before that epoch is saved.
 
     Raises:
         ConditionUnmet: the training diverged.
@@ -113,6 +121,8 @@ def train_method(setup: ReweightSetup, resume: Path, what: str, report: Reporter
     )
     for log in epochs:
         history.append(ReweightRow(*log, *score_on_bought(final_model(state), batches, bought)))
+        if after_epoch is not None:
+            after_epoch(state.model, batches, log.epoch, config.epochs)
         save_state(state, history, resume)
     return _trained(setup, final_model(state), method, batches, history, before, config)
 

@@ -1,1 +1,1 @@
-"""The stage `select`: the plan of a round, the choice, discarding a round, explaining a sample."""
+"""The stage `select`: the plan of a round, the choice, discarding a round."""

@@ -1,6 +1,5 @@
-"""`select --explain`: the rank, cluster and score of one sample in the latest round, without torch."""
+"""Why a sample was picked, or not: its rank, cluster and score in the latest round."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from math import isfinite
 from typing import NamedTuple
@@ -9,19 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metaselect.annotation.consensus import BOUGHT
-from metaselect.annotation.ledger import read_ledger
 from metaselect.annotation.quality.noise_estimate import given_labels
-from metaselect.annotation.rounds import Round, nothing_selected_error, rounds
-from metaselect.data.classes import suggest
-from metaselect.errors import ArtefactError, UsageError
-from metaselect.records import Json, Outcome
-from metaselect.run.artefacts import CLUSTERS, NEIGHBOURS, SAMPLES, SELECT, SELECTED
+from metaselect.annotation.rounds import Round, rounds
+from metaselect.errors import ArtefactError
+from metaselect.records import Json
+from metaselect.run.artefacts import CLUSTERS, NEIGHBOURS, SELECT, SELECTED
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet, read_records
-from metaselect.text import quoted
-
-MAX_COMPARED_IDS = 10_000  # for suggestions; comparing a whole large pool would take minutes
 
 
 class Representative(NamedTuple):
@@ -89,60 +82,51 @@ class Pick(NamedTuple):
     control: bool
 
 
-def explain(run: Run, sample_id: str) -> Outcome:
-    """The rank, cluster or score of a sample in the latest round, its earlier picks and its answer; reads only.
+def selection(run: Run, sample_id: str, *, bought: bool) -> dict[str, Json]:
+    """The rank, cluster or score of a sample in the latest round, and its earlier picks.
+
+    Args:
+        run: with a round.
+        sample_id: of a sample of the pool.
+        bought: whether its label was bought.
 
     Raises:
-        ArtefactError: nothing was selected yet, or a file is damaged.
-        UsageError: there is no such sample; the hint names similar ids.
+        ArtefactError: a file is damaged.
     """
-    run.info()
     all_rounds = rounds(run)
-    if not all_rounds:
-        raise nothing_selected_error(run)
     latest = all_rounds[-1]
-    given = _given_label(run, sample_id)
     picks = [
         Pick(each.number, int(each.samples[sample_id].rank), sample_id in each.control)
         for each in all_rounds
         if sample_id in each.samples
     ]
     current_pick = next((pick for pick in picks if pick.round == latest.number), None)
-    consensus = read_ledger(run).verdicts.get(sample_id)
     position = _position(run, latest, sample_id)
     surroundings = _surroundings(run, latest, sample_id)
     options = run.stage(SELECT.name(number=latest.number)).require().key.options
     earlier: list[Json] = [pick._asdict() for pick in picks if pick is not current_pick]
-    bought = consensus is not None and consensus.status in BOUGHT
-    return Outcome(
-        {
-            "run": str(run.root),
-            "sample_id": sample_id,
-            "given_label": given or None,
-            "round": latest.number,
-            "method": str(options.get("method", "")),
-            "selected": current_pick is not None,
-            "rank": current_pick and current_pick.rank,
-            "control": current_pick is not None and current_pick.control,
-            "cluster": _as_json(position) if isinstance(position, ClusterPosition) else None,
-            "score": _as_json(position) if isinstance(position, ScorePosition) else None,
-            "unjudged": None
-            if position
-            else _unscored_reason(
-                latest,
-                sample_id,
-                surroundings,
-                options.get("max_outlier"),
-                already_bought=bought or bool(earlier),
-            ),
-            "duplicate_group": surroundings.group,
-            "near_duplicates": [*surroundings.near_duplicates],
-            "outlier": surroundings.outlier,
-            "earlier": earlier,
-            "bought": bought,
-            "answer": consensus and {**consensus._asdict(), "clean_label": consensus.clean_label or None},
-        }
-    )
+    return {
+        "round": latest.number,
+        "method": str(options.get("method", "")),
+        "selected": current_pick is not None,
+        "rank": current_pick and current_pick.rank,
+        "control": current_pick is not None and current_pick.control,
+        "cluster": _as_json(position) if isinstance(position, ClusterPosition) else None,
+        "score": _as_json(position) if isinstance(position, ScorePosition) else None,
+        "unjudged": None
+        if position
+        else _unscored_reason(
+            latest,
+            sample_id,
+            surroundings,
+            options.get("max_outlier"),
+            already_bought=bought or bool(earlier),
+        ),
+        "duplicate_group": surroundings.group,
+        "near_duplicates": [*surroundings.near_duplicates],
+        "outlier": surroundings.outlier,
+        "earlier": earlier,
+    }
 
 
 def _unscored_reason(
@@ -236,7 +220,7 @@ def _cluster_position(
     )
     mass = float(row["cluster_mass"]) if row["cluster_mass"] else None
     representative = Representative(
-        representative_id, _given_label(run, representative_id) or None, int(row["rank"])
+        representative_id, given_labels(run, [representative_id])[representative_id] or None, int(row["rank"])
     )
     return ClusterPosition(number, len(members), mass, similarity, place, representative)
 
@@ -252,29 +236,3 @@ def _place_by_similarity(table: pa.Table, sample_id: str) -> int:
 def _rows(run: Run, latest: Round, columns: Sequence[str], where: tuple[str, str, Json]) -> pa.Table:
     """Rows of ``clusters.parquet`` that pass the filter ``where``; the others never become Python objects."""
     return read_parquet(run, CLUSTERS, columns, where=where, number=latest.number)
-
-
-def _given_label(run: Run, sample_id: str) -> str:
-    """The given label of one sample, as a class name; empty where it has none.
-
-    Raises:
-        UsageError: it is not in the pool.
-    """
-    labels = given_labels(run, [sample_id])
-    if sample_id not in labels:
-        raise _unknown(run, sample_id)
-    return labels[sample_id]
-
-
-def _unknown(run: Run, sample_id: str) -> UsageError:
-    """The error for an unknown id, with ids that contain it or are spelt alike."""
-    ids: list[str] = read_parquet(run, SAMPLES, ["sample_id"])["sample_id"].to_pylist()
-    containing = [known for known in ids if sample_id and sample_id.casefold() in known.casefold()][:3]
-    if containing:
-        hint = f"Did you mean {' or '.join(map(quoted, containing))}?"
-    else:
-        # The pool is sorted by sample_id, so ids with the same beginning are close together.
-        start = max(0, min(bisect_left(ids, sample_id) - MAX_COMPARED_IDS // 2, len(ids) - MAX_COMPARED_IDS))
-        suggestion = suggest(sample_id, ids[start : start + MAX_COMPARED_IDS])
-        hint = f"{suggestion[0].upper()}{suggestion[1:].removesuffix('?')}{'?' if suggestion.endswith('?') else '.'}"
-    return UsageError(f"There is no sample {quoted(sample_id)} in {run.root}.", hint)

@@ -1,0 +1,1 @@
+"""The command `explain`: what a run says of one sample, without torch."""
