@@ -18,6 +18,10 @@ FINETUNE, BODY_RATE = "top", 0.1
 """Defaults of --finetune and --body-rate."""
 
 
+DEFAULT_BUDGETS, MOST_BUDGETS = (10, 20, 50, 100), 8
+"""Of `plan`: the budgets that it compares by default, and the most that it takes."""
+
+
 def not_in_key(default: Any) -> Any:
     """A field that is not in the stage's key."""
     return field(default=default, metadata={"bears": False})
@@ -169,6 +173,28 @@ class SelectOptions:
         require_range("min-per-class", self.min_per_class, 0)
         if self.max_outlier is not None:
             require_range("max-outlier", self.max_outlier, 0, 1)
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """`plan`, which is no stage: it writes nothing.
+
+    Attributes:
+        budgets: numbers of further labels; None: those of ``DEFAULT_BUDGETS`` that the pool has room for.
+        seed: of the draws.
+    """
+
+    budgets: tuple[int, ...] | None = None
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.budgets is not None and not 0 < len(self.budgets) <= MOST_BUDGETS:
+            raise UsageError(
+                f"--budgets has {len(self.budgets)} numbers.", f"Give 1 to {MOST_BUDGETS}, such as 10,20,50."
+            )
+        for budget in self.budgets or ():
+            require_range("budgets", budget, 1)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ LAYERS = (
     {"models"},
     {"metagrad"},
     {"reweighting", "selection"},
+    {"planning"},
     {"training"},
     {"features"},
     {"web"},
@@ -33,6 +34,7 @@ LAYERS = (
 )
 """From the bottom; a module imports from its own layer's package, or from lower ones."""
 PURE = (
+    "planning",
     "selection",
     "reweighting",
     "models",
@@ -74,6 +76,7 @@ TORCH_FREE = (
         "stages.wrong_labels",
     ),
     *("stages.explain", "stages.select.discard"),
+    *("planning.forecast", "planning.measured"),
     *("api.frames", "api.tables"),
 )
 MOST_LINES, MOST_MODULES = 300, 14  # of a module, and of a folder without its ``__init__``

@@ -36,6 +36,7 @@ METAVARS = {
 COMMAND_ORDER = (
     *(entry.command for entry in STAGES),
     "export",
+    "plan",
     "explain",
     "status",
     "compare",
@@ -134,7 +135,7 @@ def root(
 
 def _register() -> None:
     """Add all commands to ``app``."""
-    from metaselect.cli import compare, explain, gate, reweight, select, status, verify, warmup
+    from metaselect.cli import compare, explain, gate, plan, reweight, select, status, verify, warmup
     from metaselect.cli.annotate import forms, serve, votes
     from metaselect.cli.annotate.group import group
     from metaselect.cli.datasets import corrupt, embed, ingest, split
@@ -142,7 +143,7 @@ def _register() -> None:
     from metaselect.cli.labels import export, fanout
 
     for module in (
-        *(ingest, warmup, select, forms, votes, serve),
+        *(ingest, warmup, plan, select, forms, votes, serve),
         *(reweight, evaluate, fanout, export, explain, status, compare, gate, verify, split, embed, corrupt),
     ):
         module.register(app)

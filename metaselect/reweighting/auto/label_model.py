@@ -30,6 +30,25 @@ LEAST_WEIGHT = 0.05  # candidates below it are left out
 LEAST_PROB = 1e-3  # a probability below counts as this
 
 
+class FitSize(NamedTuple):
+    """How much a fit costs.
+
+    Attributes:
+        rows: samples that the candidates are fitted on.
+        cross_rows: samples that they are fitted on in each fold.
+        folds: of the bought labels.
+        folds_of_many: the same, of more than ``MANY_CLASSES`` classes.
+    """
+
+    rows: int = MOST_ROWS
+    cross_rows: int = CROSS_ROWS
+    folds: int = FOLDS
+    folds_of_many: int = FOLDS_OF_MANY
+
+
+FULL_SIZE = FitSize()
+
+
 class LabelModel(NamedTuple):
     """Class probabilities of every sample of the pool, and the transition matrix, both means over candidates.
 
@@ -86,6 +105,7 @@ def fit_label_model(
     answers: torch.Tensor,
     usable: torch.Tensor,
     generator: torch.Generator,
+    size: FitSize = FULL_SIZE,
 ) -> LabelModel:
     """The model of the labels.
 
@@ -95,16 +115,18 @@ def fit_label_model(
         answers: (m,) int64, the bought labels.
         usable: (n',) int64 sorted pool indices; the given labels of all others are not used.
         generator: of the samples, the folds and the bootstrap.
+        size: of the fits.
     """
-    problem = make_problem(evidence, bought, answers, usable, MOST_ROWS, generator)
-    fold = answer_folds(answers, FOLDS if problem.classes <= MANY_CLASSES else FOLDS_OF_MANY, generator)
+    problem = make_problem(evidence, bought, answers, usable, size.rows, generator)
+    folds = size.folds if problem.classes <= MANY_CLASSES else size.folds_of_many
+    fold = answer_folds(answers, folds, generator)
     if not (fold >= 0).any():
         plain = fit_plain(problem)
         probs = OutsideRows(problem, evidence).whole_pool(plain)
         known = posterior(probs, plain.transition, evidence.given)
         fitted = (problem, {PLAIN: plain}, {PLAIN: 1.0})
         return LabelModel(probs, known, plain.transition, {PLAIN: 1.0}, {}, plain.transition, False, *fitted)
-    crossed = make_problem(evidence, bought, answers, usable, CROSS_ROWS, generator)
+    crossed = make_problem(evidence, bought, answers, usable, size.cross_rows, generator)
     left_out = {name: left_out_fits(crossed, fit, fold) for name, fit in CANDIDATES.items()}
     powers = {name: fits.best_power(evidence.given[bought], answers) for name, fits in left_out.items()}
     terms = {

@@ -3,6 +3,7 @@
 import torch
 
 from metaselect.features.extract import last_layer_factors
+from metaselect.features.files import LastLayerFactors
 from metaselect.models.build import input_channels
 from metaselect.records import Reporter
 from metaselect.reweighting.evidence import Evidence, Space
@@ -14,41 +15,57 @@ from metaselect.training.predict import pool_inputs
 from metaselect.training.saved_models import LINEAR, load_weights, recorded_model, warmup_model
 
 
-def label_evidence(setup: ReweightSetup, report: Reporter) -> Evidence:
+def label_evidence(setup: ReweightSetup, report: Reporter, ids: torch.Tensor | None = None) -> Evidence:
     """The warm-up's predictions, and representations of the pool by models that did not see its labels.
 
     The features themselves for the model ``linear``; the networks of the warm-up's folds, each for its fold; without
     folds the warm-up's own network, which did see most labels.
+
+    Args:
+        setup: of the run.
+        report: shows progress.
+        ids: (n',) int64, for these samples alone, in their order.
     """
     run, pool = setup.run, setup.pool
     start = warmup_model(run)
-    given, all_ids = torch.from_numpy(pool.labels), torch.arange(len(pool))
+    ids = torch.arange(len(pool)) if ids is None else ids
+    given, all_ids = torch.from_numpy(pool.labels)[ids], torch.arange(len(ids))
     improving = start.start_epoch == start.checkpoints[-1]
     predictions = pool_predictions(run)
     if predictions is not None and start.architecture == LINEAR:
-        spaces: tuple[Space, ...] = (Space(pool_inputs(_batches(setup, LINEAR)).cpu(), all_ids),)
+        spaces: tuple[Space, ...] = (Space(pool_inputs(_batches(setup, LINEAR)).cpu()[ids], all_ids),)
     elif predictions is not None and predictions.fold is not None:
-        fold = predictions.fold
+        fold = predictions.fold[ids]
         spaces = tuple(
-            Space(_factors(setup, path, report)[1], (fold == number).nonzero()[:, 0])
+            Space(pool_factors(setup, path, report, ids).hidden, (fold == number).nonzero()[:, 0])
             for number, path in enumerate(fold_model_inputs(run))
         )
     else:
-        probs, hidden = _factors(setup, CHECKPOINT.path(epoch=start.start_epoch), report)
+        probs, hidden = pool_factors(setup, CHECKPOINT.path(epoch=start.start_epoch), report, ids)
         spaces = (Space(hidden, all_ids),)
         if predictions is None:  # of a warm-up that made no table
             return Evidence(given, probs, probs, spaces, improving)
-    return Evidence(given, predictions.held_out, predictions.probs, spaces, improving)
+    return Evidence(given, predictions.held_out[ids], predictions.probs[ids], spaces, improving)
 
 
-def _factors(setup: ReweightSetup, weights: str, report: Reporter) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, K) probabilities and (n, d) representations by the network of a file below the run, on the CPU."""
+def pool_factors(
+    setup: ReweightSetup, weights: str, report: Reporter, ids: torch.Tensor | None = None
+) -> LastLayerFactors:
+    """(n, K) probabilities and (n, d) representations by the network of a file below the run, on the CPU.
+
+    Args:
+        setup: of the run.
+        weights: path of the file below the run.
+        report: shows progress.
+        ids: (n',) int64, for these samples alone, in their order.
+    """
     run, pool = setup.run, setup.pool
     name, shape = warmup_model(run).architecture, pool.inputs.shape[1:]
     model = recorded_model(run, name, shape, len(pool.classes))
     load_weights(model, run.path(weights))
-    factors = last_layer_factors(model.to(setup.device), _batches(setup, name), report, "representations")
-    return factors.probs.float().cpu(), factors.hidden.float().cpu()
+    model, batches = model.to(setup.device), _batches(setup, name)
+    factors = last_layer_factors(model, batches, report, "representations", ids)
+    return LastLayerFactors(factors.probs.float().cpu(), factors.hidden.float().cpu())
 
 
 def _batches(setup: ReweightSetup, model: str) -> Batches:

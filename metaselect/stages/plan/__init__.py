@@ -1,0 +1,1 @@
+"""What further labels would bring, before they are bought."""
