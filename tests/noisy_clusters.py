@@ -19,7 +19,7 @@ from metaselect.data.corruption import (
 )
 from metaselect.models.cross_fit import cross_fit
 from metaselect.models.logistic_regression import fit_logistic_regression
-from metaselect.reweighting.auto.label_model import LabelModel, fit_label_model
+from metaselect.reweighting.auto.label_model import FULL_SIZE, FitSize, LabelModel, fit_label_model
 from metaselect.reweighting.auto.problem import Problem, make_problem
 from metaselect.reweighting.evidence import Evidence, Space
 
@@ -54,10 +54,15 @@ class Pool(NamedTuple):
         answers = self.true[self.bought] if answers is None else answers
         return make_problem(self.evidence, self.bought, answers, everyone, rows, stream())
 
-    def model(self, answers: torch.Tensor | None = None, usable: torch.Tensor | None = None) -> LabelModel:
+    def model(
+        self,
+        answers: torch.Tensor | None = None,
+        usable: torch.Tensor | None = None,
+        size: FitSize = FULL_SIZE,
+    ) -> LabelModel:
         usable = torch.arange(len(self.true)) if usable is None else usable
         answers = self.true[self.bought] if answers is None else answers
-        return fit_label_model(self.evidence, self.bought, answers, usable, stream())
+        return fit_label_model(self.evidence, self.bought, answers, usable, stream(), size)
 
 
 def pool(

@@ -11,14 +11,12 @@ from metaselect.models.cross_fit import is_above
 from metaselect.reweighting.auto import heads
 from metaselect.reweighting.auto.candidates import CANDIDATES, PLAIN
 from metaselect.reweighting.auto.heads import fit_heads
-from metaselect.reweighting.auto.label_model import (
-    FOLDS,
+from metaselect.reweighting.auto.label_model import FULL_SIZE, FitSize, LabelModel, averaging_weights
+from metaselect.reweighting.auto.left_out import (
     POWER_PRIOR,
     T_POWERS,
-    LabelModel,
     LeftOut,
     answer_folds,
-    averaging_weights,
     left_out_fits,
 )
 from metaselect.reweighting.auto.transition import PRIOR_COUNT, symmetric_transition
@@ -52,10 +50,10 @@ def test_each_kind_of_noise_is_found_from_200_bought_labels(noise: str) -> None:
 def test_left_out_fits_are_fits_without_those_answers(name: str) -> None:
     data, fit = pool(), CANDIDATES[name]
     problem = data.problem()
-    fold = answer_folds(problem.answers, FOLDS, stream())
+    fold = answer_folds(problem.answers, FULL_SIZE.folds, stream())
     found = left_out_fits(problem, fit, fold)
-    assert set(fold.tolist()) == set(range(FOLDS))
-    for number in range(FOLDS):
+    assert set(fold.tolist()) == set(range(FULL_SIZE.folds))
+    for number in range(FULL_SIZE.folds):
         out = fold == number
         by_hand = fit(problem._replace(known=problem.known[~out], answers=problem.answers[~out]))
         assert torch.equal(found.probs[out], by_hand.probs[problem.known[out]])
@@ -82,7 +80,7 @@ def test_the_power_of_t_is_one_unless_bought_labels_say_otherwise() -> None:
 def test_an_answer_that_is_left_out_has_no_influence_on_its_own_prediction(name: str) -> None:
     data = pool("uniform 40", apart=3)
     answers = data.true[data.bought]
-    fold = answer_folds(answers, FOLDS, stream())
+    fold = answer_folds(answers, FULL_SIZE.folds, stream())
     changed = answers.clone()
     changed[4] = (answers[4] + 1) % 3
     before, after = (left_out_fits(data.problem(each), CANDIDATES[name], fold) for each in (answers, changed))
@@ -95,7 +93,7 @@ def test_an_answer_that_is_left_out_has_no_influence_on_its_own_prediction(name:
 def test_terms_by_hand() -> None:
     data = pool()
     given, answers = data.evidence.given[data.bought], data.true[data.bought]
-    fold = answer_folds(answers, FOLDS, stream())
+    fold = answer_folds(answers, FULL_SIZE.folds, stream())
     found = left_out_fits(data.problem(), CANDIDATES["symmetric"], fold)
     for power in (1.0, 0.5):
         terms, joint = found.terms(power, given, answers), found.joint_terms(given, answers)
@@ -112,17 +110,17 @@ def test_terms_by_hand() -> None:
 
 def test_folds_spread_the_classes_and_keep_the_only_label_of_a_class() -> None:
     answers = torch.tensor([0] * 20 + [1] * 13 + [2] * 8 + [3, 4])
-    fold = answer_folds(answers, FOLDS, stream())
+    fold = answer_folds(answers, FULL_SIZE.folds, stream())
     assert fold[-2:].tolist() == [-1, -1]
     assert (fold[:-2] >= 0).all()
     for label, count in ((0, 20), (1, 13), (2, 8)):
-        sizes = torch.bincount(fold[answers == label], minlength=FOLDS)
-        assert sizes.min() >= count // FOLDS
-        assert sizes.max() <= -(-count // FOLDS)
+        sizes = torch.bincount(fold[answers == label], minlength=FULL_SIZE.folds)
+        assert sizes.min() >= count // FULL_SIZE.folds
+        assert sizes.max() <= -(-count // FULL_SIZE.folds)
     assert (
         torch.bincount(fold[:-2]).max() - torch.bincount(fold[:-2]).min() <= 2
     )  # the two alone took a place each
-    assert torch.equal(answer_folds(answers, FOLDS, stream()), fold)
+    assert torch.equal(answer_folds(answers, FULL_SIZE.folds, stream()), fold)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +129,7 @@ def test_folds_spread_the_classes_and_keep_the_only_label_of_a_class() -> None:
 )  # fmt: skip
 def test_few_answers(answers: list[int], left_out: list[int]) -> None:
     """Fewer than four: none is left out. Fewer than four with another one of their class: all are."""
-    fold = answer_folds(torch.tensor(answers, dtype=torch.int64), FOLDS, stream())
+    fold = answer_folds(torch.tensor(answers, dtype=torch.int64), FULL_SIZE.folds, stream())
     assert (fold >= 0).int().tolist() == left_out
     assert len(set(fold[fold >= 0].tolist())) == sum(left_out)
 
@@ -285,10 +283,8 @@ def test_given_labels_that_are_not_usable_are_not_used() -> None:
     assert not torch.equal(one.posterior[out], other.posterior[out])
 
 
-def test_spaces_of_two_folds_and_a_sample_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spaces_of_two_folds_and_a_sample_of_the_pool() -> None:
     """Networks of the warm-up's folds have representations of their own; most of the pool is not fitted on."""
-    monkeypatch.setattr("metaselect.reweighting.auto.label_model.MOST_ROWS", 100)
-    monkeypatch.setattr("metaselect.reweighting.auto.label_model.CROSS_ROWS", 80)
     data = pool("uniform 40", n=300, bought=30)
     (space,) = data.evidence.spaces
     spaces = tuple(
@@ -296,6 +292,7 @@ def test_spaces_of_two_folds_and_a_sample_of_the_pool(monkeypatch: pytest.Monkey
         for start, sign in ((0, 1), (1, -1))
     )
     split = data._replace(evidence=data.evidence._replace(spaces=spaces))
-    model = split.model()
+    model = split.model(size=FitSize(rows=100, cross_rows=80))
+    assert len(model.problem.rows) < 150
     check(model, 300, 3)
     assert right_share(model, split) > 0.95

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from metaselect.reweighting.auto.label_model import to_power
+from metaselect.reweighting.auto.left_out import to_power
 from metaselect.reweighting.auto.transition import (
     ANSWER_RIGHT,
     PRIOR_COUNT,

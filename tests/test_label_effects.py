@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from metaselect.reweighting.auto.candidates import CANDIDATES
 from metaselect.reweighting.auto.heads import ANSWER_WEIGHT, WEIGHT_DECAY
 from metaselect.reweighting.auto.label_effects import label_effects
-from metaselect.reweighting.auto.label_model import LabelModel, OutsideRows, mixed, part_of
+from metaselect.reweighting.auto.label_model import FitSize, LabelModel, OutsideRows, mixed, part_of
 from metaselect.reweighting.auto.problem import Problem
 from metaselect.reweighting.auto.transition import ANSWER_RIGHT, PRIOR_COUNT, RATES
 
@@ -190,10 +190,9 @@ def test_bought_samples_and_samples_without_a_label_have_none() -> None:
     assert (np.abs(found).max(1) > 0).all()
 
 
-def test_samples_that_the_model_was_not_fitted_on_have_effects(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_the_model_was_not_fitted_on_have_effects() -> None:
     data = pool("uniform 40", n=90, bought=12, apart=3.0)
-    monkeypatch.setattr("metaselect.reweighting.auto.label_model.MOST_ROWS", 50)
-    model = data.model()
+    model = data.model(size=FitSize(rows=50))
     outside = np.setdiff1d(np.arange(90), model.problem.rows)
     assert len(outside) > 20
     assert (np.abs(effects_of(data, model)[:, outside]).max(0) > 0).all()

@@ -28,7 +28,8 @@ from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
 from metaselect.reweighting.auto.heads import HeadModel, fit_heads
-from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, LEAST_PROB, FitSize, fit_label_model
+from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, FitSize, fit_label_model
+from metaselect.reweighting.auto.left_out import LEAST_PROB
 from metaselect.reweighting.auto.problem import Problem, make_problem
 from metaselect.reweighting.auto.transition import given_counts, given_likelihood, posterior
 from metaselect.reweighting.evidence import Evidence

@@ -7,27 +7,23 @@ weighed by pseudo-Bayesian model averaging with the Bayesian bootstrap over the 
 Gelman 2018, section 3.4).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from metaselect.models.cross_fit import is_above, stratified_folds
+from metaselect.models.cross_fit import is_above
 from metaselect.reweighting.auto.candidates import CANDIDATES, OF_ANSWERS, PLAIN, Candidate, fit_plain
+from metaselect.reweighting.auto.left_out import answer_folds, left_out_fits, to_power
 from metaselect.reweighting.auto.problem import Problem, make_problem
-from metaselect.reweighting.auto.transition import given_likelihood, posterior
+from metaselect.reweighting.auto.transition import posterior
 from metaselect.reweighting.evidence import Evidence
 
-FOLDS, FOLDS_OF_MANY, MANY_CLASSES = 8, 3, 30  # of the bought labels; fits of many classes take long
+MANY_CLASSES = 30  # from which on fits take long
 LEAST_BOUGHT = 10  # bought labels that a correction takes; five made it correct what was right
-LEAST_LEFT_OUT = 4  # bought labels that must be left out for candidates to be compared
 BOOTSTRAP_DRAWS = 1000
-T_POWERS = (1.0, 0.75, 0.5, 0.25, 0.0)
-POWER_PRIOR = 1.5  # log odds of power 1 to power 0; without a prior, 20 labels chose the power by chance
-MOST_ROWS, CROSS_ROWS = 10_000, 3_000  # samples that a model is fitted on, at the end and in each fold
 LEAST_WEIGHT = 0.05  # candidates below it are left out
-LEAST_PROB = 1e-3  # a probability below counts as this
 
 
 class FitSize(NamedTuple):
@@ -40,10 +36,10 @@ class FitSize(NamedTuple):
         folds_of_many: the same, of more than ``MANY_CLASSES`` classes.
     """
 
-    rows: int = MOST_ROWS
-    cross_rows: int = CROSS_ROWS
-    folds: int = FOLDS
-    folds_of_many: int = FOLDS_OF_MANY
+    rows: int = 10_000
+    cross_rows: int = 3_000
+    folds: int = 8
+    folds_of_many: int = 3
 
 
 FULL_SIZE = FitSize()
@@ -201,74 +197,6 @@ def _weighted_mean(parts: Mapping[str, Part], weights: Mapping[str, float]) -> P
     return Part(*(sum(share * value for share, value in zip(shares, field, strict=True)) for field in fields))
 
 
-def answer_folds(answers: torch.Tensor, folds: int, generator: torch.Generator) -> torch.Tensor:
-    """(m,) int64 folds from 0, the classes spread over them; -1 for the only bought label of its class.
-
-    Without a class's only label no model could know that class, so that it is never left out. Where fewer than
-    ``LEAST_LEFT_OUT`` are left, all labels are, unless there are fewer than that.
-    """
-    m = len(answers)
-    fold = stratified_folds(answers, folds, generator)
-    alone = torch.bincount(answers, minlength=1)[answers] == 1 if m else torch.zeros(0, dtype=torch.bool)
-    if m - int(alone.sum()) >= LEAST_LEFT_OUT:
-        fold[alone] = -1
-    elif m < LEAST_LEFT_OUT:
-        fold[:] = -1
-    return fold
-
-
-class LeftOut(NamedTuple):
-    """A candidate's predictions of bought samples whose labels were left out.
-
-    Attributes:
-        fold: (m,) int64, -1 where nothing was left out.
-        probs: (m, K) P_i; rows of fold -1 are undefined.
-        transitions: by fold, (K, K) T.
-    """
-
-    fold: torch.Tensor
-    probs: torch.Tensor
-    transitions: dict[int, torch.Tensor]
-
-    def terms(self, power: float, given: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-        """Log R_i(y_i) of the m' samples that were left out; ``given`` and ``answers`` are (m,)."""
-        values = torch.empty(len(self.fold))
-        for number, transition in self.transitions.items():
-            out = self.fold == number
-            known = posterior(self.probs[out], to_power(transition, power), given[out])
-            values[out] = known.gather(1, answers[out, None])[:, 0].clamp(min=LEAST_PROB).log()
-        return values[self.fold >= 0]
-
-    def joint_terms(self, given: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-        """Log P_i(y_i) T(y_i, g_i), of the bought and the given label, of the m' samples that were left out."""
-        values = torch.empty(len(self.fold))
-        for number, transition in self.transitions.items():
-            out = self.fold == number
-            of_answer = self.probs[out, answers[out]].clamp(min=LEAST_PROB)
-            of_given = given_likelihood(transition, given[out]).gather(1, answers[out, None])[:, 0]
-            values[out] = (of_answer * of_given.clamp(min=LEAST_PROB)).log()
-        return values[self.fold >= 0]
-
-    def best_power(self, given: torch.Tensor, answers: torch.Tensor) -> float:
-        """The most probable power of T: with the largest sum of terms and the prior; the largest of equal ones."""
-        return max(
-            T_POWERS,
-            key=lambda power: float(self.terms(power, given, answers).sum()) + POWER_PRIOR * power,
-        )
-
-
-def left_out_fits(problem: Problem, fit: Callable[[Problem], Candidate], fold: torch.Tensor) -> LeftOut:
-    """The candidate, fitted once for each fold (``answer_folds``) without its answers."""
-    probs = torch.full((len(fold), problem.classes), torch.nan)
-    transitions = {}
-    for number in sorted(set(fold.tolist()) - {-1}):
-        out = fold == number
-        candidate = fit(problem.without(out))
-        probs[out] = candidate.probs[problem.known[out]]
-        transitions[number] = candidate.transition
-    return LeftOut(fold, probs, transitions)
-
-
 def averaging_weights(terms: torch.Tensor, generator: torch.Generator) -> list[float]:
     """Weights of candidates: the softmax of the sums of their terms, averaged over draws of the Bayesian bootstrap.
 
@@ -285,11 +213,6 @@ def averaging_weights(terms: torch.Tensor, generator: torch.Generator) -> list[f
     shares = sums.softmax(1).mean(0)
     shares = torch.where(shares < LEAST_WEIGHT, 0.0, shares)
     return (shares / shares.sum()).tolist()
-
-
-def to_power(transition: torch.Tensor, power: float) -> torch.Tensor:
-    """(K, K) T with every entry to a power, rows normalised."""
-    return F.normalize(transition**power, p=1, dim=1)
 
 
 class OutsideRows:
