@@ -37,10 +37,8 @@ from metaselect.selection.clustering.euclidean import kmeans_clusters
 
 AS_GIVEN, SWAPPED, BOUGHT = "as given", "swapped", "bought"
 PLAUSIBLE = 1 / 3  # of the most frequent label's count, from which on another one may be right
-CLUSTERS_PER_CLASS, CLUSTER_ROWS = (
-    (2, 5, 10),
-    10,
-)  # clusters for each class, but with this many rows on average
+CLUSTERS_PER_CLASS = (2, 5, 10)
+CLUSTER_ROWS = 10  # of a cluster on average, at least
 STARTS = 2  # clusterings of each size; with one, groups were mixed up now and then
 CLUSTER_TRUST = 0.9  # probability of the most frequent label of a cluster, at the start
 LEAST_WEIGHT = 0.02  # hypotheses of a smaller probability are left out
