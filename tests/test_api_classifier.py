@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -144,6 +145,15 @@ def test_a_parameter_that_cannot_be_used_is_a_value_error(options: dict[str, Any
     data = samples()
     with pytest.raises(ValueError, match=message):
         ms.MetaReweighter(**options).fit(data.features, data.given)
+
+
+def test_rows_and_labels_of_other_orders_are_refused() -> None:
+    rows = pd.DataFrame(np.eye(4, 3), index=list("abcd"), columns=list("xyz"))
+    labels = pd.Series([0, 1, 0, 1], index=list("dcba"))
+    with pytest.raises(ValueError, match=r"rows go by position: use X.loc\[y.index\]"):
+        ms.MetaReweighter().fit(rows, labels)
+    with pytest.raises(ValueError, match="different orders"):
+        ms.MetaReweighter().fit(rows, labels.loc[rows.index], rows, labels)
 
 
 def test_arguments_that_do_not_fit_together_are_refused() -> None:

@@ -137,7 +137,7 @@ def test_export_follows_accepted_offers_and_refuses_old_ones(clusters: Path, tmp
     assert not (tmp_path / "other").exists()
 
 
-def test_the_list_to_review_is_the_next_round(clusters: Path) -> None:
+def test_the_list_to_review_is_the_next_round(clusters: Path, clusters_once: Path, tmp_path: Path) -> None:
     metaselect("fanout", run=clusters)
     path = clusters / "fanout/review.csv"
     with path.open(newline="") as stream:
@@ -145,9 +145,17 @@ def test_the_list_to_review_is_the_next_round(clusters: Path) -> None:
     words = ("select", "--round", "next", "--budget", 7, "--samples", path)
     assert metaselect(*words, "--dry-run", "--json", run=clusters).json["needs"]["seconds_choice"] is None
     done = metaselect(*words, run=clusters)
-    assert "7 samples chosen by listed (37 with earlier ones)" in done.out
+    assert f"7 samples from {path} (37 with earlier ones)" in done.out
     with (clusters / "select/round-2/selected.csv").open(newline="") as stream:
         assert [each["sample_id"] for each in csv.DictReader(stream)] == listed[:7]
+    metaselect("annotate", "simulate", clusters_once.parent / "truth.csv", run=clusters)
+    metaselect("reweight", "--folds", 0, "--force", run=clusters)
+    before = {each["pick"] for each in read(clusters / "fanout/offers.parquet")}
+    metaselect("fanout", run=clusters)
+    offers = read(clusters / "fanout/offers.parquet")
+    assert {each["pick"] for each in offers} <= before  # a list makes no clusters
+    assert not {each["sample_id"] for each in offers} & set(listed[:7])
+    assert metaselect("export", "-o", tmp_path / "out", "--json", run=clusters).json["samples"] == 240
 
 
 def test_nothing_is_accepted_unchecked(finished: Path) -> None:

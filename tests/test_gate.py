@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
@@ -19,7 +19,8 @@ from metaselect.report.gate import CANNOT_TELL, FAIL, PASS, Figure, GateReport, 
 from metaselect.report.github import MOST_BYTES, annotations, append_summary, step_summary
 from metaselect.report.junit import junit
 from metaselect.report.openmetrics import openmetrics
-from metaselect.stages.gate import drop_between
+from metaselect.run.layout import Run
+from metaselect.stages.gate import Evaluated, _score, drop_between
 
 HOSTILE = 'a<b>&"c"|\n::error title=x::y $x$ %0A \\ ##[error] ]]> \x1b[31m \ud800 \uffff @team'
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -344,3 +345,13 @@ def test_gate_imports_nothing_heavy(finished: Path) -> None:
     )
     assert ended.stdout.splitlines()[-1] == "[]"
     assert run_process("gate", "--help").code == 0
+
+
+def test_an_interval_without_width_is_none() -> None:
+    """The bootstrap of samples that are all right has one value."""
+    right = {f"balanced_accuracy{end}": 1.0 for end in ("", "_low", "_high")}
+    evaluated = Evaluated(cast(Run, None), "test", {"warmup": right}, "warmup", None, "more")
+    figure = _score(evaluated, "min_balanced_accuracy")
+    assert (figure.value, figure.low, figure.high) == (1.0, None, None)
+    assert judge("min_balanced_accuracy", figure, 0.9, confident=False).verdict == PASS
+    assert judge("min_balanced_accuracy", figure, 0.9, confident=True).verdict == CANNOT_TELL

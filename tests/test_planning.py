@@ -10,6 +10,7 @@ import torch
 from noisy_clusters import Pool, pool, stream
 
 from metaselect.planning.forecast import (
+    RISK,
     WORTH,
     Draw,
     Estimate,
@@ -142,7 +143,7 @@ def test_separable_classes_with_wrong_labels_are_repaired_and_more_labels_are_ne
             later > earlier - 0.02 for earlier, later in zip(scores.right, scores.right[1:], strict=False)
         )
     rows = forecast([Draw(1 / 3, each.accuracy, each.right) for each in draws], counts, 0)
-    assert worth_buying(rows).labels == 15
+    assert worth_buying(rows).labels == 60  # the means are as good at 15, whose measured error is far larger
 
 
 def test_few_labels_leave_everything_as_it_is() -> None:
@@ -270,3 +271,16 @@ def test_the_fewest_labels_close_to_the_best_are_worth_it(
         for count, a, r in zip((0, 10, 20), accuracies, rights, strict=True)
     ]
     assert worth_buying(rows).labels == labels
+
+
+def test_a_mean_that_may_be_far_off_is_no_reason_to_stop() -> None:
+    nothing, sure = Estimate(0, 0, 0), Estimate(0.98, 0.95, 1)
+    start, unsure = Estimate(0.6, 0.5, 0.7), Estimate(0.975, 0.95 - 2 * RISK, 1)
+    rows = [
+        Row(count, accuracy, accuracy, nothing, nothing)
+        for count, accuracy in ((0, start), (10, unsure), (20, sure))
+    ]
+    assert worth_buying(rows).labels == 20
+    assert worth_buying([rows[0]._replace(accuracy=unsure, right=unsure), *rows[1:]]).labels == 0
+    apart = [rows[0], Row(5, sure, start, nothing, nothing), Row(9, start, sure, nothing, nothing)]
+    assert worth_buying(apart).labels in (5, 9)

@@ -91,6 +91,7 @@ class MetaReweighter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: an argument, or a parameter, that cannot be used.
             MetaSelectError: the training diverged.
         """
+        _require_same_order(X, y)
         X, y = validate_data(self, X, y, ensure_min_samples=2)
         check_classification_targets(y)
         given, bought = column_or_1d(y, warn=True), np.empty(0, dtype=np.asarray(y).dtype)
@@ -98,6 +99,7 @@ class MetaReweighter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if (X_meta is None) != (y_meta is None):
             raise ValueError("X_meta and y_meta are given together, or not at all.")
         if X_meta is not None:
+            _require_same_order(X_meta, y_meta)
             X_meta, bought = validate_data(self, X_meta, y_meta, reset=False)
             check_classification_targets(bought)
             pool, meta_rows = _joined(pool, features_of(X_meta, "X_meta"))
@@ -185,6 +187,22 @@ class _Trained(NamedTuple):
     std: np.ndarray
     name: str
     dead: str | None
+
+
+def _require_same_order(X: Any, y: Any) -> None:
+    """Check that rows and labels with an index of the same names, of pandas, have them in the same order.
+
+    Raises:
+        ValueError: they do not, so that each row would have another one's label.
+    """
+    one: Any = getattr(X, "index", None)
+    other: Any = getattr(y, "index", None)
+    if not (hasattr(one, "equals") and hasattr(other, "equals")) or one.equals(other):
+        return
+    if len(one) == len(other) and one.symmetric_difference(other).empty:
+        raise ValueError(
+            "X and y have the same names in different orders; rows go by position: use X.loc[y.index]."
+        )
 
 
 def _joined(pool: np.ndarray, meta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -167,6 +167,8 @@ def select(
         return
     result = outcome.result
     by_method = "" if result["control"] == result["selected"] else f"chosen by {result['method']}"
+    if samples is not None:
+        by_method = f"from {samples}"
     at_random = f"{result['control']} of them drawn at random" if result["control"] else ""
     total = f" ({result['total']} with earlier ones)" if result["total"] != result["selected"] else ""
     console.line(

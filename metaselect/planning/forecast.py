@@ -9,6 +9,7 @@ from metaselect.planning.measured import Errors, errors_at
 LEVEL = 0.9  # of the intervals
 Z = 1.6448536269514722  # standard normal deviate, 90 % two-sided
 WORTH = 0.01  # of accuracy, or of the pool's labels: less is not worth a purchase
+RISK = 0.1  # of the same: a lower limit farther below the best one is too uncertain to stop at
 
 
 class Estimate(NamedTuple):
@@ -84,9 +85,26 @@ def _columns(draws: Sequence[Draw]) -> tuple[list[Sequence[float]], list[Sequenc
 
 
 def worth_buying(rows: Sequence[Row]) -> Row:
-    """The fewest labels with which accuracy and right labels are within ``WORTH`` of the best of all rows."""
-    best, most = max(row.accuracy.mean for row in rows), max(row.right.mean for row in rows)
-    return next(row for row in rows if row.accuracy.mean >= best - WORTH and row.right.mean >= most - WORTH)
+    """The fewest labels that are about as good as the best of all rows, and about as sure.
+
+    Accuracy and right labels are within ``WORTH`` of the largest means. Where labels are worth buying at all, their
+    lower limits are within ``RISK`` of the largest ones too: a mean that may be far off is no reason to stop there.
+    """
+    fields = [[getattr(row, name) for row in rows] for name in ("accuracy", "right")]
+    means, lows = (
+        [max(getattr(each, part) for each in field) for field in fields] for part in ("mean", "low")
+    )
+
+    def good(row: Row) -> bool:
+        return all(
+            each.mean >= mean - WORTH for each, mean in zip((row.accuracy, row.right), means, strict=True)
+        )
+
+    def sure(row: Row) -> bool:
+        return all(each.low >= low - RISK for each, low in zip((row.accuracy, row.right), lows, strict=True))
+
+    chosen = next((row for row in rows if good(row) and (sure(row) or not row.labels)), None)
+    return chosen or max(rows, key=lambda row: (good(row), row.accuracy.mean + row.right.mean))
 
 
 def estimate(values: Sequence[float], weights: Sequence[float], error: float, low: float = 0.0) -> Estimate:

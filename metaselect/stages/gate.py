@@ -161,6 +161,10 @@ def _score(evaluated: Evaluated, name: str) -> Figure:
     scores, key = _scores(evaluated.metrics, evaluated.model), SCORES[name]
     if scores.get(key) is not None:
         low, high = scores.get(f"{key}_low"), scores.get(f"{key}_high")
+        if (
+            low == high
+        ):  # a bootstrap of samples that are all right, or all wrong, has no width, and says nothing
+            low = high = None
         return Figure(scores[key], low, high, command=evaluated.more_labels)
     if name != "min_auc":
         return Figure(None, unknown=scores.get("not_judged") or "the evaluation has no such figure")
@@ -210,6 +214,11 @@ def _drop(evaluated: Evaluated, path: Path, model: str | None) -> Figure:
     now = _scores(evaluated.metrics, evaluated.model)
     if now["test_accuracy"] is None:
         return Figure(None, unknown=now.get("not_judged") or "the evaluation has no accuracy")
+    if content is None and evaluated.metrics.get("test_content") is None:
+        return Figure(
+            None,
+            unknown="without a test set each evaluation is on the labels bought by then",
+        )
     if content is None or content != evaluated.metrics.get("test_content"):
         return Figure(None, unknown="the baseline was not measured on the same test samples")
     after = [now[f"test_accuracy{end}"] for end in ("", "_low", "_high")]

@@ -118,3 +118,8 @@ def _print_export(console: Console, result: Mapping[str, Any]) -> None:
     console.line(
         f"Labels that are no longer the given ones: {result['changed']}, listed in {result['out']}/diff.csv"
     )
+    if result["decisions"]["review"]:
+        console.note(
+            "What is to review keeps its given label for now, also in the folders of --images: look at it, or leave it "
+            "out by the column decision of labels.parquet."
+        )

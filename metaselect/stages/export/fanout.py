@@ -88,11 +88,12 @@ def fanout(run: Run, options: FanoutOptions, report: Reporter) -> Outcome:
         name = reweighting_with_issues(run, options.name)
         found = rounds(run)
         files = [META_SET.path(), ISSUES.path(name=name)]
-        files += [CLUSTERS.path(number=each.number) for each in found]
         has_comparison = run.path(CROSS_FIT.path(name=name)).is_file()
         files += [CROSS_FIT.path(name=name)] * has_comparison
         stage = run.stage(FANOUT.name())
-        key = StageKey({**key_options(options), "name": name}, inputs_of(run, *files))
+        # Answers do not make the rounds stale that were asked about, though later ones follow from them.
+        clusters = inputs_of(run, *(CLUSTERS.path(number=each.number) for each in found), stale_ok=True)
+        key = StageKey({**key_options(options), "name": name}, {**inputs_of(run, *files), **clusters})
         if not stage.is_current(key, report, force=options.force):
             with stage.working(key, report) as work:
                 limit = options.accept
