@@ -211,7 +211,7 @@ def test_people_see_images_and_models_take_what_on_says(tmp_path: Path, both: Pa
     whole = metaselect("evaluate", test, "--json", run=run).json
     alone = metaselect("evaluate", tmp_path / "features.parquet", "--json", run=run).json
     assert whole["overlap"] == alone["overlap"] == 1
-    differing = ("test", "seconds")
+    differing = ("test", "report", "seconds")
     assert {**whole, **dict.fromkeys(differing)} == {**alone, **dict.fromkeys(differing)}
     refused = metaselect("evaluate", tmp_path / "images.parquet", run=run, code=3)
     assert "holds images, and the run's models take features" in refused.err
@@ -326,7 +326,7 @@ def test_a_test_set_takes_features_of_another_file(tmp_path: Path, both: Path) -
     joined = metaselect(
         "evaluate", tmp_path / "images.parquet", "--features", file, "--name", "b", "--json", run=run
     ).json
-    assert {**whole, "test": ""} == {**joined, "test": ""}
+    assert {**whole, "test": "", "report": ""} == {**joined, "test": "", "report": ""}
     narrow = write_features(tmp_path / "n.parquet", ids, features[:, :3])
     refused = metaselect(
         "evaluate", tmp_path / "images.parquet", "--features", narrow, "--name", "c", run=run, code=3
