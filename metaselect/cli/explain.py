@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from metaselect.cli.console import Console
+from metaselect.cli.console import WIDTH, Console
 from metaselect.cli.flags import JsonOption, QuietOption, RunOption
 from metaselect.cli.results import finish
 from metaselect.run.layout import Run
@@ -25,7 +25,6 @@ UNJUDGED_REASONS = {
     "near_duplicate": "it is a near duplicate of a sample that was chosen, or that stood for both",
     "near_bought": "it is in the half of the pool that is closer to selected or labelled samples",
 }
-WIDTH = 80  # columns of a table
 LEAST_CHANGE = 0.001  # of a weight; smaller ones are nothing, whatever their shares
 
 

@@ -25,13 +25,14 @@ OF_ISSUES = (
 )
 
 
-def doubt(run: Run, sample_id: str, name: str) -> dict[str, Json]:
+def doubt(run: Run, sample_id: str, name: str, view: AnnotationView) -> dict[str, Json]:
     """What a re-weighting says of a sample's given label.
 
     Args:
         run: the run.
         sample_id: of a sample of the pool.
         name: of a finished re-weighting with ``issues.parquet``.
+        view: the rounds and votes of the run.
 
     Raises:
         ArtefactError: a file is damaged.
@@ -39,7 +40,7 @@ def doubt(run: Run, sample_id: str, name: str) -> dict[str, Json]:
     stage = run.stage(REWEIGHT.name(name=name))
     for artefact in (ISSUES, WEIGHTS):
         stage.verified(artefact.path(name=name))
-    state = state_of(run, stage.name, AnnotationView.read(run))
+    state = state_of(run, stage.name, view)
     own = _row(run, ISSUES, [*OF_ISSUES, "duplicate_group"], sample_id, name=name)
     more = ["weight_kind", "predicted_label", "predicted_prob"]
     ranks = read_parquet(run, WEIGHTS, ["label_issue_rank"], name=name)["label_issue_rank"]

@@ -5,18 +5,19 @@ from bisect import bisect_left
 from metaselect.annotation.consensus import BOUGHT
 from metaselect.annotation.ledger import read_ledger
 from metaselect.annotation.quality.noise_estimate import given_labels
-from metaselect.annotation.rounds import nothing_selected_error
+from metaselect.annotation.rounds import nothing_selected_error, rounds
 from metaselect.data.classes import suggest
 from metaselect.errors import ArtefactError, UsageError
 from metaselect.options import require_range
 from metaselect.records import Json, Outcome
-from metaselect.run.artefacts import REWEIGHT, SAMPLES, SELECT
+from metaselect.run.artefacts import REWEIGHT, SAMPLES
 from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
 from metaselect.stages.explain.doubt import doubt, doubt_by_warmup
 from metaselect.stages.explain.selection import selection
 from metaselect.stages.explain.trace import trace
 from metaselect.stages.export.reweighting_choice import reweighting_with_issues
+from metaselect.stages.freshness import AnnotationView
 from metaselect.text import quoted
 
 MAX_COMPARED_IDS = 10_000  # for suggestions; comparing a whole large pool would take minutes
@@ -39,7 +40,8 @@ def explain(run: Run, sample_id: str, name: str | None = None, top: int = TOP) -
     require_range("top", top, 1)
     run.info()
     given = _given_label(run, sample_id)
-    verdict = read_ledger(run).verdicts.get(sample_id)
+    ledger, all_rounds = read_ledger(run), rounds(run)
+    verdict = ledger.verdicts.get(sample_id)
     bought = verdict is not None and verdict.status in BOUGHT
     missing: list[Json] = []
 
@@ -56,13 +58,13 @@ def explain(run: Run, sample_id: str, name: str | None = None, top: int = TOP) -
         "doubt": None,
         "trace": None,
     }
-    if run.stage_names(SELECT.kind):
-        result["selection"] = selection(run, sample_id, bought=bought)
+    if all_rounds:
+        result["selection"] = selection(run, all_rounds, sample_id, bought=bought)
     else:
         lacks("selection", nothing_selected_error(run))
     if name is not None or run.stage_names(REWEIGHT.kind):
         chosen = reweighting_with_issues(run, name)
-        result["doubt"] = doubt(run, sample_id, chosen)
+        result["doubt"] = doubt(run, sample_id, chosen, AnnotationView(all_rounds, ledger))
         found = trace(run, sample_id, chosen, top)
         if isinstance(found, ArtefactError):
             lacks("trace", found)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaselect.annotation.quality.noise_estimate import given_labels
-from metaselect.annotation.rounds import Round, rounds
+from metaselect.annotation.rounds import Round
 from metaselect.errors import ArtefactError
 from metaselect.records import Json
 from metaselect.run.artefacts import CLUSTERS, NEIGHBOURS, SELECT, SELECTED
@@ -82,18 +82,18 @@ class Pick(NamedTuple):
     control: bool
 
 
-def selection(run: Run, sample_id: str, *, bought: bool) -> dict[str, Json]:
+def selection(run: Run, all_rounds: Sequence[Round], sample_id: str, *, bought: bool) -> dict[str, Json]:
     """The rank, cluster or score of a sample in the latest round, and its earlier picks.
 
     Args:
-        run: with a round.
+        run: the run.
+        all_rounds: its rounds, at least one.
         sample_id: of a sample of the pool.
         bought: whether its label was bought.
 
     Raises:
         ArtefactError: a file is damaged.
     """
-    all_rounds = rounds(run)
     latest = all_rounds[-1]
     picks = [
         Pick(each.number, int(each.samples[sample_id].rank), sample_id in each.control)
