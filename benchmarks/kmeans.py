@@ -21,7 +21,7 @@ import time
 import torch
 
 from metaselect.selection.clustering.factored import FactoredRows
-from metaselect.selection.clustering.kmeans import farthest_first, kmeans
+from metaselect.selection.clustering.kmeans import kmeans, seed_rows
 
 CHECKPOINTS, CLASSES, WIDTH, CLUSTERS, ITERATIONS = 3, 10, 64, 50, 20
 
@@ -61,7 +61,7 @@ def scikit_learn(n: int) -> dict[str, float]:
     from sklearn.cluster import KMeans
 
     rows = features(n)
-    start = rows.dense(farthest_first(rows, CLUSTERS, 0)).numpy()
+    start = rows.dense(seed_rows(rows, CLUSTERS, 0)).numpy()
     unit, omega = rows.dense(torch.arange(n)).numpy(), rows.norms.numpy()
     started = time.process_time()
     fitted = KMeans(CLUSTERS, init=start, n_init=1, max_iter=ITERATIONS).fit(unit, sample_weight=omega)

@@ -1,6 +1,7 @@
 """BADGE, K-center and TypiClust against dense arithmetic, exact probabilities and exhaustive search."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metaselect.errors import UsageError
 from metaselect.registry import SELECTORS, configure
-from metaselect.selection import badge, typiclust
+from metaselect.selection import badge, k_center, typiclust
 from metaselect.selection.badge import GradientEmbeddings
 from metaselect.selection.base import Choice, PoolFeatures
+from metaselect.selection.clustering import farthest_first
 from metaselect.selection.clustering.euclidean import kmeans_clusters, round_robin
-from metaselect.selection.k_center import distances
+from metaselect.selection.k_center import EuclideanDistances
 from metaselect.selection.typiclust import SOFTENING, typicality
 
 NONE = torch.empty(0, dtype=torch.int64)
@@ -87,7 +89,7 @@ def test_equal_rows_are_at_distance_0_however_sums_are_rounded(seed: int) -> Non
     gradients = GradientEmbeddings(pool.probs[-1], pool.hidden[-1])
     for index in range(20):
         same = torch.arange(61) % 20 == index
-        for found in (gradients.squared_distances(index), distances(pool.hidden[-1], index)):
+        for found in (gradients.squared_distances(index), to_row(pool.hidden[-1], index)):
             assert torch.equal(found == 0, same)
     found = typicality(torch.nn.functional.normalize(pool.hidden[-1]), 2)
     np.testing.assert_allclose(found, 1 / SOFTENING, rtol=1e-6)
@@ -194,6 +196,11 @@ def test_badge_does_not_depend_on_the_unit_of_the_representation() -> None:
         assert torch.equal(choose("badge", scaled, 10).ranked, expected)
 
 
+def to_row(hidden: torch.Tensor, index: int) -> torch.Tensor:
+    """(n,) distances of all rows to one."""
+    return EuclideanDistances(hidden).between(torch.arange(len(hidden)), torch.tensor([index]))[:, 0]
+
+
 class LargestTensor(TorchDispatchMode):
     """Remembers the most numbers that any operation answered with."""
 
@@ -236,6 +243,57 @@ def test_k_center_is_farthest_first(bought: torch.Tensor) -> None:
     assert choice.details["radius"] == pytest.approx(scores[others].max(), rel=1e-5)
 
 
+HARD_POOLS: dict[str, Callable[[torch.Generator], torch.Tensor]] = {
+    "noise": lambda draw: torch.randn(300, 5, generator=draw),
+    "tight": lambda draw: (
+        torch.randn(9, 5, generator=draw)[torch.arange(300) % 9] + 1e-3 * torch.randn(300, 5, generator=draw)
+    ),
+    "duplicates": lambda draw: torch.randn(40, 5, generator=draw)[torch.randint(40, (300,), generator=draw)],
+    "integers": lambda draw: torch.randint(3, (300, 4), generator=draw).float(),
+    "bits": lambda draw: torch.randint(2, (300, 9), generator=draw).float(),
+    "offset": lambda draw: 1e4 + torch.randn(300, 5, generator=draw),
+    "equal": lambda _: torch.ones(300, 2),
+    "line": lambda draw: torch.rand(300, 1, generator=draw),
+}
+
+
+@pytest.mark.parametrize("bought", [NONE, BOUGHT])
+@pytest.mark.parametrize("candidates", [1, 7, 64])
+@pytest.mark.parametrize("kind", HARD_POOLS)
+def test_k_center_with_few_candidates_picks_what_all_distances_would(
+    monkeypatch: pytest.MonkeyPatch, kind: str, candidates: int, bought: torch.Tensor
+) -> None:
+    """The same floating-point distances, all of them, to every centre; the lowest index of equals."""
+    hidden = HARD_POOLS[kind](torch.Generator().manual_seed(1))
+    monkeypatch.setattr(farthest_first, "CANDIDATES", candidates)
+    monkeypatch.setattr(k_center, "TILE_ENTRIES", 1)  # several blocks of rows
+    choice = choose("k-center", pool_of(hidden), 100, bought)
+    between = torch.stack([to_row(hidden, index) for index in range(300)])
+    picks = [] if len(bought) else [int(choice.ranked[0])]
+    centres = bought.tolist() + picks
+    while len(picks) < 100:
+        nearest = between[centres].amin(0)
+        nearest[centres] = -1
+        picks.append(int(nearest.argmax()))
+        centres.append(picks[-1])
+    assert choice.ranked.tolist() == picks
+    np.testing.assert_allclose(choice.similarity[picks[-1]], nearest[picks[-1]], rtol=0)
+    others = np.setdiff1d(np.arange(300), centres)
+    expected = between[centres].amin(0)[others]
+    # The nearest centre of a sample that is not chosen is found by products, which lose digits of squares.
+    lost = 1e-5 * float((hidden - hidden.mean(0)).square().sum(1).max())
+    np.testing.assert_allclose(choice.similarity[others].square(), expected.square(), rtol=1e-5, atol=lost)
+    assert (choice.similarity[others] >= expected).all()
+    assert torch.equal(choice.similarity[others] == 0, expected == 0)
+
+
+def test_k_center_holds_no_distances_of_all_rows_to_all_centres() -> None:
+    pool = random_pool(20_000)
+    with LargestTensor() as largest:
+        choose("k-center", pool, 300)
+    assert largest.numbers <= k_center.TILE_ENTRIES + 20_000 * 6
+
+
 def test_k_center_is_within_twice_the_best_radius() -> None:
     for seed in range(10):
         pool = random_pool(8, seed=seed)
@@ -254,7 +312,7 @@ def test_k_center_takes_the_lowest_index_of_equals() -> None:
     hidden = torch.tensor([[0.0], [1.0], [3.0], [0.0], [3.0], [1.0], [0.1]])
     ranked = choose("k-center", pool_of(hidden), 6, torch.tensor([0])).ranked.tolist()
     assert ranked == [2, 1, 6, 3, 4, 5]
-    assert distances(hidden * 1000.1, 1)[5] == 0
+    assert to_row(hidden * 1000.1, 1)[5] == 0
 
 
 def test_k_center_from_what_was_bought_does_not_depend_on_the_order_of_the_pool() -> None:

@@ -8,15 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaselect.selection.clustering import factored
+from metaselect.selection.clustering import factored, farthest_first
 from metaselect.selection.clustering.factored import FactoredRows
 from metaselect.selection.clustering.kmeans import (
     TOLERANCE,
     _lloyd_step,
     _reseed_empty,
-    farthest_first,
     kmeans,
+    seed_rows,
 )
+from metaselect.selection.clustering.row_argmax import row_argmax
 
 WIDTHS = ((3, 4), (2, 5))  # (K, d) of two checkpoints
 
@@ -177,7 +178,7 @@ def test_kmeans_equals_lloyd_written_out(weighted: bool, signed: bool) -> None:
     rows = FactoredRows(left, right)
     unit, omega = dense_twin(left, right)
 
-    new = unit[farthest_first(rows, 4, 7)]
+    new = unit[seed_rows(rows, 4, 7)]
     history: list[float] = []
     while len(history) < 2 or history[-1] > history[-2] * (1 + TOLERANCE):
         centroids = new
@@ -271,13 +272,35 @@ def test_farthest_first_equals_brute_force(signed: bool) -> None:
             for j in range(15)
         ]
         chosen.append(int(np.argmin(worst)))
-    assert farthest_first(rows, 6, 4).tolist() == chosen
-    assert sorted(farthest_first(rows, 15, 4).tolist()) == list(range(15))
+    assert seed_rows(rows, 6, 4).tolist() == chosen
+    assert sorted(seed_rows(rows, 15, 4).tolist()) == list(range(15))
+
+
+def test_seeds_of_a_large_pool_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few candidates at a time, and old bounds of the other rows, lead to the same seeds."""
+    monkeypatch.setattr(farthest_first, "CANDIDATES", 5)
+    rows = random_rows(200, 9)
+    cosines = torch.stack([rows.inner(index) for index in range(200)]).abs()
+    chosen = [11]
+    while len(chosen) < 60:
+        worst = cosines[chosen].amax(0)
+        worst[chosen] = torch.inf
+        chosen.append(int(worst.argmin()))
+    assert seed_rows(rows, 60, 11).tolist() == chosen
+
+
+@pytest.mark.parametrize("columns", [1, 63, 64, 96, 100, 1000])
+def test_row_argmax_is_the_first_of_the_largest(columns: int) -> None:
+    draw = torch.Generator().manual_seed(columns)
+    ties = torch.randint(columns // 20 + 2, (300, columns), generator=draw).float()
+    for values in (ties, torch.randn(300, columns, generator=draw), torch.full((2, columns), -torch.inf)):
+        expected = np.argmax(values.numpy(), 1)  # numpy promises the first
+        assert row_argmax(values).tolist() == expected.tolist()
 
 
 def test_seeds_are_distinct_and_lowest_first_among_equal_rows() -> None:
     rows = FactoredRows([torch.ones(6, 2)], [torch.ones(6, 3)])
-    assert farthest_first(rows, 4, 3).tolist() == [3, 0, 1, 2]
+    assert seed_rows(rows, 4, 3).tolist() == [3, 0, 1, 2]
 
 
 def test_an_empty_cluster_moves_to_the_row_that_is_served_worst() -> None:
@@ -311,7 +334,7 @@ def test_seeds_do_not_stand_in_for_clusters() -> None:
     rows = as_one(raw / norms[:, None], norms)
     found = kmeans(rows, 10, weighted=True, first=0)
     assert len(found.objective) > 1
-    assert found.cosine[farthest_first(rows, 10, 0)].max() < 1 - 1e-6
+    assert found.cosine[seed_rows(rows, 10, 0)].max() < 1 - 1e-6
 
 
 def test_theorem_ratio_has_a_closed_form_on_orthogonal_centroids() -> None:

@@ -17,6 +17,12 @@ from metaselect.selection.base import (
     choice_without_clusters,
     no_progress,
 )
+from metaselect.selection.clustering.farthest_first import farthest_first
+from metaselect.selection.clustering.row_argmax import row_argmax
+
+MAX_PRODUCT_CENTRES = 1024
+TILE_ENTRIES = 2**18  # numbers in a block of products: 1 MiB in float32, which stays in a core's cache
+MIN_TILE_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -37,35 +43,58 @@ class KCenter:
         """The ``budget`` samples that are each the farthest from all before them; ties go to the lowest index.
 
         ``similarity`` is the distance to the nearest centre: of a pick when it was chosen, of all others at the end. A
-        first centre that was drawn at random has the largest distance of any sample from it.
+        first centre that was drawn at random has the largest distance of any sample from it. In pools of more than
+        1,024 the nearest centre of a sample that is not chosen is found with the precision of products in float32.
         """
         hidden = features.hidden[-1]
-        n = len(hidden)
-        nearest = hidden.new_full((n,), torch.inf)  # (n,) distance to the nearest centre
-        scores = torch.zeros_like(nearest)
-        used = torch.zeros(n, dtype=torch.bool, device=hidden.device)
-        used[bought.to(hidden.device)] = True
-        for index in bought.tolist():
-            nearest = torch.minimum(nearest, distances(hidden, index))
-        picks: list[int] = []
+        first = bought
         if not len(bought):
-            picks.append(int(torch.randint(n, (), generator=generator)))
-            nearest = distances(hidden, picks[0])
-            scores[picks[0]] = nearest.max()
-            used[picks[0]] = True
-        while len(picks) < budget:
-            index = int(torch.where(used, -1.0, nearest).argmax())  # argmax returns the first of equals
-            scores[index] = nearest[index]
-            nearest = torch.minimum(nearest, distances(hidden, index))
-            used[index] = True
-            picks.append(index)
-            progress(f"{len(picks)} of {budget}")
-        scores = torch.where(used, scores, nearest)
-        return choice_without_clusters(torch.tensor(picks), scores, {"radius": float(nearest.max())})
+            first = torch.randint(len(hidden), (1,), generator=generator)
+        first = first.to(hidden.device)
+        distances = EuclideanDistances(hidden)
+        bounds = hidden.new_full((len(hidden),), torch.inf)
+        further = budget - (not len(bought))
+        found = farthest_first(bounds, first, further, distances.between, distances.lower, progress)
+        scores = found.nearest.clamp(min=0)
+        radius = float(scores.max())
+        scores[found.picks] = found.distances
+        if not len(bought):
+            scores[first] = distances.between(torch.arange(len(hidden)).to(hidden.device), first).max()
+        picks = found.picks if len(bought) else torch.cat([first, found.picks])
+        return choice_without_clusters(picks, scores, {"radius": radius})
 
 
-def distances(hidden: torch.Tensor, index: int) -> torch.Tensor:
-    """(n,) Euclidean distances of the rows of ``hidden`` (n, d) to row ``index``; of equal rows exactly 0."""
-    centre = hidden[index : index + 1]
-    # The matrix-product form loses digits by cancellation: equal rows would have distances above 0, which break ties.
-    return torch.cdist(hidden, centre, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+class EuclideanDistances:
+    """Euclidean distances between the rows of ``hidden`` (n, d); of equal rows exactly 0."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        self.hidden = hidden
+        self.mean = hidden.mean(0)  # subtracted from all rows: products of shorter rows lose fewer digits
+
+    def between(self, ids: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+        """(q, p) distances of the rows ``ids`` (q,) to the rows ``centres`` (p,)."""
+        return _cdist(self.hidden[ids], self.hidden[centres])
+
+    def lower(self, bounds: torch.Tensor, centres: torch.Tensor) -> None:
+        """Lower, in place, the bounds (n,) to the distance from the centre that is nearest by a matrix product."""
+        for part in torch.split(centres, MAX_PRODUCT_CENTRES):
+            self._lower(bounds, part)
+
+    def _lower(self, bounds: torch.Tensor, centres: torch.Tensor) -> None:
+        rows = self.hidden[centres]
+        centred = rows - self.mean
+        half_square = centred.square().sum(1) / 2
+        size = max(TILE_ENTRIES // max(len(centres), self.hidden.shape[1]), MIN_TILE_ROWS)
+        for block, bound in zip(self.hidden.split(size), bounds.split(size), strict=True):
+            shifted = block - self.mean
+            closeness = torch.addmm(-half_square, shifted, centred.T)  # (b, p): (|x|^2 - |x - c|^2) / 2
+            nearest = row_argmax(closeness)
+            squares = shifted.square().sum(1) - 2 * closeness.gather(1, nearest[:, None])[:, 0]
+            closer = (squares < bound.clamp(min=0).square()).nonzero()[:, 0]
+            exact = _cdist(block[closer, None], rows[nearest[closer], None])[:, 0, 0]  # row by row
+            bound[closer] = torch.minimum(bound[closer], exact)
+
+
+def _cdist(rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """Distances by differences: in a matrix product, equal rows would have distances above 0, which break ties."""
+    return torch.cdist(rows, centres, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,1 +1,1 @@
-"""Weighted K-means on factored gradient features, and one representative sample of each cluster."""
+"""Weighted K-means on factored gradient features, a representative of each cluster, and farthest-first traversal."""

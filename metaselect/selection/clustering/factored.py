@@ -40,16 +40,20 @@ class FactoredRows:
     def __len__(self) -> int:
         return len(self.norms)
 
-    def subset(self, ids: torch.Tensor) -> "FactoredRows":
+    def subset(self, ids: torch.Tensor | slice) -> "FactoredRows":
         """The rows at ``ids``; norms and scales stay those of the whole pool."""
         rows = object.__new__(FactoredRows)
         rows.left, rows.right = tuple(a[ids] for a in self.left), tuple(x[ids] for x in self.right)
         rows.norms, rows.width = self.norms[ids], self.width
         return rows
 
-    def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """``(rows, u)`` with u (b, D) dense, valid until the next block."""
-        count = max(BLOCK_ENTRIES // self.width, MIN_BLOCK_ROWS)
+    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, torch.Tensor]]:
+        """``(rows, u)`` with u (b, D) dense, valid until the next block.
+
+        Args:
+            columns: of the caller's products (b, columns) with a block, which stay in the cache too.
+        """
+        count = block_rows(self.width, columns)
         buffer = self.norms.new_empty(min(count, len(self)), self.width)
         for start in range(0, len(self), count):
             rows = slice(start, min(start + count, len(self)))
@@ -62,10 +66,27 @@ class FactoredRows:
                 at += size
             yield rows, block
 
+    def times(self, others: "FactoredRows") -> torch.Tensor:
+        """(n, p) inner products with p other rows of the same pool, sum_t (a_j . a_c)(x_j . x_c), from the factors."""
+        total: torch.Tensor | None = None
+        for a, x, b, y in zip(self.left, self.right, others.left, others.right, strict=True):
+            part = (a @ b.T).mul_(_widened(x) @ _widened(y).T)
+            total = part if total is None else total.add_(part)
+        assert total is not None  # there is a checkpoint
+        return total
+
+    def products(self, centres: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """``(rows, products)``, block by block, with products (b, p) of u_j and u_c, c in ``centres`` (p,)."""
+        others = self.subset(centres)
+        count = block_rows(max(side.shape[1] for side in (*self.left, *self.right)), len(centres))
+        for start in range(0, len(self), count):
+            rows = slice(start, min(start + count, len(self)))
+            yield rows, self.subset(rows).times(others)
+
     def inner(self, index: int) -> torch.Tensor:
-        """(n,) inner products <u_j, u_index>, from the factors: sum_t (a_j . a)(x_j . x)."""
-        products = [(a @ a[index]) * _inner(x, index) for a, x in zip(self.left, self.right, strict=True)]
-        return torch.stack(products).sum(0)
+        """(n,) inner products <u_j, u_index>."""
+        centre = torch.tensor([index], device=self.norms.device)
+        return torch.cat([products[:, 0] for _, products in self.products(centre)])
 
     def dense(self, ids: torch.Tensor) -> torch.Tensor:
         """(len(ids), D) dense rows; for few rows only."""
@@ -81,11 +102,14 @@ def _norms(values: torch.Tensor) -> torch.Tensor:
     return norms
 
 
-def _inner(values: torch.Tensor, index: int) -> torch.Tensor:
-    """(n,) inner products of the rows of ``values`` (n, d) with row ``index``."""
-    count = max(BLOCK_ENTRIES // values.shape[1], 1)
-    row = values[index].to(_accumulation_dtype(values))
-    return torch.cat([block.to(row.dtype) @ row for block in torch.split(values, count)])
+def block_rows(width: int, columns: int) -> int:
+    """Rows of a block of ``width`` numbers a row that is multiplied with ``columns`` others."""
+    return max(BLOCK_ENTRIES // max(width, 4 * columns), MIN_BLOCK_ROWS)
+
+
+def _widened(values: torch.Tensor) -> torch.Tensor:
+    """The values in the dtype of sums over them."""
+    return values.to(_accumulation_dtype(values))
 
 
 def _accumulation_dtype(values: torch.Tensor) -> torch.dtype:

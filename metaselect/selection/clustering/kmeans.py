@@ -14,7 +14,10 @@ import torch
 
 from metaselect.selection.base import ProgressCallback, no_progress
 from metaselect.selection.clustering.factored import FactoredRows
+from metaselect.selection.clustering.farthest_first import farthest_first
+from metaselect.selection.clustering.row_argmax import row_argmax
 
+LARGE_POOL = 2**17  # rows, above which sums are formed in another order, which takes less time
 TOLERANCE = 1e-4  # stop when an iteration raises the objective by less than this, relatively
 
 
@@ -68,7 +71,7 @@ def kmeans(
         progress: called after every iteration.
     """
     progress("seeding")
-    new_centroids = rows.dense(farthest_first(rows, clusters, first))
+    new_centroids = rows.dense(seed_rows(rows, clusters, first))
     objective: list[float] = []
     non_empty: list[int] = []
     for _ in range(iterations):
@@ -85,20 +88,23 @@ def kmeans(
     return Clustering(step.assignment, cosine, tuple(objective), tuple(non_empty), step.ratio)
 
 
-def farthest_first(rows: FactoredRows, count: int, first: int) -> torch.Tensor:
+def seed_rows(rows: FactoredRows, count: int, first: int) -> torch.Tensor:
     """(count,) distinct indices, from ``first`` on.
 
     Each further row is the one whose largest |cos| with the rows chosen before it is smallest.
     """
-    max_cos = rows.inner(first).abs()  # (n,) largest |cos| with the chosen rows
-    max_cos[first] = torch.inf  # never chosen again
-    chosen = [first]
-    for _ in range(count - 1):
-        index = int(max_cos.argmin())
-        chosen.append(index)
-        max_cos = torch.maximum(max_cos, rows.inner(index).abs())
-        max_cos[index] = torch.inf
-    return torch.tensor(chosen, device=rows.norms.device)
+    start = torch.tensor([first], device=rows.norms.device)
+
+    def lower(bounds: torch.Tensor, centres: torch.Tensor) -> None:
+        for at, products in rows.products(centres):
+            bounds[at] = torch.minimum(bounds[at], -products.abs().amax(1))
+
+    def between(ids: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+        return -rows.subset(ids).times(rows.subset(centres)).abs()
+
+    bounds = torch.full_like(rows.norms, torch.inf)
+    found = farthest_first(bounds, start, count - 1, between, lower)
+    return torch.cat([start, found.picks])
 
 
 def _lloyd_step(rows: FactoredRows, centroids: torch.Tensor, *, weighted: bool) -> _LloydStep:
@@ -109,16 +115,21 @@ def _lloyd_step(rows: FactoredRows, centroids: torch.Tensor, *, weighted: bool) 
     similarity, ratio = torch.empty_like(omega), torch.empty_like(omega)
     sums = torch.zeros_like(centroids)
     half_square = (centroids * centroids).sum(1) / 2  # (M,)
-    for rows_slice, block in rows.blocks():
+    # On a GPU index_add is not deterministic. On a CPU it takes a fraction of the time of a product.
+    by_index = n > LARGE_POOL and omega.device.type == "cpu"
+    for rows_slice, block in rows.blocks(count):
         scores = block @ centroids.T  # (b, M)
         absolute = scores.abs()
-        chosen = (absolute - half_square).max(1).indices[:, None]  # (b, 1)
+        chosen = row_argmax(absolute - half_square)[:, None]  # (b, 1)
         assignment[rows_slice], similarity[rows_slice] = chosen[:, 0], absolute.gather(1, chosen)[:, 0]
         ratio[rows_slice] = scores.sum(1).abs() / absolute.sum(1).clamp(min=1e-30)  # Theorem 1
         signs = torch.where(scores.gather(1, chosen) < 0, -1.0, 1.0).to(omega.dtype)
-        # A product with the one-hot assignment, because index_add is not deterministic on a GPU.
-        membership = torch.zeros_like(scores).scatter_(1, chosen, signs * omega[rows_slice, None])
-        sums.addmm_(membership.T, block)  # (M, D)
+        signed_omega = signs * omega[rows_slice, None]
+        if by_index:
+            sums.index_add_(0, chosen[:, 0], block * signed_omega)
+        else:  # a product with the one-hot assignment
+            membership = torch.zeros_like(scores).scatter_(1, chosen, signed_omega)
+            sums.addmm_(membership.T, block)  # (M, D)
     mass = omega.new_zeros(count).index_put_((assignment,), omega, accumulate=True)
     scale = mass if weighted else sums.norm(dim=1)  # Eq. 10: the mean; RBC-K: norm 1
     new_centroids = sums / scale.clamp(min=1e-30)[:, None]
