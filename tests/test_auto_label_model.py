@@ -1,6 +1,7 @@
 """The model of the labels: bought labels that are left out, candidates and their weights, and every kind of pool."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from metaselect.models.cross_fit import is_above
 from metaselect.reweighting.auto import heads
 from metaselect.reweighting.auto.candidates import CANDIDATES, PLAIN
+from metaselect.reweighting.auto.fold_heads import fit_alone
 from metaselect.reweighting.auto.heads import fit_heads
 from metaselect.reweighting.auto.label_model import FULL_SIZE, FitSize, LabelModel, averaging_weights
 from metaselect.reweighting.auto.left_out import (
@@ -20,6 +22,9 @@ from metaselect.reweighting.auto.left_out import (
     left_out_fits,
 )
 from metaselect.reweighting.auto.transition import PRIOR_COUNT, symmetric_transition
+
+ROUNDING = 1e-4  # of fits that are solved beside others: their products are of other shapes
+assert_same = partial(torch.testing.assert_close, atol=ROUNDING, rtol=0.0)
 
 
 def right_share(model: LabelModel, data: Pool) -> float:
@@ -48,16 +53,17 @@ def test_each_kind_of_noise_is_found_from_200_bought_labels(noise: str) -> None:
 
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_left_out_fits_are_fits_without_those_answers(name: str) -> None:
+    """Those of all candidates are solved together; each comes out as it does alone, but for rounding."""
     data, fit = pool(), CANDIDATES[name]
     problem = data.problem()
     fold = answer_folds(problem.answers, FULL_SIZE.folds, stream())
-    found = left_out_fits(problem, fit, fold)
+    found = left_out_fits(problem, CANDIDATES, fold)[name]
     assert set(fold.tolist()) == set(range(FULL_SIZE.folds))
     for number in range(FULL_SIZE.folds):
         out = fold == number
-        by_hand = fit(problem._replace(known=problem.known[~out], answers=problem.answers[~out]))
-        assert torch.equal(found.probs[out], by_hand.probs[problem.known[out]])
-        assert torch.equal(found.transitions[number], by_hand.transition)
+        by_hand = fit_alone(fit(problem._replace(known=problem.known[~out], answers=problem.answers[~out])))
+        assert_same(found.probs[out], by_hand.probs[problem.known[out]])
+        assert_same(found.transitions[number], by_hand.transition)
 
 
 def test_the_power_of_t_is_one_unless_bought_labels_say_otherwise() -> None:
@@ -83,18 +89,20 @@ def test_an_answer_that_is_left_out_has_no_influence_on_its_own_prediction(name:
     fold = answer_folds(answers, FULL_SIZE.folds, stream())
     changed = answers.clone()
     changed[4] = (answers[4] + 1) % 3
-    before, after = (left_out_fits(data.problem(each), CANDIDATES[name], fold) for each in (answers, changed))
+    before, after = (
+        left_out_fits(data.problem(each), {name: CANDIDATES[name]}, fold)[name] for each in (answers, changed)
+    )
     same = fold == fold[4]
-    assert torch.equal(before.probs[same], after.probs[same])
-    assert torch.equal(before.transitions[int(fold[4])], after.transitions[int(fold[4])])
-    assert not torch.equal(before.probs[~same], after.probs[~same])
+    assert_same(before.probs[same], after.probs[same])
+    assert_same(before.transitions[int(fold[4])], after.transitions[int(fold[4])])
+    assert (before.probs[~same] - after.probs[~same]).abs().max() > 10 * ROUNDING
 
 
 def test_terms_by_hand() -> None:
     data = pool()
     given, answers = data.evidence.given[data.bought], data.true[data.bought]
     fold = answer_folds(answers, FULL_SIZE.folds, stream())
-    found = left_out_fits(data.problem(), CANDIDATES["symmetric"], fold)
+    found = left_out_fits(data.problem(), CANDIDATES, fold)["symmetric"]
     for power in (1.0, 0.5):
         terms, joint = found.terms(power, given, answers), found.joint_terms(given, answers)
         for i, (p, g, y) in enumerate(zip(found.probs.tolist(), given, answers, strict=True)):
@@ -168,7 +176,7 @@ def test_a_row_is_predicted_by_heads_that_did_not_see_its_given_label(
     given = problem.given.clone()
     given[row] = (given[row] + 1) % 3
     before, after = (
-        fit_heads(each, problem.probs, fixed) for each in (problem, problem._replace(given=given))
+        fit_alone(fit_heads(each, problem.probs, fixed)) for each in (problem, problem._replace(given=given))
     )
     own, other = int(problem.fold[row]), 1 - int(problem.fold[row])
     assert torch.equal(before.probs[row], after.probs[row])

@@ -11,7 +11,8 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import spearmanr
 
 from metaselect.reweighting.auto.candidates import CANDIDATES
-from metaselect.reweighting.auto.heads import ANSWER_WEIGHT, WEIGHT_DECAY
+from metaselect.reweighting.auto.fold_heads import WEIGHT_DECAY, fit_alone
+from metaselect.reweighting.auto.heads import ANSWER_WEIGHT
 from metaselect.reweighting.auto.label_effects import label_effects
 from metaselect.reweighting.auto.label_model import FitSize, LabelModel, OutsideRows, mixed, part_of
 from metaselect.reweighting.auto.problem import Problem
@@ -143,11 +144,11 @@ def temperature_of(refit: Callable[..., object]) -> float:
 def test_spreading_again_is_the_fit_without_that_label_at_the_same_power() -> None:
     data = pool("uniform 40", n=90, apart=3.0)
     problem = data.problem()
-    fitted = CANDIDATES["spread"](problem)
+    fitted = fit_alone(CANDIDATES["spread"](problem))
     same = 0
     for place in range(len(problem.known)):
         other = problem.without(torch.arange(len(problem.known)) == place)
-        again, anew = fitted.refit(other), CANDIDATES["spread"](other)
+        again, anew = fit_alone(fitted.refit(other)), fit_alone(CANDIDATES["spread"](other))
         # The power is chosen by the bought labels; where it stays, nothing else is left to differ.
         same += bool((again.probs - anew.probs).abs().max() < 5e-3)
     assert same > len(problem.known) / 2
@@ -162,7 +163,7 @@ def test_they_point_the_same_way_as_whole_fits() -> None:
     def whole(problem: Problem) -> torch.Tensor:
         parts = {}
         for name in model.candidates:
-            fitted = CANDIDATES[name](problem)
+            fitted = fit_alone(CANDIDATES[name](problem))
             parts[name] = part_of(fitted, outside.whole_pool(fitted), model.powers[name], given)
         has_answer = torch.bincount(problem.answers, minlength=4) > 0
         return mixed(parts, model.weights, has_answer).posterior.gather(1, given[:, None])[:, 0]

@@ -9,8 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from metaselect.models import cross_fit as cross_fit_module
+from metaselect.models import logistic_regression as logistic_regression_module
 from metaselect.models.cross_fit import WEIGHT_DECAYS, cross_fit, stratified_folds
-from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
+from metaselect.models.logistic_regression import (
+    LinearParams,
+    fit_logistic_regression,
+    fit_logistic_regressions,
+)
 
 
 def blobs(
@@ -93,6 +98,29 @@ def test_the_solution_does_not_depend_on_where_it_starts() -> None:
     assert torch.allclose(cold.weight, warm.weight, atol=1e-7)
     assert torch.equal(far.weight, kept.weight)
     assert torch.equal(far.bias, kept.bias)
+
+
+@pytest.mark.parametrize("most_scores", [1, 1000, 10**9])
+def test_problems_that_are_solved_together_are_solved_as_alone(
+    most_scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other rows, weights, starts and difficulty; one starts at its solution, and all come in their order."""
+    monkeypatch.setattr(logistic_regression_module, "MOST_SCORES", most_scores)
+    inputs, labels = blobs(90, 5, 3)
+    draw = torch.Generator().manual_seed(3)
+    hard = F.one_hot(labels, 3).double()
+    few = hard * (torch.rand(90, 1, generator=draw) < 0.2)
+    soft = torch.rand(90, 3, generator=draw, dtype=torch.float64) ** 3
+    solved = fit_logistic_regression(inputs, soft, 1e-3, tolerance=1e-11)
+    far = LinearParams(torch.full((3, 5), 2.0).double(), torch.tensor([3.0, -1.0, 0.0]).double())
+    problems = [(hard, None), (few, far), (soft, solved), (5 * hard + soft, far), (few, None)]
+    found = [*fit_logistic_regressions(inputs, problems, 1e-3, tolerance=1e-11)]
+    for params, (targets, _) in zip(found, problems, strict=True):
+        assert largest_gradient(params, inputs, targets, 1e-3) <= 1.1e-11
+        alone = fit_logistic_regression(inputs, targets, 1e-3, tolerance=1e-11)
+        assert torch.allclose(params.log_probs(inputs), alone.log_probs(inputs), atol=1e-6)
+    assert torch.equal(found[2].weight, solved.weight)
+    assert not [*fit_logistic_regressions(inputs, [], 1e-3)]
 
 
 def test_a_class_without_samples_gets_almost_no_probability() -> None:

@@ -5,6 +5,7 @@ All but the central differences are exact up to rounding.
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -18,14 +19,15 @@ from metaselect.models.parameters import Params
 DIFFERENCE_STEP = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 
+@cache
 def _load_forward_rules() -> None:
-    """Create a first dual number, on which torch registers its forward rules with a warning about its own API."""
+    """Create a first dual number, on which torch registers its forward rules with a warning about its own API.
+
+    It takes a fifth of a second, which commands without a meta-gradient save.
+    """
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore")
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
-
-
-_load_forward_rules()
 
 
 class LossPasses(NamedTuple):
@@ -51,6 +53,7 @@ def through_graph(passes: LossPasses, v: Params) -> torch.Tensor:
 
 def dual_numbers(passes: LossPasses, v: Params) -> torch.Tensor:
     """(B,) J v by a second forward pass in dual numbers, at theta + epsilon v."""
+    _load_forward_rules()
     with torch.no_grad(), forward_ad.dual_level():
         duals = {name: forward_ad.make_dual(p.detach(), v[name]) for name, p in passes.params.items()}
         losses = passes.losses_at(duals)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
+from metaselect.models.logistic_regression import LinearParams, fit_logistic_regressions
 
 WEIGHT_DECAYS = tuple(10 ** (1 - step / 2) for step in range(13))  # 10 to 1e-5
 PATIENCE = 2  # weight decays in a row without a lower held-out loss, after which smaller ones are not tried
@@ -66,14 +66,11 @@ def cross_fit(
     fold = fold.to(inputs.device)
     count = int(fold.max()) + 1
     tried = range(count if len(fold) <= ALL_FOLDS_UP_TO else 1)
-    starts: list[LinearParams | None] = [None] * count
+    starts: Sequence[LinearParams | None] = [None] * len(tried)
     log_probs = torch.empty_like(targets)
     best, best_loss, best_log_probs, since = weight_decays[0], math.inf, log_probs, 0
     for weight_decay in weight_decays if len(weight_decays) > 1 else ():
-        for number in tried:
-            starts[number] = _fit_without(
-                inputs, targets, fold == number, weight_decay, starts[number], log_probs
-            )
+        starts = _fit_without_folds(inputs, targets, fold, tried, weight_decay, starts, log_probs)
         seen = fold < len(tried)
         loss = _mean_loss(log_probs[seen], targets[seen])
         since += 1
@@ -81,8 +78,8 @@ def cross_fit(
             best, best_loss, best_log_probs, since = weight_decay, loss, log_probs.clone(), 0
         if since == PATIENCE:
             break
-    for number in range(len(tried) if len(weight_decays) > 1 else 0, count):
-        _fit_without(inputs, targets, fold == number, best, None, best_log_probs)
+    rest = range(len(tried) if len(weight_decays) > 1 else 0, count)
+    _fit_without_folds(inputs, targets, fold, rest, best, [None] * len(rest), best_log_probs)
     return CrossFit(best, best_log_probs, _mean_loss(best_log_probs, targets))
 
 
@@ -97,18 +94,24 @@ def is_above(values: torch.Tensor, others: torch.Tensor) -> bool:
     )
 
 
-def _fit_without(
+def _fit_without_folds(
     inputs: torch.Tensor,
     targets: torch.Tensor,
-    held_out: torch.Tensor,
+    fold: torch.Tensor,
+    numbers: Sequence[int],
     weight_decay: float,
-    start: LinearParams | None,
+    starts: Sequence[LinearParams | None],
     log_probs: torch.Tensor,
-) -> LinearParams:
-    """The fit on all samples but those of a mask (n,); their rows of ``log_probs`` are overwritten."""
-    params = fit_logistic_regression(inputs[~held_out], targets[~held_out], weight_decay, start)
-    log_probs[held_out] = params.log_probs(inputs[held_out])
-    return params
+) -> list[LinearParams]:
+    """For each number, the fit on all samples but those of that fold; their rows of ``log_probs`` are overwritten."""
+    problems = (
+        (targets * (fold != number)[:, None], start) for number, start in zip(numbers, starts, strict=True)
+    )
+    fits = list(fit_logistic_regressions(inputs, problems, weight_decay))
+    for number, params in zip(numbers, fits, strict=True):
+        held_out = fold == number
+        log_probs[held_out] = params.log_probs(inputs[held_out])
+    return fits
 
 
 def _mean_loss(log_probs: torch.Tensor, targets: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression, solved to a gradient tolerance by Newton's method with conjugate gradients.
+"""Multinomial logistic regressions, solved to a gradient tolerance by Newton's method with conjugate gradients.
 
 With P the softmax of X W^T + b, row weights r_i = sum_k targets_ik and s = sum_i r_i, it minimises
 
@@ -7,10 +7,15 @@ With P the softmax of X W^T + b, row weights r_i = sum_k targets_ik and s = sum_
 L is convex. Newton's direction needs only products of the Hessian with a direction (V, v), two passes over X each:
 U = X V^T + v, then Q = r/s * P * (U - sum_k P U), and the product is (Q^T X + weight_decay V, sum_i Q_i).
 
+Several problems on the same inputs go step by step together: the passes over X are then products of matrices that are
+as many times wider, and take a fraction of the time. Each has its own step sizes and ends when it is solved.
+
 Source: Nocedal and Wright, Numerical Optimization (2nd edition), algorithm 7.1 (line search Newton-CG).
 Differs: the loss may rise by its own rounding error in a step, without which float32 stops far from the tolerance.
 """
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -21,6 +26,7 @@ TOLERANCE = 1e-5  # of the largest entry of the gradient
 MAX_STEPS, MAX_PRODUCTS = 100, 200  # Newton steps, and products of the Hessian in each of them
 SUFFICIENT_DECREASE = 1e-4  # of the line search
 SHORTEST_STEP = 1e-4  # share of Newton's step; where this lowers nothing, rounding is all that is left
+MOST_SCORES = 2**21  # n x K x problems that are solved together; five arrays of so many numbers are held
 
 
 class LinearParams(NamedTuple):
@@ -64,69 +70,152 @@ def fit_logistic_regression(
         start: parameters to begin with, for example those of another weight decay; None: zeros.
         tolerance: above 0.
     """
-    params = _zeros(inputs, targets) if start is None else start
-    total = targets.sum()
-    targets = targets / total
+    return next(fit_logistic_regressions(inputs, [(targets, start)], weight_decay, tolerance=tolerance))
+
+
+def fit_logistic_regressions(
+    inputs: torch.Tensor,
+    problems: Iterable[tuple[torch.Tensor, LinearParams | None]],
+    weight_decay: float,
+    *,
+    tolerance: float = TOLERANCE,
+) -> Iterator[LinearParams]:
+    """``fit_logistic_regression`` of several targets on the same inputs, in their order.
+
+    As many are solved together as ``MOST_SCORES`` allows; their targets are asked for as they are needed.
+
+    Args:
+        inputs: (n, d), as there.
+        problems: targets (n, K) and start of each. Rows of 0, which are left out, may differ.
+        weight_decay: as there.
+        tolerance: as there.
+    """
+    rest = iter(problems)
+    for first in rest:
+        together = max(1, MOST_SCORES // first[0].numel())
+        targets, starts = zip(first, *islice(rest, together - 1), strict=True)
+        stacked = torch.stack([each.T for each in targets])  # (B, K, n)
+        used = (stacked > 0).flatten(0, 1).any(0)
+        rows = inputs
+        if not used.all():
+            rows, stacked = inputs[used], stacked[:, :, used]
+        joined = torch.stack(
+            [_zeros(inputs, targets[0]) if start is None else _joined(*start) for start in starts]
+        )
+        yield from (
+            LinearParams(theta[:, :-1].contiguous(), theta[:, -1].contiguous())
+            for theta in _solve(rows, stacked, joined, weight_decay, tolerance)
+        )
+
+
+def _solve(
+    inputs: torch.Tensor, targets: torch.Tensor, start: torch.Tensor, weight_decay: float, tolerance: float
+) -> torch.Tensor:
+    """(B, K, d + 1) solutions.
+
+    Args:
+        inputs: (n, d).
+        targets: (B, K, n), the samples last, as everywhere below: sums over the classes are fast then.
+        start: (B, K, d + 1) weights, and biases as the last column.
+        weight_decay: of the weights.
+        tolerance: of the gradients.
+    """
+    solved = start.clone()
+    targets = targets / targets.sum((1, 2))[:, None, None]
     mass = targets.sum(1, keepdim=True)  # r_i / s
+    penalty = inputs.new_full((start.shape[2],), weight_decay)
+    penalty[-1] = 0
     slack = 10 * torch.finfo(inputs.dtype).eps
-    log_probs = params.log_probs(inputs)
-    loss = _loss(log_probs, targets, params, weight_decay)
+    left, params = torch.arange(len(start), device=inputs.device), start  # problems that are not solved yet
+    log_probs = _scores(inputs, params).log_softmax(1)
+    loss = _loss(log_probs, targets, params, penalty)
     for _ in range(MAX_STEPS):
         probs = log_probs.exp()
-        residual = probs * mass - targets  # (n, K)
-        gradient = _joined(residual.T @ inputs + weight_decay * params.weight, residual.sum(0))
-        if float(gradient.abs().max()) <= tolerance:
+        gradient = _through_inputs(probs * mass - targets, inputs) + penalty * params
+        going = gradient.abs().amax((1, 2)) > tolerance
+        if not going.all():
+            left, params, loss, gradient = left[going], params[going], loss[going], gradient[going]
+            targets, mass, probs = targets[going], mass[going], probs[going]
+        if not len(left):
             break
-        direction = _newton_direction(inputs, probs, mass, weight_decay, gradient)
-        slope, size = float((gradient * direction).sum()), 1.0
+        direction = _newton_directions(inputs, probs, mass, penalty, gradient)
+        slope, size = (gradient * direction).sum((1, 2)), torch.ones_like(loss)
         while True:
-            ahead = LinearParams(
-                params.weight + size * direction[:, :-1], params.bias + size * direction[:, -1]
-            )
-            log_probs = ahead.log_probs(inputs)
-            reached = _loss(log_probs, targets, ahead, weight_decay)
-            if reached <= loss + SUFFICIENT_DECREASE * size * slope + slack * abs(loss):
+            ahead = params + size[:, None, None] * direction
+            log_probs = _scores(inputs, ahead).log_softmax(1)
+            reached = _loss(log_probs, targets, ahead, penalty)
+            lower = reached <= loss + SUFFICIENT_DECREASE * size * slope + slack * loss.abs()
+            if (lower | (size < SHORTEST_STEP)).all():
                 break
-            size /= 2
-            if size < SHORTEST_STEP:
-                return params
-        params, loss = ahead, reached
-    return params
+            size = torch.where(lower, size, size / 2)
+        solved[left[lower]] = ahead[lower]
+        if lower.all():
+            params, loss = ahead, reached
+        else:
+            left, params, loss = left[lower], ahead[lower], reached[lower]
+            targets, mass, log_probs = targets[lower], mass[lower], log_probs[lower]
+    return solved
 
 
-def _newton_direction(
+def _newton_directions(
     inputs: torch.Tensor,
     probs: torch.Tensor,
     mass: torch.Tensor,
-    weight_decay: float,
+    penalty: torch.Tensor,
     gradient: torch.Tensor,
 ) -> torch.Tensor:
-    """(K, d + 1) minus the inverse Hessian times the gradient, by conjugate gradients as exactly as is worth it."""
-    curvature = probs * mass
-    norm = float(gradient.norm())
-    wanted = min(0.1, norm**0.5) * norm  # Newton's method then converges superlinearly
+    """(B, K, d + 1) minus the inverse Hessians times the gradients, by conjugate gradients, as exact as needed."""
+    norm = gradient.square().sum((1, 2)).sqrt()
+    wanted = (norm.sqrt().clamp(max=0.1) * norm).square()  # Newton's method then converges superlinearly
     solution = torch.zeros_like(gradient)
+    left, within = torch.arange(len(gradient), device=inputs.device), solution
     residual = -gradient
-    search, square = residual, float(residual.square().sum())
+    search, square = residual, norm.square()
     for _ in range(MAX_PRODUCTS):
-        across = torch.addmm(search[:, -1], inputs, search[:, :-1].T)  # (n, K)
-        across = curvature * (across - (probs * across).sum(1, keepdim=True))
-        product = _joined(across.T @ inputs + weight_decay * search[:, :-1], across.sum(0))
-        bend = float((search * product).sum())
-        if bend <= 0:  # a direction that changes nothing, such as one bias for all classes
-            break
-        size = square / bend
-        solution = solution + size * search
+        across = _scores(inputs, search)
+        across -= (probs * across).sum(1, keepdim=True)
+        across *= probs
+        across *= mass
+        product = _through_inputs(across, inputs) + penalty * search
+        bend = (search * product).sum((1, 2))
+        curved = bend > 0  # else it is a direction that changes nothing, such as one bias for all classes
+        size = torch.where(curved, square / bend, 0.0)[:, None, None]
+        within = within + size * search
         residual = residual - size * product
-        before, square = square, float(residual.square().sum())
-        if square**0.5 <= wanted:
-            break
-        search = residual + square / before * search
+        before, square = square, residual.square().sum((1, 2))
+        going = curved & (square > wanted)
+        search = residual + (square / before)[:, None, None] * search
+        if not going.all():
+            solution[left] = within
+            if not going.any():
+                break
+            left, within, residual, search = left[going], within[going], residual[going], search[going]
+            square, wanted = square[going], wanted[going]
+            probs, mass = probs[going], mass[going]
+    else:
+        solution[left] = within
     return solution
 
 
-def _loss(log_probs: torch.Tensor, targets: torch.Tensor, params: LinearParams, weight_decay: float) -> float:
-    return float(weight_decay / 2 * params.weight.square().sum() - (targets * log_probs).sum())
+def _scores(inputs: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+    """(B, K, n) W X^T + b."""
+    weight, bias = params[:, :, :-1].flatten(0, 1), params[:, :, -1].reshape(-1, 1)
+    return torch.addmm(bias, weight, inputs.T).view(*params.shape[:2], len(inputs))
+
+
+def _through_inputs(values: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """(B, K, d + 1) products of (B, K, n) values with the inputs, and their sums."""
+    product = values.new_empty(*values.shape[:2], inputs.shape[1] + 1)
+    product[:, :, :-1] = (values.flatten(0, 1) @ inputs).view(*values.shape[:2], inputs.shape[1])
+    product[:, :, -1] = values.sum(2)
+    return product
+
+
+def _loss(
+    log_probs: torch.Tensor, targets: torch.Tensor, params: torch.Tensor, penalty: torch.Tensor
+) -> torch.Tensor:
+    """(B,)."""
+    return (penalty * params.square()).sum((1, 2)) / 2 - (targets * log_probs).sum((1, 2))
 
 
 def _joined(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -134,6 +223,5 @@ def _joined(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     return torch.cat([weight, bias[:, None]], 1)
 
 
-def _zeros(inputs: torch.Tensor, targets: torch.Tensor) -> LinearParams:
-    classes = targets.shape[1]
-    return LinearParams(inputs.new_zeros(classes, inputs.shape[1]), inputs.new_zeros(classes))
+def _zeros(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return inputs.new_zeros(targets.shape[1], inputs.shape[1] + 1)

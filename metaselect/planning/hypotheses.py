@@ -27,6 +27,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from metaselect.reweighting.auto.fold_heads import fit_alone, fit_together
 from metaselect.reweighting.auto.heads import HeadModel, fit_heads
 from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, FitSize, fit_label_model
 from metaselect.reweighting.auto.left_out import LEAST_PROB
@@ -84,7 +85,8 @@ def hypotheses(
     problem = make_problem(evidence, bought, answers, everything, len(everything), generator)
     blind = problem.without(torch.ones(len(bought), dtype=torch.bool))
     starts = [blind.probs, *cluster_starts(blind, generator)]
-    base = max((fit_heads(blind, start) for start in starts), key=lambda fit: _log_likelihood(fit, blind))
+    fits = fit_together([fit_heads(blind, start) for start in starts])
+    base = max(fits, key=lambda fit: _log_likelihood(fit, blind))
     readings = _readings(base)
     scores = [
         log(reading.weight) + _answers_log_likelihood(reading.probs, reading.transition, problem)
@@ -93,7 +95,7 @@ def hypotheses(
     total = float(torch.tensor(scores, dtype=torch.float64).logsumexp(0))
     if len(bought) >= LEAST_BOUGHT:
         model = fit_label_model(evidence, bought, answers, everything, generator, size)
-        learnt = fit_heads(problem, model.posterior)
+        learnt = fit_alone(fit_heads(problem, model.posterior))
         by_bought = _log_likelihood(learnt, problem) - lgamma(problem.classes + 1)
         by_bought += _answers_log_likelihood(learnt.probs, learnt.transition, problem)
         if by_bought > _log_likelihood(base, blind) + total:
@@ -103,7 +105,7 @@ def hypotheses(
     found = []
     for reading, weight in zip(readings, weights, strict=True):
         if weight:
-            fit = fit_heads(problem, reading.probs) if len(bought) else reading
+            fit = fit_alone(fit_heads(problem, reading.probs)) if len(bought) else reading
             found.append(Hypothesis(reading.name, weight / sum(weights), fit.probs, fit.transition))
     return sorted(found, key=lambda each: -each.weight)
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 
 from metaselect.planning.hypotheses import Hypothesis
-from metaselect.reweighting.auto.heads import fit_folds, weighted
+from metaselect.reweighting.auto.fold_heads import Wanted, fit_folds
+from metaselect.reweighting.auto.heads import weighted
 from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, FitSize, fit_label_model
 from metaselect.reweighting.auto.problem import make_problem
 from metaselect.reweighting.auto.transition import with_answers
@@ -119,7 +120,7 @@ def learn(
         return plain
     problem = make_problem(evidence, labelled, answers, everything, len(everything), generator)
     targets = with_answers(model.posterior, labelled, answers)
-    _, log_probs = fit_folds(problem, weighted(problem, targets), {})
+    [(_, log_probs)] = fit_folds([Wanted(problem, weighted(problem, targets), {})])
     corrected = model.posterior.argmax(1)
     corrected[labelled] = answers
     return Learnt(log_probs.argmax(1), corrected, corrects=True)

@@ -1,4 +1,4 @@
-"""Candidates for the model of the labels, each a function from a problem to P and T.
+"""Candidates for the model of the labels, each a function from a problem to a fit of P and T.
 
 P are class probabilities of every sample that do not depend on its given label, T is the transition matrix:
 
@@ -16,13 +16,10 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from metaselect.models.logistic_regression import LinearParams
+from metaselect.reweighting.auto.fold_heads import Fit, Heads, Wanted
 from metaselect.reweighting.auto.heads import (
     ANSWER_WEIGHT,
-    REFIT_TOLERANCE,
-    TOLERANCE,
     HeadModel,
-    fit_folds,
     fit_heads,
     probs_of_answers,
     refit_heads,
@@ -51,36 +48,36 @@ class Candidate(NamedTuple):
         probs: (r, K) P of the problem's rows.
         transition: (K, K) T.
         extend: (number of a space, (n', d') projected representations in it) -> (n', K) P of samples outside.
-        refit: (the same rows with other bought labels) -> the candidate, going on from this fit.
+        refit: (the same rows with other bought labels) -> a fit of the candidate, going on from this one.
     """
 
     probs: torch.Tensor
     transition: torch.Tensor
     extend: Callable[[int, torch.Tensor], torch.Tensor]
-    refit: Callable[[Problem], "Candidate"]
+    refit: "Callable[[Problem], Fit[Candidate]]"
 
 
-def fit_plain(problem: Problem) -> Candidate:
+def fit_plain(problem: Problem) -> Fit[Candidate]:
     """Heads on the given labels."""
-    return _of_heads(fit_heads(problem, problem.probs, _least_noise(problem)), _least_noise)
+    return _of_heads((yield from fit_heads(problem, problem.probs, _least_noise(problem))), _least_noise)
 
 
-def fit_symmetric(problem: Problem) -> Candidate:
+def fit_symmetric(problem: Problem) -> Fit[Candidate]:
     """Heads with symmetric noise of the rate among bought labels."""
-    return _of_heads(fit_heads(problem, problem.probs, _even_noise(problem)), _even_noise)
+    return _of_heads((yield from fit_heads(problem, problem.probs, _even_noise(problem))), _even_noise)
 
 
-def fit_given(problem: Problem) -> Candidate:
+def fit_given(problem: Problem) -> Fit[Candidate]:
     """Heads and T, starting from the predictions of the given labels."""
-    return _of_heads(fit_heads(problem, problem.probs))
+    return _of_heads((yield from fit_heads(problem, problem.probs)))
 
 
-def fit_bought(problem: Problem) -> Candidate:
+def fit_bought(problem: Problem) -> Fit[Candidate]:
     """Heads and T, starting from heads on the bought labels alone."""
-    return _of_heads(fit_heads(problem, probs_of_answers(problem)))
+    return _of_heads((yield from fit_heads(problem, probs_of_answers(problem))))
 
 
-def fit_spread(problem: Problem) -> Candidate:
+def fit_spread(problem: Problem) -> Fit[Candidate]:
     """Label spreading from bought labels; then spreading and heads from those and the given labels that agree.
 
     The first scores are raised to the power under which bought labels predict each other best. Each round keeps the
@@ -89,7 +86,7 @@ def fit_spread(problem: Problem) -> Candidate:
     """
     spaces = [SpreadSpace(space.hidden) for space in problem.spaces]
     probs, power = _spread_bought(problem, spaces)
-    return _agreed(problem, spaces, probs, power, {})
+    return (yield from _agreed(problem, spaces, probs, power, {}))
 
 
 class SpreadSpace:
@@ -112,12 +109,11 @@ def _agreed(
     spaces: Sequence[SpreadSpace],
     probs: torch.Tensor,
     power: float,
-    heads: dict[tuple[int, int], LinearParams],
-    tolerance: float = TOLERANCE,
-) -> Candidate:
+    heads: Heads,
+) -> Fit[Candidate]:
     """The candidate that follows from (r, K) ``probs`` by bought labels alone, which are scores to a power.
 
-    Heads begin with ``heads``, and are fitted to a tolerance.
+    Heads begin with ``heads``.
     """
     graphs = [space.graph for space in spaces]
     for _ in range(AGREEMENT_ROUNDS):
@@ -125,7 +121,7 @@ def _agreed(
         labels = given_counts(problem.given, problem.classes) * kept[:, None]
         labels[problem.known] = ANSWER_WEIGHT * F.one_hot(problem.answers, problem.classes).float()
         spread = _spread_across(problem, graphs, labels)
-        heads, log_probs = fit_folds(problem, labels, heads, tolerance)
+        heads, log_probs = yield Wanted(problem, labels, heads)
         probs = (spread.log() + log_probs).softmax(1)
     start = counted_transition(probs, problem.given, problem.known, problem.answers)
     transition = estimate_transition(
@@ -137,14 +133,14 @@ def _agreed(
         parts = zip(weight.split(BLOCK), index.split(BLOCK), strict=True)  # of rows x neighbours x K numbers
         return torch.cat([(shares[:, :, None] * probs[near]).sum(1) for shares, near in parts])
 
-    def refit(other: Problem) -> Candidate:
+    def refit(other: Problem) -> Fit[Candidate]:
         counts = torch.zeros_like(probs)
         counts[other.known] = F.one_hot(other.answers, other.classes).float()
         scores = torch.empty_like(probs)
         for space, graph in zip(other.spaces, graphs, strict=True):
             # Spreading is linear: of all bought labels together as of one after the other.
             scores[space.members] = as_shares(graph.spread(counts))[space.members]
-        return _agreed(other, spaces, (power * scores.log()).softmax(1), power, heads, REFIT_TOLERANCE)
+        return (yield from _agreed(other, spaces, (power * scores.log()).softmax(1), power, heads))
 
     return Candidate(probs, transition, extend, refit)
 
@@ -170,14 +166,14 @@ def _spread_across(problem: Problem, graphs: Sequence[Graph], labels: torch.Tens
     return shares
 
 
-CANDIDATES: dict[str, Callable[[Problem], Candidate]] = {
+CANDIDATES: dict[str, Callable[[Problem], Fit[Candidate]]] = {
     PLAIN: fit_plain,
     "symmetric": fit_symmetric,
     "given": fit_given,
     "bought": fit_bought,
     "spread": fit_spread,
 }
-"""Name -> the function that fits it, the plainest first."""
+"""Name -> the function that makes its fit, the plainest first."""
 OF_ANSWERS = ("bought", "spread")
 """Candidates that know a class by its bought labels alone."""
 
@@ -189,8 +185,8 @@ def _of_heads(model: HeadModel, noise: Callable[[Problem], torch.Tensor] | None 
         logs = [model.heads[number, fold].log_probs(hidden) for fold in (0, 1)]
         return (model.temperature * (logs[0] + logs[1]) / 2).softmax(1)
 
-    def refit(problem: Problem) -> Candidate:
-        return _of_heads(refit_heads(problem, model, noise and noise(problem)), noise)
+    def refit(problem: Problem) -> Fit[Candidate]:
+        return _of_heads((yield from refit_heads(problem, model, noise and noise(problem))), noise)
 
     return Candidate(model.probs, model.transition, extend, refit)
 

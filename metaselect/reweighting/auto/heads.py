@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
+from metaselect.models.logistic_regression import fit_logistic_regression
+from metaselect.reweighting.auto.fold_heads import Fit, Heads, Wanted
 from metaselect.reweighting.auto.problem import Problem
 from metaselect.reweighting.auto.transition import (
     counted_transition,
@@ -23,14 +24,11 @@ from metaselect.reweighting.auto.transition import (
     with_answers,
 )
 
-WEIGHT_DECAY = 3e-4  # of heads on rows of norm 1
 FEW_WEIGHT_DECAY = 1e-3  # of a head that is fitted to the bought labels alone
 ANSWER_WEIGHT = 5.0  # of a bought sample among those whose class is estimated
 ROUNDS = 8  # of expectation-maximisation
 REFIT_ROUNDS = 2  # of a model that is settled, on other bought labels
 SETTLED = 1e-3  # mean change of a probability in a round; below it the rounds end
-TOLERANCE = 1e-4  # of the heads' gradients
-REFIT_TOLERANCE = 1e-6  # of refitted ones; one label of a large pool moves a gradient by less than the other
 TEMPERATURES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # factors of the logits
 
 
@@ -46,7 +44,7 @@ class HeadModel(NamedTuple):
 
     probs: torch.Tensor
     transition: torch.Tensor
-    heads: dict[tuple[int, int], LinearParams]
+    heads: Heads
     temperature: float
 
 
@@ -60,7 +58,7 @@ def probs_of_answers(problem: Problem) -> torch.Tensor:
     return probs
 
 
-def fit_heads(problem: Problem, start: torch.Tensor, fixed: torch.Tensor | None = None) -> HeadModel:
+def fit_heads(problem: Problem, start: torch.Tensor, fixed: torch.Tensor | None = None) -> Fit[HeadModel]:
     """Heads and T by expectation-maximisation.
 
     Args:
@@ -74,13 +72,13 @@ def fit_heads(problem: Problem, start: torch.Tensor, fixed: torch.Tensor | None 
     model = HeadModel(start, transition, {}, 1.0)
     for _ in range(ROUNDS):
         before = model.probs
-        model = _next_round(problem, model, fixed, TEMPERATURES)
+        model = yield from _next_round(problem, model, fixed, TEMPERATURES)
         if float((model.probs - before).abs().mean()) < SETTLED:
             break
     return _with_last_transition(problem, model, fixed)
 
 
-def refit_heads(problem: Problem, model: HeadModel, fixed: torch.Tensor | None = None) -> HeadModel:
+def refit_heads(problem: Problem, model: HeadModel, fixed: torch.Tensor | None = None) -> Fit[HeadModel]:
     """A fitted model after ``REFIT_ROUNDS`` rounds more, at its temperature.
 
     Args:
@@ -90,7 +88,7 @@ def refit_heads(problem: Problem, model: HeadModel, fixed: torch.Tensor | None =
     """
     model = model if fixed is None else model._replace(transition=fixed)
     for _ in range(REFIT_ROUNDS):
-        model = _next_round(problem, model, fixed, (model.temperature,), REFIT_TOLERANCE)
+        model = yield from _next_round(problem, model, fixed, (model.temperature,))
     return _with_last_transition(problem, model, fixed)
 
 
@@ -99,15 +97,14 @@ def _next_round(
     model: HeadModel,
     fixed: torch.Tensor | None,
     temperatures: Sequence[float],
-    tolerance: float = TOLERANCE,
-) -> HeadModel:
+) -> Fit[HeadModel]:
     """The model after one round of expectation-maximisation."""
     given, known, answers = problem.given, problem.known, problem.answers
     probs, transition = model.probs, model.transition
     if fixed is None:
         transition = estimate_transition(probs, given, known, answers, transition)
     targets = with_answers(posterior(probs, transition, given), known, answers)
-    heads, log_probs = fit_folds(problem, weighted(problem, targets), model.heads, tolerance)
+    heads, log_probs = yield Wanted(problem, weighted(problem, targets), model.heads)
     temperature, probs = _calibrated(log_probs, transition, given, temperatures)
     return HeadModel(probs, transition, heads, temperature)
 
@@ -129,42 +126,17 @@ def weighted(problem: Problem, targets: torch.Tensor) -> torch.Tensor:
     return targets * factors
 
 
-def fit_folds(
-    problem: Problem,
-    targets: torch.Tensor,
-    starts: dict[tuple[int, int], LinearParams],
-    tolerance: float = TOLERANCE,
-) -> tuple[dict[tuple[int, int], LinearParams], torch.Tensor]:
-    """A head for each space and fold, and (r, K) log probabilities of the rows of the other fold.
-
-    Args:
-        problem: r rows.
-        targets: (r, K) soft labels times the weights of the rows; rows of 0 are not fitted.
-        starts: heads to begin with.
-        tolerance: of their gradients.
-    """
-    log_probs = torch.empty_like(targets)
-    heads = {}
-    for number, fold, train, test in problem.splits():
-        hidden = problem.spaces[number].hidden
-        start = starts.get((number, fold))
-        head = fit_logistic_regression(
-            hidden[train], targets[train], WEIGHT_DECAY, start, tolerance=tolerance
-        )
-        log_probs[test] = head.log_probs(hidden[test])
-        heads[number, fold] = head
-    return heads, log_probs
-
-
 def _calibrated(
     log_probs: torch.Tensor, transition: torch.Tensor, given: torch.Tensor, temperatures: Sequence[float]
 ) -> tuple[float, torch.Tensor]:
     """The temperature under which the given labels are most likely, and (r, K) probabilities with it."""
+    # (K, r): a softmax over the first dimension takes a fraction of the time.
+    log_probs, of_given = log_probs.T.contiguous(), given_likelihood(transition, given).T.contiguous()
     best, chosen = -torch.inf, (1.0, log_probs.exp())
-    of_given = given_likelihood(transition, given)
     for factor in temperatures:
-        probs = (factor * log_probs).softmax(1)
-        likelihood = (probs * of_given).sum(1).clamp(min=1e-9).log().mean()
+        probs = (factor * log_probs).softmax(0)
+        likelihood = (probs * of_given).sum(0).clamp(min=1e-9).log().mean()
         if float(likelihood) > best:
             best, chosen = float(likelihood), (factor, probs)
-    return chosen
+    factor, probs = chosen
+    return factor, probs.T.contiguous()

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
+from metaselect.reweighting.auto.candidates import Candidate
+from metaselect.reweighting.auto.fold_heads import REFIT_TOLERANCE, fit_together
 from metaselect.reweighting.auto.label_model import LabelModel, OutsideRows, mixed, part_of
 from metaselect.reweighting.auto.problem import Problem
 from metaselect.reweighting.evidence import Evidence
@@ -26,8 +28,7 @@ def label_effects(model: LabelModel, evidence: Evidence) -> Iterator[torch.Tenso
     problem, outside = model.problem, OutsideRows(model.problem, evidence)
     counts = evidence.given >= 0
     counts[problem.rows[problem.known]] = False
-    closer = {name: candidate.refit(problem) for name, candidate in model.candidates.items()}
-    model = model._replace(candidates=closer)
+    model = model._replace(candidates=_refits(model, problem))
     with_all = _refitted(model, problem, outside, evidence.given)
     for place in range(len(problem.known)):
         left_out = torch.zeros(len(problem.known), dtype=torch.bool)
@@ -39,9 +40,13 @@ def label_effects(model: LabelModel, evidence: Evidence) -> Iterator[torch.Tenso
 def _refitted(model: LabelModel, problem: Problem, outside: OutsideRows, given: torch.Tensor) -> torch.Tensor:
     """(n,) posterior of each given label by the model, refitted to a problem with other bought labels."""
     parts = {}
-    for name, candidate in model.candidates.items():
-        refit = candidate.refit(problem)
+    for name, refit in _refits(model, problem).items():
         parts[name] = part_of(refit, outside.whole_pool(refit), model.powers[name], given)
     has_answer = torch.bincount(problem.answers, minlength=problem.classes) > 0
     known = mixed(parts, model.weights, has_answer).posterior
     return known.gather(1, given.clamp(min=0)[:, None])[:, 0]
+
+
+def _refits(model: LabelModel, problem: Problem) -> dict[str, Candidate]:
+    fits = fit_together([each.refit(problem) for each in model.candidates.values()], REFIT_TOLERANCE)
+    return dict(zip(model.candidates, fits, strict=True))

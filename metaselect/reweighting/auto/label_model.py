@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from metaselect.models.cross_fit import is_above
 from metaselect.reweighting.auto.candidates import CANDIDATES, OF_ANSWERS, PLAIN, Candidate, fit_plain
+from metaselect.reweighting.auto.fold_heads import fit_alone, fit_together
 from metaselect.reweighting.auto.left_out import answer_folds, left_out_fits, to_power
 from metaselect.reweighting.auto.problem import Problem, make_problem
 from metaselect.reweighting.auto.transition import posterior
@@ -117,20 +118,22 @@ def fit_label_model(
     folds = size.folds if problem.classes <= MANY_CLASSES else size.folds_of_many
     fold = answer_folds(answers, folds, generator)
     if not (fold >= 0).any():
-        plain = fit_plain(problem)
+        plain = fit_alone(fit_plain(problem))
         probs = OutsideRows(problem, evidence).whole_pool(plain)
         known = posterior(probs, plain.transition, evidence.given)
         fitted = (problem, {PLAIN: plain}, {PLAIN: 1.0})
         return LabelModel(probs, known, plain.transition, {PLAIN: 1.0}, {}, plain.transition, False, *fitted)
-    crossed = make_problem(evidence, bought, answers, usable, size.cross_rows, generator)
-    left_out = {name: left_out_fits(crossed, fit, fold) for name, fit in CANDIDATES.items()}
+    crossed = make_problem(evidence, bought, answers, usable, size.cross_rows, generator, like=problem)
+    left_out = left_out_fits(crossed, CANDIDATES, fold)
     powers = {name: fits.best_power(evidence.given[bought], answers) for name, fits in left_out.items()}
     terms = {
         name: fits.terms(powers[name], evidence.given[bought], answers) for name, fits in left_out.items()
     }
     weights = dict(zip(terms, averaging_weights(torch.stack([*terms.values()]), generator), strict=True))
     outside = OutsideRows(problem, evidence)
-    candidates = {name: CANDIDATES[name](problem) for name, weight in weights.items() if weight}
+    weighty = [name for name, weight in weights.items() if weight]
+    fits = fit_together([CANDIDATES[name](problem) for name in weighty])
+    candidates = dict(zip(weighty, fits, strict=True))
     parts: dict[str, Part] = {}
     for name, candidate in candidates.items():
         of_pool = outside.whole_pool(candidate)

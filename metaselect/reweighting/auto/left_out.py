@@ -1,6 +1,6 @@
 """Bought labels that candidates for the model of the labels are fitted without, and how well these predict them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from metaselect.models.cross_fit import stratified_folds
 from metaselect.reweighting.auto.candidates import Candidate
+from metaselect.reweighting.auto.fold_heads import Fit, fit_together
 from metaselect.reweighting.auto.problem import Problem
 from metaselect.reweighting.auto.transition import given_likelihood, posterior
 
@@ -73,16 +74,18 @@ class LeftOut(NamedTuple):
         )
 
 
-def left_out_fits(problem: Problem, fit: Callable[[Problem], Candidate], fold: torch.Tensor) -> LeftOut:
-    """The candidate, fitted once for each fold (``answer_folds``) without its answers."""
-    probs = torch.full((len(fold), problem.classes), torch.nan)
-    transitions = {}
-    for number in sorted(set(fold.tolist()) - {-1}):
+def left_out_fits(
+    problem: Problem, fits: Mapping[str, Callable[[Problem], Fit[Candidate]]], fold: torch.Tensor
+) -> dict[str, LeftOut]:
+    """Each candidate by its name, fitted once for each fold (``answer_folds``) without its answers."""
+    found = {name: LeftOut(fold, torch.full((len(fold), problem.classes), torch.nan), {}) for name in fits}
+    each = [(name, number) for name in fits for number in sorted(set(fold.tolist()) - {-1})]
+    together = [fits[name](problem.without(fold == number)) for name, number in each]
+    for (name, number), candidate in zip(each, fit_together(together), strict=True):
         out = fold == number
-        candidate = fit(problem.without(out))
-        probs[out] = candidate.probs[problem.known[out]]
-        transitions[number] = candidate.transition
-    return LeftOut(fold, probs, transitions)
+        found[name].probs[out] = candidate.probs[problem.known[out]]
+        found[name].transitions[number] = candidate.transition
+    return found
 
 
 def to_power(transition: torch.Tensor, power: float) -> torch.Tensor:

@@ -112,6 +112,7 @@ def make_problem(
     usable: torch.Tensor,
     most_rows: int,
     generator: torch.Generator,
+    like: Problem | None = None,
 ) -> Problem:
     """At most ``most_rows`` random usable samples of the pool, and all bought ones.
 
@@ -122,6 +123,7 @@ def make_problem(
         usable: (n',) int64 sorted pool indices, the bought ones among them.
         most_rows: at least 1.
         generator: of the sample and the folds.
+        like: another problem of the evidence, whose projections are taken where it has the same rows.
     """
     n = len(evidence.given)
     chosen = torch.zeros(n, dtype=torch.bool)
@@ -130,13 +132,10 @@ def make_problem(
     rows = chosen.nonzero()[:, 0]
     position = torch.full((n,), -1, dtype=torch.int64)
     position[rows] = torch.arange(len(rows))
-    spaces, projections = [], []
-    for space in evidence.spaces:
-        members = position[space.members]
-        members = members[members >= 0]
-        hidden = space.hidden[rows]
-        projections.append(fit_projection(hidden[members] if len(members) > 1 else hidden))
-        spaces.append(Space(projections[-1].apply(hidden), members))
+    if like is not None and torch.equal(rows, like.rows):
+        spaces, projections = like.spaces, like.projections
+    else:
+        spaces, projections = _projected(evidence, rows, position)
     # Alternating over a random order, so that both folds have the same size.
     fold = torch.empty(len(rows), dtype=torch.int64)
     fold[torch.randperm(len(rows), generator=generator)] = torch.arange(len(rows)) % 2
@@ -144,9 +143,23 @@ def make_problem(
         rows,
         evidence.given[rows],
         evidence.probs[rows],
-        tuple(spaces),
-        tuple(projections),
+        spaces,
+        projections,
         fold,
         position[bought],
         answers,
     )
+
+
+def _projected(
+    evidence: Evidence, rows: torch.Tensor, position: torch.Tensor
+) -> tuple[tuple[Space, ...], tuple[Projection, ...]]:
+    """The spaces of the rows, and how they were projected; ``position`` (n,) is -1 outside of the rows."""
+    spaces, projections = [], []
+    for space in evidence.spaces:
+        members = position[space.members]
+        members = members[members >= 0]
+        hidden = space.hidden[rows]
+        projections.append(fit_projection(hidden[members] if len(members) > 1 else hidden))
+        spaces.append(Space(projections[-1].apply(hidden), members))
+    return tuple(spaces), tuple(projections)
