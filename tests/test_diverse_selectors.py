@@ -71,12 +71,16 @@ def test_badge_distances_are_those_of_the_dense_gradients(
     gradients = GradientEmbeddings(pool.probs[-1], pool.hidden[-1])
     np.testing.assert_allclose(gradients.squares, (rows**2).sum(1), rtol=1e-12)
     for index, expected in enumerate(squared(rows)):
-        np.testing.assert_allclose(gradients.squared_distances(index), expected, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(
+            gradients.squared_distances(torch.tensor([index])), expected, rtol=1e-9, atol=1e-14
+        )
 
 
 def test_badge_tells_neighbours_from_duplicates() -> None:
     hidden = torch.tensor([[1000.0, 1.0], [1000.0, 1.0], [1000.0, 1.25], [1e-6, 0.0], [0.0, 0.0]])
-    found = GradientEmbeddings(torch.tensor([[0.6, 0.3, 0.1]]).expand(5, 3), hidden).squared_distances(0)
+    found = GradientEmbeddings(torch.tensor([[0.6, 0.3, 0.1]]).expand(5, 3), hidden).squared_distances(
+        torch.tensor([0])
+    )
     assert found[:2].tolist() == [0, 0]
     left = np.array([0.6 - 1, 0.3, 0.1], np.float32).astype(np.float64)
     assert float(found[2]) == pytest.approx(float(left @ left) / 16, rel=1e-6)
@@ -89,7 +93,7 @@ def test_equal_rows_are_at_distance_0_however_sums_are_rounded(seed: int) -> Non
     gradients = GradientEmbeddings(pool.probs[-1], pool.hidden[-1])
     for index in range(20):
         same = torch.arange(61) % 20 == index
-        for found in (gradients.squared_distances(index), to_row(pool.hidden[-1], index)):
+        for found in (gradients.squared_distances(torch.tensor([index])), to_row(pool.hidden[-1], index)):
             assert torch.equal(found == 0, same)
     found = typicality(torch.nn.functional.normalize(pool.hidden[-1]), 2)
     np.testing.assert_allclose(found, 1 / SOFTENING, rtol=1e-6)
@@ -105,9 +109,12 @@ def test_badge_starts_from_the_largest_gradient_in_any_order_of_the_pool() -> No
     assert choose("badge", tied, 1).ranked.tolist() == [1]
 
 
-@pytest.mark.parametrize("bought", [NONE, BOUGHT])
-def test_badge_draws_in_proportion_to_the_squared_distance(bought: torch.Tensor) -> None:
-    """Frequencies of whole batches of three against their exact probabilities."""
+@pytest.mark.parametrize(("bought", "large_pool"), [(NONE, 2**17), (BOUGHT, 2**17), (BOUGHT, 0)])
+def test_badge_draws_in_proportion_to_the_squared_distance(
+    monkeypatch: pytest.MonkeyPatch, bought: torch.Tensor, large_pool: int
+) -> None:
+    """Frequencies of whole batches of three against their exact probabilities; of a large pool by rejection."""
+    monkeypatch.setattr(badge, "LARGE_POOL", large_pool)
     pool, draws = random_pool(6, seed=3, width=3), 2000
     between, norms = squared(dense_gradients(pool)), (dense_gradients(pool) ** 2).sum(1)
     start = bought.tolist()
@@ -172,7 +179,10 @@ def test_badge_cannot_draw_weight_0_at_the_ends_of_the_unit_interval(
 ) -> None:
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(level, dtype=torch.float64))
     weights = torch.tensor([0, 0, 1e-300, 3, 0.1, 0], dtype=torch.float64)
-    assert badge._draw_in_proportion(weights, torch.Generator()) == (2 if level == 0 else 4)
+    gradients = GradientEmbeddings(torch.full((6, 2), 0.5), torch.ones(6, 1))
+    drawn, squares = badge._draw_in_proportion(weights, gradients, 1, torch.Generator())
+    assert drawn == [2 if level == 0 else 4]
+    assert squares == weights[drawn].tolist()
 
 
 def test_badge_scores_are_distances_to_the_nearest_centre() -> None:

@@ -4,7 +4,9 @@ Source: Ash, Zhang, Krishnamurthy, Langford, Agarwal 2020 (arXiv:1906.03671), Al
 largest gradient, as in the authors' code (the paper's k-means++ draws it).
 Differs: distances come from the factors of the gradients, in float64; samples of earlier rounds count as centres, which
 the authors' code does not do; rows equal to a centre up to rounding have probability 0, and when only such rows are
-left the rest is drawn uniformly (the authors' code stops in a debugger).
+left the rest is drawn uniformly (the authors' code stops in a debugger); in a pool of more than 131,072 samples several
+picks are drawn, by rejection, between two passes over all samples, which needs other random numbers and leaves the
+distribution as it is.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,10 @@ from metaselect.selection.base import (
     no_progress,
 )
 from metaselect.selection.clustering.factored import BLOCK_ENTRIES
+from metaselect.selection.clustering.kmeans import LARGE_POOL
 
+PICKS_AT_ONCE = 64  # in a large pool, between two passes over all samples
+DRAWS_A_PICK = 2  # at most, before such a pass
 DUPLICATE_TOLERANCE = 1e-12
 """D^2 over ||g||^2 + ||c||^2 below which two gradients count as equal: rounding of float32 features of equal images."""
 
@@ -53,23 +58,28 @@ class Badge:
         # Without a centre, the distance to 0 selects the first pick; it is replaced by the distance to that pick below,
         # since 0 is no centre.
         nearest = torch.full_like(scores, torch.inf) if len(bought) else gradients.squares.cpu()
-        for index in bought.tolist():
-            nearest = torch.minimum(nearest, gradients.squared_distances(index))
+        at_once = 1 if len(unused) <= LARGE_POOL else PICKS_AT_ONCE
+        for part in bought.split(at_once) if len(bought) else ():
+            nearest = torch.minimum(nearest, gradients.squared_distances(part))
         picks: list[int] = []
         indistinct = 0
         while len(picks) < budget:
             weights = torch.where(unused, nearest, 0.0)  # D^2, Algorithm 1
             if not weights.any():
                 index, indistinct = _draw_uniformly(unused, generator), indistinct + 1
+                new, squares = [index], [0.0]
             elif len(bought) or picks:
-                index = _draw_in_proportion(weights, generator)
+                most = min(at_once, budget - len(picks))
+                new, squares = _draw_in_proportion(weights, gradients, most, generator)
             else:
                 index = int(weights.argmax())
-            scores[index] = weights[index].sqrt()
-            distances = gradients.squared_distances(index)
+                new, squares = [index], [float(weights[index])]
+            drawn = torch.tensor(new)
+            scores[drawn] = torch.tensor(squares, dtype=torch.float64).sqrt()
+            distances = gradients.squared_distances(drawn)
             nearest = torch.minimum(nearest, distances) if len(bought) or picks else distances
-            picks.append(index)
-            unused[index] = False
+            picks += new
+            unused[drawn] = False
             progress(f"{len(picks)} of {budget}")
         scores[unused] = nearest[unused].sqrt()
         return choice_without_clusters(torch.tensor(picks), scores, {"drawn_among_indistinct": indistinct})
@@ -93,12 +103,21 @@ class GradientEmbeddings:
         self.right = hidden
         self.squares = _squares(self.left) * _squares(self.right)
 
-    def squared_distances(self, index: int) -> torch.Tensor:
-        """(n,) float64 on the CPU: ||g_j - g_index||^2, exactly 0 where only rounding differs."""
-        inner = _inner(self.left, index) * _inner(self.right, index)  # <g_i, g_j> = (a_i . a_j)(x_i . x_j)
-        sums = self.squares + self.squares[index]
+    def squared_distances(self, ids: torch.Tensor) -> torch.Tensor:
+        """(n,) float64 on the CPU: squared distances to the nearest of the rows ``ids`` ((p,) int64 on the CPU)."""
+        rows = max(BLOCK_ENTRIES // max(self.left.shape[1], self.right.shape[1], 4 * len(ids)), 1)
+        blocks = torch.arange(len(self.squares)).to(self.squares.device).split(rows)
+        return torch.cat([self.between(block, ids).amin(1) for block in blocks]).cpu()
+
+    def between(self, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """(b, p) float64: ||g_i - g_j||^2, exactly 0 where only rounding differs."""
+        ids = ids.to(self.squares.device)
+        inner = _inner(self.left, rows, ids) * _inner(
+            self.right, rows, ids
+        )  # <g_i, g_j> = (a_i . a_j)(x_i . x_j)
+        sums = self.squares[rows, None] + self.squares[ids]
         squares = sums - 2 * inner
-        return torch.where(squares > DUPLICATE_TOLERANCE * sums, squares, 0.0).cpu()
+        return torch.where(squares > DUPLICATE_TOLERANCE * sums, squares, 0.0)
 
 
 def _squares(values: torch.Tensor) -> torch.Tensor:
@@ -106,10 +125,9 @@ def _squares(values: torch.Tensor) -> torch.Tensor:
     return torch.cat([block.double().square().sum(1) for block in _blocks(values)])
 
 
-def _inner(values: torch.Tensor, index: int) -> torch.Tensor:
-    """(n,) float64, inner products of the rows of ``values`` (n, d) with row ``index``."""
-    row = values[index].double()
-    return torch.cat([block.double() @ row for block in _blocks(values)])
+def _inner(values: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """(b, p) float64, inner products of some rows of ``values`` (n, d) with others."""
+    return values[rows].double() @ values[ids].double().T
 
 
 def _blocks(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -117,13 +135,40 @@ def _blocks(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return torch.split(values, max(BLOCK_ENTRIES // values.shape[1], 1))
 
 
-def _draw_in_proportion(weights: torch.Tensor, generator: torch.Generator) -> int:
-    """An index drawn with probability proportional to ``weights`` ((n,) float64 on the CPU, one of them above 0)."""
+def _draw_in_proportion(
+    weights: torch.Tensor, gradients: GradientEmbeddings, most: int, generator: torch.Generator
+) -> tuple[list[int], list[float]]:
+    """Indices drawn one after another in proportion to D^2, and their D^2; at least one.
+
+    ``weights`` knows nothing of what is drawn here, and is at least D^2. An index that is drawn by it and kept with
+    probability D^2 / weight has the distribution that Algorithm 1 asks for.
+
+    Args:
+        weights: (n,) float64 on the CPU, one of them above 0.
+        gradients: of n samples.
+        most: indices.
+        generator: of the draws.
+    """
     support = weights.nonzero()[:, 0]  # an index of weight 0 cannot be drawn, however the sum is rounded
     cumulative = weights[support].cumsum(0)
-    threshold = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[-1]
-    at = int(torch.searchsorted(cumulative, threshold, right=True))
-    return int(support[min(at, len(support) - 1)])
+    new: list[int] = []
+    squares: list[float] = []
+    for _ in range(most if most == 1 else DRAWS_A_PICK * most):
+        threshold = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[-1]
+        at = int(torch.searchsorted(cumulative, threshold, right=True))
+        index = int(support[min(at, len(support) - 1)])
+        square = float(weights[index])
+        if new:
+            level = float(torch.rand((), generator=generator, dtype=torch.float64)) * square
+            drawn = gradients.between(torch.tensor([index]), torch.tensor(new))
+            square = min(square, float(drawn.min()))
+            if level >= square:
+                continue
+        new.append(index)
+        squares.append(square)
+        if len(new) == most:
+            break
+    return new, squares
 
 
 def _draw_uniformly(unused: torch.Tensor, generator: torch.Generator) -> int:

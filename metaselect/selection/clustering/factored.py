@@ -5,6 +5,8 @@ n (K + d) T numbers; a block of dense rows is formed in a cache-sized buffer whe
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import Self
 
 import torch
 
@@ -40,11 +42,11 @@ class FactoredRows:
     def __len__(self) -> int:
         return len(self.norms)
 
-    def subset(self, ids: torch.Tensor | slice) -> "FactoredRows":
+    def subset(self, ids: torch.Tensor | slice) -> Self:
         """The rows at ``ids``; norms and scales stay those of the whole pool."""
-        rows = object.__new__(FactoredRows)
+        rows = copy(self)
         rows.left, rows.right = tuple(a[ids] for a in self.left), tuple(x[ids] for x in self.right)
-        rows.norms, rows.width = self.norms[ids], self.width
+        rows.norms = self.norms[ids]
         return rows
 
     def blocks(self, columns: int = 0) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -70,7 +72,7 @@ class FactoredRows:
         """(n, p) inner products with p other rows of the same pool, sum_t (a_j . a_c)(x_j . x_c), from the factors."""
         total: torch.Tensor | None = None
         for a, x, b, y in zip(self.left, self.right, others.left, others.right, strict=True):
-            part = (a @ b.T).mul_(_widened(x) @ _widened(y).T)
+            part = (a @ b.T).mul_(widened(x) @ widened(y).T)
             total = part if total is None else total.add_(part)
         assert total is not None  # there is a checkpoint
         return total
@@ -107,7 +109,7 @@ def block_rows(width: int, columns: int) -> int:
     return max(BLOCK_ENTRIES // max(width, 4 * columns), MIN_BLOCK_ROWS)
 
 
-def _widened(values: torch.Tensor) -> torch.Tensor:
+def widened(values: torch.Tensor) -> torch.Tensor:
     """The values in the dtype of sums over them."""
     return values.to(_accumulation_dtype(values))
 

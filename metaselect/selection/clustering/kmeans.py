@@ -17,7 +17,7 @@ from metaselect.selection.clustering.factored import FactoredRows
 from metaselect.selection.clustering.farthest_first import farthest_first
 from metaselect.selection.clustering.row_argmax import row_argmax
 
-LARGE_POOL = 2**17  # rows, above which sums are formed in another order, which takes less time
+LARGE_POOL = 2**17  # rows, above which arithmetic is chosen that takes less time and rounds otherwise
 TOLERANCE = 1e-4  # stop when an iteration raises the objective by less than this, relatively
 
 
@@ -28,8 +28,9 @@ class Clustering(NamedTuple):
         assignment: (n,) int64 in [0, M).
         cosine: (n,) in [0, 1], absolute cosine of each row with its centroid.
         objective: after each iteration, sum_j omega_j |<u_j, C_i>| / sum_j omega_j with i the cluster of j and C_i
-            its new centroid; never falls.
+            its new centroid; never falls. Of ``assigned``, at last that of all its rows.
         non_empty: number of clusters with members, after each iteration.
+        centroids: (M, D) that the rows were assigned to.
         theorem_ratio: (n,) |sum_i <u_j, C_i>| / sum_i |<u_j, C_i>|, Theorem 1's (D - 1) / (D + 1) per sample.
     """
 
@@ -37,6 +38,7 @@ class Clustering(NamedTuple):
     cosine: torch.Tensor
     objective: tuple[float, ...]
     non_empty: tuple[int, ...]
+    centroids: torch.Tensor
     theorem_ratio: torch.Tensor
 
 
@@ -83,9 +85,23 @@ def kmeans(
         if len(objective) > 1 and objective[-1] <= objective[-2] * (1 + TOLERANCE):
             break
         new_centroids = _reseed_empty(rows, step)
+    return _clustering(step, centroids, objective, non_empty)
+
+
+def assigned(rows: FactoredRows, found: Clustering, *, weighted: bool) -> Clustering:
+    """The clustering of other rows by the centroids of one that was found on some of them."""
+    step = _lloyd_step(rows, found.centroids, weighted=weighted)
+    non_empty = [*found.non_empty, len(torch.unique(step.assignment))]
+    return _clustering(step, found.centroids, [*found.objective, step.objective], non_empty)
+
+
+def _clustering(
+    step: _LloydStep, centroids: torch.Tensor, objective: list[float], non_empty: list[int]
+) -> Clustering:
+    """The clustering of the last iteration."""
     norms = centroids.norm(dim=1).clamp(min=1e-30)
     cosine = (step.similarity / norms[step.assignment]).clamp(0, 1)
-    return Clustering(step.assignment, cosine, tuple(objective), tuple(non_empty), step.ratio)
+    return Clustering(step.assignment, cosine, tuple(objective), tuple(non_empty), centroids, step.ratio)
 
 
 def seed_rows(rows: FactoredRows, count: int, first: int) -> torch.Tensor:

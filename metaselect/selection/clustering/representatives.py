@@ -3,7 +3,7 @@
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Algorithm 1.
 Differs: a representative is a member of its cluster, so that all are distinct; the best of several seeded starts is
 kept; in later rounds the candidates are the half of the pool that is farther from everything bought, as in the authors'
-code.
+code. Large pools are clustered on some of their rows, and long rows by a sketch (see ``clustered_rows``).
 """
 
 import torch
@@ -11,7 +11,12 @@ import torch
 from metaselect.records import Json
 from metaselect.selection.base import Choice, ProgressCallback, lowest_unbought
 from metaselect.selection.clustering.factored import FactoredRows
-from metaselect.selection.clustering.kmeans import Clustering, kmeans
+from metaselect.selection.clustering.kmeans import LARGE_POOL, Clustering, assigned, kmeans
+from metaselect.selection.clustering.sketch import SKETCH_WIDTH, SketchedRows
+
+MOST_ROWS = 256  # rows a cluster that K-means iterates over in a large pool; as in Faiss
+MOST_PRODUCTS = 2**38  # of an iteration: some seconds on a core
+BOUGHT_AT_ONCE = 1024  # bought samples whose products are formed at once in a large pool
 
 
 def choose_representatives(
@@ -39,11 +44,12 @@ def choose_representatives(
     """
     candidates = far_from_bought(rows, budget, bought)
     pool = rows.subset(candidates) if len(bought) else rows
+    everything, clustered = rows_to_cluster(pool, budget, generator)
     best: Clustering | None = None
     for start in range(starts):
-        first = int(torch.randint(len(pool), (), generator=generator))
+        first = int(torch.randint(len(clustered), (), generator=generator))
         clustering = kmeans(
-            pool,
+            clustered,
             budget,
             weighted=weighted,
             first=first,
@@ -53,6 +59,9 @@ def choose_representatives(
         if best is None or clustering.objective[-1] > best.objective[-1]:
             best = clustering
     assert best is not None
+    if len(clustered) < len(pool):
+        progress("clusters of the other samples")
+        best = assigned(everything, best, weighted=weighted)
     # Share of the pool's gradient norm in each cluster; picks of heavier clusters are ranked first.
     mass = pool.norms.new_zeros(budget)
     mass.index_put_((best.assignment,), pool.norms, accumulate=True)
@@ -62,7 +71,29 @@ def choose_representatives(
     similarity = torch.zeros(len(rows))
     similarity[candidates.cpu()] = best.cosine.cpu()
     picks = candidates[closest_members(best, budget, mass)]
-    return Choice(picks.cpu(), cluster, similarity, mass.cpu(), _details(best))
+    return Choice(picks.cpu(), cluster, similarity, mass.cpu(), _details(best, clustered))
+
+
+def rows_to_cluster(
+    pool: FactoredRows, clusters: int, generator: torch.Generator
+) -> tuple[FactoredRows, FactoredRows]:
+    """All rows, and those among them that K-means iterates over.
+
+    Of more than ``LARGE_POOL`` rows, and more than ``MOST_ROWS`` a cluster, it iterates over as many that are drawn.
+    Where an iteration over them would take more than ``MOST_PRODUCTS`` multiplications, both are sketches.
+
+    Args:
+        pool: n rows.
+        clusters: M.
+        generator: of the rows and the sketch; nothing is drawn in a pool that needs neither.
+    """
+    count = min(len(pool), max(LARGE_POOL, MOST_ROWS * clusters))
+    if pool.width > SKETCH_WIDTH and count * clusters * pool.width > MOST_PRODUCTS:
+        pool = SketchedRows(pool, generator)
+    if count == len(pool):
+        return pool, pool
+    drawn = torch.randperm(len(pool), generator=generator)[:count].sort().values
+    return pool, pool.subset(drawn.to(pool.norms.device))
 
 
 def closest_members(clusters: Clustering, budget: int, mass: torch.Tensor) -> torch.Tensor:
@@ -87,16 +118,20 @@ def far_from_bought(rows: FactoredRows, budget: int, bought: torch.Tensor) -> to
     if not len(bought):
         return torch.arange(len(rows), device=rows.norms.device)
     nearest = torch.zeros_like(rows.norms)  # (n,) largest |cos| with a bought sample
-    for index in bought.tolist():
-        torch.maximum(nearest, rows.inner(index).abs(), out=nearest)
+    bought_at_once = 1 if len(rows) <= LARGE_POOL else BOUGHT_AT_ONCE
+    for part in bought.to(nearest.device).split(bought_at_once):
+        for at, products in rows.products(part):
+            nearest[at] = torch.maximum(nearest[at], products.abs().amax(1))
     count = max((len(rows) - len(bought)) // 2, budget)
     return lowest_unbought(nearest, count, bought).sort().values
 
 
-def _details(clusters: Clustering) -> dict[str, Json]:
-    """What ``stage.json`` records of a clustering."""
+def _details(clusters: Clustering, clustered: FactoredRows) -> dict[str, Json]:
+    """What ``stage.json`` records of a clustering, and of the rows that K-means iterated over."""
     ratio = clusters.theorem_ratio
     return {
+        "clustered_samples": len(clustered),
+        "sketch_width": clustered.width if isinstance(clustered, SketchedRows) else None,
         "objective": list(clusters.objective),
         "non_empty_clusters": list(clusters.non_empty),
         "theorem_1_ratio": {"min": float(ratio.min()), "mean": float(ratio.mean())},
