@@ -2,6 +2,7 @@
 
 import os
 
+from metaselect import torchrun
 from metaselect.signals import end_at_once
 
 SPIN_COUNT = "10000"  # some tens of microseconds
@@ -9,11 +10,12 @@ SPIN_COUNT = "10000"  # some tens of microseconds
 
 def run() -> int:
     """Run the command line; returns the exit code."""
+    torchrun.silence_others()
     end_at_once()
     yield_cores()
     from metaselect.cli.main import main  # takes most of the time of a short command
 
-    return main()
+    return torchrun.leave(main())
 
 
 def yield_cores() -> None:

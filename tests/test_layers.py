@@ -12,8 +12,8 @@ import metaselect
 ROOT = Path(metaselect.__file__).parent
 LAYERS = (
     {"errors", "signals", "text"},
-    {"records"},
-    {"options", "random"},
+    {"records", "ranks"},
+    {"options", "random", "torchrun"},
     {"data_options"},
     {"registry", "factories"},
     {"run"},
@@ -49,6 +49,8 @@ TORCH_FREE = (
         "errors",
         "text",
         "records",
+        "ranks",
+        "torchrun",
         "options",
         "data_options",
         "random",

@@ -328,7 +328,7 @@ def test_every_augmented_image_is_a_crop_or_its_mirror(height: int, width: int, 
     """Brute force over all places of the window on the zero-padded image."""
     draw = torch.Generator().manual_seed(3)
     images = torch.randint(1, 256, (60, 2, height, width), generator=draw, dtype=torch.uint8)
-    shifted = random_crop_flip(images, draw)
+    shifted = random_crop_flip(images, slice(None), len(images), draw)
     assert shifted.shape == images.shape
     assert shifted.dtype == torch.uint8
     seen = set()
@@ -357,7 +357,7 @@ def test_augmentation_is_seeded_and_leaves_the_global_generator_alone(kind: str,
     images = torch.randint(0, 256, (5, channels, 8, 8), generator=generator(0, "images"), dtype=torch.uint8)
     before = torch.get_rng_state()
     once, again, other = (
-        augmented(images)
+        augmented(images, slice(None), len(images))
         for seed in (1, 1, 2)
         if (augmented := augmentation(kind, generator(seed, "augment")))
     )
@@ -375,13 +375,13 @@ def test_none_is_no_augmentation() -> None:
 def test_strong_augmentation_cuts_a_square_out_of_every_image_and_distorts_it_in_its_own_way() -> None:
     """White images, which most operations leave white: what is black besides the borders of a shift is the square."""
     white = torch.full((200, 3, 32, 32), 255, dtype=torch.uint8)
-    black = (strong(white, generator(0, "augment")) == 0).all(1)  # (200, 32, 32)
+    black = (strong(white, slice(None), len(white), generator(0, "augment")) == 0).all(1)  # (200, 32, 32)
     holes = black[:, 4:28, 4:28].flatten(1).float().mean(1)
     assert (black.flatten(1).float().mean(1) >= 0.02).all()
     assert holes.median() < 0.4
     assert holes.std() > 0.05
     noisy = torch.randint(0, 256, (1, 3, 32, 32), generator=generator(0, "noise"), dtype=torch.uint8)
-    copies = strong(noisy.expand(64, -1, -1, -1), generator(0, "augment"))
+    copies = strong(noisy.expand(64, -1, -1, -1), slice(None), 64, generator(0, "augment"))
     assert len(torch.unique(copies.flatten(1), dim=0)) == 64
 
 

@@ -7,20 +7,22 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from metaselect import __version__
+from metaselect import __version__, torchrun
 from metaselect.cli.console import Console
 from metaselect.errors import ArtefactError, MetaSelectError, ResourceError, UsageError
 from metaselect.factories import factory_error
-from metaselect.signals import INTERRUPTED, TERMINATED, Terminated, interruption, unwinding
+from metaselect.signals import AGAIN, INTERRUPTED, TERMINATED, Terminated, interruption, unwinding
 from metaselect.stages.table import STAGES
 
 IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
+ENDED_TOGETHER = f"Ended with the other processes of this command. {AGAIN}"
 # Typer contains a copy of Click and does not export the base class of its usage errors, which is this one.
 CLICK_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -33,6 +35,8 @@ METAVARS = {
     "<path>": "PATH",
 }
 """Typer's words for the kinds of values, and ours."""
+IN_RANKS = ("warmup", "select", "reweight", "evaluate")
+"""The commands that several processes of torchrun run together."""
 COMMAND_ORDER = (
     *(entry.command for entry in STAGES),
     "export",
@@ -122,6 +126,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("-V", "--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -129,8 +134,14 @@ def root(
         bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")
     ] = False,
 ) -> None:
-    """Declare the options before the command's name; ``main`` reads --debug itself."""
+    """Declare the options before the command's name, and join the other processes; ``main`` reads --debug itself."""
     del version, debug
+    torchrun.start()
+    if torchrun.launched() and context.invoked_subcommand not in IN_RANKS:
+        raise UsageError(
+            f"metaselect {context.invoked_subcommand} runs in one process.",
+            f"Run it without torchrun, which is for {', '.join(IN_RANKS)}.",
+        )
 
 
 def _register() -> None:
@@ -165,17 +176,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         if code == INTERRUPTED:  # Typer returns this code for a KeyboardInterrupt
             raise KeyboardInterrupt
-        return int(code or 0)
+        return _ended(int(code or 0), lambda: None)
     except MetaSelectError as error:
         return _fail(console, error)
     except CLICK_USAGE_ERROR as error:
         return _fail(console, _usage_error(error))
     except (KeyboardInterrupt, typer.Abort):
-        console.note(interruption(signal.SIGINT))
-        return INTERRUPTED
+        return _ended(INTERRUPTED, lambda: console.note(interruption(signal.SIGINT)))
     except Terminated:
-        console.note(interruption(signal.SIGTERM))
-        return TERMINATED
+        sentence = ENDED_TOGETHER if torchrun.launched() else interruption(signal.SIGTERM)
+        return _ended(TERMINATED, lambda: console.note(sentence))
     except BrokenPipeError:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
@@ -193,13 +203,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(console, known)
         if "--debug" in words:
             traceback.print_exc()
-        return _fail(console, _bug_error(error, words))
+        say = partial(_say_bug, console, error, words)
+        return _ended(MetaSelectError.exit_code, say)
 
 
 def _fail(console: Console, error: MetaSelectError) -> int:
     """Print the error; returns its exit code."""
-    console.error(error)
-    return error.exit_code
+    return _ended(error.exit_code, lambda: console.error(error))
+
+
+def _ended(code: int, say: Callable[[], None]) -> int:
+    """The exit code of the command, ``code`` in one process; of several ranks, the first that ends calls ``say``."""
+    if not code:
+        return code
+    code, is_first = torchrun.agreed_exit(code)
+    if is_first:
+        torchrun.speak()
+        say()
+    return code
 
 
 def _usage_error(error: Any) -> UsageError:
@@ -247,7 +268,7 @@ def _system_error(error: Exception) -> MetaSelectError | None:
     return None
 
 
-def _bug_error(error: Exception, words: Sequence[str]) -> MetaSelectError:
+def _say_bug(console: Console, error: Exception, words: Sequence[str]) -> None:
     from metaselect.cli.log import log_traceback
 
     log_path = log_traceback(words)
@@ -256,4 +277,4 @@ def _bug_error(error: Exception, words: Sequence[str]) -> MetaSelectError:
         if log_path
         else " Add --debug (before the command) to see the traceback."
     )
-    return MetaSelectError(f"This is a bug in MetaSelect: {type(error).__name__}: {error}.{where}")
+    console.error(MetaSelectError(f"This is a bug in MetaSelect: {type(error).__name__}: {error}.{where}"))

@@ -16,6 +16,7 @@ from metaselect.features.per_sample_gradients import (
 from metaselect.features.projections import make_projection
 from metaselect.models.batch import full_precision
 from metaselect.models.head import head_of
+from metaselect.ranks import divide_chunks
 from metaselect.records import Json, Reporter
 from metaselect.selection.base import Gradients
 from metaselect.training.batches import Batches
@@ -46,6 +47,8 @@ def last_layer_factors(
 ) -> LastLayerFactors:
     """The factors of the last layer's gradient, by default for the whole pool; eval mode, without augmentation.
 
+    Of several ranks each computes a part of them, and all get the whole.
+
     Source: Wu et al. 2023 (arXiv:2302.04418), Eq. 11 and 12. Only forward passes are needed, and no labels.
 
     Args:
@@ -61,17 +64,19 @@ def last_layer_factors(
     hook = head_of(model).register_forward_pre_hook(lambda _, inputs: hidden_inputs.append(inputs[0]))
     size = _batch_size(batches, FORWARD_PIXELS, FORWARD_BATCH)
     factors: LastLayerFactors | None = None
+    chunks, division = divide_chunks(torch.split(ids, size))
+    own = division.own
     try:
         with (
             torch.no_grad(),
             report.track(len(ids), what, "samples") as advance,
         ):
             done = 0
-            for chunk, batch in batches.stream(torch.split(ids, size)):
+            for chunk, batch in batches.stream(chunks):
                 probs = full_precision(model(batch.inputs)).softmax(1).cpu()
                 hidden = hidden_inputs.pop().float().cpu()
                 if factors is None:
-                    n = len(ids)
+                    n = own.stop - own.start
                     factors = LastLayerFactors(
                         torch.empty(n, probs.shape[1]), torch.empty(n, hidden.shape[1])
                     )
@@ -82,7 +87,7 @@ def last_layer_factors(
     finally:
         hook.remove()
     assert factors is not None  # there is a sample
-    return factors
+    return LastLayerFactors(*map(division.joined, factors))
 
 
 def gradient_features(
@@ -95,6 +100,8 @@ def gradient_features(
     what: str,
 ) -> tuple[Gradients, dict[str, Json]]:
     """Projected gradients of layers that are drawn once for all samples; and, for ``stage.json``, these layers.
+
+    Of several ranks each computes a part of them, and all get the whole.
 
     Args:
         model: on the batches' device.
@@ -127,14 +134,22 @@ def gradient_features(
         for draw in draws
     ]
     sampled = SampledGradients(model, draws, projections, method.gradient)
-    gradients = Gradients(torch.empty(n), torch.empty(n, sampled.width, dtype=torch.float16))
+    chunks, division = divide_chunks(torch.split(torch.arange(n), size))
+    own = division.own
+    gradients = Gradients(
+        torch.empty(own.stop - own.start),
+        torch.empty(own.stop - own.start, sampled.width, dtype=torch.float16),
+    )
     with report.track(n, what, "samples") as advance:
-        for ids, batch in batches.stream(torch.split(torch.arange(n), size)):
+        for ids, batch in batches.stream(chunks):
             rows = sampled(batch)  # (b, r)
             norms = rows.norm(dim=1)
-            gradients.norms[ids] = norms.cpu().float()
-            gradients.directions[ids] = rows.mul_((1 / norms.clamp(min=1e-30))[:, None]).half().cpu()
+            gradients.norms[ids - own.start] = norms.cpu().float()
+            gradients.directions[ids - own.start] = (
+                rows.mul_((1 / norms.clamp(min=1e-30))[:, None]).half().cpu()
+            )
             advance(len(ids))
+    gradients = Gradients(*map(division.joined, gradients))
     sampled_layers: list[Json] = [
         {"layer": d.name, "draws": d.times, "scale": round(d.scale, 6)} for d in draws
     ]

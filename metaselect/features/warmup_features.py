@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from metaselect.features.files import (
     write_gradients,
 )
 from metaselect.random import generator
+from metaselect.ranks import by_first
 from metaselect.records import Json, Reporter
 from metaselect.run.artefacts import CHECKPOINT, FACTORS, SELECT
 from metaselect.run.files import write_atomically
@@ -216,7 +218,7 @@ class WarmupFeatures:
                 continue  # computed again instead
             if _same_recipe(read_recipe(existing), recipe):
                 self.report.note(f"Using the features of epoch {epoch} of {stage}.")
-                _link(existing, path)
+                by_first(partial(_link, existing, path))
                 break
         return path, recipe
 

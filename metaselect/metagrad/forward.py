@@ -17,18 +17,17 @@ Source: Ren et al. 2018 (arXiv:1803.09050) Eq. 6-7, Shu et al. 2019 (arXiv:1902.
 Differs: they differentiate through the virtual step; the result is the same.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from metaselect.metagrad.jvp import JvpSolver
 from metaselect.metagrad.jvp_strategies import LossPasses
+from metaselect.metagrad.model_passes import ModelPasses
 from metaselect.metagrad.virtual_step import (
     SteppedParameter,
     relative_rate,
@@ -36,12 +35,10 @@ from metaselect.metagrad.virtual_step import (
     virtual_rate,
 )
 from metaselect.models.batch import Batch, frozen_statistics, full_precision
-from metaselect.models.head import head_of
 from metaselect.models.parameters import Params
-from metaselect.random import seeded_globals
+from metaselect.ranks import Division, all_sums, divide
 
 MIN_META_SAMPLES = 8  # with fewer distinct meta samples their batch statistics are too noisy to normalise by
-CHECKED_SAMPLES = 4  # samples that a strategy of ``jvp`` is checked on, in float64
 
 
 class VirtualParams(NamedTuple):
@@ -80,7 +77,7 @@ class Forward:
     Args:
         model: in train mode.
         optimiser: of the real step; ``virtual_step`` uses its state and changes none of it.
-        batch: B training samples.
+        batch: B training samples; of several ranks, the labels of all B, and the inputs of this rank's rows.
         seed: of the dropout masks of this step.
         autocast: run the passes in bfloat16.
         meta_running_statistics: normalise the meta pass with the running statistics of BatchNorm, for a meta set of
@@ -100,63 +97,69 @@ class Forward:
         jvp_solver: JvpSolver | None = None,
     ) -> None:
         self.model, self.optimiser, self.batch = model, optimiser, batch
-        self.seed, self.autocast, self.meta_running_statistics = seed, autocast, meta_running_statistics
+        self.seed, self.meta_running_statistics = seed, meta_running_statistics
+        self.passes = ModelPasses(model, seed, autocast)
         self.jvp_solver = JvpSolver() if jvp_solver is None else jvp_solver
         self.params: Params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.stepped_params = self.params
+        self.rows = divide(len(batch.labels))
         self._inputs = batch.inputs
         self._kept_gradient: tuple[torch.Tensor, Params] | None = None
 
     @cached_property
     def _pass(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        return self._run(self._inputs)
-
-    def _run(self, inputs: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Logits (B, K), and a list with the input (B, d) of the last linear layer."""
-        hidden: list[torch.Tensor] = []
-        hook = head_of(self.model).register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
-        try:
-            with self._autocast_and_seed():
-                logits = self.model(inputs)
-        finally:
-            hook.remove()
-        return full_precision(logits), hidden
+        """Logits (b, K), and a list with the input (b, d) of the last linear layer, of this rank's rows."""
+        return self.passes.with_hidden(self._inputs, self.rows)
 
     def joint_hidden(self, meta_batch: Batch) -> JointHidden:
         """The hidden features of one train-mode pass over both batches, with joint batch statistics.
 
         Running statistics do not change.
         """
-        count = len(self.batch.inputs)
+        count, others, theirs = len(self.batch.inputs), meta_batch.inputs, divide(len(meta_batch.labels))
+        if self.rows.is_split and not theirs.is_split:  # fewer than ranks: the first one has all of them
+            theirs = Division((theirs.total, *[0] * (len(self.rows.sizes) - 1)))
+            others = others[theirs.own]
         with torch.no_grad(), frozen_statistics(self.model):
-            _, captured = self._run(torch.cat([self.batch.inputs, meta_batch.inputs]))
-        hidden = full_precision(captured[0])  # (B + m, d)
-        return JointHidden(hidden[:count], hidden[count:])
+            _, captured = self.passes.with_hidden(torch.cat([self.batch.inputs, others]), self.rows, theirs)
+        hidden = full_precision(captured[0])  # (b + b', d)
+        return JointHidden(self.rows.joined(hidden[:count]), theirs.joined(hidden[count:]))
+
+    @cached_property
+    def inputs(self) -> torch.Tensor:
+        """(B, ...), the inputs of all training samples; of several ranks, exchanged."""
+        return divide(len(self.batch.labels)).joined(self.batch.inputs)
 
     def replace_inputs(self, inputs: torch.Tensor) -> None:
         """Use other inputs (B', ...), such as mixed ones, for the step; a pass that was run already is dropped."""
-        self._inputs, self._kept_gradient = inputs, None
-        for name in ("_pass", "losses"):
+        self.rows = divide(len(inputs))
+        self._inputs, self._kept_gradient = inputs[self.rows.own], None
+        for name in ("_pass", "_own_losses", "losses", "logits"):
             self.__dict__.pop(name, None)
 
     def restrict_to(self, names: Collection[str]) -> None:
         """Let only the parameters ``names`` take the virtual step from here on; v and s are of these alone."""
         self.stepped_params = {name: p for name, p in self.params.items() if name in names}
 
-    @property
+    @cached_property
     def logits(self) -> torch.Tensor:
-        """(B, K), at least float32, with its graph."""
-        return self._pass[0]
+        """(B, K), at least float32, with its graph, of this rank's rows."""
+        return self.rows.joined(self._pass[0])
 
     @property
     def hidden(self) -> torch.Tensor:
         """(B, d), the input of the last linear layer, with its graph."""
-        return self._pass[1][0]
+        return self.rows.joined(self._pass[1][0])
 
     @cached_property
     def losses(self) -> torch.Tensor:
         """(B,) cross-entropy of each sample with its given label, with its graph."""
-        return F.cross_entropy(self.logits, self.batch.labels, reduction="none")
+        return self.rows.joined(self._own_losses)
+
+    @cached_property
+    def _own_losses(self) -> torch.Tensor:
+        """(b,) of this rank's rows."""
+        return F.cross_entropy(self._pass[0], self.batch.labels[self.rows.own], reduction="none")
 
     def virtual_step(self, weights: torch.Tensor, *, keep_gradient: bool = False) -> VirtualParams:
         """theta_hat: one step of the real optimiser on ``sum_i weights_i f_i``, as a copy.
@@ -167,8 +170,9 @@ class Forward:
             weights: (B,), factors of the loss *sum*, without a graph.
             keep_gradient: keep the gradient (memory of one model) for a ``backward`` with these same weights.
         """
-        gradients = self._gradients(weights, self.stepped_params, retain_graph=True)
-        self._kept_gradient = (weights, gradients) if keep_gradient else None
+        own = self._gradients(weights, self.stepped_params, retain_graph=True)
+        self._kept_gradient = (weights, own) if keep_gradient else None
+        gradients = self._summed(own, self.rows)
         stepped = {
             name: step_parameter(self.optimiser, p, gradients[name])
             if name in gradients
@@ -181,14 +185,21 @@ class Forward:
         return VirtualParams({name: step.value for name, step in stepped.items()}, slopes)
 
     def _gradients(self, weights: torch.Tensor, params: Params, *, retain_graph: bool) -> Params:
-        """The gradient of ``sum_i weights_i f_i`` by each of ``params`` that it depends on."""
+        """The gradient of ``sum_i weights_i f_i``, over this rank's rows, by each of ``params`` that it depends on."""
+        loss = (weights[self.rows.own] * self._own_losses).sum()
         gradients = torch.autograd.grad(
-            (weights * self.losses).sum(), list(params.values()), retain_graph=retain_graph, allow_unused=True
+            loss, list(params.values()), retain_graph=retain_graph, allow_unused=True
         )
         return {name: value for name, value in zip(params, gradients, strict=True) if value is not None}
 
+    def _summed(self, gradients: Params, rows: Division) -> Params:
+        """The sums over the ranks of gradients that each has by its part of ``rows``."""
+        if not rows.is_split:
+            return gradients
+        return dict(zip(gradients, all_sums(list(gradients.values())), strict=True))
+
     def backward(self, weights: torch.Tensor, share: float = 1.0) -> None:
-        """Add ``share`` times the gradient of ``sum_i weights_i f_i`` to the parameters' ``grad``.
+        """Add ``share`` times the gradient of ``sum_i weights_i f_i`` to ``grad``, over this rank's rows.
 
         The gradient that ``virtual_step`` kept is used instead of a second backward pass, where it is of the same
         weights and of all parameters.
@@ -198,7 +209,7 @@ class Forward:
             or self._kept_gradient[0] is not weights
             or len(self.stepped_params) < len(self.params)
         ):
-            (share * (weights * self.losses).sum()).backward()
+            (share * (weights[self.rows.own] * self._own_losses).sum()).backward()
             return
         for name, value in self._kept_gradient[1].items():
             parameter = self.params[name]
@@ -222,19 +233,18 @@ class Forward:
         else:
             params = {name: p.requires_grad_() for name, p in at.params.items()}
         constants = {name: p.detach() for name, p in self.params.items() if name not in params}
-        with (
-            frozen_statistics(self.model, use_running=self.meta_running_statistics),
-            self._autocast_and_seed(),
-        ):
-            logits = functional_call(self.model, params | constants, (meta_batch.inputs,))
-        loss = F.cross_entropy(full_precision(logits), meta_batch.labels)  # F_m
+        rows = divide(len(meta_batch.labels))
+        with frozen_statistics(self.model, use_running=self.meta_running_statistics):
+            logits = self.passes.logits_at(params | constants, meta_batch.inputs, rows)
+        # F_m, or this rank's part of it
+        losses = F.cross_entropy(logits, meta_batch.labels[rows.own], reduction="sum")
         gradients = torch.autograd.grad(
-            loss, list(params.values()), allow_unused=True, materialize_grads=True
+            losses / rows.total, list(params.values()), allow_unused=True, materialize_grads=True
         )
         slopes = self._rates() if at is None else at.slopes
         return {
             name: value * slopes[name] if name in slopes else value
-            for name, value in zip(params, gradients, strict=True)
+            for name, value in self._summed(dict(zip(params, gradients, strict=True)), rows).items()
         }
 
     def _rates(self) -> dict[str, float]:
@@ -250,43 +260,13 @@ class Forward:
         """
         passes = LossPasses(
             self.stepped_params,
-            lambda: self.losses,
-            lambda params: self._losses_at(params, self.batch),
-            self.autocast,
+            lambda: self._own_losses,
+            lambda params: self.passes.losses_at(params, self.batch, self.rows),
+            self.passes.autocast,
         )
-        return self.jvp_solver(passes, dict(v), self._float64_passes)
-
-    def _losses_at(self, tensors: Params, batch: Batch) -> torch.Tensor:
-        """(B,) losses by a separate pass with ``tensors`` in place of the model's parameters or buffers."""
-        with frozen_statistics(self.model), self._autocast_and_seed():
-            logits = functional_call(self.model, tensors, (batch.inputs,))
-        return F.cross_entropy(full_precision(logits), batch.labels, reduction="none")
-
-    def _float64_passes(self) -> LossPasses:
-        """Passes of ``CHECKED_SAMPLES`` samples in float64, on copies of the model's parameters and buffers."""
-        # Apple's GPUs have no float64.
-        wide = torch.float32 if self.batch.inputs.device.type == "mps" else torch.float64
-
-        def copied(value: torch.Tensor) -> torch.Tensor:
-            return value.detach().to(wide if value.is_floating_point() else value.dtype, copy=True)
-
-        batch = Batch(copied(self.batch.inputs[:CHECKED_SAMPLES]), self.batch.labels[:CHECKED_SAMPLES])
-        tensors = {name: copied(value) for name, value in self.model.named_parameters()}
-        tensors |= {name: copied(value) for name, value in self.model.named_buffers()}
-        params = {name: tensors.pop(name).requires_grad_() for name in self.stepped_params}
-        copy = Forward(self.model, self.optimiser, batch, seed=self.seed)
-
-        def losses_at(values: Params) -> torch.Tensor:
-            return copy._losses_at(tensors | values, batch)
-
-        return LossPasses(params, lambda: losses_at(params), losses_at, autocast=False)
-
-    @contextmanager
-    def _autocast_and_seed(self) -> Iterator[None]:
-        """Run the block under autocast, with the global generators at this step's seed, for the dropout masks."""
-        device = self.batch.inputs.device
-        with (
-            torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
-            seeded_globals(self.seed, device),
-        ):
-            yield
+        return self.rows.joined(
+            self.jvp_solver(
+                *(passes, dict(v)),
+                lambda: self.passes.in_float64(self.batch, self.rows, self.stepped_params),
+            )
+        )

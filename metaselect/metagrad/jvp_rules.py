@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 
 import torch
 
+from metaselect.metagrad.batch_statistics import whole_batch_norm_tangent
+
 Tangent: TypeAlias = torch.Tensor | None
 Rule: TypeAlias = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
@@ -215,6 +217,7 @@ RULES: dict[str, Rule] = {
     "NativeGroupNormBackward0": group_norm,
     "NativeLayerNormBackward0": layer_norm,
     "TBackward0": transpose,
+    "WholeBatchNormBackward": whole_batch_norm_tangent,
 }
 """A rule for each operation, by the name that autograd gives its node."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from metaselect import ranks
 from metaselect.errors import ArtefactError, DataError
 from metaselect.records import Json
 from metaselect.run.memo import FileMemo
@@ -89,8 +90,15 @@ def sha256_of_beginning(path: Path, size: int) -> "hashlib._Hash":
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call ``write`` with a temporary path in the same folder, flush the file to disk, and rename it to ``path``.
 
-    So a reader sees the old file or the new one, never a part. The temporary file is removed on any error.
+    So a reader sees the old file or the new one, never a part. The temporary file is removed on any error. Of several
+    ranks the first one writes, and all go on when the file is there.
     """
+    if ranks.is_first():
+        _write(path, write)
+    ranks.barrier()
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # in the same folder: a rename within one disk is atomic
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from metaselect import ranks
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
 from metaselect.registry import REWEIGHTERS, names_code
@@ -203,6 +204,10 @@ class Run:
         """
         if not new:
             self.info()
+        if not ranks.is_first():  # the first one holds it for all
+            ranks.barrier()
+            yield
+            return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except (NotADirectoryError, FileExistsError, FileNotFoundError) as error:
@@ -216,6 +221,7 @@ class Run:
                 "Wait for it to end, then try again.",
             ) from None
         try:
+            ranks.barrier()
             yield
         finally:
             lock.release()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metaselect import ranks
 from metaselect.errors import ArtefactError, MetaSelectError
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import ANNOTATE, EVALUATE, RECORD, REWEIGHT, SELECT, SKIPPED
@@ -175,7 +176,7 @@ class Stage:
         Raises:
             ArtefactError: an option or the device changed, outside data changed, or an output is damaged.
         """
-        self._complete_interrupted_replacement()
+        ranks.by_first(self._complete_interrupted_replacement)
         record = None if force else self.record()
         if record is None:
             return False
@@ -206,8 +207,24 @@ class Stage:
         """
         if self.folder.exists() and not self.folder.is_dir():  # not after hours of work
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.folder))
+        work = Work(self.work_folder, self._same_key(key))
+        ranks.by_first(lambda: self._open(key, report, resumed=work.resumed))
+        started = time.monotonic()
+        with naming(work.folder):
+            try:
+                yield work
+            except MetaSelectError:  # refused: the same command would be too, and has nothing to go on with
+                if ranks.is_first() and _files(work.folder) == {UNFINISHED_KEY}:
+                    shutil.rmtree(work.folder)
+                raise
+        work.details["seconds"] = round(time.monotonic() - started, 3)
+        if ranks.size() > 1:
+            work.details["processes"] = ranks.size()
+        ranks.by_first(lambda: self._close(key, work))
+
+    def _open(self, key: StageKey, report: Reporter, *, resumed: bool) -> None:
+        """Make the work folder, without the files of a command with another key."""
         folder = self.work_folder
-        resumed = self._same_key(key)
         if folder.exists() and not resumed:
             if _files(folder) - {UNFINISHED_KEY, SKIPPED.within()}:  # else no work is lost
                 report.note(f"An unfinished {self.name} had other options or inputs; starting again.")
@@ -217,20 +234,13 @@ class Stage:
             write_json(
                 folder / UNFINISHED_KEY, {**key_as_json(key), "details": {"command": recorded_command()}}
             )
-        work = Work(folder, resumed)
-        started = time.monotonic()
-        with naming(folder):
-            try:
-                yield work
-            except MetaSelectError:  # refused: the same command would be too, and has nothing to go on with
-                if _files(folder) == {UNFINISHED_KEY}:
-                    shutil.rmtree(folder)
-                raise
-        # Remove temporary files of a killed process: our own, and those of safetensors (.tmpAbC123).
-        for leftover in [path for path in folder.rglob(".*") if path.is_file()]:
+
+    def _close(self, key: StageKey, work: Work) -> None:
+        """Move the complete work folder to the stage's place."""
+        # Temporary files of a killed process: our own, and those of safetensors (.tmpAbC123).
+        for leftover in [path for path in work.folder.rglob(".*") if path.is_file()]:
             leftover.unlink()
-        work.details["seconds"] = round(time.monotonic() - started, 3)
-        write_record(folder, key, work.details)
+        write_record(work.folder, key, work.details)
         self._replace_folder()
 
     def _same_key(self, key: StageKey) -> bool:

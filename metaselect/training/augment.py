@@ -15,8 +15,11 @@ from metaselect.random import seeded_globals
 if TYPE_CHECKING:
     from torchvision.transforms.v2 import Compose
 
-Augment = Callable[[torch.Tensor], torch.Tensor]
-"""From (B, C, H, W) uint8 images to others of the same shape and type."""
+Augment = Callable[[torch.Tensor, slice, int], torch.Tensor]
+"""From (b, C, H, W) uint8 images, the rows ``slice`` of a batch of B, to others of the same shape and type.
+
+What is drawn depends on the place in the whole batch alone, whichever rows are there.
+"""
 
 CROP_PADDING = 4  # pixels each side, for images of 32 (He et al. 2016); in proportion for larger ones
 LARGEST_HOLE = 0.25  # of an image's area: half its height and width, as in FixMatch
@@ -28,7 +31,7 @@ def augmentation(name: str, generator: torch.Generator) -> Augment | None:
     return None if name == "none" else partial(kinds[name], generator=generator)
 
 
-def strong(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def strong(images: torch.Tensor, rows: slice, count: int, generator: torch.Generator) -> torch.Tensor:
     """Each image cropped and flipped, then distorted by RandAugment, and a random square of it made black (Cutout).
 
     Source: RandAugment (Cubuk et al. 2020, arXiv:1909.13719), Cutout (DeVries and Taylor 2017, arXiv:1708.04552).
@@ -36,14 +39,19 @@ def strong(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     ``LARGEST_HOLE`` of its area.
 
     Args:
-        images: (B, C, H, W) uint8.
+        images: (b, C, H, W) uint8.
+        rows: their places in the batch.
+        count: B, of the batch.
         generator: on the images' device, or on the CPU.
     """
-    images = random_crop_flip(images, generator)
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    with seeded_globals(int(seed), images.device):  # transforms take no generator
-        # One by one, since a transform of a batch distorts all of its images alike.
-        return torch.stack([_distortion()(image) for image in images])
+    images = random_crop_flip(images, rows, count, generator)
+    seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device)[rows].tolist()
+    distorted = []
+    # One by one, since a transform of a batch distorts all of its images alike.
+    for seed, image in zip(seeds, images, strict=True):
+        with seeded_globals(seed, images.device):  # transforms take no generator
+            distorted.append(_distortion()(image))
+    return torch.stack(distorted)
 
 
 @cache
@@ -55,23 +63,27 @@ def _distortion() -> "Compose":
     )
 
 
-def random_crop_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def random_crop_flip(
+    images: torch.Tensor, rows: slice, count: int, generator: torch.Generator
+) -> torch.Tensor:
     """Each image shifted by up to an eighth of its size (zeros move in) and mirrored with probability 1/2.
 
     Args:
-        images: (B, C, H, W), any type.
+        images: (b, C, H, W), any type.
+        rows: their places in the batch.
+        count: B, of the batch.
         generator: on the images' device, or on the CPU.
     """
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     device, drawn_on = images.device, generator.device
     pad = max(CROP_PADDING * min(height, width) // 32, 1)
     padded = F.pad(images, (pad, pad, pad, pad))
-    corner = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator, device=drawn_on)
+    corner = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator, device=drawn_on)[:, rows]
     top, left = corner.to(device)
-    flip = torch.rand((count, 1), generator=generator, device=drawn_on).to(device) < 0.5
-    rows = top + torch.arange(height, device=device)
-    across = torch.arange(width, device=device).expand(count, -1)
+    flip = torch.rand((count, 1), generator=generator, device=drawn_on)[rows].to(device) < 0.5
+    from_rows = top + torch.arange(height, device=device)
+    across = torch.arange(width, device=device).expand(len(images), -1)
     columns = left + torch.where(flip, width - 1 - across, across)
-    sample = torch.arange(count, device=device)[:, None, None]
+    sample = torch.arange(len(images), device=device)[:, None, None]
     # Advanced indices around the channel slice put it last: (B, H, W, C).
-    return padded[sample, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+    return padded[sample, :, from_rows[:, :, None], columns[:, None, :]].movedim(-1, 1)

@@ -9,6 +9,7 @@ import torch
 
 from metaselect.data.store import Preprocess
 from metaselect.models.batch import Batch
+from metaselect.ranks import divide
 from metaselect.training.augment import Augment
 
 DEVICE_SHARE = 0.5  # of the free GPU memory that the pool's raw samples may take
@@ -61,34 +62,42 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def get(self, ids: torch.Tensor, augment: Augment | None = None) -> Batch:
-        """The samples at ``ids`` ((B,) int64 on the CPU), their images augmented."""
-        return self._finish(self._gather(ids), ids, augment)
+    def get(self, ids: torch.Tensor, augment: Augment | None = None, *, divided: bool = False) -> Batch:
+        """The samples at ``ids`` ((B,) int64 on the CPU), their images augmented.
+
+        Args:
+            ids: pool indices.
+            augment: of all B images.
+            divided: the inputs are those of this rank's rows alone; the labels are those of all B.
+        """
+        return self._finish(self._gather(ids, divided), ids, augment, divided)
 
     def stream(
-        self, chunks: Sequence[torch.Tensor], augment: Augment | None = None
+        self, chunks: Sequence[torch.Tensor], augment: Augment | None = None, *, divided: bool = False
     ) -> Iterator[tuple[torch.Tensor, Batch]]:
-        """``(ids, batch)`` for each chunk of ids; the host's gather runs one batch ahead of a GPU."""
+        """``(ids, batch)`` for each chunk of ids, as ``get``; the host's gather runs one batch ahead of a GPU."""
         if self.resident or self.device.type == "cpu":
             for ids in chunks:
-                yield ids, self.get(ids, augment)
+                yield ids, self.get(ids, augment, divided=divided)
             return
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._gather, chunks[0]) if chunks else None
+            ahead = pool.submit(self._gather, chunks[0], divided) if chunks else None
             for position, ids in enumerate(chunks):
                 assert ahead is not None
                 raw = ahead.result()
                 if position + 1 < len(chunks):
-                    ahead = pool.submit(self._gather, chunks[position + 1])
-                yield ids, self._finish(raw, ids, augment)
+                    ahead = pool.submit(self._gather, chunks[position + 1], divided)
+                yield ids, self._finish(raw, ids, augment, divided)
 
-    def _gather(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.raw[ids.to(self.raw.device)]
+    def _gather(self, ids: torch.Tensor, divided: bool) -> torch.Tensor:
+        own = ids[divide(len(ids)).own] if divided else ids
+        return self.raw[own.to(self.raw.device)]
 
-    def _finish(self, raw: torch.Tensor, ids: torch.Tensor, augment: Augment | None) -> Batch:
+    def _finish(self, raw: torch.Tensor, ids: torch.Tensor, augment: Augment | None, divided: bool) -> Batch:
         raw = raw.to(self.device)
         if augment is not None and self.images:
-            raw = augment(raw)
+            rows = divide(len(ids)).own if divided else slice(0, len(ids))
+            raw = augment(raw, rows, len(ids))
         inputs = torch.addcmul(self.offset, raw.float(), self.factor)
         if self.repeat > 1:
             inputs = inputs.expand(-1, self.repeat, -1, -1)

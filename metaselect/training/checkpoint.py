@@ -16,7 +16,10 @@ from metaselect.training.threads import continue_with
 
 
 def save_state(state: TrainState, history: Sequence[Any], path: Path) -> None:
-    """Write everything that a resumed training needs, in one atomic step; ``history`` holds NamedTuples of numbers."""
+    """Write everything that a resumed training needs, in one atomic step; ``history`` holds NamedTuples of numbers.
+
+    It does not depend on the number of ranks, all of which have the same state.
+    """
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     for name, parameter in state.model.named_parameters():
         for kind, value in state.optimiser.state.get(parameter, {}).items():

@@ -2,6 +2,7 @@
 
 import torch
 
+from metaselect import torchrun
 from metaselect.errors import UsageError
 from metaselect.records import Reporter
 
@@ -21,7 +22,7 @@ def choose_device(wanted: str, report: Reporter, *, needed: bool = True) -> torc
         return torch.device("cpu")
     if wanted == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return _cuda()
         report.note("No GPU found: running on the CPU.")
         return torch.device("cpu")
     if not is_available(wanted):
@@ -29,7 +30,21 @@ def choose_device(wanted: str, report: Reporter, *, needed: bool = True) -> torc
             f"--device {wanted}: PyTorch finds no such device here.",
             f"Use --device {' or '.join(['auto', *available_devices()])}.",
         )
-    return torch.device(wanted)
+    return _cuda() if wanted == "cuda" else torch.device(wanted)
+
+
+def _cuda() -> torch.device:
+    """The GPU of this process, which is the current one.
+
+    Raises:
+        UsageError: there are more processes on this host than GPUs.
+    """
+    if torchrun.local_rank() >= torch.cuda.device_count():
+        raise UsageError(
+            f"There are more processes on this host than GPUs ({torch.cuda.device_count()}).",
+            "Start one for each GPU: torchrun --nproc-per-node gpu; or add --device cpu.",
+        )
+    return torch.device("cuda")
 
 
 def available_devices() -> list[str]:

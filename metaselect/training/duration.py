@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from metaselect.random import generator
+from metaselect.ranks import alone
 from metaselect.records import SilentReporter
 from metaselect.reweighting.base import MethodRun
 from metaselect.text import counted
@@ -49,6 +50,7 @@ def has_large_images(shape: Sequence[int]) -> bool:
     return len(shape) > 1 and max(shape[1:]) > LARGE_SIDE
 
 
+@alone()  # how long it takes decides how much is tried, which must not differ between ranks
 def measured_pace(
     model: nn.Module,
     batches: Batches,

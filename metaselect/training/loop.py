@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.errors import ConditionUnmet
+from metaselect import ranks
+from metaselect.errors import ConditionUnmet, UsageError
 from metaselect.metagrad.forward import MIN_META_SAMPLES, Forward
 from metaselect.metagrad.jvp import JvpSolver
 from metaselect.random import derive_seed, generator
+from metaselect.ranks import all_sums
 from metaselect.records import Advance, Reporter
 from metaselect.reweighting.base import MethodRun, StepObjective
 from metaselect.training.augment import augmentation
@@ -144,6 +146,7 @@ def train(
 
     Raises:
         ConditionUnmet: the loss is not finite any more.
+        UsageError: there are more ranks than samples in a batch.
     """
     epoch_loop = _EpochLoop(state, batches, config, ids, bought, meta_batch_size, JvpSolver(report.note))
     with report.track(config.epochs * len(ids), what, "samples", state.epoch * len(ids)) as advance:
@@ -180,11 +183,12 @@ class _EpochLoop:
         meta_draw = generator(seed, "meta", epoch)
         augment = augmentation(config.augment, generator(seed, "augment", epoch, device=batches.device))
         steps, batch_scale = config.batches_in(len(order)), 1 / config.accumulate
+        _require_shares(len(order) // steps)
         # Of losses, hits and weights over samples, and of batches without weight: on the device, read once an epoch.
         sums = torch.zeros(4, dtype=_widest(batches.device), device=batches.device)
         set_train_mode(model)
         # Equal parts rather than a small last batch, whose statistics BatchNorm could not use.
-        stream = batches.stream(order.tensor_split(steps), augment)
+        stream = batches.stream(order.tensor_split(steps), augment, divided=True)
         for number, (ids, batch) in enumerate(stream, (epoch - 1) * steps):
             position = number % config.accumulate  # in the group of batches that make one step
             lr = config.lr_at(number - position, config.epochs * steps)
@@ -194,7 +198,7 @@ class _EpochLoop:
             meta_ids, meta_batch = None, None
             if self.meta_batch_size:
                 meta_ids = method.meta_ids(self.bought, self.meta_batch_size, meta_draw)
-                meta_batch = batches.get(meta_ids, augment)
+                meta_batch = batches.get(meta_ids, augment, divided=True)
             forward = Forward(
                 model,
                 optimiser,
@@ -208,6 +212,7 @@ class _EpochLoop:
             step = method.step(forward, meta_batch, ids.to(batches.device), lr)
             loss = backward(forward, step, batch_scale)
             if position == config.accumulate - 1:
+                sum_gradients(model)
                 optimiser.step()
                 method.after_step(forward.params)
             # A step may be taken on more rows than the batch; its own samples come first.
@@ -220,8 +225,20 @@ class _EpochLoop:
         return EpochLog(epoch, lr, loss_sum / n, hit_sum / n, weight_sum / n, zero_batches / steps)
 
 
+def _require_shares(smallest: int) -> None:
+    """Check that each rank has a sample of the smallest batch."""
+    if smallest < ranks.size():
+        raise UsageError(
+            f"A batch of {smallest} samples cannot be divided among {ranks.size()} processes.",
+            "Start fewer processes, or give a larger --batch-size or a smaller --accumulate.",
+        )
+
+
 def backward(forward: Forward, step: StepObjective, batch_scale: float = 1.0) -> torch.Tensor:
-    """Add ``batch_scale`` times the gradient of the step's loss to the parameters' ``grad``; returns the loss."""
+    """Add ``batch_scale`` times the gradient of the step's loss to the parameters' ``grad``; returns the loss.
+
+    Of several ranks, the part of the gradient that comes from this one's rows.
+    """
     if step.losses is not None:
         loss = (step.weights * step.losses).sum()
     elif step.targets is not None:
@@ -231,6 +248,14 @@ def backward(forward: Forward, step: StepObjective, batch_scale: float = 1.0) ->
         return (step.weights * forward.losses.detach()).sum()
     (batch_scale * loss).backward()
     return loss.detach()
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Make the gradient of each parameter the sum of those that the ranks have by their parts of the batches."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    for gradient, total in zip(gradients, all_sums(gradients), strict=True):
+        if total is not gradient:
+            gradient.copy_(total)
 
 
 def _widest(device: torch.device) -> torch.dtype:

@@ -1,6 +1,6 @@
 """The forward pass over the pool or a test set that makes a model's predictions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from metaselect.errors import ConditionUnmet
 from metaselect.models.predictions import Predictions
+from metaselect.ranks import divide_chunks
 from metaselect.training.batches import Batches
 
 EVALUATION_BATCH, EVALUATION_NUMBERS = 1000, 2**22  # samples, and input values, at most
@@ -21,8 +22,10 @@ def pool_inputs(batches: Batches) -> torch.Tensor:
 
 def class_probs(model: nn.Module, batches: Batches) -> torch.Tensor:
     """(n, K) float32 on the CPU, the softmax of every sample: eval mode, no augmentation, no autocast."""
-    chunks = _log_probs(model, batches, torch.arange(len(batches)))
-    return torch.cat([log_probs.exp().float().cpu() for log_probs, _ in chunks])
+    chunks, rows = divide_chunks(_chunks(batches, torch.arange(len(batches))))
+    return rows.joined(
+        torch.cat([log_probs.exp().float().cpu() for log_probs, _ in _log_probs(model, batches, chunks)])
+    )
 
 
 def predict(model: nn.Module, batches: Batches, ids: torch.Tensor) -> Predictions:
@@ -34,12 +37,13 @@ def predict(model: nn.Module, batches: Batches, ids: torch.Tensor) -> Prediction
         ConditionUnmet: the model's values are not finite.
     """
     parts: list[Predictions] = []
-    for log_probs, labels in _log_probs(model, batches, ids):
+    chunks, rows = divide_chunks(_chunks(batches, ids))
+    for log_probs, labels in _log_probs(model, batches, chunks):
         losses = F.nll_loss(log_probs, labels.clamp(min=0), reduction="none")
         confidence, predicted = log_probs.max(1)
         hits = predicted == labels
         parts.append(Predictions(losses, predicted, confidence.exp(), (-losses).exp(), hits))
-    predictions = Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    predictions = Predictions(*(rows.joined(torch.cat(column)) for column in zip(*parts, strict=True)))
     if not torch.isfinite(predictions.losses).all():
         raise ConditionUnmet(
             "The training diverged: the model's losses are not finite.", "Use a smaller --lr."
@@ -48,11 +52,15 @@ def predict(model: nn.Module, batches: Batches, ids: torch.Tensor) -> Prediction
 
 
 def _log_probs(
-    model: nn.Module, batches: Batches, ids: torch.Tensor
+    model: nn.Module, batches: Batches, chunks: Sequence[torch.Tensor]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """((b, K) logarithms of the softmax, (b,) labels) of one block of samples after another."""
+    """((b, K) logarithms of the softmax, (b,) labels) of one chunk of samples after another."""
     model.eval()
-    size = min(max(EVALUATION_NUMBERS // batches.raw[0].numel(), 8), EVALUATION_BATCH)
-    for _, batch in batches.stream(torch.split(ids, size)):
+    for _, batch in batches.stream(chunks):
         with torch.no_grad():
             yield F.log_softmax(model(batch.inputs), 1), batch.labels
+
+
+def _chunks(batches: Batches, ids: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The ids ((n',) int64), as many at a time as are predicted together."""
+    return torch.split(ids, min(max(EVALUATION_NUMBERS // batches.raw[0].numel(), 8), EVALUATION_BATCH))

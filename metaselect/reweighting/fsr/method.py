@@ -205,7 +205,7 @@ class FSRRun(MethodRun):
             second = self.hyper.pseudo / len(ids) * pseudo_labels(self.kept[ids], self.hyper.temperature)
             if self.hyper.mixup and self.hyper.relabel == "paper":
                 # 2 B rows: the mixed samples with their labels, the plain ones with the model's own
-                inputs = torch.cat([inputs, forward.batch.inputs])
+                inputs = torch.cat([inputs, forward.inputs])
                 targets = torch.cat([targets, second])
             else:
                 targets = targets + second
@@ -233,7 +233,7 @@ class FSRRun(MethodRun):
 
     def _mixed(self, forward: Forward, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and soft labels, each with a random partner's; as they are without MixUp."""
-        inputs = forward.batch.inputs
+        inputs = forward.inputs
         if not self.hyper.mixup:
             return inputs, own
         draw = generator(forward.seed, "mixup")

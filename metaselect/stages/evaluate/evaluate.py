@@ -5,8 +5,10 @@ With a truth file it also measures how well the weights separate wrong labels fr
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from metaselect import ranks
 from metaselect.annotation.ledger import Ledger, read_ledger
 from metaselect.annotation.quality.noise_estimate import (
     estimate_inputs,
@@ -98,8 +100,8 @@ def _evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Rep
         with stage.working(key, report) as work:
             noise = _noise(run, all_rounds, ledger)
             setup = EvaluationSetup(run, pool, options, models, troubles, all_rounds, noise, shown, device)
-            scratch = work.folder / "scratch"
-            shutil.rmtree(scratch, ignore_errors=True)  # left by a killed command
+            scratch = work.folder / f"scratch-{ranks.rank()}"
+            ranks.by_first(partial(_remove_scratch, work.folder))  # left by a killed command
             try:
                 samples = bought or _test_set(test, setup, work, scratch, report)
                 metrics = judge_models(samples, setup, work)
@@ -139,6 +141,11 @@ def _troubles(run: Run, models: list[Candidate], view: AnnotationView, report: R
             again = run.stage(name).command()
             report.warn(f"{name} is evaluated as it is, but {state.state}: {state.why}. Run: {again}")
     return troubles
+
+
+def _remove_scratch(folder: Path) -> None:
+    for left in folder.glob("scratch*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _noise(run: Run, all_rounds: Sequence[Round], ledger: Ledger | None) -> dict[str, Json]:

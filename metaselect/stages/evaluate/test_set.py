@@ -13,6 +13,7 @@ from metaselect.data.summary import fingerprint
 from metaselect.data.test_set import read_test_set
 from metaselect.data_options import EvaluateOptions
 from metaselect.errors import DataError
+from metaselect.ranks import alone, by_first
 from metaselect.records import Reporter
 from metaselect.run.evaluation_artefacts import TEST_SKIPPED
 from metaselect.run.key import EXTERNAL
@@ -40,7 +41,7 @@ def test_signature(
     if record is None or recorded == signature:
         return signature
     report.note(f"{test} is not the file that was evaluated, or its time changed; comparing the contents.")
-    with TemporaryDirectory() as scratch:
+    with alone(), TemporaryDirectory() as scratch:
         samples, hashes = read_test_set(test, options, pool, Path(scratch), report)
     content = _content(samples, hashes, np.arange(len(samples)))
     return recorded if content == record.details.get(_CONTENT) else signature
@@ -72,11 +73,12 @@ def labelled_test_set(
     Raises:
         DataError: the test set is bad, or no sample of it is left.
     """
-    samples, hashes = read_test_set(test, options, pool, scratch, report)
+    with alone():  # each rank has arrays of its own
+        samples, hashes = read_test_set(test, options, pool, scratch, report)
     work.details[_CONTENT] = _content(samples, hashes, np.arange(len(samples)))
     skipped = TEST_SKIPPED.within()
     if (scratch / skipped).is_file():
-        (scratch / skipped).replace(work.folder / skipped)
+        by_first(lambda: (scratch / skipped).replace(work.folder / skipped))
     overlap = find_overlap(run, pool, samples, hashes, device, report)
     overlap.report(report, left_out=options.leave_out_overlap)
     kept = np.flatnonzero(~overlap.shared if options.leave_out_overlap else np.ones(len(samples), bool))

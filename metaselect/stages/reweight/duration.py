@@ -2,6 +2,7 @@
 
 import torch
 
+from metaselect import ranks
 from metaselect.data.store import preprocess_of
 from metaselect.random import generator
 from metaselect.reweighting.base import Method, MethodRun
@@ -42,7 +43,7 @@ def estimated_seconds(setup: ReweightSetup, folds: int) -> float | None:
     if setup.method.needs_evidence:
         networks = max(len(fold_model_inputs(setup.run)), 1)
         seconds += networks * n * paces[_probed(setup.method)].prediction
-    return seconds
+    return seconds / ranks.size()
 
 
 def advice(setup: ReweightSetup, folds: int, seconds: float) -> str:

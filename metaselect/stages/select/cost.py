@@ -16,6 +16,7 @@ from metaselect.features.near_duplicates import comparable, search_bytes, simila
 from metaselect.models.head import head_of
 from metaselect.options import SelectOptions
 from metaselect.random import generator
+from metaselect.ranks import alone
 from metaselect.records import Json, Reporter, SilentReporter
 from metaselect.run.layout import Run
 from metaselect.run.stage import Work
@@ -51,6 +52,7 @@ class Measured(NamedTuple):
     choice: float
 
 
+@alone()  # how long it takes decides how much is tried, which must not differ between ranks
 def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
     """The seconds that the features and the choice will take, estimated from growing parts of the pool; and the search.
 

@@ -1,5 +1,6 @@
 """`select --discard-round`: set a round aside that was exported or has answers."""
 
+from metaselect import ranks
 from metaselect.annotation.ledger import read_ledger, remove_round
 from metaselect.errors import UsageError
 from metaselect.records import Outcome, Reporter
@@ -14,8 +15,10 @@ def discard_round(run: Run, number: int, report: Reporter) -> Outcome:
     """Move the latest round, its forms and its answers to ``discarded/``; nothing that was paid for is deleted.
 
     Raises:
-        UsageError: it is not the latest round.
+        UsageError: it is not the latest round, or there are several ranks.
     """
+    if ranks.size() > 1:
+        raise UsageError("--discard-round runs in one process.", "Run it without torchrun.")
     with run.lock():
         run.info()
         rounds = run.stage_names(SELECT.kind)

@@ -2,6 +2,7 @@
 
 import torch
 
+from metaselect import ranks
 from metaselect.reweighting.uniform import UniformRun
 from metaselect.run.layout import IMAGES, Run
 from metaselect.stages.warmup.descent import batches_for
@@ -33,7 +34,8 @@ def estimated_seconds(plan: WarmupPlan) -> float | None:
         meta_batch_size=0,
     )
     predicted = len(plan.pool) + config.epochs * len(plan.held_out)
-    return (1 + plan.folds) * (config.epochs * samples * pace.training + predicted * pace.prediction)
+    seconds = (1 + plan.folds) * (config.epochs * samples * pace.training + predicted * pace.prediction)
+    return seconds / ranks.size()
 
 
 def advice(plan: WarmupPlan, seconds: float, run: Run) -> str:

@@ -1,5 +1,6 @@
 """The warm-up of the model ``linear``: logistic regression on the whole pool, its weight decay by cross-validation."""
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from metaselect.models.head import head_of
 from metaselect.models.logistic_regression import LinearParams, fit_logistic_regression
 from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.random import generator
+from metaselect.ranks import by_first
 from metaselect.run.artefacts import CHECKPOINT
 from metaselect.stages.warmup.fitted import Fitted, WarmupRow
 from metaselect.stages.warmup.plan import WarmupPlan
@@ -98,6 +100,10 @@ def save_solution(linear: LinearFit, plan: WarmupPlan, folder: Path) -> None:
     pool = plan.pool
     model = build_model(LINEAR, pool.inputs.shape[1:], len(pool.classes), seed=0)
     linear.params.copy_to(head_of(model))
-    for path in folder.glob(CHECKPOINT.within(epoch="*")):  # of the model that it was compared with
-        path.unlink()
+    by_first(partial(_remove_checkpoints, folder))  # of the model that it was compared with
     save_model(model, folder / CHECKPOINT.within(epoch=ONLY_EPOCH))
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for path in folder.glob(CHECKPOINT.within(epoch="*")):
+        path.unlink()

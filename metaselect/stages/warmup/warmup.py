@@ -9,6 +9,7 @@ cross-validation chooses.
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from metaselect.data.listing import open_source
@@ -17,6 +18,7 @@ from metaselect.data_options import IngestOptions
 from metaselect.errors import DataError, UsageError
 from metaselect.models.cross_fit import is_above
 from metaselect.options import WarmupOptions
+from metaselect.ranks import by_first
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import (
     FOLD_MODEL,
@@ -79,7 +81,7 @@ def warmup(
                 "labels alone are for ingest and select.",
             )
         _require_kinds(options, kinds, data)
-        ingest(data, run, reading, report)
+        by_first(partial(ingest, data, run, reading, report))
     with run.lock():
         return _warmup(run, options, report)
 
@@ -192,6 +194,12 @@ def _finish(plan: WarmupPlan, fitted: Fitted, predictions: PoolPredictions, work
     write_json(work.folder / WARMUP_MODEL.within(), described)
     path = work.folder / WARMUP_PREDICTIONS.within()
     write_pool_predictions(path, plan.pool.sample_ids, predictions)
+    by_first(partial(_clear, plan, predictions, work))
+    work.details["result"] = result
+
+
+def _clear(plan: WarmupPlan, predictions: PoolPredictions, work: Work) -> None:
+    """Keep the models of the folds, and remove what an interrupted command would have gone on from."""
     (work.folder / RESUME).unlink(missing_ok=True)
     for number in range(1, plan.folds + 1):
         best = work.folder / FOLD.format(number=number) / BEST
@@ -200,4 +208,3 @@ def _finish(plan: WarmupPlan, fitted: Fitted, predictions: PoolPredictions, work
             kept.parent.mkdir(exist_ok=True)
             best.replace(kept)
         shutil.rmtree(best.parent, ignore_errors=True)
-    work.details["result"] = result

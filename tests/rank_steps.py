@@ -1,0 +1,149 @@
+"""Short trainings in float64 by every method: `torchrun --nproc-per-node 2 tests/rank_steps.py OUT.safetensors`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from data_makers import EveryState, plan, start_of, trained
+from safetensors.torch import save_file
+from torch import nn
+
+from metaselect import ranks, torchrun
+from metaselect.data.store import Preprocess
+from metaselect.features.extract import last_layer_factors
+from metaselect.metagrad.forward import Forward
+from metaselect.metagrad.jvp import JvpSolver
+from metaselect.metagrad.jvp_strategies import central_differences, dual_numbers, through_graph
+from metaselect.models.batch import Batch
+from metaselect.records import SilentReporter
+from metaselect.registry import REWEIGHTERS, configure
+from metaselect.training.batches import Batches
+from metaselect.training.loop import final_model, start_training
+from metaselect.training.predict import predict
+
+BOUGHT = torch.tensor([0, 1, 3, 4, 6, 7, 9, 12, 15, 18])
+CASES: dict[str, dict[str, object]] = {
+    "uniform": {},
+    "gce": {"augment": "strong"},
+    "elr": {"optimiser": "adam", "lr": 0.01},
+    "auto": {"accumulate": 2},
+    "direct": {},
+    "l2rw every=2": {"momentum": 0.0},
+    "mw-net lagged=true": {},
+    "mw-net normalised=true detached=false": {"schedule": "step"},
+    "fsr dictionary=12 share=1 ema=0.9": {},
+    "fsr dictionary=12 share=1 relabel=paper deferral=0": {},
+}
+"""A method with its options, and changes of the plan."""
+
+
+class Wide(nn.Module):
+    """Images to logits in float64: what the ranks' sums are rounded to is then too small to matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = EveryState().double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(x.double())
+        return logits
+
+
+def batches() -> Batches:
+    """24 grey images of three classes."""
+    draw = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (24, 1, 8, 8), generator=draw, dtype=torch.uint8)
+    preprocess = Preprocess("images", (8, 8), "L", (0.5,), (0.25,))
+    return Batches(
+        images.numpy(), (torch.arange(24) % 3).numpy(), preprocess, device=torch.device("cpu"), channels=1
+    )
+
+
+def results() -> dict[str, torch.Tensor]:
+    """Every tensor that is computed, by name."""
+    return {**trainings(), **products(), **factors()}
+
+
+def trainings() -> dict[str, torch.Tensor]:
+    """What short trainings end with."""
+    data, found = batches(), dict[str, torch.Tensor]()
+    for words, changes in CASES.items():
+        name, *options = words.split()
+        torch.manual_seed(1)
+        method = configure(REWEIGHTERS[name], options)
+        config = plan(**{"epochs": 2, "batch_size": 7, **changes})
+        stream = torch.Generator().manual_seed(2)
+        with default_dtype(torch.float64 if name == "mw-net" else torch.float32):  # of its weight net
+            state, logs = trained(method, Wide(), data, config, bought=BOUGHT, stream=stream)
+        view = predict(final_model(state), data, torch.arange(len(data)))
+        tensors = {
+            **state.model.state_dict(),
+            **state.method.state_dict(),
+            "losses": view.losses,
+            "weights": state.method.pool_weights(view),
+            "logs": torch.tensor([list(log) for log in logs], dtype=torch.float64),
+        }
+        found |= {f"{words}: {key}": value.double() for key, value in tensors.items()}
+    return found
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """A context in which new tensors are of this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def products() -> dict[str, torch.Tensor]:
+    """The meta gradient of one batch by each strategy, with a meta batch that cannot be divided too."""
+    data, found = batches(), dict[str, torch.Tensor]()
+    torch.manual_seed(1)
+    state = start_training(
+        Wide().train(), plan(), configure(REWEIGHTERS["uniform"], []).begin(start_of(data.labels))
+    )
+    for strategy in (through_graph, dual_numbers, central_differences):
+        for count in (10, 1):
+            batch, meta = (data.get(ids, divided=True) for ids in (torch.arange(11, 24), torch.arange(count)))
+            forward = Forward(
+                *(state.model, state.optimiser, batch),
+                jvp_solver=JvpSolver(strategies=[strategy]),
+                meta_running_statistics=count < 8,
+            )
+            weights = torch.linspace(0, 1, 13, dtype=torch.float64)
+            ahead = forward.virtual_step(weights)
+            s = forward.jvp(forward.meta_grad(meta, ahead))
+            found[f"s {strategy.__name__} {count}"] = s
+            hidden = forward.joint_hidden(Batch(meta.inputs, meta.labels))
+            found[f"hidden {strategy.__name__} {count}"] = torch.cat(hidden)
+    return found
+
+
+def factors() -> dict[str, torch.Tensor]:
+    """Features of the pool, in chunks of a size that leaves the ranks unequal shares."""
+    torch.manual_seed(1)
+    computed = last_layer_factors(Wide(), batches(), SilentReporter(), "")
+    return {"probs": computed.probs.double(), "features": computed.hidden.double()}
+
+
+def main(out: Path) -> None:
+    """Write the results of rank 0, and say whether all ranks have the same bits."""
+    torchrun.start()
+    found = {name: value.contiguous() for name, value in results().items()}
+    for name, value in list(found.items()):
+        same = ranks.all_max(value.view(torch.int64)).equal(ranks.broadcast(value).view(torch.int64))
+        found[f"same {name}"] = torch.tensor(
+            float(same and ranks.all_max(-value).equal(-ranks.broadcast(value)))
+        )
+    if ranks.is_first():
+        save_file(found, out)
+    torchrun.leave(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
