@@ -217,7 +217,8 @@ SEEN_ELSEWHERE = {
 
 def test_every_rule_has_an_oracle() -> None:
     names = {name for name, _, _ in OPERATIONS} | SEEN_ELSEWHERE
-    assert {f"{name}Backward0" for name in names} == RULES.keys()
+    # The products of BatchNorm over several ranks are compared with those of one in rank_steps.py.
+    assert {f"{name}Backward0" for name in names} | {"WholeBatchNormBackward"} == RULES.keys()
 
 
 @pytest.mark.parametrize("case", range(len(OPERATIONS)), ids=[name for name, _, _ in OPERATIONS])

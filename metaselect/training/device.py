@@ -39,7 +39,7 @@ def _cuda() -> torch.device:
     Raises:
         UsageError: there are more processes on this host than GPUs.
     """
-    if torchrun.local_rank() >= torch.cuda.device_count():
+    if torchrun.launched() and torchrun.local_rank() >= torch.cuda.device_count():
         raise UsageError(
             f"There are more processes on this host than GPUs ({torch.cuda.device_count()}).",
             "Start one for each GPU: torchrun --nproc-per-node gpu; or add --device cpu.",
