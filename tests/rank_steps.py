@@ -1,6 +1,5 @@
-"""Short trainings in float64 by every method: `torchrun --nproc-per-node 2 tests/rank_steps.py OUT.safetensors`."""
+"""Short trainings in float64 by every method, and what else several ranks compute together."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +9,10 @@ from data_makers import EveryState, plan, start_of, trained
 from safetensors.torch import save_file
 from torch import nn
 
-from metaselect import ranks, torchrun
+from metaselect import ranks
 from metaselect.data.store import Preprocess
 from metaselect.features.extract import last_layer_factors
+from metaselect.features.near_duplicates import similar_samples
 from metaselect.metagrad.forward import Forward
 from metaselect.metagrad.jvp import JvpSolver
 from metaselect.metagrad.jvp_strategies import central_differences, dual_numbers, through_graph
@@ -63,7 +63,7 @@ def batches() -> Batches:
 
 def results() -> dict[str, torch.Tensor]:
     """Every tensor that is computed, by name."""
-    return {**trainings(), **products(), **factors()}
+    return {**trainings(), **products(), **features()}
 
 
 def trainings() -> dict[str, torch.Tensor]:
@@ -124,16 +124,24 @@ def products() -> dict[str, torch.Tensor]:
     return found
 
 
-def factors() -> dict[str, torch.Tensor]:
-    """Features of the pool, in chunks of a size that leaves the ranks unequal shares."""
+def features() -> dict[str, torch.Tensor]:
+    """Features and near duplicates of the pool, in blocks of a size that leaves the ranks unequal shares."""
     torch.manual_seed(1)
-    computed = last_layer_factors(Wide(), batches(), SilentReporter(), "")
-    return {"probs": computed.probs.double(), "features": computed.hidden.double()}
+    data = batches()
+    computed = last_layer_factors(Wide(), data, SilentReporter(), "")
+    similar = similar_samples(data.raw.numpy(), data.device, tile_entries=24 * 5)
+    assert similar.outlier is not None
+    values = {
+        "probs": computed.probs,
+        "features": computed.hidden,
+        "group": similar.group,
+        "outlier": similar.outlier,
+    }
+    return {name: value.double() for name, value in values.items()}
 
 
-def main(out: Path) -> None:
-    """Write the results of rank 0, and say whether all ranks have the same bits."""
-    torchrun.start()
+def write(out: Path) -> None:
+    """Write the results of rank 0, and whether all ranks have the same bits."""
     found = {name: value.contiguous() for name, value in results().items()}
     for name, value in list(found.items()):
         same = ranks.all_max(value.view(torch.int64)).equal(ranks.broadcast(value).view(torch.int64))
@@ -142,8 +150,3 @@ def main(out: Path) -> None:
         )
     if ranks.is_first():
         save_file(found, out)
-    torchrun.leave(0)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -23,6 +23,7 @@ from metaselect import ranks
 from metaselect.cli.main import ENDED_TOGETHER
 
 pytestmark = pytest.mark.slow
+STEPS = "steps.safetensors"
 HERE = Path(__file__).parent
 SELECTORS = ("gbc", "rbc", "k-means", "k-center", "badge", "craig")
 TRAINED = ("warmup", "--epochs", 2, "--checkpoints", 2, "--batch-size", 16, "--folds", 0, "--force")
@@ -45,13 +46,13 @@ def in_ranks(count: int, *words: object, code: int = 0) -> Done:
 
 
 def run_all(count: int, lines: Sequence[Sequence[object]], folder: Path) -> Done:
-    """Run command lines one after another, in so many processes."""
+    """Run command lines one after another, in so many processes; several of them also write ``STEPS``."""
     if count == 1:
         done = [metaselect(*words) for words in lines]
         return Done(0, "".join(each.out for each in done), "".join(each.err for each in done))
     file = folder / "lines.json"
     file.write_text(json.dumps([[str(word) for word in words] for words in lines]))
-    return in_ranks(count, HERE / "rank_commands.py", file)
+    return in_ranks(count, HERE / "rank_commands.py", file, folder / STEPS)
 
 
 def test_a_process_of_its_own_exchanges_nothing() -> None:
@@ -80,11 +81,9 @@ def test_a_division_gives_each_rank_a_share_in_order(monkeypatch: pytest.MonkeyP
         assert ranks.divide(5).sizes == (5,)
 
 
-def test_two_ranks_take_the_steps_of_one_by_every_method(tmp_path: Path) -> None:
+def test_two_ranks_take_the_steps_of_one_by_every_method(by_both: dict[int, tuple[Path, Done]]) -> None:
     """In float64: parameters, running statistics, states of the methods, logs, products, features."""
-    out = tmp_path / "two.safetensors"
-    in_ranks(2, HERE / "rank_steps.py", out)
-    two, one = load_file(out), rank_steps.results()
+    two, one = load_file(by_both[2][0] / STEPS), rank_steps.results()
     assert len(one) > 100
     for name, expected in one.items():
         # Central differences are as exact as their step allows.

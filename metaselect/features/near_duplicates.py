@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch.nn import functional as F
 
-from metaselect.models.neighbours import TILE_ENTRIES, nearest_neighbours
+from metaselect.models.neighbours import TILE_ENTRIES, nearest_neighbours, own_queries
 from metaselect.selection.base import ProgressCallback, no_progress
 
 NEIGHBOURS = 10  # the surroundings of a sample
@@ -149,13 +149,14 @@ def _nearest(
     """
     everything, count = torch.arange(len(unit)).to(unit.device), min(NEIGHBOURS, len(unit) - 1)
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
-    blocks = nearest_neighbours(unit, everything, count, tile_entries, queries.to(unit.device))
+    own, division = own_queries(queries.to(unit.device), len(everything), tile_entries)
+    blocks = nearest_neighbours(unit, everything, count, tile_entries, own)
     done = 0
     for rows, cosines, neighbours in blocks:
         found.append(((1 - cosines).clamp(min=ROUNDING).cpu(), neighbours.cpu()))
         done += len(rows)
-        progress(f"neighbours of {done} of {len(queries)} samples")
-    distances, neighbours = (torch.cat(parts) for parts in zip(*found, strict=True))
+        progress(f"neighbours of {done} of {len(own)} samples")
+    distances, neighbours = (division.joined(torch.cat(parts)) for parts in zip(*found, strict=True))
     return distances, neighbours
 
 

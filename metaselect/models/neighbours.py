@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional as F
 
+from metaselect.ranks import Division, divide_chunks
+
 NEIGHBOURS, LEAST_NEIGHBOURS, POOL_SHARE = 30, 3, 10  # a tenth of pools below 300
 MOST_REFERENCES = 20_000  # samples among which neighbours are looked for
 TILE_ENTRIES = 2**24  # similarities that are held at a time
@@ -34,12 +36,21 @@ def neighbour_votes(
         drawn = torch.randperm(len(reference), generator=generator)[:MOST_REFERENCES].sort().values
         reference = reference[drawn.to(unit.device)]
     count = min(count, len(reference) - 1)
-    votes = torch.zeros(n, classes, device=unit.device)
-    for rows, _, nearest in nearest_neighbours(unit, reference, count):
+    own, division = own_queries(torch.arange(n, device=unit.device), len(reference))
+    votes = [torch.zeros(0, classes, device=unit.device)]
+    for rows, _, nearest in nearest_neighbours(unit, reference, count, queries=own):
         given = labels[nearest]  # (rows, count)
-        share = torch.full_like(given, 1 / count, dtype=votes.dtype)
-        votes[rows] = torch.zeros(len(rows), classes, device=unit.device).scatter_add_(1, given, share)
-    return votes
+        share = torch.full_like(given, 1 / count, dtype=torch.float32)
+        votes.append(torch.zeros(len(rows), classes, device=unit.device).scatter_add_(1, given, share))
+    return division.joined(torch.cat(votes))
+
+
+def own_queries(
+    queries: torch.Tensor, references: int, tile_entries: int = TILE_ENTRIES
+) -> tuple[torch.Tensor, Division]:
+    """The queries (q,) that this rank looks for the neighbours of, in whole blocks, and the division of all."""
+    chunks, division = divide_chunks(queries.split(_block_size(references, tile_entries)))
+    return torch.cat(list(chunks)), division
 
 
 def nearest_neighbours(
@@ -61,8 +72,13 @@ def nearest_neighbours(
     if queries is None:
         queries = torch.arange(len(unit), device=unit.device)
     candidates = unit[reference]
-    for rows in queries.split(max(tile_entries // len(reference), 1)):
+    for rows in queries.split(_block_size(len(reference), tile_entries)):
         similarity = unit[rows] @ candidates.T
         similarity.masked_fill_(rows[:, None] == reference, -torch.inf)  # a sample is not its own neighbour
         cosines, positions = similarity.topk(count)
         yield rows, cosines, reference[positions]
+
+
+def _block_size(references: int, tile_entries: int) -> int:
+    """Samples whose cosines with so many others are held at a time."""
+    return max(tile_entries // references, 1)

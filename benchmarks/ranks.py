@@ -1,0 +1,105 @@
+"""Speed-up of `warmup`, `select` and `reweight` by the processes of torchrun.
+
+    python benchmarks/ranks.py --train cifar10/train.parquet --samples 2000 --ranks 1 2
+
+ResNet-32, one thread a process: one epoch of the warm-up without folds; GBC at its checkpoint; one epoch of `uniform`
+and of `direct` without their comparison. "wall" is the time of the stage itself, without the imports of the processes;
+"CPU" is that of all processes together, imports included. A speed-up is a quotient of wall times. "of CPU" is the CPU
+time of one process over the mean of several: what they would reach on cores of their own, if nobody waited.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+TRUTH = "truth.csv"
+TRAINING = ("--epochs", 1, "--batch-size", 128, "--folds", 0, "--force")
+STAGES: dict[str, tuple[object, ...]] = {
+    "warmup": ("warmup", "--model", "resnet32", "--checkpoints", 1, *TRAINING),
+    "select": ("select", "--method", "gbc", "--budget", 50),
+    "reweight/uniform": ("reweight", "--method", "uniform", *TRAINING),
+    "reweight/direct": ("reweight", "--method", "direct", *TRAINING),
+}
+"""Commands by the folders of their stages."""
+FOLDERS = {"select": "select/round-1"}
+
+
+class Times(NamedTuple):
+    """Seconds of a stage: of the wall, and of the CPU of all processes."""
+
+    wall: float
+    cpu: float
+
+
+def engine(ranks: int) -> list[str]:
+    """The words that start so many processes of MetaSelect."""
+    if ranks == 1:
+        return [sys.executable, "-m", "metaselect"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    return [*launcher, "-m", "metaselect", "--"]
+
+
+def timed(ranks: int, run: Path, stage: str) -> Times:
+    """Run a stage by so many processes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = [*engine(ranks), *map(str, STAGES[stage]), "--run", str(run), "--quiet"]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    record = json.loads((run / FOLDERS.get(stage, stage) / "stage.json").read_text())
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Times(record["details"]["seconds"], cpu)
+
+
+def measure(ranks: int, start: Path, folder: Path, truth: Path) -> dict[str, Times]:
+    """The times of all stages on a copy of a run of the data alone."""
+    run = folder / f"run-{ranks}"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(start, run)
+    found = {stage: timed(ranks, run, stage) for stage in ("warmup", "select")}
+    metaselect = [*engine(1), "annotate", "simulate", str(truth), "--run", str(run), "--quiet"]
+    subprocess.run(metaselect, check=True, stdout=subprocess.DEVNULL)
+    found |= {stage: timed(ranks, run, stage) for stage in STAGES if stage.startswith("reweight")}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--train", type=Path, required=True, help="images, whose labels count as true ones")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=1, help="of which the fastest counts")
+    parser.add_argument("--work", type=Path, default=Path("ranks"), help="folder for runs")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    noisy, start = arguments.work / "noisy", arguments.work / "start"
+    for folder in (noisy, start):
+        shutil.rmtree(folder, ignore_errors=True)
+    corrupt = ["corrupt", str(arguments.train), "-o", str(noisy), "--noise", "symmetric", "--rate", "0.2"]
+    limit = ["--limit", str(arguments.samples), "--run", str(start)]
+    for words in (corrupt, ["ingest", str(noisy / "train.parquet"), *limit]):
+        subprocess.run([*engine(1), *words, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    best: dict[tuple[int, str], Times] = {}
+    for _ in range(arguments.rounds):
+        for ranks in arguments.ranks:
+            for stage, times in measure(ranks, start, arguments.work, noisy / TRUTH).items():
+                old = best.get((ranks, stage), times)
+                best[ranks, stage] = Times(min(old.wall, times.wall), min(old.cpu, times.cpu))
+    columns = ("stage", "ranks", "wall, s", "speed-up", "CPU, s", "of CPU")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    first = arguments.ranks[0]
+    for (ranks, stage), times in best.items():
+        alone = best[first, stage]
+        speed = f"{alone.wall / times.wall:.2f} | {times.cpu:.1f} | {alone.cpu / (times.cpu / ranks):.2f}"
+        print(f"| {stage} | {ranks} | {times.wall:.1f} | {speed} |")
+
+
+if __name__ == "__main__":
+    main()
