@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch.nn import functional as F
 
 from metaselect.selection.base import (
     Choice,
@@ -83,13 +84,13 @@ class EuclideanDistances:
     def _lower(self, bounds: torch.Tensor, centres: torch.Tensor) -> None:
         rows = self.hidden[centres]
         centred = rows - self.mean
-        half_square = centred.square().sum(1) / 2
+        centred = torch.cat([centred, -centred.square().sum(1, keepdim=True) / 2], 1)  # (p, d + 1)
         size = max(TILE_ENTRIES // max(len(centres), self.hidden.shape[1]), MIN_TILE_ROWS)
         for block, bound in zip(self.hidden.split(size), bounds.split(size), strict=True):
-            shifted = block - self.mean
-            closeness = torch.addmm(-half_square, shifted, centred.T)  # (b, p): (|x|^2 - |x - c|^2) / 2
+            shifted = F.pad(block - self.mean, (0, 1), value=1.0)
+            closeness = shifted @ centred.T  # (b, p): <x, c> - |c|^2 / 2 = (|x|^2 - |x - c|^2) / 2
             nearest = row_argmax(closeness)
-            squares = shifted.square().sum(1) - 2 * closeness.gather(1, nearest[:, None])[:, 0]
+            squares = shifted.square().sum(1) - 1 - 2 * closeness.gather(1, nearest[:, None])[:, 0]
             closer = (squares < bound.clamp(min=0).square()).nonzero()[:, 0]
             exact = _cdist(block[closer, None], rows[nearest[closer], None])[:, 0, 0]  # row by row
             bound[closer] = torch.minimum(bound[closer], exact)
