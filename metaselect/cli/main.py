@@ -21,6 +21,7 @@ from metaselect.factories import factory_error
 from metaselect.signals import AGAIN, INTERRUPTED, TERMINATED, Terminated, interruption, unwinding
 from metaselect.stages.table import STAGES
 
+DISK_FAILS = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EREMOTEIO)
 IN_THE_WAY = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 ENDED_TOGETHER = f"Ended with the other processes of this command. {AGAIN}"
 # Typer contains a copy of Click and does not export the base class of its usage errors, which is this one.
@@ -265,6 +266,17 @@ def _system_error(error: Exception) -> MetaSelectError | None:
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ResourceError(f"{os.strerror(number)}: {target}.", "Check the folder's owner and mode.")
+    if number in DISK_FAILS:
+        where = f": {target}" if target else ""
+        return ResourceError(
+            f"{os.strerror(number)}{where}.",
+            "Check the disk and its connection; the same command then continues.",
+        )
+    if number == errno.ENOENT and target:
+        return ArtefactError(
+            f"{target} is missing.",
+            "If something removed it while the command ran, run the same command again.",
+        )
     return None
 
 

@@ -130,6 +130,11 @@ class Run:
         """Whether data was ingested."""
         return self.path(f"{DATA.name()}/{RECORD}").is_file()
 
+    @property
+    def is_described(self) -> bool:
+        """Whether there is a ``run.json``."""
+        return self.path(RUN_INFO.path()).is_file()
+
     def info(self) -> dict[str, Any]:
         """``run.json``.
 
@@ -145,7 +150,9 @@ class Run:
         try:
             info: dict[str, Any] = _read_info(path)
         except FileNotFoundError:
-            raise ArtefactError(f"{path} is missing.", remedy) from None
+            raise ArtefactError(
+                f"{path} is missing.", f"Write it again: metaselect ingest DATA {self.flag}"
+            ) from None
         except ValueError as error:  # of json, or of bytes that are not UTF-8
             raise ArtefactError(f"{path} is damaged: {error}.", remedy) from None
         if not isinstance(info, dict) or not {"layout_version", "task", "fingerprint"} <= info.keys():

@@ -1,6 +1,6 @@
 """``stage.json``: what a finished stage was made from, and the stamps of what it wrote."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,21 +27,29 @@ class StageRecord:
 
 
 def write_record(
-    folder: Path, key: StageKey, details: Mapping[str, Json], *, known: Mapping[str, Stamp] | None = None
+    folder: Path,
+    key: StageKey,
+    details: Mapping[str, Json],
+    *,
+    known: Mapping[str, Stamp] | None = None,
+    leave: Collection[str] = (),
 ) -> None:
-    """Write ``stage.json`` with the stamps of every file below ``folder``.
+    """Write ``stage.json`` with the stamps of every file below ``folder``, without temporary ones of killed processes.
 
     Args:
         folder: of the stage.
         key: what its result follows from.
         details: facts about this run of the stage.
         known: stamps by path below ``folder``, of files that need not be hashed again.
+        leave: files and folders below it that are not of the result.
     """
     known = known or {}
     outputs: dict[str, Json] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (RECORD, UNFINISHED_KEY):
-            name = path.relative_to(folder).as_posix()
+        name = path.relative_to(folder).as_posix()
+        # Hidden are our own temporary files, and those of safetensors (.tmpAbC123).
+        other = path.name in (RECORD, UNFINISHED_KEY) or path.name.startswith(".")
+        if path.is_file() and not other and not any(f"{name}/".startswith(f"{each}/") for each in leave):
             outputs[name] = asdict(known[name] if name in known else stamp(path))
     write_json(
         folder / RECORD,
@@ -52,6 +60,17 @@ def write_record(
             "details": {**details, **environment()},
         },
     )
+
+
+def remove_unrecorded(folder: Path) -> None:
+    """Remove every file below ``folder`` that its ``stage.json`` does not name, and what folders are empty then."""
+    kept = {folder / name for name in (RECORD, *parse_json(folder / RECORD)["outputs"])}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in kept:
+            path.unlink()
 
 
 raw_record = FileMemo(parse_json)

@@ -24,7 +24,7 @@ from metaselect.run.artefacts import ANNOTATE, EVALUATE, RECORD, REWEIGHT, SELEC
 from metaselect.run.environment import recorded_command, repeatable
 from metaselect.run.files import Stamp, matches, naming, parse_json, sync_folder, write_json
 from metaselect.run.key import EXTERNAL, GIVEN, StageKey, differences, differing_inputs, key_as_json
-from metaselect.run.record import StageRecord, raw_record, read_record, write_record
+from metaselect.run.record import StageRecord, raw_record, read_record, remove_unrecorded, write_record
 from metaselect.run.stage_names import folder_of, stage_of
 from metaselect.run.unfinished import UNFINISHED_KEY, WORK
 
@@ -37,11 +37,13 @@ class Work:
         folder: where its files go.
         resumed: whether an interrupted command with the same key has left files there.
         details: facts for ``stage.json`` that the result does not depend on.
+        unfinished: files and folders in it that an interrupted command goes on from; they are removed when all is done.
     """
 
     folder: Path
     resumed: bool
     details: dict[str, Json] = field(default_factory=dict)
+    unfinished: set[str] = field(default_factory=set)
 
 
 def run_flag(root: Path) -> str:
@@ -237,10 +239,7 @@ class Stage:
 
     def _close(self, key: StageKey, work: Work) -> None:
         """Move the complete work folder to the stage's place."""
-        # Temporary files of a killed process: our own, and those of safetensors (.tmpAbC123).
-        for leftover in [path for path in work.folder.rglob(".*") if path.is_file()]:
-            leftover.unlink()
-        write_record(work.folder, key, work.details)
+        write_record(work.folder, key, work.details, leave=work.unfinished)
         self._replace_folder()
 
     def _same_key(self, key: StageKey) -> bool:
@@ -257,13 +256,14 @@ class Stage:
 
     def _replace_folder(self) -> None:
         """Move the work folder to the stage's place, by renames that survive a crash between any two of them."""
-        # The old folder is moved aside, not deleted, until the new one is in place.
         retired = self.work_folder.with_name(f"{self.work_folder.name}.old")
-        (self.work_folder / UNFINISHED_KEY).unlink(missing_ok=True)
+        remove_unrecorded(
+            self.work_folder
+        )  # not before all is recorded: until then a crash goes on from them
         shutil.rmtree(retired, ignore_errors=True)  # left by a crash after the second rename
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self.folder.exists():
-            self.folder.rename(retired)
+            self.folder.rename(retired)  # not deleted until the new one is in place
         self.work_folder.rename(self.folder)
         sync_folder(self.folder.parent)
         shutil.rmtree(retired, ignore_errors=True)

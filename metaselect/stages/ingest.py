@@ -91,7 +91,8 @@ def same_data(data: Path, run: Run, options: IngestOptions, report: Reporter) ->
         for name in key_options(options)
         if getattr(options, name) != getattr(default, name)
     }
-    with run.lock():
+    # A command that was killed just before it wrote run.json left a run without it.
+    with run.lock(new=not run.is_described):
         _check_options(run, record, replace(recorded, **given))
         _check_same(data, run, record, recorded, report)
 

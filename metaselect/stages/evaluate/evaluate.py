@@ -101,6 +101,7 @@ def _evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Rep
             noise = _noise(run, all_rounds, ledger)
             setup = EvaluationSetup(run, pool, options, models, troubles, all_rounds, noise, shown, device)
             scratch = work.folder / f"scratch-{ranks.rank()}"
+            work.unfinished.add(scratch.name)
             ranks.by_first(partial(_remove_scratch, work.folder))  # left by a killed command
             try:
                 samples = bought or _test_set(test, setup, work, scratch, report)

@@ -1,6 +1,5 @@
 """reweight: a robust model and a weight for every training sample, from the bought labels."""
 
-import shutil
 from typing import Any
 
 import pyarrow as pa
@@ -116,7 +115,7 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
             comparison = None if crossed is None else _compare(setup, crossed, name)
             issues = write_issues(setup, known, weights, suggested, crossed, work)
             work.details["result"] = {**result, "comparison": comparison, "issues": issues}
-            (work.folder / RESUME).unlink(missing_ok=True)
+            work.unfinished |= {RESUME, CROSS_FIT_WORK}
     # Of an earlier version, there are no issues.
     shown: dict[str, Any] = {"run": str(run.root), "name": name, "issues": None}
     shown |= stage.require().details["result"]
@@ -203,7 +202,6 @@ def _cross_fit(
     crossed = cross_fit(setup, folds, folder, name, report)
     if crossed is not None:
         write_rows(work.folder / CROSS_FIT.within(), CROSS_FIT, crossed.rows)
-    shutil.rmtree(folder, ignore_errors=True)
     return crossed
 
 

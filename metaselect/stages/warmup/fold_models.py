@@ -12,7 +12,7 @@ from metaselect.models.neighbours import neighbour_count, neighbour_votes
 from metaselect.random import derive_seed, generator
 from metaselect.records import Reporter
 from metaselect.run.artefacts import CHECKPOINT
-from metaselect.run.unfinished import BEST, FOLD, RESUME
+from metaselect.run.unfinished import BEST, FOLD
 from metaselect.stages.warmup.descent import Descent, saved_model
 from metaselect.stages.warmup.fitted import Fitted
 from metaselect.stages.warmup.plan import WarmupPlan
@@ -67,8 +67,6 @@ def _train_without(
         seed=derive_seed(plan.options.seed, "fold", number),
     )
     place = folder / FOLD.format(number=number + 1)
-    if not (place / BEST).is_file():  # a restart after it was moved or removed, and the state was not yet
-        (place / RESUME).unlink(missing_ok=True)
     descent = Descent.begin(plan, resolved.model, config, place)
     lowest = min((row.held_out_loss for row in descent.history), default=float("inf"))
     for row, _ in descent.epochs(ids, held_out, report, f"warmup without fold {number + 1} of {plan.folds}"):

@@ -28,21 +28,22 @@ from metaselect.run.artefacts import (
     WARMUP_MODEL,
     WARMUP_PREDICTIONS,
 )
-from metaselect.run.files import sha256_file, write_json
+from metaselect.run.files import parse_json, sha256_file, write_atomically, write_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import EXTERNAL, StageKey
 from metaselect.run.layout import IMAGES, Run
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_rows
-from metaselect.run.unfinished import BEST, FOLD, RESUME
+from metaselect.run.unfinished import BEST, COMPARED, FOLD, RESUME
 from metaselect.stages.ingest import ingest, same_data
 from metaselect.stages.warmup.descent import held_out_losses, train_by_descent
 from metaselect.stages.warmup.duration import advice, estimated_seconds, may_be_long
-from metaselect.stages.warmup.exact import save_solution, solve
+from metaselect.stages.warmup.exact import LinearFit, save_solution, solve
 from metaselect.stages.warmup.fitted import Fitted
 from metaselect.stages.warmup.fold_models import pool_predictions_by_descent
 from metaselect.stages.warmup.plan import WarmupPlan, plan_warmup
 from metaselect.stages.warmup.pretrained import load_pretrained, with_encoder
+from metaselect.training.config import Resolved
 from metaselect.training.device import choose_device
 from metaselect.training.pool_predictions import PoolPredictions, write_pool_predictions
 from metaselect.training.saved_models import LINEAR, model_description, save_tensors
@@ -142,24 +143,41 @@ def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> tuple[Fitted, PoolPr
         linear = solve(plan)
         save_solution(linear, plan, work.folder)
         return linear.fitted(), linear.pool_predictions(plan)
-    trained = train_by_descent(plan, plan.descent, work.folder, report)
-    if not plan.solves:
-        return trained, pool_predictions_by_descent(plan, plan.descent, trained, work.folder, report)
-    linear = solve(plan)
-    losses, others = linear.held_out_losses(plan), held_out_losses(plan, trained, work.folder)
-    means = {LINEAR: float(losses.double().mean()), trained.model: float(others.double().mean())}
-    # The one-standard-error rule: the epoch of the others was chosen on these samples, which makes them look too low.
-    solved = not is_above(losses, others)
-    report.note(
-        f"Taking {LINEAR if solved else trained.model}: the cross-entropy with held-out given labels is "
-        f"{means[LINEAR]:.4f} for {LINEAR} and {means[trained.model]:.4f} for {trained.model}. --model NAME takes one "
-        "without a comparison."
-    )
-    if solved:
-        save_solution(linear, plan, work.folder)
-        return linear.fitted()._replace(held_out_losses=means), linear.pool_predictions(plan)
+    means: dict[str, float] | None = None
+    if plan.solves:
+        linear = solve(plan)
+        taken, means = _compared(plan, plan.descent, linear, work, report)
+        if taken == LINEAR:
+            save_solution(linear, plan, work.folder)
+            return linear.fitted()._replace(held_out_losses=means), linear.pool_predictions(plan)
+    trained = train_by_descent(
+        plan, plan.descent, work.folder, report
+    )  # nothing is left to do after a comparison
     predictions = pool_predictions_by_descent(plan, plan.descent, trained, work.folder, report)
     return trained._replace(held_out_losses=means), predictions
+
+
+def _compared(
+    plan: WarmupPlan, descent: Resolved, linear: LinearFit, work: Work, report: Reporter
+) -> tuple[str, dict[str, float]]:
+    """The better model for features, and the held-out loss of both; the network is trained for it.
+
+    It is kept in a file: the checkpoints that it came from are replaced by the solution, where that is better.
+    """
+    path = work.folder / COMPARED
+    if not path.is_file():
+        trained = train_by_descent(plan, descent, work.folder, report)
+        losses, others = linear.held_out_losses(plan), held_out_losses(plan, trained, work.folder)
+        means = {LINEAR: float(losses.double().mean()), trained.model: float(others.double().mean())}
+        # The one-standard-error rule: the epoch of the others was chosen on these samples, so they look too low.
+        taken = trained.model if is_above(losses, others) else LINEAR
+        write_json(path, {"taken": taken, "held_out_losses": {**means}})
+        report.note(
+            f"Taking {taken}: the cross-entropy with held-out given labels is {means[LINEAR]:.4f} for {LINEAR} and "
+            f"{means[trained.model]:.4f} for {trained.model}. --model NAME takes one without a comparison."
+        )
+    found = parse_json(path)
+    return found["taken"], found["held_out_losses"]
 
 
 def _finish(plan: WarmupPlan, fitted: Fitted, predictions: PoolPredictions, work: Work) -> None:
@@ -194,17 +212,18 @@ def _finish(plan: WarmupPlan, fitted: Fitted, predictions: PoolPredictions, work
     write_json(work.folder / WARMUP_MODEL.within(), described)
     path = work.folder / WARMUP_PREDICTIONS.within()
     write_pool_predictions(path, plan.pool.sample_ids, predictions)
-    by_first(partial(_clear, plan, predictions, work))
+    if predictions.fold is not None:
+        _keep_fold_models(plan, work.folder)
+    work.unfinished |= {
+        RESUME,
+        COMPARED,
+        *(FOLD.format(number=number) for number in range(1, plan.folds + 1)),
+    }
     work.details["result"] = result
 
 
-def _clear(plan: WarmupPlan, predictions: PoolPredictions, work: Work) -> None:
-    """Keep the models of the folds, and remove what an interrupted command would have gone on from."""
-    (work.folder / RESUME).unlink(missing_ok=True)
+def _keep_fold_models(plan: WarmupPlan, folder: Path) -> None:
     for number in range(1, plan.folds + 1):
-        best = work.folder / FOLD.format(number=number) / BEST
-        if best.is_file() and predictions.fold is not None:
-            kept = work.folder / FOLD_MODEL.within(number=number)
-            kept.parent.mkdir(exist_ok=True)
-            best.replace(kept)
-        shutil.rmtree(best.parent, ignore_errors=True)
+        best = folder / FOLD.format(number=number) / BEST
+        if best.is_file():
+            write_atomically(folder / FOLD_MODEL.within(number=number), partial(shutil.copyfile, best))
