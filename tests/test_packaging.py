@@ -32,6 +32,7 @@ TOP_LEVEL = {
         "MANIFEST.in",
         "Makefile",
         "README.md",
+        "SECURITY.md",
     ),
     *("benchmarks", "docs", "metaselect", "pyproject.toml", "sample_data", "tests"),
 }
