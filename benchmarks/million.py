@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 CLASSES, COMPONENTS, WRONG, BUDGET = 10, 50, 0.2, 1000
 BLOCK = 50_000  # samples that are made at a time
-SELECTORS = ("random", "k-center", "badge", "typiclust", "rbc")
+SELECTORS = ("random", "k-means", "k-center", "badge", "typiclust", "rbc")
 COMMANDS = ("ingest", "warmup", *SELECTORS, "simulate", "reweight", "status", "export")
 HIDDEN = 64  # of the model that warmup takes: its last layer's inputs
 LINEAR = 1.15

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from metaselect.reweighting.auto import spreading
 from metaselect.reweighting.auto.spreading import (
     ALPHA,
     NEIGHBOURS,
@@ -128,3 +129,17 @@ def test_nearest_rows_by_sorting(same: bool, draw: Callable[..., torch.Tensor]) 
         assert similarity[i].tolist() == pytest.approx(expected, abs=1e-5)
         if draw is unit_rows:
             assert expected == pytest.approx([float(rows[i] @ reference[j]) for j in order], abs=1e-5)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_nearest_among_many_rows_by_sorting(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreading, "MANY", 0)
+    reference = rows_of_any_length(1500, seed=3)
+    rows = reference if same else rows_of_any_length(90, seed=4)
+    similarity = 1 - torch.cdist(rows.double(), reference.double()).square() / 2
+    if same:
+        similarity.fill_diagonal_(-torch.inf)
+    expected = similarity.sort(1, descending=True)
+    values, index = nearest(rows, reference, NEIGHBOURS, same=same)
+    assert torch.equal(index, expected.indices[:, :NEIGHBOURS])
+    torch.testing.assert_close(values, expected.values[:, :NEIGHBOURS].float(), rtol=1e-5, atol=1e-5)

@@ -106,8 +106,10 @@ class GradientEmbeddings:
     def squared_distances(self, ids: torch.Tensor) -> torch.Tensor:
         """(n,) float64 on the CPU: squared distances to the nearest of the rows ``ids`` ((p,) int64 on the CPU)."""
         rows = max(BLOCK_ENTRIES // max(self.left.shape[1], self.right.shape[1], 4 * len(ids)), 1)
-        blocks = torch.arange(len(self.squares)).to(self.squares.device).split(rows)
-        return torch.cat([self.between(block, ids).amin(1) for block in blocks]).cpu()
+        nearest = torch.empty_like(self.squares)
+        for block in torch.arange(len(nearest)).to(nearest.device).split(rows):
+            nearest[block] = self.between(block, ids).amin(1)
+        return nearest.cpu()
 
     def between(self, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """(b, p) float64: ||g_i - g_j||^2, exactly 0 where only rounding differs."""

@@ -12,6 +12,10 @@ from torch.nn import functional as F
 ALPHA = 0.9  # share of a sample's value that comes from its neighbours
 NEIGHBOURS, POWER, STEPS = 10, 3, 40  # 0.9^40 is 0.015
 BLOCK = 2048  # rows of similarities, or bought labels, at a time
+MANY = (
+    2**31
+)  # similarities, above which they are gone through in another way, which takes six tenths of the time
+MANY_BLOCK, GROUP = 64, 32  # rows at a time then, and columns whose largest similarity is looked at first
 
 
 def nearest(
@@ -27,16 +31,34 @@ def nearest(
         count: of neighbours, at most n' (n' - 1 where ``same``).
         same: ``rows`` are the reference, so that no row is its own neighbour.
     """
-    parts = []
+    many = len(rows) * len(reference) > MANY
+    values = rows.new_empty(
+        len(rows), count
+    )  # filled in place: small results between large blocks split the heap
+    indices = torch.empty(len(rows), count, dtype=torch.int64)
     half = reference.square().sum(1) / 2
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
+    for at in torch.arange(len(rows)).split(MANY_BLOCK if many else BLOCK):
+        block = rows[at]
         similarity = 1 + block @ reference.T - half - block.square().sum(1, keepdim=True) / 2
         if same:
-            at = torch.arange(len(block))
-            similarity[at, start + at] = -torch.inf
-        parts.append(similarity.topk(count, 1))
-    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+            similarity[torch.arange(len(block)), at] = -torch.inf
+        values[at], indices[at] = _largest_by_groups(similarity, count) if many else similarity.topk(count, 1)
+    return values, indices
+
+
+def _largest_by_groups(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``count`` largest of each row of ``values`` (b, p), falling, and their columns.
+
+    They are looked for in as many groups of columns that have the largest maxima: each of them is in one of these.
+    """
+    columns = values.shape[1]
+    whole = columns - columns % GROUP
+    tops = values[:, :whole].unflatten(1, (-1, GROUP)).amax(2)
+    groups = tops.topk(min(count, tops.shape[1]), 1).indices
+    within = (groups[:, :, None] * GROUP + torch.arange(GROUP)).flatten(1)
+    within = torch.cat([within, torch.arange(whole, columns).expand(len(values), -1)], 1)
+    found = values.gather(1, within).topk(count, 1)
+    return found.values, within.gather(1, found.indices)
 
 
 class Graph:
