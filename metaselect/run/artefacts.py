@@ -33,7 +33,11 @@ BAD_SAMPLES = csv_columns("source", "row", "sample_id", "reason")
 LEFT_OUT = "bad samples that were left out; only where there are any"
 
 RUN_INFO = Artefact(
-    None, "run.json", (), "layout version, task (images, features or external), data fingerprint", "ingest"
+    None,
+    "run.json",
+    (),
+    "layout version, task (images, features or external), data fingerprint, version that wrote it",
+    "ingest",
 )
 SAMPLES = Artefact(
     DATA,

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from metaselect import ranks
+from metaselect import __version__, ranks
 from metaselect.errors import ArtefactError, LockedError, UsageError
 from metaselect.records import Json
 from metaselect.registry import REWEIGHTERS, names_code
@@ -158,15 +158,16 @@ class Run:
         if not isinstance(info, dict) or not {"layout_version", "task", "fingerprint"} <= info.keys():
             raise ArtefactError(f"{path} is damaged: it lacks a key.", remedy)
         if info.get("layout_version") != LAYOUT_VERSION:
+            made = f" of MetaSelect {info['metaselect']}" if "metaselect" in info else ""
             raise ArtefactError(
-                f"{path} has layout version {info.get('layout_version')}, "
-                f"this program reads {LAYOUT_VERSION}.",
+                f"{path} has layout version {info.get('layout_version')}{made}, "
+                f"this program, {__version__}, reads {LAYOUT_VERSION}.",
                 "Use the version of MetaSelect that made the run, or start a new run.",
             )
         return info
 
     def write_info(self, task: str, fingerprint: str) -> None:
-        """Write ``run.json``, unless it has these contents already.
+        """Write ``run.json``, unless it has these contents already; it names the version that wrote it.
 
         Args:
             task: "images", "features" or "external" (ids and labels alone).
@@ -182,8 +183,8 @@ class Run:
             known = parse_json(path)
         except (OSError, ValueError):
             known = None
-        if known != info:
-            write_json(path, info)
+        if not isinstance(known, dict) or not info.items() <= known.items():
+            write_json(path, {**info, "metaselect": __version__})
 
     def stage_names(self, kind: str) -> list[str]:
         """Names of the finished stages of a kind ("select", "reweight", "evaluate").
