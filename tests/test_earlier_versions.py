@@ -1,4 +1,4 @@
-"""Runs that earlier versions made, one folder of ``runs`` each: every command reads them, or refuses them in a sentence.
+"""Runs that earlier versions made, a folder of ``runs`` each: every command reads them, or refuses them in a sentence.
 
 They were made on 60 points of three Gaussian classes, with ``warmup``, ``select --budget 12``, ``annotate simulate``,
 ``reweight --folds 2`` and ``evaluate``, in a folder that held ``run``. A version that changes what a run holds adds its
