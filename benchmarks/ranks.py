@@ -4,8 +4,9 @@
 
 ResNet-32, one thread a process: one epoch of the warm-up without folds; GBC at its checkpoint; one epoch of `uniform`
 and of `direct` without their comparison. "wall" is the time of the stage itself, without the imports of the processes;
-"CPU" is that of all processes together, imports included. A speed-up is a quotient of wall times. "of CPU" is the CPU
-time of one process over the mean of several: what they would reach on cores of their own, if nobody waited.
+"CPU" is that of all processes together, less that of the same command once more, which has nothing to do. A speed-up is
+a quotient of wall times. "of CPU" is the CPU time of one process over the mean of several: what they would reach on
+cores of their own, if nobody waited.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TRUTH = "truth.csv"
-TRAINING = ("--epochs", 1, "--batch-size", 128, "--folds", 0, "--force")
+TRAINING = ("--epochs", 1, "--batch-size", 128, "--folds", 0)
 STAGES: dict[str, tuple[object, ...]] = {
     "warmup": ("warmup", "--model", "resnet32", "--checkpoints", 1, *TRAINING),
     "select": ("select", "--method", "gbc", "--budget", 50),
@@ -47,13 +48,15 @@ def engine(ranks: int) -> list[str]:
 
 def timed(ranks: int, run: Path, stage: str) -> Times:
     """Run a stage by so many processes."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     words = [*engine(ranks), *map(str, STAGES[stage]), "--run", str(run), "--quiet"]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = []
+    for _ in ("the stage", "nothing to do"):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     record = json.loads((run / FOLDERS.get(stage, stage) / "stage.json").read_text())
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Times(record["details"]["seconds"], cpu)
+    return Times(record["details"]["seconds"], cpu[0] - cpu[1])
 
 
 def measure(ranks: int, start: Path, folder: Path, truth: Path) -> dict[str, Times]:
@@ -82,7 +85,7 @@ def main() -> None:
     noisy, start = arguments.work / "noisy", arguments.work / "start"
     for folder in (noisy, start):
         shutil.rmtree(folder, ignore_errors=True)
-    corrupt = ["corrupt", str(arguments.train), "-o", str(noisy), "--noise", "symmetric", "--rate", "0.2"]
+    corrupt = ["corrupt", str(arguments.train), "-o", str(noisy), "--noise", "uniform", "--rate", "0.2"]
     limit = ["--limit", str(arguments.samples), "--run", str(start)]
     for words in (corrupt, ["ingest", str(noisy / "train.parquet"), *limit]):
         subprocess.run([*engine(1), *words, "--quiet"], check=True, stdout=subprocess.DEVNULL)

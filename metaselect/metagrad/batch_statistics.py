@@ -43,8 +43,11 @@ class Moments(NamedTuple):
 
 def moments(values: torch.Tensor) -> Moments:
     """Of (b, C, ...) in each rank, over all ranks; the variance is that of the values, not an estimate (over N)."""
-    axes = [axis for axis in range(values.dim()) if axis != 1]
-    var, mean = torch.var_mean(values.float() if values.dtype.itemsize < 4 else values, axes, correction=0)
+    full = values.float() if values.dtype.itemsize < 4 else values
+    if values.device.type == "cpu":  # what BatchNorm itself calls there: a tenth of the time of var_mean
+        mean, var = torch.batch_norm_update_stats(full, None, None, 0.0)
+    else:
+        var, mean = torch.var_mean(full, [axis for axis in range(values.dim()) if axis != 1], correction=0)
     count = values.numel() // values.shape[1]
     # Apple's GPUs have no float64.
     wide = torch.float32 if values.device.type == "mps" else torch.float64

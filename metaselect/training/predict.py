@@ -12,6 +12,7 @@ from metaselect.ranks import divide_chunks
 from metaselect.training.batches import Batches
 
 EVALUATION_BATCH, EVALUATION_NUMBERS = 1000, 2**22  # samples, and input values, at most
+CPU_BATCH = 256  # samples on a CPU, where more are no quicker, and fewer are easier to divide among ranks
 
 
 def pool_inputs(batches: Batches) -> torch.Tensor:
@@ -63,4 +64,5 @@ def _log_probs(
 
 def _chunks(batches: Batches, ids: torch.Tensor) -> Sequence[torch.Tensor]:
     """The ids ((n',) int64), as many at a time as are predicted together."""
-    return torch.split(ids, min(max(EVALUATION_NUMBERS // batches.raw[0].numel(), 8), EVALUATION_BATCH))
+    most = CPU_BATCH if batches.device.type == "cpu" else EVALUATION_BATCH
+    return torch.split(ids, min(max(EVALUATION_NUMBERS // batches.raw[0].numel(), 8), most))
