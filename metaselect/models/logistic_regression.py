@@ -123,8 +123,7 @@ def _solve(
     solved = start.clone()
     targets = targets / targets.sum((1, 2))[:, None, None]
     mass = targets.sum(1, keepdim=True)  # r_i / s
-    penalty = inputs.new_full((start.shape[2],), weight_decay)
-    penalty[-1] = 0
+    penalty = weight_decay * (torch.arange(start.shape[2], device=inputs.device) < inputs.shape[1]).to(inputs)
     slack = 10 * torch.finfo(inputs.dtype).eps
     left, params = torch.arange(len(start), device=inputs.device), start  # problems that are not solved yet
     log_probs = _scores(inputs, params).log_softmax(1)
@@ -136,7 +135,7 @@ def _solve(
         if not going.all():
             left, params, loss, gradient = left[going], params[going], loss[going], gradient[going]
             targets, mass, probs = targets[going], mass[going], probs[going]
-        if not len(left):
+        if not len(params):
             break
         direction = _newton_directions(inputs, probs, mass, penalty, gradient)
         slope, size = (gradient * direction).sum((1, 2)), torch.ones_like(loss)
@@ -205,10 +204,8 @@ def _scores(inputs: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
 
 def _through_inputs(values: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     """(B, K, d + 1) products of (B, K, n) values with the inputs, and their sums."""
-    product = values.new_empty(*values.shape[:2], inputs.shape[1] + 1)
-    product[:, :, :-1] = (values.flatten(0, 1) @ inputs).view(*values.shape[:2], inputs.shape[1])
-    product[:, :, -1] = values.sum(2)
-    return product
+    product = (values.flatten(0, 1) @ inputs).view(*values.shape[:2], inputs.shape[1])
+    return torch.cat([product, values.sum(2, keepdim=True)], 2)
 
 
 def _loss(
