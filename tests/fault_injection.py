@@ -21,6 +21,7 @@ from pathlib import Path
 import metaselect
 from metaselect.__main__ import run
 from metaselect.annotation import votes
+from metaselect.signals import end_at_once
 
 CHANGES = {
     "os.rename",
@@ -36,6 +37,7 @@ WRITING = os.O_WRONLY | os.O_RDWR
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 KINDS = (*SIGNALS, *ERRORS)
+HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,11 @@ def run_forked(words: tuple[object, ...], folder: Path, fault: Fault | None = No
     """
     logs = [folder.with_name(f"{folder.name}.{name}") for name in ("said", "operations")]
     started = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # until the forked process handles them
     child = os.fork()
     if not child:
         _run(words, folder, fault, *logs)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     if fault is not None and fault.operation is None:
         time.sleep(fault.seconds)
         os.kill(child, SIGNALS[fault.kind])
@@ -117,6 +121,8 @@ def _run(words: tuple[object, ...], folder: Path, fault: Fault | None, said: Pat
     os.chdir(folder)
     sys.argv = ["metaselect", *map(str, words)]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_at_once()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     setattr(votes, "datetime", StoppedClock)  # noqa: B010
     code = 70
     try:
