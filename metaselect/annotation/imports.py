@@ -61,9 +61,9 @@ class Import(NamedTuple):
         """Whether its votes came from this source, at the same time."""
         return self[1:5] == source
 
-    def is_begun(self, votes: int) -> bool:
-        """Whether it is an import of which no vote was stored yet, where ``votes`` are stored in all."""
-        return self.undoes == 0 and self.first_vote == votes
+    def equals_but_for_time(self, earlier: "Import") -> bool:
+        """Whether an earlier row differs in its number and time at most."""
+        return self[2:] == earlier[2:]
 
 
 def next_import(imports: Sequence[Import], source: Source, first_vote: int) -> Import:

@@ -139,9 +139,8 @@ def add_votes(run: Run, ledger: Ledger, votes: Iterable[Vote], source: Source | 
     if added and source is not None:
         # The row comes first: after a crash here the import has no votes, and no vote lacks an import. The same import
         # then takes the row over.
-        last, row = ledger.imports[-1:], next_import(ledger.imports, source, len(ledger.votes))
-        begun = last and last[0].is_begun(len(ledger.votes)) and last[0][2:5] == row[2:5]
-        if not begun:
+        row = next_import(ledger.imports, source, len(ledger.votes))
+        if not (ledger.imports and row.equals_but_for_time(ledger.imports[-1])):
             ledger = _add_import(run, ledger, row)
     ledger = _append(run, ledger, added)
     write_meta_set_and_record(run, ledger)

@@ -257,9 +257,8 @@ class Stage:
     def _replace_folder(self) -> None:
         """Move the work folder to the stage's place, by renames that survive a crash between any two of them."""
         retired = self.work_folder.with_name(f"{self.work_folder.name}.old")
-        remove_unrecorded(
-            self.work_folder
-        )  # not before all is recorded: until then a crash goes on from them
+        # Not before all is recorded: until then the same command goes on from what is removed here.
+        remove_unrecorded(self.work_folder)
         shutil.rmtree(retired, ignore_errors=True)  # left by a crash after the second rename
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self.folder.exists():

@@ -114,9 +114,8 @@ class GradientEmbeddings:
     def between(self, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """(b, p) float64: ||g_i - g_j||^2, exactly 0 where only rounding differs."""
         ids = ids.to(self.squares.device)
-        inner = _inner(self.left, rows, ids) * _inner(
-            self.right, rows, ids
-        )  # <g_i, g_j> = (a_i . a_j)(x_i . x_j)
+        # <g_i, g_j> = (a_i . a_j)(x_i . x_j)
+        inner = _inner(self.left, rows, ids) * _inner(self.right, rows, ids)
         sums = self.squares[rows, None] + self.squares[ids]
         squares = sums - 2 * inner
         return torch.where(squares > DUPLICATE_TOLERANCE * sums, squares, 0.0)

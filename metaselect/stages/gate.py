@@ -161,9 +161,8 @@ def _score(evaluated: Evaluated, name: str) -> Figure:
     scores, key = _scores(evaluated.metrics, evaluated.model), SCORES[name]
     if scores.get(key) is not None:
         low, high = scores.get(f"{key}_low"), scores.get(f"{key}_high")
-        if (
-            low == high
-        ):  # a bootstrap of samples that are all right, or all wrong, has no width, and says nothing
+        # A bootstrap of samples that are all right, or all wrong, has no width, and says nothing.
+        if low == high:
             low = high = None
         return Figure(scores[key], low, high, command=evaluated.more_labels)
     if name != "min_auc":

@@ -85,12 +85,11 @@ def fit_folds(wanted: Sequence[Wanted], tolerance: float = TOLERANCE) -> list[Fi
     for splits in zip(*(each.problem.splits() for each in wanted), strict=True):
         number, fold, _, test = splits[0]
         hidden = wanted[0].problem.spaces[number].hidden
-        trained = torch.stack([split.train for split in splits]).any(0)
         tasks = (
-            ((each.targets * split.train[:, None])[trained], each.starts.get((number, fold)))
+            (each.targets * split.train[:, None], each.starts.get((number, fold)))
             for each, split in zip(wanted, splits, strict=True)
         )
-        heads = fit_logistic_regressions(hidden[trained], tasks, WEIGHT_DECAY, tolerance=tolerance)
+        heads = fit_logistic_regressions(hidden, tasks, WEIGHT_DECAY, tolerance=tolerance)
         others = hidden[test]
         for fitted, head in zip(found, heads, strict=True):
             fitted.heads[number, fold] = head

@@ -12,9 +12,7 @@ from torch.nn import functional as F
 ALPHA = 0.9  # share of a sample's value that comes from its neighbours
 NEIGHBOURS, POWER, STEPS = 10, 3, 40  # 0.9^40 is 0.015
 BLOCK = 2048  # rows of similarities, or bought labels, at a time
-MANY = (
-    2**31
-)  # similarities, above which they are gone through in another way, which takes six tenths of the time
+MANY = 2**31  # similarities; more are gone through in another way, which takes six tenths of the time
 MANY_BLOCK, GROUP = 64, 32  # rows at a time then, and columns whose largest similarity is looked at first
 
 
@@ -32,9 +30,8 @@ def nearest(
         same: ``rows`` are the reference, so that no row is its own neighbour.
     """
     many = len(rows) * len(reference) > MANY
-    values = rows.new_empty(
-        len(rows), count
-    )  # filled in place: small results between large blocks split the heap
+    # Filled in place: small results between large blocks split the heap.
+    values = rows.new_empty(len(rows), count)
     indices = torch.empty(len(rows), count, dtype=torch.int64)
     half = reference.square().sum(1) / 2
     for at in torch.arange(len(rows)).split(MANY_BLOCK if many else BLOCK):

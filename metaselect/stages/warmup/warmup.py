@@ -150,9 +150,8 @@ def _fit(plan: WarmupPlan, work: Work, report: Reporter) -> tuple[Fitted, PoolPr
         if taken == LINEAR:
             save_solution(linear, plan, work.folder)
             return linear.fitted()._replace(held_out_losses=means), linear.pool_predictions(plan)
-    trained = train_by_descent(
-        plan, plan.descent, work.folder, report
-    )  # nothing is left to do after a comparison
+    # After a comparison nothing is left to do.
+    trained = train_by_descent(plan, plan.descent, work.folder, report)
     predictions = pool_predictions_by_descent(plan, plan.descent, trained, work.folder, report)
     return trained._replace(held_out_losses=means), predictions
 
