@@ -1,8 +1,9 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3.11
 BIN := .venv/bin
+CONSTRAINTS ?=
 
-.PHONY: setup demo test lint docs clean
+.PHONY: setup demo test lint docs lock clean
 
 setup: .venv/.installed
 
@@ -12,7 +13,7 @@ setup: .venv/.installed
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "Python's venv module is missing: install it (Debian and Ubuntu: apt install python3.11-venv)"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]'
 	@touch $@
 
 demo: setup
@@ -31,6 +32,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+# PyTorch and the CUDA libraries that it brings are not locked: the first lines of the file say why.
+lock: setup
+	@{ grep '^#' .ci/constraints.txt; $(BIN)/python -m pip --disable-pip-version-check freeze --exclude-editable | \
+	  grep -viE '^(torch|torchvision|triton|cuda-|nvidia-)'; } >.ci/constraints.new
+	@mv .ci/constraints.new .ci/constraints.txt
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

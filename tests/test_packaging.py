@@ -11,10 +11,13 @@ import venv
 import zipfile
 from collections.abc import Iterable
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from command_line import TRAIN, environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tools import require
 
 import metaselect
@@ -103,6 +106,19 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
         if not declared & {provider.lower().replace("_", "-") for provider in providers.get(name, [name])}
     }
     assert undeclared == set()
+
+
+def test_the_locked_versions_are_those_of_the_dependencies() -> None:
+    """Every direct dependency but PyTorch's is locked to one version, which its lower bound allows."""
+    lines = (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8").splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    locked = {canonicalize_name(name): version for name, version in locked.items()}
+    extras = [PROJECT["optional-dependencies"][name] for name in ("web", "excel", "encoders", "docs", "dev")]
+    wanted = [Requirement(text) for text in [*PROJECT["dependencies"], *chain(*extras)]]
+    free = {"torch", "torchvision", "metaselect", "setuptools"}  # pip freeze leaves setuptools out
+    direct = {canonicalize_name(each.name): each for each in wanted if each.name not in free}
+    assert {name for name, each in direct.items() if locked.get(name, "0") not in each.specifier} == set()
+    assert not free & set(locked)
 
 
 @pytest.fixture(scope="module")

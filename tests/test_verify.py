@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from command_line import flip_byte, metaselect, tree
 
+from metaselect.run.environment import environment, environment_differences
 from metaselect.run.files import sha256_file
 
 
@@ -32,11 +36,27 @@ def test_rerun_finds_a_result_that_its_inputs_do_not_give(finished: Path) -> Non
     record_path = finished / "select/round-1/stage.json"
     record = json.loads(record_path.read_text())
     record["outputs"]["selected.csv"]["sha256"] = sha256_file(path)
+    here = record["details"]["versions"]["torch"]
+    record["details"]["versions"]["torch"] = "1.0"
     record_path.write_text(json.dumps(record))
     metaselect("verify", run=finished)
     done = metaselect("verify", "--rerun", run=finished, code=1)
     assert "select/round-1 gives other bytes" in done.err
     assert "selected.csv" in done.err
+    assert f"It was made with torch 1.0 (here {here}): sums are rounded otherwise there." in done.err
+
+
+def test_a_record_tells_which_versions_and_processor_would_have_to_be_equal() -> None:
+    details: dict[str, Any] = environment()
+    assert environment_differences(details) == []
+    assert environment_differences({}) == []
+    details["versions"] = {**details["versions"], "torch": "1.0", "numpy": None, "a": "2"}
+    details["processor"] = {**details["processor"], "instructions": "NEON"}
+    torch_here, processor = version("torch"), torch.backends.cpu.get_cpu_capability()
+    assert environment_differences(details) == [
+        f"torch 1.0 (here {torch_here})",
+        f"instructions NEON (here {processor})",
+    ]
 
 
 def test_discarded_round_is_put_aside_with_its_votes(finished: Path) -> None:

@@ -1,11 +1,17 @@
-"""Facts about this process for ``stage.json``: command, memory, threads, versions. No result depends on them."""
+"""Facts about this process for ``stage.json``: command, memory, and what a result's last bits depend on.
+
+Sums are rounded in another order by other versions of the libraries, other kinds of processors, and other numbers of
+threads; so the same command gives the same bytes where ``versions``, ``processor`` and ``threads`` are equal.
+"""
 
 import os
 import platform
 import resource
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from metaselect import __version__
@@ -46,7 +52,7 @@ def repeatable(command: str) -> str:
 
 
 def environment() -> dict[str, Json]:
-    """Command, working folder, memory, threads and versions of this process."""
+    """Command, working folder, memory, threads, versions and processor of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
     memory: dict[str, Json] = {"process_mib": round(peak / (1024 if sys.platform == "linux" else 1024**2), 1)}
     torch: Any = sys.modules.get("torch")  # never imported here: that takes a second
@@ -58,7 +64,39 @@ def environment() -> dict[str, Json]:
         "peak_memory": memory,
         "threads": torch.get_num_threads() if torch is not None else os.cpu_count(),
         "versions": {"metaselect": __version__, "python": platform.python_version(), **_library_versions()},
+        "processor": _processor(torch),
     }
+
+
+def environment_differences(details: Mapping[str, Any]) -> list[str]:
+    """What a result's bytes depend on and this process has otherwise, as "torch 2.6.0 (here 2.7.0)".
+
+    Args:
+        details: of a ``stage.json``; what it does not have is left out.
+    """
+    here = environment()
+    found = []
+    for part in ("versions", "processor"):
+        recorded, own = details.get(part, {}), here[part]
+        assert isinstance(own, dict)
+        changed = [name for name in own if recorded.get(name) not in (None, own[name])]
+        found += [f"{name} {recorded[name]} (here {own[name]})" for name in changed]
+    return found
+
+
+def _processor(torch: Any) -> dict[str, Json]:
+    """The kind of CPU, and the instructions of it that torch uses (None before torch is imported)."""
+    instructions = None if torch is None else torch.backends.cpu.get_cpu_capability()
+    return {"machine": platform.machine(), "cpu": _cpu_name(), "instructions": instructions}
+
+
+def _cpu_name() -> str:
+    """The name that the CPU gives itself; empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def _library_versions() -> dict[str, Json]:

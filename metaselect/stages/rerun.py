@@ -13,8 +13,10 @@ import metaselect
 from metaselect.errors import ConditionUnmet
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import META_SET, RECORD, RUN_INFO, SELECT, WARMUP
+from metaselect.run.environment import environment_differences
 from metaselect.run.files import sha256_file
 from metaselect.run.layout import Run
+from metaselect.run.record import StageRecord
 from metaselect.run.stage import Stage
 from metaselect.run.stage_names import folder_of
 from metaselect.stages.table import STAGES
@@ -94,9 +96,18 @@ def _run_again(stage: Stage, copy: Run, original: Run) -> None:
     ]
     if differing:
         raise ConditionUnmet(
-            f"{stage.name} gives other bytes when it is run again: {', '.join(differing)}.",
-            f"Was it made on another machine, or with other versions? {RECORD} says which.",
+            f"{stage.name} gives other bytes when it is run again: {', '.join(differing)}.", _reason(record)
         )
+
+
+def _reason(record: StageRecord) -> str:
+    """Why a stage may give other bytes here: what differs between its process and this one."""
+    import torch  # noqa: F401  # so that the environment has what torch knows of the processor
+
+    changed = environment_differences(record.details)
+    if not changed:
+        return "Versions, processor and threads are those of its record, so its files or its record were changed."
+    return f"It was made with {', '.join(changed)}: sums are rounded otherwise there."
 
 
 def _check_models(words: list[str], run: Run) -> None:
