@@ -121,6 +121,12 @@ def evidence_of(labels: torch.Tensor, bought: torch.Tensor) -> Evidence:
     return Evidence(given, probs, fitted, spaces, improving=True)
 
 
+STATEFUL = [
+    name for name, method in METHODS.items() if method.begin(start_of(torch.arange(24) % 3)).state_dict()
+]
+"""The methods whose runs save something."""
+
+
 def predictions_of(losses: torch.Tensor) -> Predictions:
     """Of a model whose losses, (n,), are these; the rest as if every label were the most probable class."""
     n, probs = len(losses), (-losses).exp()

@@ -13,7 +13,7 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import StepObjective
-from metaselect.reweighting.elr import (
+from metaselect.reweighting.losses.elr import (
     EarlyLearningRun,
     clamped_probs,
     early_learning_losses,

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from metaselect.errors import UsageError
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.gce import generalised_cross_entropy
+from metaselect.reweighting.losses.gce import generalised_cross_entropy
 from metaselect.training.batches import Batches
 
 

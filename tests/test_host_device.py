@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from command_line import metaselect, tree
-from data_makers import Listener, made, pictures, samples_table, write_images, write_rows
+from data_makers import STATEFUL, Listener, made, pictures, samples_table, write_images, write_rows
 from host_device import NAME, is_supported, register, traffic
 from torch import nn
 
@@ -177,7 +177,7 @@ class Interrupting(Listener):
         yield advance
 
 
-@pytest.mark.parametrize("method", REWEIGHTERS)
+@pytest.mark.parametrize("method", STATEFUL)
 def test_an_interrupted_training_goes_on_with_its_state_on_the_device(
     method: str, answered: Runs, tmp_path: Path
 ) -> None:

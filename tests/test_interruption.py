@@ -31,7 +31,6 @@ from command_line import (
 from data_makers import Listener
 from safetensors import safe_open
 
-from metaselect.registry import REWEIGHTERS
 from metaselect.run.key import StageKey
 from metaselect.run.stage import Stage
 
@@ -94,9 +93,11 @@ def results(run: Path) -> dict[str, bytes]:
     return tree(run, leave=(".lock", "stage.json"))
 
 
+METHODS = ("auto", "direct", "l2rw", "mw-net", "fsr", "elr", "uniform")
+"""One for each kind of state; ``test_resume_contract.py`` kills every method, within one process."""
 TRAININGS = [
     (LONG_WARMUP, "warmup", "warm"),
-    *(((*LONG_REWEIGHT, name), f"reweight/{name}", "bought") for name in REWEIGHTERS),
+    *(((*LONG_REWEIGHT, name), f"reweight/{name}", "bought") for name in METHODS),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from data_makers import METHODS, EveryState, Listener, plan, start_of
+from data_makers import METHODS, STATEFUL, EveryState, Listener, plan, start_of
 from safetensors.torch import load_file
 from torch import nn
 
@@ -76,9 +76,6 @@ CASES = [
     *((name, words, training) for name in REWEIGHTERS for words in ("",) for training in TRAININGS),
     *((name, words, "momentum") for name in REWEIGHTERS if HAS_KNOBS[name] for words in KNOBS),
     *((name, words, "momentum") for name, several in OPTIONS.items() for words in several),
-]
-STATEFUL = [
-    name for name, method in METHODS.items() if method.begin(start_of(torch.arange(24) % 3)).state_dict()
 ]
 BOUGHT = torch.tensor([0, 1, 3, 4, 6, 7, 9, 12, 15])  # of three classes, the last has none
 PLACES = (

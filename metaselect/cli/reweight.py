@@ -53,7 +53,10 @@ def register(app: typer.Typer) -> None:
 
 def reweight(
     run: RunOption = None,
-    method: Annotated[ReweightMethod, typer.Option(help="Training method.")] = ReweightMethod("auto"),
+    method: Annotated[
+        ReweightMethod,
+        typer.Option(metavar="METHOD", help=f"Training method: {', '.join(REWEIGHTERS)}."),
+    ] = ReweightMethod("auto"),
     name: Annotated[
         str | None, typer.Option(help="Name of the result's folder in reweight/.", show_default="the method")
     ] = None,

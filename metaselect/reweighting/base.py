@@ -78,6 +78,16 @@ class Labels(NamedTuple):
     trained: torch.Tensor
     bought: torch.Tensor
 
+    @property
+    def counts(self) -> torch.Tensor:
+        """(K,) float32, the samples of each class among those that are trained on."""
+        return torch.bincount(self.given[self.trained], minlength=self.classes).float()
+
+    @property
+    def is_bought(self) -> torch.Tensor:
+        """(n,) bool."""
+        return torch.zeros(len(self.given), dtype=torch.bool).index_fill(0, self.bought, True)
+
 
 class Start(NamedTuple):
     """What a method may know when its run begins.

@@ -50,9 +50,7 @@ class EarlyLearning(Method):
         targets = torch.zeros(start.n, start.labels.classes)
         bought = start.labels.bought
         targets[bought] = F.one_hot(start.labels.given[bought], start.labels.classes).float()
-        is_bought = torch.zeros(start.n, dtype=torch.bool)
-        is_bought[bought] = True
-        return EarlyLearningRun(self, targets.to(start.device), is_bought.to(start.device))
+        return EarlyLearningRun(self, targets.to(start.device), start.labels.is_bought.to(start.device))
 
 
 def clamped_probs(logits: torch.Tensor) -> torch.Tensor:

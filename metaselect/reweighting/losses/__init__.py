@@ -1,0 +1,1 @@
+"""Training methods that change the loss of a sample, one a file."""
