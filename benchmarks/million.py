@@ -2,16 +2,20 @@
 
     python benchmarks/million.py --samples 250000 1000000
     python benchmarks/million.py --samples 250000 1000000 --features 512 --commands ingest random warmup k-center
+    python benchmarks/million.py --samples 1000000 --max-memory 4G
 
 The pool is a mixture of 50 Gaussian components in 10 classes, with a fifth of the labels wrong, uniformly; all of it is
-drawn with one seed. Each command is a process of its own with one thread; its peak resident memory has Python and torch
-in it. Growth is that of the CPU seconds over that of the samples: 1 is linear. The floors are CPU seconds of float32
-products on the same core: for k-center those of all samples with all picks, as a matrix product and as one product with
-a vector a pick, beside the choice alone, once more in the same process; for rbc those of an iteration of K-means over
-the samples and the width that it had, times the iterations of all starts (taken as those of the best one).
+drawn with one seed. With --max-memory 4G every command that takes this option gets it. With --images the samples are
+random images of 32 x 32 pixels in PNG. Each command is a process of its own with one thread; its peak resident memory
+has Python and torch in it. Growth is that of the CPU seconds over that of the samples: 1 is linear. The floors are CPU
+seconds of float32 products on the same core: for k-center those of all samples with all picks, as a matrix product and
+as one product with a vector a pick, beside the choice alone, once more in the same process; for rbc those of an
+iteration of K-means over the samples and the width that it had, times the iterations of all starts (taken as those of
+the best one).
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import os
@@ -26,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 CLASSES, COMPONENTS, WRONG, BUDGET = 10, 50, 0.2, 1000
 BLOCK = 50_000  # samples that are made at a time
@@ -33,6 +38,8 @@ SELECTORS = ("random", "k-means", "k-center", "badge", "typiclust", "rbc")
 COMMANDS = ("ingest", "warmup", *SELECTORS, "simulate", "reweight", "status", "export")
 HIDDEN = 64  # of the model that warmup takes: its last layer's inputs
 LINEAR = 1.15
+LIMIT: list[str] = []
+"""The value of --max-memory, if there is one."""
 
 
 class Cost(NamedTuple):
@@ -45,7 +52,7 @@ class Cost(NamedTuple):
 
 
 def make_pool(folder: Path, samples: int, width: int) -> None:
-    """Write ``pool.parquet`` (sample_id, features, label) and ``truth.csv``."""
+    """Write ``pool.parquet`` (sample_id, features, label; of width 0 image in place of features) and ``truth.csv``."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     centres = draw.normal(size=(COMPONENTS, width)).astype(np.float32)
@@ -54,22 +61,35 @@ def make_pool(folder: Path, samples: int, width: int) -> None:
     wrong = (clean + draw.integers(1, CLASSES, size=samples)) % CLASSES
     given = np.where(draw.random(samples) < WRONG, wrong, clean)
     ids = [f"s{number:08d}" for number in range(samples)]
-    columns = [("sample_id", pa.string()), ("features", pa.list_(pa.float32(), width)), ("label", pa.int64())]
+    kind = ("features", pa.list_(pa.float32(), width)) if width else ("image", pa.binary())
+    columns = [("sample_id", pa.string()), kind, ("label", pa.int64())]
     schema = pa.schema(columns)
     with pq.ParquetWriter(folder / "pool.parquet", schema) as writer:
         for start in range(0, samples, BLOCK):
             rows = slice(start, min(start + BLOCK, samples))
-            noise = draw.standard_normal((rows.stop - start, width), dtype=np.float32)
-            features = pa.array((centres[component[rows]] + noise).ravel())
-            lists = pa.FixedSizeListArray.from_arrays(features, width)
-            writer.write_table(pa.table([pa.array(ids[rows]), lists, pa.array(given[rows])], schema=schema))
+            if width:
+                noise = draw.standard_normal((rows.stop - start, width), dtype=np.float32)
+                features = pa.array((centres[component[rows]] + noise).ravel())
+                cells = pa.FixedSizeListArray.from_arrays(features, width)
+            else:
+                cells = pa.array([png(draw) for _ in range(start, rows.stop)], pa.binary())
+            writer.write_table(pa.table([pa.array(ids[rows]), cells, pa.array(given[rows])], schema=schema))
     lines = (f"{sample},{label}\n" for sample, label in zip(ids, clean.tolist(), strict=True))
     (folder / "truth.csv").write_text("sample_id,clean_label\n" + "".join(lines))
 
 
+def png(draw: np.random.Generator) -> bytes:
+    """A random image of 32 x 32 pixels: 8 x 8 colours, in the form of a file."""
+    pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png", compress_level=1)
+    return stream.getvalue()
+
+
 def cost(*words: object) -> Cost:
-    """Run a command in a process of its own."""
-    command = [sys.executable, "-m", "metaselect", *map(str, words), "--json"]
+    """Run a command in a process of its own, within --max-memory if it takes it."""
+    limit = ["--max-memory", LIMIT[0]] if LIMIT and "simulate" not in words else []
+    command = [sys.executable, "-m", "metaselect", *map(str, words), *limit, "--json"]
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
@@ -172,11 +192,15 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, nargs="+", default=[250_000, 1_000_000])
     parser.add_argument("--features", type=int, default=64, help="numbers of a sample")
+    parser.add_argument("--images", action="store_true", help="images of 32 x 32 pixels instead of numbers")
+    parser.add_argument("--max-memory", metavar="SIZE", help="for every command that takes it")
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--work", type=Path, default=Path("million"), help="folder for pools and runs")
     arguments = parser.parse_args()
+    LIMIT.extend([arguments.max_memory] if arguments.max_memory else [])
+    width = 0 if arguments.images else arguments.features
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the subprocesses
-    costs = {n: measure(n, arguments.features, arguments.commands, arguments.work) for n in arguments.samples}
+    costs = {n: measure(n, width, arguments.commands, arguments.work) for n in arguments.samples}
     columns = ("command", "samples", "s", "CPU s", "MiB", "growth", "the choice alone")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     first = arguments.samples[0]

@@ -50,6 +50,7 @@ class IngestOptions(ReadOptions):
         pixel_range: of images of more than 8 bits, the values that become 0 and 255; None: a rule over the pool.
         limit: a seeded subset of this many samples.
         classes: all of them, in their order; empty: those of the labels.
+        dry_run: say what it takes, and write nothing.
     """
 
     image_size: int | None = None
@@ -59,6 +60,7 @@ class IngestOptions(ReadOptions):
     classes: tuple[str, ...] = ()
     seed: int = 0
     force: bool = not_in_key(False)
+    dry_run: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
         require_range("image-size", self.image_size, 4, 4096)
@@ -141,6 +143,7 @@ class EvaluateOptions(ReadOptions):
         leave_out_overlap: judge the models without the test samples that are in the pool too, or near duplicates of
             samples there.
         no_images: the report shows none; None: it shows those of the samples.
+        dry_run: say what it takes, and write nothing.
     """
 
     truth: Path | None = not_in_key(None)
@@ -150,6 +153,7 @@ class EvaluateOptions(ReadOptions):
     no_images: bool | None = None
     device: str = not_in_key("auto")
     force: bool = not_in_key(False)
+    dry_run: bool = not_in_key(False)
 
     def __post_init__(self) -> None:
         require_range("k", self.k, 1)

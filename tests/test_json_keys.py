@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import BUDGET, PIPELINE, TRAIN, metaselect
+from command_line import BUDGET, PIPELINE, TEST, TRAIN, metaselect
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/output.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([^`]+)` \|([^|]*)\|", re.MULTILINE)
@@ -112,6 +112,8 @@ def test_the_keys_of_the_other_commands(finished: Path, tmp_path: Path) -> None:
         ("warmup", "--force"),
         ("select", "--budget", BUDGET, "--round", "next", "--control", 0.2),
         ("reweight", "--method", "l2rw"),
+        ("ingest", TRAIN),
+        ("evaluate", TEST, "--force"),
     ],
     ids=lambda words: words[0],
 )

@@ -13,7 +13,7 @@ ROOT = Path(metaselect.__file__).parent
 LAYERS = (
     {"errors", "signals", "text"},
     {"records", "ranks"},
-    {"options", "random", "torchrun"},
+    {"options", "random", "torchrun", "memory"},
     {"data_options"},
     {"registry", "factories"},
     {"run"},
@@ -49,6 +49,7 @@ TORCH_FREE = (
         "errors",
         "text",
         "records",
+        "memory",
         "ranks",
         "torchrun",
         "options",

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from metaselect.cli.console import ProgressMode
+from metaselect.memory import parse_size
 from metaselect.registry import AUTO_SELECTOR, MODELS, PROFILES, REWEIGHTERS, SELECTORS
 
 TRAINING = "Training"
 OUTPUT = "Output"
+RESOURCES = "Resources"
 
 SelectMethod = StrEnum("SelectMethod", {name: name for name in (AUTO_SELECTOR, *SELECTORS)})  # type: ignore[misc]
 ReweightMethod = StrEnum("ReweightMethod", {name: name for name in REWEIGHTERS})  # type: ignore[misc]
@@ -68,7 +70,7 @@ DryRunOption = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Check all inputs and print the resolved options, the sizes and, for select, the time; write nothing.",
+        help="Check all inputs and print the resolved options, memory, disk and time; write nothing.",
     ),
 ]
 DeviceOption = Annotated[
@@ -100,6 +102,26 @@ ProfileOption = Annotated[
     typer.Option(
         help="Use the papers' settings for clean but unbalanced labels; --option and other flags override them.",
         show_default="none",
+    ),
+]
+MaxMemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SIZE",
+        parser=parse_size,
+        help="Stay within this much memory, such as 4G, or refuse; changes no result.",
+        show_default="no limit",
+        rich_help_panel=RESOURCES,
+    ),
+]
+MaxGpuMemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SIZE",
+        parser=parse_size,
+        help="Stay within this much memory of the GPU, such as 20G.",
+        show_default="all of it",
+        rich_help_panel=RESOURCES,
     ),
 ]
 JsonOption = Annotated[

@@ -250,7 +250,7 @@ def _system_error(error: Exception) -> MetaSelectError | None:
     # torch raises a RuntimeError for the CPU, a subclass of it for CUDA; neither can be imported here.
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return ResourceError(
-            "Out of memory.",
+            "Out of memory on the GPU." if "CUDA" in text else "Out of memory.",
             "Close other programs; for warmup, reweight and embed, try a smaller --batch-size.",
         )
     target = getattr(error, "filename2", None) or name  # of a rename: what it was to become

@@ -20,6 +20,8 @@ from metaselect.cli.flags import (
     Init,
     JsonOption,
     LearningRateOption,
+    MaxGpuMemoryOption,
+    MaxMemoryOption,
     MethodOption,
     ModelOption,
     MomentumOption,
@@ -37,6 +39,7 @@ from metaselect.cli.flags import (
     WeightDecayOption,
 )
 from metaselect.cli.results import finish, print_dry_run, print_method_options, print_wrong_labels
+from metaselect.memory import limited
 from metaselect.options import ReweightOptions
 from metaselect.registry import PREFERRED, REWEIGHTERS
 from metaselect.run.artefacts import ISSUES_LIST
@@ -106,6 +109,8 @@ def reweight(
     trust_model: TrustModelOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
+    max_memory: MaxMemoryOption = None,
+    max_gpu_memory: MaxGpuMemoryOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -162,7 +167,8 @@ def reweight(
     from metaselect.stages.reweight.reweight import reweight as run_reweight
     from metaselect.stages.status import buying_step
 
-    outcome = run_reweight(run_directory, options, console)
+    with limited(max_memory, console, max_gpu_memory):
+        outcome = run_reweight(run_directory, options, console)
     if "needs" in outcome.result:
         print_dry_run(console, outcome)
         return

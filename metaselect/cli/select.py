@@ -11,6 +11,8 @@ from metaselect.cli.flags import (
     DryRunOption,
     ForceOption,
     JsonOption,
+    MaxGpuMemoryOption,
+    MaxMemoryOption,
     MethodOption,
     ProfileOption,
     ProgressOption,
@@ -22,6 +24,7 @@ from metaselect.cli.flags import (
 )
 from metaselect.cli.results import finish, print_dry_run, print_method_options
 from metaselect.errors import UsageError
+from metaselect.memory import limited
 from metaselect.options import SelectOptions
 from metaselect.registry import AUTO_SELECTOR, SELECTORS
 from metaselect.run.artefacts import SELECTED
@@ -108,6 +111,8 @@ def select(
     trust_model: TrustModelOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
+    max_memory: MaxMemoryOption = None,
+    max_gpu_memory: MaxGpuMemoryOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -161,7 +166,8 @@ def select(
         return
     from metaselect.stages.select.select import select as run_select
 
-    outcome = run_select(run_directory, options, console)
+    with limited(max_memory, console, max_gpu_memory):
+        outcome = run_select(run_directory, options, console)
     if "needs" in outcome.result:
         print_dry_run(console, outcome)
         return

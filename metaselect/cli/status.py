@@ -5,8 +5,9 @@ from typing import Any
 import typer
 
 from metaselect.cli.console import Console
-from metaselect.cli.flags import JsonOption, QuietOption, RunOption
+from metaselect.cli.flags import JsonOption, MaxMemoryOption, QuietOption, RunOption
 from metaselect.cli.results import finish, print_model_choice, print_noise_estimate
+from metaselect.memory import limited
 from metaselect.run.layout import Run
 
 
@@ -15,7 +16,12 @@ def register(app: typer.Typer) -> None:
     app.command()(status)
 
 
-def status(run: RunOption = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+def status(
+    run: RunOption = None,
+    max_memory: MaxMemoryOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
     """Show which stages are done, which are stale and why, and the next command; exits 1 if a stage is stale.
 
     Examples:
@@ -27,7 +33,8 @@ def status(run: RunOption = None, as_json: JsonOption = False, quiet: QuietOptio
     run_directory = Run.at(run)
     from metaselect.stages.status import status as run_status
 
-    outcome = run_status(run_directory, console)
+    with limited(max_memory, console):
+        outcome = run_status(run_directory, console)
     result: Any = outcome.result
     console.table(
         ("stage", "state", "why"),

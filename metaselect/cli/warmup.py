@@ -39,6 +39,8 @@ from metaselect.cli.flags import (
     JsonOption,
     Kind,
     LearningRateOption,
+    MaxGpuMemoryOption,
+    MaxMemoryOption,
     ModelOption,
     MomentumOption,
     Optimiser,
@@ -54,6 +56,7 @@ from metaselect.cli.flags import (
 from metaselect.cli.results import finish, print_dry_run
 from metaselect.data.classes import named_classes
 from metaselect.data_options import IngestOptions
+from metaselect.memory import limited
 from metaselect.options import BODY_RATE, WarmupOptions
 from metaselect.run.layout import Run
 
@@ -164,6 +167,8 @@ def warmup(
     classes: ClassesOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
+    max_memory: MaxMemoryOption = None,
+    max_gpu_memory: MaxGpuMemoryOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -227,7 +232,8 @@ def warmup(
     from metaselect.stages.status import next_step
     from metaselect.stages.warmup.warmup import warmup as run_warmup
 
-    outcome = run_warmup(data, run_directory, options, reading, console)
+    with limited(max_memory, console, max_gpu_memory):
+        outcome = run_warmup(data, run_directory, options, reading, console)
     if "needs" in outcome.result:
         print_dry_run(console, outcome)
         return

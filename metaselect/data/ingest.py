@@ -22,6 +22,7 @@ from metaselect.data.readers.base import BadSamples, Content, Pair, UnusableCont
 from metaselect.data.store import Preprocess, array_file
 from metaselect.data.summary import joint_hash, joint_hashes, statistics
 from metaselect.data.target import Target
+from metaselect.memory import droppable
 from metaselect.records import Reporter
 from metaselect.run.files import read_json, write_json
 from metaselect.run.layout import FEATURES, IMAGES
@@ -139,7 +140,7 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
 
 def stored_form(target: Target, arrays: Arrays) -> tuple[Sequence[str], Preprocess]:
     """(content hashes of all that each sample has, how the samples are stored)."""
-    loaded = {kind: np.load(path, mmap_mode="r") for kind, path in arrays.paths.items()}
+    loaded = {kind: droppable(np.load(path, mmap_mode="r")) for kind, path in arrays.paths.items()}
     kinds = {kind: Preprocess(kind, (), "", *statistics(array)) for kind, array in loaded.items()}
     if IMAGES in kinds:
         kinds[IMAGES] = replace(
@@ -231,13 +232,13 @@ def _digest(sample: Image.Image | np.ndarray) -> bytes:
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], done: int) -> np.memmap:
     if done:
-        return np.lib.format.open_memmap(path, mode="r+")
+        return droppable(np.lib.format.open_memmap(path, mode="r+"))
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         # Reserved now: on a full disk, writing to mapped memory later would end the process with SIGBUS.
         with path.open("rb+") as stream:
             os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    return array
+    return droppable(array)
 
 
 def _finish(unfinished: Path, final: Path, lost: set[int]) -> None:

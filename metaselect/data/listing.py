@@ -25,6 +25,7 @@ from metaselect.data.readers.paths import is_special, require_inside
 from metaselect.data.readers.splits import SUFFIXES, parquet_files
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
+from metaselect.memory import MIB, Need
 from metaselect.text import quoted
 
 _ARRAYS = (
@@ -38,6 +39,10 @@ CONVERT = {
     ".join(map(json.dumps, json.loads(Path('FILE.json').read_text()))))",
 }
 """How files of other forms become readable, by suffix."""
+SAMPLE_BYTES, BUFFERS = (
+    350,
+    80 * MIB,
+)  # of memory for a sample besides the listing, and for its readers, as measured
 ID_DIGITS = 16  # hex digits of a made id: 64 bits, a clash among a million samples has chance 3e-8
 
 
@@ -64,6 +69,11 @@ class Listing:
     paths: list[str]
     keep: np.ndarray
     fillers: frozenset[str] = frozenset()
+
+    @property
+    def memory(self) -> Need:
+        """What is held besides, once the samples are decoded: digests, their order, and the rows of the tables."""
+        return Need(int(self.keep.sum()) * SAMPLE_BYTES + BUFFERS)
 
     def given_label(self, position: int) -> str | None:
         """The name of a sample's label; None where it has none."""

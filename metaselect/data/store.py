@@ -9,6 +9,7 @@ import numpy as np
 
 from metaselect.data.depth import PixelRange
 from metaselect.errors import ArtefactError
+from metaselect.memory import droppable
 from metaselect.records import Json
 from metaselect.run.artefacts import CLASSES, PIXELS, PREPROCESS, SAMPLES, WARMUP, WARMUP_MODEL
 from metaselect.run.artefacts import FEATURES as FEATURES_ARRAY
@@ -238,7 +239,7 @@ def load_array(run: Run, kind: str, count: int) -> np.ndarray:
     path = run.path(array_file(kind))
     try:
         # Copy on write ("c"): torch warns about read-only arrays, and nothing writes to this one.
-        array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+        array: np.ndarray = droppable(np.load(path, mmap_mode="c", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}.", INGEST_AGAIN) from None
     if len(array) != count:

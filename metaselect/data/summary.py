@@ -2,11 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
+from metaselect.memory import block_size, drop_pages_if_near
+
 BLOCK = 2048  # samples held at a time
+LEAST_COLUMNS = 64  # of features that are summed up together; NumPy sums a single one in another order
 
 
 def fingerprint(classes: Sequence[str], samples: Iterable[tuple[str, str | None, str]]) -> str:
@@ -52,13 +56,36 @@ def statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]
     """
     if array.dtype == np.uint8:
         return _pixel_statistics(array)
-    blocks = [slice(start, start + BLOCK) for start in range(0, len(array), BLOCK)]
-    mean = sum(array[block].astype(np.float64).sum(axis=0) for block in blocks) / len(array)
-    squares = sum(((array[block].astype(np.float64) - mean) ** 2).sum(axis=0) for block in blocks)
+    mean = _column_sums(array, lambda part, _: part) / len(array)
+    squares = _column_sums(array, lambda part, columns: (part - mean[columns]) ** 2)
     deviation = np.sqrt(squares / len(array))
     # The rounded mean of a constant feature gives a deviation of about 1e-17 instead of 0.
-    constant = np.ptp(np.stack([array.min(axis=0), array.max(axis=0)]), axis=0) == 0
-    return tuple(np.asarray(mean).tolist()), tuple(np.where(constant, 1.0, deviation).tolist())
+    ends = [(block.min(axis=0), block.max(axis=0)) for block in _blocks(array)]
+    low, high = (np.stack(each) for each in zip(*ends, strict=True))
+    constant = low.min(axis=0) == high.max(axis=0)
+    return tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist())
+
+
+def _column_sums(array: np.ndarray, of: Callable[[np.ndarray, slice], np.ndarray]) -> np.ndarray:
+    """(d,) float64, the sums of what ``of`` makes of some columns of (n, d) float32, and where they are.
+
+    Of wide rows some columns at a time. The blocks of rows are fixed: others would round the sums in another order.
+    """
+    d = array.shape[1]
+    parts = max(d // max(block_size(3 * 8 * BLOCK, d), LEAST_COLUMNS), 1)
+    bounds = [d * part // parts for part in range(parts + 1)]
+    total = np.zeros(d)
+    for block in _blocks(array):
+        for start, stop in pairwise(bounds):
+            columns = slice(start, stop)
+            total[columns] += of(block[:, columns].astype(np.float64), columns).sum(axis=0)
+    return total
+
+
+def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(array), BLOCK):
+        yield array[start : start + BLOCK]
+        drop_pages_if_near()
 
 
 def _pixel_statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -66,12 +93,14 @@ def _pixel_statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float
     channels = array.shape[1]
     values, squares = [0] * channels, [0] * channels
     levels = np.arange(256, dtype=np.int64)
-    for start in range(0, len(array), BLOCK):
-        block = array[start : start + BLOCK]
+    rows = block_size(8 * array[0, 0].size, BLOCK)  # of a channel, as int64; sums of integers are exact
+    for start in range(0, len(array), rows):
+        block = array[start : start + rows]
         for channel in range(channels):
             counts = np.bincount(block[:, channel].reshape(-1), minlength=256)
             values[channel] += int(counts @ levels)
             squares[channel] += int(counts @ levels**2)
+        drop_pages_if_near()
     count = array.size // channels
     mean = tuple(value / count / 255 for value in values)
     # n^2 times the variance, n sum(x^2) - sum(x)^2, still an integer.

@@ -13,6 +13,7 @@ from metaselect.data.summary import statistics
 from metaselect.data.target import Target, read_headers
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
+from metaselect.memory import droppable, require_memory
 from metaselect.records import Reporter
 from metaselect.run.evaluation_artefacts import TEST_SKIPPED
 from metaselect.run.layout import FEATURES
@@ -57,6 +58,9 @@ def read_test_set(
         report.warn(remark)
     if not listing.keep.any():
         raise bad.none_left(path)
+    require_memory(
+        listing.memory, f"A test set of {int(listing.keep.sum()):,} samples", "Fewer samples take less."
+    )
     listing.joined()
     width = like.inputs.shape[1] if preprocess.task == FEATURES else 0
     if width and source.width() != width:
@@ -83,7 +87,7 @@ def read_test_set(
             f"{path} has no sample of {counted(len(absent), 'class', 'classes')}: {examples(absent)}."
         )
     ids = [listing.sample_ids[position] for position in arrays.order]
-    inputs = np.load(arrays.paths[preprocess.task], mmap_mode="c", allow_pickle=False)
+    inputs = droppable(np.load(arrays.paths[preprocess.task], mmap_mode="c", allow_pickle=False))
     if shallow and preprocess.pixel_range is not None:
         pool, test = (float(np.mean(mean)) for mean in (preprocess.mean, statistics(inputs)[0]))
         if (odd := brightness_remark(pool, test, preprocess.pixel_range)) is not None:

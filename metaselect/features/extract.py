@@ -14,12 +14,13 @@ from metaselect.features.per_sample_gradients import (
     layers_without_gradients,
 )
 from metaselect.features.projections import make_projection
-from metaselect.models.batch import full_precision
+from metaselect.models.batch import Batch, full_precision
 from metaselect.models.head import head_of
 from metaselect.ranks import divide_chunks
 from metaselect.records import Json, Reporter
 from metaselect.selection.base import Gradients
 from metaselect.training.batches import Batches
+from metaselect.training.blocks import in_blocks
 
 # Limits of a batch, in samples and in input values. A backward pass keeps the activations, so its batch is smaller.
 FORWARD_BATCH, FORWARD_PIXELS = 500, 2**21
@@ -61,20 +62,22 @@ def last_layer_factors(
     model.eval()
     ids = torch.arange(len(batches)) if ids is None else ids
     hidden_inputs: list[torch.Tensor] = []
+
+    def compute(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_inputs.clear()  # of a block that was too large
+        with torch.no_grad():
+            probs = full_precision(model(batch.inputs)).softmax(1).cpu()
+        return probs, hidden_inputs.pop().float().cpu()
+
     hook = head_of(model).register_forward_pre_hook(lambda _, inputs: hidden_inputs.append(inputs[0]))
     size = _batch_size(batches, FORWARD_PIXELS, FORWARD_BATCH)
     factors: LastLayerFactors | None = None
     chunks, division = divide_chunks(torch.split(ids, size))
     own = division.own
     try:
-        with (
-            torch.no_grad(),
-            report.track(len(ids), what, "samples") as advance,
-        ):
+        with report.track(len(ids), what, "samples") as advance:
             done = 0
-            for chunk, batch in batches.stream(chunks):
-                probs = full_precision(model(batch.inputs)).softmax(1).cpu()
-                hidden = hidden_inputs.pop().float().cpu()
+            for chunk, (probs, hidden) in in_blocks(batches, chunks, compute):
                 if factors is None:
                     n = own.stop - own.start
                     factors = LastLayerFactors(
@@ -134,6 +137,12 @@ def gradient_features(
         for draw in draws
     ]
     sampled = SampledGradients(model, draws, projections, method.gradient)
+
+    def compute(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = sampled(batch)  # (b, r)
+        norms = rows.norm(dim=1)
+        return norms.cpu().float(), rows.mul_((1 / norms.clamp(min=1e-30))[:, None]).half().cpu()
+
     chunks, division = divide_chunks(torch.split(torch.arange(n), size))
     own = division.own
     gradients = Gradients(
@@ -141,13 +150,8 @@ def gradient_features(
         torch.empty(own.stop - own.start, sampled.width, dtype=torch.float16),
     )
     with report.track(n, what, "samples") as advance:
-        for ids, batch in batches.stream(chunks):
-            rows = sampled(batch)  # (b, r)
-            norms = rows.norm(dim=1)
-            gradients.norms[ids - own.start] = norms.cpu().float()
-            gradients.directions[ids - own.start] = (
-                rows.mul_((1 / norms.clamp(min=1e-30))[:, None]).half().cpu()
-            )
+        for ids, (norms, directions) in in_blocks(batches, chunks, compute):
+            gradients.norms[ids - own.start], gradients.directions[ids - own.start] = norms, directions
             advance(len(ids))
     gradients = Gradients(*map(division.joined, gradients))
     sampled_layers: list[Json] = [

@@ -27,6 +27,7 @@ SMALL_IMAGE = 16  # pixels a side, to which larger images are averaged
 LEAST_WIDTH = 16  # numbers of a sample; with fewer, two of many samples are close by chance
 MOST_SAMPLES = {"cpu": 100_000, "cuda": 2_000_000}  # the time grows with the square of their number
 BLOCK = 2048  # images that are averaged at a time
+DIGEST_BYTES = 260  # of a sample, in the table by which equal ones are found
 
 
 class SimilarSamples(NamedTuple):
@@ -48,6 +49,7 @@ def similar_samples(
     progress: ProgressCallback = no_progress,
     *,
     tile_entries: int = TILE_ENTRIES,
+    block: int = BLOCK,
 ) -> SimilarSamples:
     """The near duplicates and the outliers, on the CPU; memory grows with n, time with its square.
 
@@ -60,19 +62,24 @@ def similar_samples(
         device: of the products.
         progress: called now and then with a short text.
         tile_entries: cosines that are held at a time.
+        block: images that are averaged at a time; changes no bit of the result.
     """
-    vectors = _vectors(inputs)
-    first, position = _distinct_rows(vectors)
-    if not comparable(len(first), vectors.shape, device):
+    first, position = distinct_rows((inputs,), block)
+    if not comparable(len(first), inputs.shape, device):
         return SimilarSamples(first[position], None)
-    unit = _unit_rows(vectors[first].to(device), standardise=inputs.ndim == 2)
+    unit = _unit_rows(_rows((inputs,), first, block).to(device), standardise=inputs.ndim == 2)
     distances, neighbours = _nearest(unit, torch.arange(len(unit)), progress, tile_entries)
     group = _components(distances, neighbours)
     return SimilarSamples(first[group[position]], _ranks(distances.mean(1)[position]))
 
 
 def near_duplicates_between(
-    test: np.ndarray, pool: np.ndarray, device: torch.device, progress: ProgressCallback = no_progress
+    test: np.ndarray,
+    pool: np.ndarray,
+    device: torch.device,
+    progress: ProgressCallback = no_progress,
+    *,
+    block: int = BLOCK,
 ) -> torch.Tensor:
     """(n',) int64 on the CPU, the closest near duplicate of each test sample in the pool; -1: it has none.
 
@@ -84,12 +91,12 @@ def near_duplicates_between(
         pool: n of the same form.
         device: of the products.
         progress: called now and then with a short text.
+        block: images that are averaged at a time; changes no bit of the result.
     """
-    vectors = torch.cat([_vectors(test), _vectors(pool)])
-    first, position = _distinct_rows(vectors)
-    if not comparable(len(first), vectors.shape, device):
+    first, position = distinct_rows((test, pool), block)
+    if not comparable(len(first), pool.shape, device):
         return torch.full((len(test),), -1)
-    unit = _unit_rows(vectors[first].to(device), standardise=pool.ndim == 2)
+    unit = _unit_rows(_rows((test, pool), first, block).to(device), standardise=pool.ndim == 2)
     absent = len(pool)
     of_pool = torch.full((len(first),), absent)  # the first of the pool's samples that are this row
     of_pool.scatter_reduce_(0, position[len(test) :], torch.arange(len(pool)), "amin")
@@ -113,26 +120,44 @@ def comparable(distinct: int, shape: Sequence[int], device: torch.device) -> boo
 
     Args:
         distinct: number of unequal samples.
-        shape: of an array of samples.
+        shape: of the array of samples.
         device: of the products.
     """
     most = MOST_SAMPLES.get(device.type, MOST_SAMPLES["cpu"])
     return 1 < distinct <= most and prod(shape[1:]) >= LEAST_WIDTH
 
 
-def search_bytes(shape: Sequence[int]) -> int:
-    """Memory of the search in bytes: four arrays of vectors, the neighbours and their cosines, and a block of these.
+def search_bytes(shape: Sequence[int], device: torch.device, block: int = BLOCK) -> int:
+    """Memory of the search in bytes, on the device too.
+
+    Digests of all samples, and a block of images twice in float32; where neighbours are looked for, four arrays of
+    vectors besides, the neighbours with their cosines, and a block of these.
 
     Args:
         shape: of the array of all samples.
+        device: of the products.
+        block: images that are averaged at a time.
     """
     n, *sides = shape
+    averaged = 0 if len(sides) == 1 else 2 * 4 * min(block, n) * prod(sides)
+    if not comparable(n, shape, device):
+        return n * DIGEST_BYTES + averaged
     width = prod(sides) if len(sides) == 1 else sides[0] * prod(min(side, SMALL_IMAGE) for side in sides[1:])
-    return 4 * n * width * 4 + n * NEIGHBOURS * (4 + 8) + TILE_ENTRIES * 4
+    return n * DIGEST_BYTES + averaged + 4 * n * width * 4 + n * NEIGHBOURS * (4 + 8) + TILE_ENTRIES * 4
+
+
+def _rows(arrays: Sequence[np.ndarray], rows: torch.Tensor, block: int) -> torch.Tensor:
+    """(u, d) float32, the vectors of the samples at ``rows`` (rising) of all arrays, which are counted on."""
+    parts, start = [], 0
+    for array in arrays:
+        own = rows[(rows >= start) & (rows < start + len(array))] - start
+        parts += [_vectors(array[places.numpy()]) for places in own.split(block)]
+        start += len(array)
+    return torch.cat(parts)
 
 
 def _vectors(inputs: np.ndarray) -> torch.Tensor:
-    """(n, d) float32, what is compared of images or features."""
+    """(b, d) float32, what is compared of images, which are averaged, or of features."""
     return _small_images(inputs) if inputs.ndim == 4 else torch.from_numpy(np.asarray(inputs, np.float32))
 
 
@@ -161,21 +186,24 @@ def _nearest(
 
 
 def _small_images(images: np.ndarray) -> torch.Tensor:
-    """(n, C h w) float32 pixels in [0, 1], averaged to at most ``SMALL_IMAGE`` a side."""
+    """(b, C h w) float32 pixels in [0, 1], averaged to at most ``SMALL_IMAGE`` a side."""
     size = tuple(min(side, SMALL_IMAGE) for side in images.shape[2:])
-    blocks = [
-        F.adaptive_avg_pool2d(torch.from_numpy(images[start : start + BLOCK]).float() / 255, size).flatten(1)
-        for start in range(0, len(images), BLOCK)
-    ]
-    return torch.cat(blocks)
+    return F.adaptive_avg_pool2d(torch.from_numpy(images).float() / 255, size).flatten(1)
 
 
-def _distinct_rows(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(u,) index of the first of each set of equal rows, rising; and (n,) position of each row's set among them."""
+def distinct_rows(arrays: Sequence[np.ndarray], block: int = BLOCK) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which samples of all arrays, which are counted on, have equal vectors.
+
+    Returns:
+        (u,) the first of each set of equal ones, rising; and (n,) position of each sample's set among them.
+    """
     positions: dict[bytes, int] = {}
     first: list[int] = []
-    position = torch.empty(len(vectors), dtype=torch.int64)
-    for index, row in enumerate(vectors.numpy()):
+    position = torch.empty(sum(map(len, arrays)), dtype=torch.int64)
+    blocks = (
+        array[start : start + block] for array in arrays for start in range(0, len(array), block)
+    )  # never the vectors of all samples
+    for index, row in enumerate(row for part in blocks for row in _vectors(part).numpy()):
         place = positions.setdefault(sha256(row.tobytes()).digest(), len(positions))
         if place == len(first):
             first.append(index)

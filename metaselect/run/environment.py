@@ -6,7 +6,6 @@ threads; so the same command gives the same bytes where ``versions``, ``processo
 
 import os
 import platform
-import resource
 import shlex
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metaselect import __version__
+from metaselect.memory import in_mib, recorded_memory
 from metaselect.records import Json
 
 TRANSIENT_FLAGS = {
@@ -53,11 +53,10 @@ def repeatable(command: str) -> str:
 
 def environment() -> dict[str, Json]:
     """Command, working folder, memory, threads, versions and processor of this process."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    memory: dict[str, Json] = {"process_mib": round(peak / (1024 if sys.platform == "linux" else 1024**2), 1)}
+    memory = recorded_memory()
     torch: Any = sys.modules.get("torch")  # never imported here: that takes a second
     if torch is not None and torch.cuda.is_available():
-        memory["cuda_mib"] = round(torch.cuda.max_memory_allocated() / 1024**2, 1)
+        memory["cuda_mib"] = in_mib(torch.cuda.max_memory_allocated())
     return {
         "command": recorded_command(),
         "working_folder": os.getcwd(),

@@ -27,14 +27,13 @@ from metaselect.run.files import read_json, write_json
 from metaselect.run.key import EXTERNAL, StageKey, differences
 from metaselect.run.layout import IDS_ALONE, IMAGES, Run
 from metaselect.run.record import StageRecord
-from metaselect.run.stage import Work
+from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import require_parquet, write_parquet, write_rows
+from metaselect.stages.ingest_cost import needs, require_room
 from metaselect.text import counted, examples, quoted, spreadsheet_cell
 
 DATA_INPUT = f"{EXTERNAL}DATA"
-MANY_SINGLE = (
-    10  # classes of one sample, if most are: a column of ids or measurements was taken for the labels
-)
+MANY_SINGLE = 10  # classes of one sample, if most are: the labels are a column of ids or measurements
 
 
 def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter) -> Outcome:
@@ -56,6 +55,8 @@ def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter
             raise UsageError(f"There is no data in {run.root} yet.", "Name DATA.")
         run.stage(DATA.name()).check()
         return Outcome(_result(run))
+    if options.dry_run:
+        return dry_run_outcome(run.stage(DATA.name()), _key(options, ""), needs(data, options, report))
     with run.lock(new=True):  # the one command that may create the folder
         record = None if options.force else run.stage(DATA.name()).record()
         if record is None:
@@ -154,6 +155,7 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
         only = f"only the class {quoted(listing.classes[0])}" if listing.classes else "no label"
         raise DataError(f"{data} has {only}; there must be at least 2 classes.", "Check --label-column.")
     listing = listing.limited(options.limit, options.seed).joined()
+    require_room(listing)
     key = _key(options, dataset_signature(data, options))
     with run.stage(DATA.name()).working(key, report) as work:
         with _listed_bad(work, bad):

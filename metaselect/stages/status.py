@@ -8,8 +8,9 @@ from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import bought_samples
 from metaselect.annotation.votes import DONE as ANSWERED
 from metaselect.errors import ArtefactError
+from metaselect.memory import Need, require_memory, spoken_size
 from metaselect.records import Json, Outcome, Reporter
-from metaselect.run.artefacts import ANNOTATE, EVALUATE, FORMS, REWEIGHT, SELECT
+from metaselect.run.artefacts import ANNOTATE, EVALUATE, FORMS, REWEIGHT, SELECT, VOTES
 from metaselect.run.layout import Run
 from metaselect.run.schema import Folder
 from metaselect.run.stage_names import round_of
@@ -25,6 +26,9 @@ from metaselect.stages.freshness import (
 )
 from metaselect.stages.model_choice import choose_by_comparisons, chosen_on_test_set
 from metaselect.stages.table import STAGES, entry_of
+
+VOTE_FACTOR = 12  # bytes of memory for a byte of votes.csv, as measured
+ANSWER_FACTOR = 36  # the same for a file that is imported, at most: a CSV is shortest
 
 
 class OpenWork(NamedTuple):
@@ -43,6 +47,7 @@ def status(run: Run, report: Reporter) -> Outcome:
     """The state of every stage and the next command; unmet if a stage is stale or damaged."""
     del report
     run.info()
+    require_memory_for_votes(run)
     view = AnnotationView.read(run)
     open_work = _open_work(view)
     states = _states(run, view)
@@ -65,6 +70,18 @@ def status(run: Run, report: Reporter) -> Outcome:
         },
         unmet=f"{', '.join(state.stage for state in bad)}: not up to date." if bad else "",
     )
+
+
+def require_memory_for_votes(run: Run, answers: int = 0) -> None:
+    """Check that all votes of a run fit --max-memory, with a file of so many bytes that is imported.
+
+    Raises:
+        ResourceError: they do not.
+    """
+    path = run.path(VOTES.path())
+    held = VOTE_FACTOR * (path.stat().st_size if path.is_file() else 0) + ANSWER_FACTOR * answers
+    what = f"An import of {spoken_size(answers)}" if answers else "The state of the run"
+    require_memory(Need(held), what, "Answers can be imported in parts.")
 
 
 def verify(run: Run, report: Reporter) -> Outcome:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from metaselect.data.store import Preprocess
+from metaselect.memory import limits
 from metaselect.models.batch import Batch
 from metaselect.ranks import divide
 from metaselect.training.augment import Augment
@@ -108,4 +109,6 @@ def _fits(raw: torch.Tensor, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
+    if (limit := limits().gpu) is not None:
+        free = min(free, limit - torch.cuda.memory_allocated(device))
     return raw.numel() * raw.element_size() <= DEVICE_SHARE * free

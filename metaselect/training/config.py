@@ -9,13 +9,15 @@ from torch import nn
 
 from metaselect.data.store import Dataset
 from metaselect.errors import UsageError
+from metaselect.memory import Need, in_mib, predicted
 from metaselect.models.build import auto_model
 from metaselect.options import ReweightOptions, TrainingOptions, WarmupOptions, key_options
 from metaselect.records import Json
 from metaselect.training.fine_tuning import FineTuning
 from metaselect.training.loop import TrainingConfig
 
-MIB = 2**20
+TABLE_BYTES = 40  # of disk for a sample in the tables, besides its probabilities
+TRAINED_COPIES = 4  # of the parameters in memory: themselves, gradients, momentum, the best ones
 WARMUP_STEPS = 1600  # enough to learn the classes, too few to memorise wrong labels
 WARMUP_EPOCHS = (4, 20)
 CONFIG_OPTIONS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "augment", "amp")
@@ -65,14 +67,24 @@ def without_effect(options: TrainingOptions, names: tuple[str, ...] = NOT_OF_SOL
     return {flag: f"{flag} has no effect on the model linear, which is solved exactly." for flag in flags}
 
 
-def training_needs(model: nn.Module, pool: Dataset, copies: int) -> dict[str, Json]:
-    """Sizes of a training: the pool's raw samples, the parameters, and the disk for ``copies`` of them."""
+def training_needs(model: nn.Module, pool: Dataset, copies: int, held: int) -> dict[str, Json]:
+    """Sizes of a training: the pool's raw samples, the parameters, and its memory and disk.
+
+    Args:
+        model: that is trained.
+        pool: the data.
+        copies: of the parameters on disk, while it trains.
+        held: bytes of arrays of all samples.
+    """
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    tables = len(pool) * (
+        TABLE_BYTES + 3 * 4 * len(pool.classes)
+    )  # probabilities, of folds too, and neighbours
     return {
         "samples": len(pool),
-        "pool_mib": round(pool.inputs.nbytes / MIB, 1),
+        "pool_mib": in_mib(pool.inputs.nbytes),
         "parameters": sum(value.numel() for value in model.parameters()),
-        "disk_mib": round(copies * size / MIB, 1),
+        **predicted(Need(held + TRAINED_COPIES * size, pool.inputs.nbytes), copies * size + tables),
     }
 
 

@@ -4,6 +4,7 @@ import torch
 
 from metaselect import torchrun
 from metaselect.errors import UsageError
+from metaselect.memory import limits
 from metaselect.records import Reporter
 
 
@@ -20,6 +21,17 @@ def choose_device(wanted: str, report: Reporter, *, needed: bool = True) -> torc
     """
     if not needed and (wanted == "auto" or is_known(wanted)):
         return torch.device("cpu")
+    device = _chosen(wanted, report)
+    if (limit := limits().gpu) is not None:
+        if device.type == "cuda":
+            _, total = torch.cuda.mem_get_info()
+            torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0))
+        else:
+            report.note(f"--max-gpu-memory has no effect on the device {device.type}.")
+    return device
+
+
+def _chosen(wanted: str, report: Reporter) -> torch.device:
     if wanted == "auto":
         if torch.cuda.is_available():
             return _cuda()

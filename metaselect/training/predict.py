@@ -7,9 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaselect.errors import ConditionUnmet
+from metaselect.models.batch import Batch
 from metaselect.models.predictions import Predictions
 from metaselect.ranks import divide_chunks
 from metaselect.training.batches import Batches
+from metaselect.training.blocks import in_blocks
 
 EVALUATION_BATCH, EVALUATION_NUMBERS = 1000, 2**22  # samples, and input values, at most
 CPU_BATCH = 256  # samples on a CPU, where more are no quicker, and fewer are easier to divide among ranks
@@ -57,9 +59,12 @@ def _log_probs(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """((b, K) logarithms of the softmax, (b,) labels) of one chunk of samples after another."""
     model.eval()
-    for _, batch in batches.stream(chunks):
+
+    def compute(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            yield F.log_softmax(model(batch.inputs), 1), batch.labels
+            return F.log_softmax(model(batch.inputs), 1), batch.labels
+
+    return (found for _, found in in_blocks(batches, chunks, compute))
 
 
 def _chunks(batches: Batches, ids: torch.Tensor) -> Sequence[torch.Tensor]:

@@ -9,9 +9,10 @@ import typer
 from metaselect.annotation.formats.detect import AUTO
 from metaselect.cli.annotate.group import ClassNotes, LatestRound, group, print_counts
 from metaselect.cli.console import Console
-from metaselect.cli.flags import JsonOption, QuietOption, RunOption
+from metaselect.cli.flags import JsonOption, MaxMemoryOption, QuietOption, RunOption
 from metaselect.cli.results import finish
 from metaselect.errors import UsageError
+from metaselect.memory import limited
 from metaselect.options import ExportOptions, ImportOptions
 from metaselect.registry import FORMATS, READ_ONLY
 from metaselect.run.layout import Run
@@ -136,6 +137,7 @@ def import_(
         bool, typer.Option("--require-complete", help="Exit 1 while answers are missing.")
     ] = False,
     form: ReadFormatOption = ANY,
+    max_memory: MaxMemoryOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -167,6 +169,7 @@ def import_(
         require_complete=require_complete,
         format=form.value,
     )
-    outcome = stage.import_file(Run.at(run), file, options, console)
+    with limited(max_memory, console):
+        outcome = stage.import_file(Run.at(run), file, options, console)
     print_counts(console, outcome.result)
     finish(console, outcome)

@@ -28,16 +28,19 @@ from metaselect.cli.datasets.flags import (
     numbers_of_range,
 )
 from metaselect.cli.flags import (
+    DryRunOption,
     ForceOption,
     JsonOption,
+    MaxMemoryOption,
     ProgressOption,
     QuietOption,
     RunOption,
     SeedOption,
 )
-from metaselect.cli.results import finish
+from metaselect.cli.results import finish, print_dry_run
 from metaselect.data.classes import named_classes
 from metaselect.data_options import IngestOptions
+from metaselect.memory import limited
 from metaselect.records import Json
 from metaselect.run.layout import FEATURES, IDS_ALONE, Run
 
@@ -74,14 +77,18 @@ def ingest(
     allow_outside: AllowOutsideOption = False,
     classes: ClassesOption = None,
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    max_memory: MaxMemoryOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
 ) -> None:
     """Read DATA into a run directory; `warmup DATA` does this as its first step.
 
-    Example:
+    Examples:
         metaselect ingest train.parquet --run RUN
+
+        metaselect ingest train.parquet --run RUN --dry-run --max-memory 4G
     """
     console = Console(progress, as_json=as_json, quiet=quiet)
     options = IngestOptions(
@@ -102,13 +109,18 @@ def ingest(
         limit=limit,
         seed=seed,
         force=force,
+        dry_run=dry_run,
     )
     run_directory = Run.at(run)
     from metaselect.stages.freshness import AnnotationView
     from metaselect.stages.ingest import ingest as run_ingest
     from metaselect.stages.status import next_step
 
-    outcome = run_ingest(data, run_directory, options, console)
+    with limited(max_memory, console):
+        outcome = run_ingest(data, run_directory, options, console)
+    if "needs" in outcome.result:
+        print_dry_run(console, outcome)
+        return
     console.line(_summary(run_directory, outcome.result))
     console.note(f"Next: {next_step(run_directory, AnnotationView.read(run_directory))}")
     finish(console, outcome)

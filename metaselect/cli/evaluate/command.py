@@ -23,15 +23,19 @@ from metaselect.cli.datasets.flags import (
 from metaselect.cli.evaluate.tables import print_evaluation
 from metaselect.cli.flags import (
     DeviceOption,
+    DryRunOption,
     ForceOption,
     JsonOption,
+    MaxGpuMemoryOption,
+    MaxMemoryOption,
     ProgressOption,
     QuietOption,
     RunOption,
     TrustModelOption,
 )
-from metaselect.cli.results import finish
+from metaselect.cli.results import finish, print_dry_run
 from metaselect.data_options import EvaluateOptions
+from metaselect.memory import limited
 from metaselect.registry import BASELINE
 from metaselect.run.layout import Run
 
@@ -89,6 +93,9 @@ def evaluate(
     device: DeviceOption = "auto",
     trust_model: TrustModelOption = False,
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
+    max_memory: MaxMemoryOption = None,
+    max_gpu_memory: MaxGpuMemoryOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -121,11 +128,16 @@ def evaluate(
         no_images=no_images or None,
         device=device,
         force=force,
+        dry_run=dry_run,
     )
     run_directory = Run.at(run, trust_model=trust_model)
     from metaselect.stages.evaluate.evaluate import evaluate as run_evaluate
 
-    outcome = run_evaluate(test, run_directory, options, console)
+    with limited(max_memory, console, max_gpu_memory):
+        outcome = run_evaluate(test, run_directory, options, console)
+    if "needs" in outcome.result:
+        print_dry_run(console, outcome)
+        return
     print_evaluation(console, outcome.result)
     console.line(f"Report: {outcome.result['report']}")
     console.note(f"Next: {_next(run_directory, outcome.result)}")

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from metaselect.cli.console import Console, ProgressMode
-from metaselect.cli.flags import JsonOption, ProgressOption, QuietOption, RunOption
+from metaselect.cli.flags import JsonOption, MaxMemoryOption, ProgressOption, QuietOption, RunOption
 from metaselect.cli.results import finish
 from metaselect.data_options import CleanedDataOptions
+from metaselect.memory import limited
 from metaselect.run.layout import Run
 
 
@@ -67,6 +68,7 @@ def export(
         bool, typer.Option("--link", help="Make symbolic links to the images instead of copies.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    max_memory: MaxMemoryOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     progress: ProgressOption = ProgressMode.auto,
@@ -94,7 +96,8 @@ def export(
     run_directory = Run.at(run)
     from metaselect.stages.export.export import export as run_export
 
-    outcome = run_export(run_directory, out, options, console)
+    with limited(max_memory, console):
+        outcome = run_export(run_directory, out, options, console)
     _print_export(console, outcome.result)
     finish(console, outcome)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metaselect.errors import DataError
+from metaselect.memory import block_size
 
 READ_ROWS = 256  # rows held at a time: images of 100 kB make 25 MB
 READ_BUFFER = 1 << 20  # bytes; without it a whole column of a row group is loaded at once
@@ -22,7 +23,16 @@ def read_batches(file: Path, names: Sequence[str], groups: list[int] | None = No
         DataError: the file is no Parquet file or is damaged.
     """
     with readable(file), pq.ParquetFile(file, buffer_size=READ_BUFFER) as parquet:
-        yield from parquet.iter_batches(READ_ROWS, row_groups=groups, columns=list(names), use_threads=False)
+        rows = block_size(_row_bytes(parquet.metadata), READ_ROWS)
+        yield from parquet.iter_batches(rows, row_groups=groups, columns=list(names), use_threads=False)
+
+
+def _row_bytes(metadata: Any) -> float:
+    """Bytes of a row, on average, by the file's own statistics."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    size: int = sum(group.total_byte_size for group in groups)
+    rows: int = metadata.num_rows
+    return size / max(rows, 1)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Source: Wu, Stein, Gardner, Naik 2023 (arXiv:2302.04418), Algorithm 1.
 Differs: a representative is a member of its cluster, so that all are distinct; the best of several seeded starts is
 kept; in later rounds the candidates are the half of the pool that is farther from everything bought, as in the authors'
-code. Large pools are clustered on some of their rows, and long rows by a sketch (see ``clustered_rows``).
+code. Large pools are clustered on some of their rows, and long rows by a sketch (see ``rows_to_cluster``).
 """
 
 import torch
@@ -87,13 +87,24 @@ def rows_to_cluster(
         clusters: M.
         generator: of the rows and the sketch; nothing is drawn in a pool that needs neither.
     """
-    count = min(len(pool), max(LARGE_POOL, MOST_ROWS * clusters))
-    if pool.width > SKETCH_WIDTH and count * clusters * pool.width > MOST_PRODUCTS:
+    count = clustered_rows(len(pool), clusters)
+    if sketched_width(len(pool), clusters, pool.width) < pool.width:
         pool = SketchedRows(pool, generator)
     if count == len(pool):
         return pool, pool
     drawn = torch.randperm(len(pool), generator=generator)[:count].sort().values
     return pool, pool.subset(drawn.to(pool.norms.device))
+
+
+def clustered_rows(n: int, clusters: int) -> int:
+    """The number of rows, of n, that K-means iterates over."""
+    return min(n, max(LARGE_POOL, MOST_ROWS * clusters))
+
+
+def sketched_width(n: int, clusters: int, width: int) -> int:
+    """The numbers of a row that K-means iterates over: ``width``, or those of a sketch."""
+    large = clustered_rows(n, clusters) * clusters * width > MOST_PRODUCTS
+    return SKETCH_WIDTH if width > SKETCH_WIDTH and large else width
 
 
 def closest_members(clusters: Clustering, budget: int, mass: torch.Tensor) -> torch.Tensor:

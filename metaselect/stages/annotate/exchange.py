@@ -53,7 +53,7 @@ from metaselect.stages.annotate.form import (
 )
 from metaselect.stages.annotate.new_classes import add_classes
 from metaselect.stages.freshness import AnnotationView
-from metaselect.stages.status import next_step
+from metaselect.stages.status import next_step, require_memory_for_votes
 from metaselect.text import examples
 
 STREAM = "-"
@@ -159,6 +159,7 @@ def import_file(run: Run, source: str, options: ImportOptions, report: Reporter)
     name = "stdin" if source == STREAM else source
     with no_garbage_collection():
         content = read_source(source)  # before the lock: a pipe may come from `annotate export`
+        require_memory_for_votes(run, len(content))
         wanted = detect_format(content, name) if options.format == AUTO else options.format
         form = load_reader(wanted)
         answers = form.read(content, name)

@@ -28,9 +28,10 @@ from metaselect.run.files import read_json, sha256_file
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import GIVEN, StageKey
 from metaselect.run.layout import Run, checked_folder_name
-from metaselect.run.stage import Work
+from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.stages.evaluate.bought_labels import check_without_test_set, labelled_bought_samples
 from metaselect.stages.evaluate.candidates import Candidate, LabelledSamples, candidates
+from metaselect.stages.evaluate.cost import needs, require_room
 from metaselect.stages.evaluate.judging import EvaluationSetup, judge_models
 from metaselect.stages.evaluate.test_set import (
     TEST_INPUT,
@@ -97,9 +98,12 @@ def _evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Rep
     device = choose_device(options.device, report)
     key = StageKey(key_options(options), inputs, device.type)
     if not stage.is_current(key, report, force=options.force):
+        require_room(pool, device)
+        noise = _noise(run, all_rounds, ledger)
+        setup = EvaluationSetup(run, pool, options, models, troubles, all_rounds, noise, shown, device)
+        if options.dry_run:
+            return dry_run_outcome(stage, key, needs(test, len(bought.labels) if bought else 0, setup))
         with stage.working(key, report) as work:
-            noise = _noise(run, all_rounds, ledger)
-            setup = EvaluationSetup(run, pool, options, models, troubles, all_rounds, noise, shown, device)
             scratch = work.folder / f"scratch-{ranks.rank()}"
             work.unfinished.add(scratch.name)
             ranks.by_first(partial(_remove_scratch, work.folder))  # left by a killed command

@@ -15,6 +15,7 @@ from metaselect.run.evaluation_artefacts import OVERLAP
 from metaselect.run.layout import FEATURES, Run
 from metaselect.run.stage import Work
 from metaselect.run.tables import read_parquet, write_rows
+from metaselect.stages.select.similar import averaged_block
 from metaselect.text import spreadsheet_cell
 
 
@@ -80,10 +81,14 @@ def find_overlap(
         known = row_hashes(pool.inputs)  # the recorded hashes are those of the images
     else:
         known = read_parquet(run, SAMPLES, ["content_hash"])[0].to_pylist()
-    index = {digest: place for place, digest in reversed([*enumerate(known)])}
+    wanted, index = frozenset(hashes), dict[str, int]()
+    for place, digest in enumerate(known):
+        if digest in wanted:
+            index.setdefault(digest, place)  # the first one
     equal = np.array([index.get(digest, -1) for digest in hashes], np.int64)
     with report.track(0, "near duplicates", "") as advance:
         near = near_duplicates_between(
-            samples.inputs, pool.inputs, device, lambda text: advance(0, text)
+            *(samples.inputs, pool.inputs, device, lambda text: advance(0, text)),
+            block=averaged_block(pool.inputs),
         ).numpy()
     return Overlap(equal, np.where(equal >= 0, -1, near))

@@ -13,6 +13,7 @@ from metaselect import __version__
 from metaselect.data.store import preprocess_of
 from metaselect.data_options import CleanedDataOptions
 from metaselect.errors import ArtefactError, UsageError
+from metaselect.memory import MIB, Need, require_memory
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import CLASSES, FANOUT, ISSUES, REWEIGHT, SAMPLES, WEIGHTS
 from metaselect.run.evaluation_artefacts import OFFERS
@@ -55,6 +56,10 @@ DIFF = (
     "weight",
     "reason",
 )
+SAMPLE_BYTES, BUFFERS = (
+    900,
+    96 * MIB,
+)  # of memory for a sample, and for all tables, as measured: all rows are held
 Row = tuple[str, Evidence, Decision]
 
 
@@ -76,6 +81,10 @@ def export(run: Run, out: Path, options: CleanedDataOptions, report: Reporter) -
         if offers:
             files.append(OFFERS.path())
         inputs = inputs_of(run, *files)
+        n = pq.read_metadata(run.path(SAMPLES.path())).num_rows
+        require_memory(
+            Need(n * SAMPLE_BYTES + BUFFERS), f"An export of {n:,} samples", "Fewer samples take less."
+        )
         limits = Thresholds(options.keep_above, options.relabel_above, options.drop_below)
         rows = [
             (sample_id, each, decide(each, limits)) for sample_id, each in evidence(run, name, offers=offers)

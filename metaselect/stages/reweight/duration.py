@@ -1,9 +1,10 @@
-"""How long a re-weighting will take with its comparison, and what would be quicker."""
+"""How long a re-weighting will take with its comparison, what would be quicker, and what it holds in memory."""
 
 import torch
 
 from metaselect import ranks
 from metaselect.data.store import preprocess_of
+from metaselect.models.head import head_of
 from metaselect.random import generator
 from metaselect.reweighting.base import Method, MethodRun
 from metaselect.reweighting.uniform import Uniform
@@ -14,6 +15,10 @@ from metaselect.stages.reweight.training import labelled_batches, method_start, 
 from metaselect.training import duration
 from metaselect.training.duration import Pace, duration_note, has_large_images, measured_pace
 from metaselect.training.pool_predictions import fold_model_inputs
+
+SAMPLE_BYTES = 250  # of memory for a sample: its id and label, the tables
+PROB_COPIES = 8  # of (n, K) probabilities that are held
+HIDDEN_COPIES = 4  # of (n, d) inputs of the last layer, where a model is solved
 
 
 def may_be_long(setup: ReweightSetup, folds: int) -> bool:
@@ -44,6 +49,13 @@ def estimated_seconds(setup: ReweightSetup, folds: int) -> float | None:
         networks = max(len(fold_model_inputs(setup.run)), 1)
         seconds += networks * n * paces[_probed(setup.method)].prediction
     return seconds / ranks.size()
+
+
+def held_bytes(setup: ReweightSetup) -> int:
+    """Bytes of arrays of all samples, as measured; more where the model of the labels or of the weights is solved."""
+    n, solved = len(setup.pool), setup.method.needs_evidence or is_solved(setup, setup.method)
+    hidden = head_of(start_model(setup)).in_features if solved else 0
+    return n * (SAMPLE_BYTES + 4 * PROB_COPIES * len(setup.pool.classes) + 4 * HIDDEN_COPIES * hidden)
 
 
 def advice(setup: ReweightSetup, folds: int, seconds: float) -> str:

@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from metaselect.annotation.rounds import rounds
 from metaselect.data.store import data_inputs, require_contents
+from metaselect.memory import Need, require_memory
 from metaselect.options import ReweightOptions
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.registry import settings
@@ -40,7 +41,7 @@ from metaselect.stages.reweight.cross_fit import (
     is_solved,
     reason_without,
 )
-from metaselect.stages.reweight.duration import advice, estimated_seconds, may_be_long
+from metaselect.stages.reweight.duration import advice, estimated_seconds, held_bytes, may_be_long
 from metaselect.stages.reweight.evidence import label_evidence
 from metaselect.stages.reweight.failure_check import (
     BoughtScore,
@@ -60,6 +61,8 @@ from metaselect.training.pool_predictions import (
     warmup_predictions_input,
 )
 from metaselect.training.saved_models import model_description, save_model, warmup_model
+
+MEMORY_HINT = "--method uniform holds less than auto; so does ingest --limit."
 
 
 def reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
@@ -98,12 +101,14 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
         folds = 0 if missing else options.folds
         report.note(missing or cost(setup, folds))
         if options.dry_run:
-            needs = training_needs(start_model(setup), setup.pool, 1 + RESUME_COPIES)
+            seconds = estimated_seconds(setup, folds)  # first: its probe takes the memory of a few batches
+            needs = training_needs(start_model(setup), setup.pool, 1 + RESUME_COPIES, held_bytes(setup))
             needs["comparison_epochs"] = comparison_epochs(setup, folds)
-            needs["seconds"] = estimated_seconds(setup, folds)
+            needs["seconds"] = seconds
             if options.trace:
                 needs["trace_mib"] = trace_mib(setup)
             return dry_run_outcome(stage, key, needs)
+        require_memory(Need(held_bytes(setup)), f"A re-weighting of {len(setup.pool):,} samples", MEMORY_HINT)
         if may_be_long(setup, folds) and (seconds := estimated_seconds(setup, folds)) is not None:
             report.note(advice(setup, folds, seconds))
         with stage.working(key, report) as work:

@@ -1,4 +1,4 @@
-"""What a round costs, for --dry-run: memory and disk from sizes, and time from probes on a part of the pool."""
+"""How long a round takes, for --dry-run, from probes on parts of the pool."""
 
 import time
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from metaselect.data.readers.external_features import read_external_features
 from metaselect.data.store import Dataset
-from metaselect.features.near_duplicates import comparable, search_bytes, similar_samples
+from metaselect.features.near_duplicates import comparable, distinct_rows, similar_samples
 from metaselect.models.head import head_of
 from metaselect.options import SelectOptions
 from metaselect.random import generator
@@ -21,15 +22,16 @@ from metaselect.records import Json, Reporter, SilentReporter
 from metaselect.run.layout import Run
 from metaselect.run.stage import Work
 from metaselect.selection.base import Selector, no_progress
+from metaselect.selection.clustering.representatives import clustered_rows, sketched_width
 from metaselect.stages.select.choice import choose, pool_features
 from metaselect.stages.select.round_plan import RoundPlan
-from metaselect.training.config import MIB
 from metaselect.training.saved_models import recorded_model, warmup_model
 
 FIRST_PROBE = 128  # samples; each further probe has twice as many
 LONGEST_PROBE = 2.0  # seconds, after which there is no further one
 NEIGHBOURS_PROBE = 4096  # samples, among which the search for near duplicates is tried
 LEAST_POWER, MOST_POWER = 1.0, 3.0  # of the number of samples, by which the time of a choice grows
+CLUSTERING_POWER = 2.0  # that of K-means, at most: its clusters grow with the samples, its iterations hardly
 
 
 class RoundToProbe(NamedTuple):
@@ -68,52 +70,77 @@ def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
             size *= 2
             if size > n // 2 or measured.features + measured.choice > LONGEST_PROBE:
                 break
-    neighbours = _neighbours_cost(round_)
-    search: dict[str, Json] = {
-        "seconds_neighbours": round(neighbours.seconds, 1),
-        "neighbours_mib": round(neighbours.mib, 1),
-    }
+    neighbours = _neighbours_seconds(round_)
+    search: dict[str, Json] = {"seconds_neighbours": round(neighbours, 1)}
     if not found:
-        return {"seconds_features": None, "seconds_choice": None, **search}
-    features, choice = extrapolated(found[-2:], n)
+        return {"seconds_features": None, "seconds_choice": None, **search, "seconds": None}
+    clustered = gradient_width(round_) > 0
+    features, choice = extrapolated(found[-2:], n, CLUSTERING_POWER if clustered else MOST_POWER)
     if round_.options.features:  # each probe has read the whole file
         features = found[-1].features
-    total = features + neighbours.seconds + choice
+    choice *= _iterated_share(round_)
+    total = features + neighbours + choice
     report.note(f"The round would take about {total:.0f} seconds, by a probe of {found[-1].samples} samples.")
-    return {"seconds_features": round(features, 1), "seconds_choice": round(choice, 1), **search}
+    return {
+        "seconds_features": round(features, 1),
+        "seconds_choice": round(choice, 1),
+        **search,
+        "seconds": round(total, 1),
+    }
 
 
-class NeighboursCost(NamedTuple):
-    """What the search for near duplicates costs."""
-
-    seconds: float
-    mib: float
-
-
-def _neighbours_cost(round_: RoundToProbe) -> NeighboursCost:
-    """The cost, estimated from the same search among some of the samples."""
+def _neighbours_seconds(round_: RoundToProbe) -> float:
+    """The seconds of the search for near duplicates, estimated from the same search among some of the samples."""
     pool, file = round_.pool, round_.options.features
     inputs = pool.inputs
     if file is not None:
         inputs = read_external_features(file, pool.sample_ids, len(pool.classes)).features
     if inputs.shape[1] == 0:
-        return NeighboursCost(0.0, 0.0)
-    started = time.monotonic()
-    similar_samples(inputs[:NEIGHBOURS_PROBE], round_.device)
-    passed = time.monotonic() - started
+        return 0.0
     growth = len(pool) / min(len(pool), NEIGHBOURS_PROBE)
-    seconds = passed * (growth**2 if comparable(len(pool), inputs.shape, round_.device) else growth)
-    return NeighboursCost(seconds, search_bytes(inputs.shape) / MIB)
+    compared = comparable(len(pool), inputs.shape, round_.device)
+    started = time.monotonic()
+    if compared:
+        similar_samples(inputs[:NEIGHBOURS_PROBE], round_.device)
+    else:
+        distinct_rows((inputs[:NEIGHBOURS_PROBE],))
+    return (time.monotonic() - started) * (growth**2 if compared else growth)
 
 
-def extrapolated(measured: Sequence[Measured], n: int) -> tuple[float, float]:
+def _iterated_share(round_: RoundToProbe) -> float:
+    """The part of all numbers of all rows that K-means iterates over in a large pool; 1 for a method without it."""
+    n, clusters = len(round_.pool), round_.plan.budget
+    width = gradient_width(round_)
+    if not width:
+        return 1.0
+    return clustered_rows(n, clusters) / n * sketched_width(n, clusters, width) / width
+
+
+def gradient_width(round_: RoundToProbe) -> int:
+    """Numbers of a gradient that the method clusters, of all checkpoints; 0 where it clusters none."""
+    method = round_.method
+    if not hasattr(method, "starts") or not round_.epochs:
+        return 0
+    last = warmup_head(round_)
+    with_probs = "probs" in method.required_features
+    numbers = last.in_features * (last.out_features if with_probs else 1)
+    return int(getattr(method, "width", numbers)) * len(round_.epochs)
+
+
+def warmup_head(round_: RoundToProbe) -> nn.Linear:
+    """The last layer of the warm-up's model."""
+    pool, architecture = round_.pool, warmup_model(round_.run).architecture
+    return head_of(recorded_model(round_.run, architecture, pool.inputs.shape[1:], len(pool.classes)))
+
+
+def extrapolated(measured: Sequence[Measured], n: int, most_power: float = MOST_POWER) -> tuple[float, float]:
     """Seconds of features and choice for n samples: a line through both measurements, and a power of their number."""
     first, last = measured[0], measured[-1]
     if len(measured) == 1:
         return last.features * n / last.samples, last.choice * n / last.samples
     slope = max(last.features - first.features, 0.0) / (last.samples - first.samples)
     power = log(max(last.choice, 1e-9) / max(first.choice, 1e-9)) / log(last.samples / first.samples)
-    power = min(max(power, LEAST_POWER), MOST_POWER)
+    power = min(max(power, LEAST_POWER), most_power)
     return last.features + slope * (n - last.samples), last.choice * (n / last.samples) ** power
 
 
@@ -149,29 +176,3 @@ def _measure(round_: RoundToProbe, ids: torch.Tensor) -> Measured | None:
         features = features.subset(ids)
     choose(round_.method, features, plan, replace(options, min_per_class=0), no_progress)
     return Measured(len(ids), featured - started, time.monotonic() - featured)
-
-
-def feature_sizes(
-    run: Run, pool: Dataset, method: Selector, epochs: tuple[int, ...], budget: int
-) -> dict[str, Json]:
-    """Memory and disk for the features, in MiB; only these grow with the pool."""
-    sizes: dict[str, Json] = {"samples": len(pool), "checkpoints": len(epochs)}
-    if epochs and "images" not in method.required_features:
-        description = warmup_model(run)
-        model = recorded_model(run, description.architecture, pool.inputs.shape[1:], len(pool.classes))
-        last = head_of(model)
-        factors = 4 * (last.in_features + last.out_features)  # bytes per sample and checkpoint, float32
-        # Projected gradients: a float32 norm and float16 directions.
-        width = 4 + 2 * getattr(method, "width", 0) if "gradients" in method.required_features else factors
-        sizes["features_mib"] = round(len(pool) * len(epochs) * width / MIB, 1)
-        if hasattr(
-            method, "starts"
-        ):  # K-means holds four (M, D) float32: old and new centroids, sums, a product
-            numbers = (
-                last.in_features * last.out_features
-                if "probs" in method.required_features
-                else last.in_features
-            )
-            numbers = getattr(method, "width", numbers)
-            sizes["clustering_mib"] = round(4 * 4 * budget * len(epochs) * numbers / MIB, 1)
-    return sizes

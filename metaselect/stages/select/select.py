@@ -31,8 +31,9 @@ from metaselect.run.tables import write_parquet, write_rows
 from metaselect.selection.base import Choice, Selector
 from metaselect.stages.select.auto_method import with_resolved_method
 from metaselect.stages.select.choice import choose, pool_features
-from metaselect.stages.select.cost import RoundToProbe, feature_sizes, seconds
+from metaselect.stages.select.cost import RoundToProbe, seconds
 from metaselect.stages.select.listed import Listed, listed_scores
+from metaselect.stages.select.needs import round_needs
 from metaselect.stages.select.round_plan import plan_round, round_number
 from metaselect.stages.select.similar import find_similar, write_similar
 from metaselect.training.device import choose_device
@@ -82,10 +83,11 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
         by_rule,
     )
     if not _is_done(ledger, stage, record, key, report, force=options.force):
+        round_ = RoundToProbe(run, pool, method, options, plan, epochs, device)
+        needs = round_needs(round_)
+        needs.require(options.method)
         if options.dry_run:
-            round_ = RoundToProbe(run, pool, method, options, plan, epochs, device)
-            sizes = feature_sizes(run, pool, method, epochs, plan.budget)
-            return dry_run_outcome(stage, key, {**sizes, **seconds(round_, report)})
+            return dry_run_outcome(stage, key, needs.described() | seconds(round_, report))
         with stage.working(key, report) as work:
             started = time.monotonic()
             features = pool_features(

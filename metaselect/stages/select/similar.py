@@ -1,5 +1,6 @@
 """Near duplicates and outliers in a round: the search, what is kept away from the method, and what is said."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,14 @@ import torch
 
 from metaselect.data.store import Dataset
 from metaselect.errors import UsageError
-from metaselect.features.near_duplicates import LEAST_WIDTH, MOST_SAMPLES, SimilarSamples, similar_samples
+from metaselect.features.near_duplicates import (
+    BLOCK,
+    LEAST_WIDTH,
+    MOST_SAMPLES,
+    SimilarSamples,
+    similar_samples,
+)
+from metaselect.memory import block_size
 from metaselect.records import Json, Reporter
 from metaselect.run.artefacts import CONFLICTS, NEIGHBOURS, SAMPLES
 from metaselect.run.layout import Run
@@ -30,7 +38,12 @@ def find_similar(
     if inputs.shape[1] == 0:  # ids and labels alone
         return SimilarSamples(torch.arange(len(pool)), None)
     with report.track(0, "near duplicates", "") as advance:
-        return similar_samples(inputs, device, lambda text: advance(0, text))
+        return similar_samples(inputs, device, lambda text: advance(0, text), block=averaged_block(inputs))
+
+
+def averaged_block(inputs: np.ndarray) -> int:
+    """Images that are averaged at a time, twice in float32, for the search for near duplicates."""
+    return block_size(2 * 4 * math.prod(inputs.shape[1:]), BLOCK)
 
 
 def hidden_samples(similar: SimilarSamples, taken: torch.Tensor, max_outlier: float | None) -> torch.Tensor:

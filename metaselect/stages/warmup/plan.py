@@ -31,6 +31,9 @@ LEAST_FOLD = 4  # samples of a fold, so that each has three neighbours
 MOST_NUMBERS = 20_000_000  # n x K of out-of-fold probabilities by default
 LINEAR_FOLDS = 5  # found more wrong labels of features of an encoder than 2 did; 10 found no more
 LINEAR_OR_MLP = "linear or mlp"
+SAMPLE_BYTES = 250  # of memory for a sample: its id and label, the tables
+PROB_COPIES = 8  # of (n, K) probabilities that are held
+SOLVED_COPIES = 3  # of the (n, d) inputs that are held while `linear` is fitted and cross-validated
 NOT_OF_LINEAR = (*NOT_OF_SOLVED, "checkpoints", "weights")
 
 
@@ -116,7 +119,14 @@ class WarmupPlan:
             kept = RESUME_COPIES * (1 + self.folds)
             kept += len(checkpoint_epochs(self.descent.config.epochs, self.options.checkpoints))
             kept += self.pretrained is not None
-        return {**training_needs(model, self.pool, kept), "fold_models": self.folds}
+        return {**training_needs(model, self.pool, kept, self.held), "fold_models": self.folds}
+
+    @property
+    def held(self) -> int:
+        """Bytes of arrays of all samples, as measured."""
+        n, inputs = len(self.pool), self.pool.inputs
+        solved = SOLVED_COPIES * inputs.nbytes if self.solves else 0
+        return n * (SAMPLE_BYTES + 4 * PROB_COPIES * len(self.pool.classes)) + solved
 
     def cost(self) -> str:
         """What the folds cost, or why there are none, as a sentence; empty where neither is worth mentioning."""

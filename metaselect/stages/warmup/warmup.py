@@ -16,6 +16,7 @@ from metaselect.data.listing import open_source
 from metaselect.data.store import data_inputs, load_pool, preprocess_of, require_contents
 from metaselect.data_options import IngestOptions
 from metaselect.errors import DataError, UsageError
+from metaselect.memory import Need, require_memory
 from metaselect.models.cross_fit import is_above
 from metaselect.options import WarmupOptions
 from metaselect.ranks import by_first
@@ -47,6 +48,8 @@ from metaselect.training.config import Resolved
 from metaselect.training.device import choose_device
 from metaselect.training.pool_predictions import PoolPredictions, write_pool_predictions
 from metaselect.training.saved_models import LINEAR, model_description, save_tensors
+
+MEMORY_HINT = "--model mlp holds less than linear, --folds 0 less than folds; so does ingest --limit."
 
 
 def warmup(
@@ -114,7 +117,9 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
         if cost := plan.cost():
             report.note(cost)
         if options.dry_run:
-            return dry_run_outcome(stage, key, {**plan.needs(), "seconds": estimated_seconds(plan)})
+            seconds = estimated_seconds(plan)  # first: its probe takes the memory of a few batches
+            return dry_run_outcome(stage, key, {**plan.needs(), "seconds": seconds})
+        require_memory(Need(plan.held), f"A warm-up on {len(pool):,} samples", MEMORY_HINT)
         if may_be_long(plan) and (seconds := estimated_seconds(plan)) is not None:
             report.note(advice(plan, seconds, run))
         with stage.working(key, report) as work:
