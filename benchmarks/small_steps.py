@@ -22,7 +22,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.metagrad.jvp_through_graph import jvp_through_graph
 from metaselect.models.batch import Batch
 from metaselect.models.build import build_model

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.models.build import build_model
 from metaselect.training.batches import Batches
 from metaselect.training.threads import flops_per_sample

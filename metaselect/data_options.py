@@ -11,6 +11,10 @@ DEFAULT_ENCODER = "efficientnet-lite0"
 """The encoder that needs no download."""
 
 
+AUTO, PIXELS, ENCODED = "auto", "pixels", "encoded"
+"""Values of --store."""
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """How to read a data set, the same for training and test data.
@@ -48,6 +52,7 @@ class IngestOptions(ReadOptions):
         image_size: pixels, height and width alike; None: the images' own where they agree.
         fit: "crop", "pad" or "squash", how images of other proportions are brought to that size.
         pixel_range: of images of more than 8 bits, the values that become 0 and 255; None: a rule over the pool.
+        store: "pixels", "encoded" or "auto", how the run has the images.
         limit: a seeded subset of this many samples.
         classes: all of them, in their order; empty: those of the labels.
         dry_run: say what it takes, and write nothing.
@@ -56,6 +61,7 @@ class IngestOptions(ReadOptions):
     image_size: int | None = None
     fit: str = "crop"
     pixel_range: tuple[float, float] | None = None
+    store: str = AUTO
     limit: int | None = None
     classes: tuple[str, ...] = ()
     seed: int = 0
@@ -143,6 +149,7 @@ class EvaluateOptions(ReadOptions):
         leave_out_overlap: judge the models without the test samples that are in the pool too, or near duplicates of
             samples there.
         no_images: the report shows none; None: it shows those of the samples.
+        workers: processes that decode encoded images ahead; 0: none, None: by the machine.
         dry_run: say what it takes, and write nothing.
     """
 
@@ -152,6 +159,7 @@ class EvaluateOptions(ReadOptions):
     leave_out_overlap: bool = False
     no_images: bool | None = None
     device: str = not_in_key("auto")
+    workers: int | None = not_in_key(None)
     force: bool = not_in_key(False)
     dry_run: bool = not_in_key(False)
 

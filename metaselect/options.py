@@ -61,6 +61,7 @@ class TrainingOptions:
         schedule: "cosine", "step" or "constant".
         augment: "none", "weak" or "strong", of images.
         device: "auto" or a device type of PyTorch; the type found is part of the key, this word is not.
+        workers: processes that decode encoded images ahead; 0: none, None: by the machine.
     """
 
     model: str | None = None
@@ -76,6 +77,7 @@ class TrainingOptions:
     amp: bool | None = None
     seed: int = 0
     device: str = not_in_key("auto")
+    workers: int | None = not_in_key(None)
     force: bool = not_in_key(False)
     dry_run: bool = not_in_key(False)
 
@@ -149,6 +151,7 @@ class SelectOptions:
         features: a Parquet file of features from outside.
         samples: a CSV file that lists the samples to choose, instead of a method.
         round: "next" opens a new round; None is the latest one.
+        workers: as that of ``TrainingOptions``.
     """
 
     budget: int | None = None
@@ -165,6 +168,7 @@ class SelectOptions:
     seed: int = 0
     round: str | None = not_in_key(None)
     device: str = not_in_key("auto")
+    workers: int | None = not_in_key(None)
     force: bool = not_in_key(False)
     dry_run: bool = not_in_key(False)
 

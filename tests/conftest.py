@@ -13,7 +13,7 @@ import pytest
 import torch
 from data_makers import Listener
 
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.run.layout import IMAGES
 from metaselect.training.batches import Batches
 

@@ -208,6 +208,22 @@ def pictures(count: int = 12, classes: Sequence[str] = CLASSES, side: int = 6) -
     ]
 
 
+def photographs(count: int, *, deep: bool = False) -> list[Picture]:
+    """Pictures of two classes and two sizes, in colour as JPEG and PNG, or grey ones of 16 bits."""
+    draw = np.random.default_rng(3)
+    samples = []
+    for number in range(count):
+        label, size = ("cat", "dog")[number % 2], (12, 10) if number % 3 else (9, 14)
+        if deep:
+            pixels = draw.integers(0, 4096, size).astype(np.uint16)
+        else:
+            pixels = draw.integers(0, 200, (*size, 3), dtype=np.uint8)
+            pixels[..., number % 2] += 50
+        kind = "PNG" if deep or number % 4 else "JPEG"
+        samples.append(Picture(f"{label}/p{number:02d}.{kind.lower()}", label, encode(pixels, kind)))
+    return samples
+
+
 def write_images(folder: Path, samples: Sequence[Picture]) -> Path:
     for sample in samples:
         path = folder / sample.path

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from metaselect import ranks
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.features.extract import last_layer_factors
 from metaselect.features.near_duplicates import similar_samples
 from metaselect.metagrad.forward import Forward

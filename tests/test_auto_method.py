@@ -10,7 +10,7 @@ from noisy_clusters import pool, stream
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch

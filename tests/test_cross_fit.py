@@ -98,7 +98,7 @@ def test_nothing_of_a_held_out_sample_enters_the_training_without_it(
     fold = split(setup, 2)[0]
     assert len(fold.others) > 0
     pool, meta_set = setup.pool, setup.meta_set
-    inputs, given, clean = pool.inputs.copy(), pool.labels.copy(), meta_set.labels.copy()
+    inputs, given, clean = np.array(pool.inputs), pool.labels.copy(), meta_set.labels.copy()
     inputs[fold.ids] += 100
     given[fold.ids] = (given[fold.ids] + 1) % 3
     held = np.isin(meta_set.bought, fold.bought)

@@ -21,7 +21,8 @@ from metaselect.data.images import content_hash, decode, deep_values, probe
 from metaselect.data.ingest import JOURNAL
 from metaselect.data.originals import write_originals
 from metaselect.data.readers.base import UnusableContent
-from metaselect.data.store import Preprocess, load_pool
+from metaselect.data.store import load_pool
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.data.test_set import read_test_set
 from metaselect.data.thumbnails import thumbnails
 from metaselect.data_options import IngestOptions, ReadOptions
@@ -361,7 +362,7 @@ def test_test_sets_are_scaled_by_the_range_of_the_pool(tmp_path: Path) -> None:
     test = folder(tmp_path / "t", [encode(image) for image in (*dark[:7], images[7])])
     ears = Listener()
     found, hashes = read_test_set(test, ReadOptions(), pool, tmp_path / "w", ears)
-    stored = sorted(array[0].tobytes() for array in found.inputs)
+    stored = sorted(array[0].tobytes() for array in np.asarray(found.inputs))
     expected = [np.rint(image / 4095 * 255).astype(np.uint8) for image in (*dark[:7], images[7])]
     assert stored == sorted(array.tobytes() for array in expected)
     # The image that is in the pool as well is known by its hash.

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.metrics.ranking import clean_label_auc

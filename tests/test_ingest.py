@@ -216,6 +216,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         "task": "images",
         "image_size": [6, 6],
         "pixel_range": None,
+        "store": "pixels",
         "fingerprint": Run(tmp_path / "r").info()["fingerprint"],
         "unlabelled": 0,
         "skipped": 0,

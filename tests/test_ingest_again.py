@@ -24,6 +24,7 @@ from data_makers import (
 )
 
 import metaselect.data.ingest as blocks
+from metaselect.data import target
 from metaselect.data.images import to_pixels
 from metaselect.data.store import load_pool
 from metaselect.data_options import IngestOptions
@@ -84,7 +85,7 @@ def test_other_data_after_a_kill_starts_again(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(blocks, "BLOCK", 2)
     calls = iter(range(4))
     with monkeypatch.context() as patch:
-        patch.setattr(blocks, "to_pixels", lambda image, *rest: [next(calls), to_pixels(image, *rest)][1])
+        patch.setattr(target, "to_pixels", lambda image, *rest: [next(calls), to_pixels(image, *rest)][1])
         with pytest.raises(StopIteration):
             made(data, tmp_path / "r")
     assert json.loads((tmp_path / "r/.work/data/resume.json").read_text())["done"] == 4

@@ -39,9 +39,17 @@ LONG_REWEIGHT = ("reweight", "--epochs", 60, "--lr", 0.02, "--method")
 
 
 def interrupt(
-    words: tuple[object, ...], run: Path, ready: Callable[[], bool], number: int = signal.SIGKILL
+    words: tuple[object, ...],
+    run: Path,
+    ready: Callable[[], bool],
+    number: int = signal.SIGKILL,
+    *,
+    started: list[int] | None = None,
 ) -> Done:
-    """Start a command, send it a signal as soon as ``ready`` says so, and wait for its end."""
+    """Start a command, send it a signal as soon as ``ready`` says so, and wait for its end.
+
+    ``started`` takes the number of its process.
+    """
     process = subprocess.Popen(
         command(*words, run=run),
         stdout=subprocess.PIPE,
@@ -51,6 +59,8 @@ def interrupt(
         # Where the tests run in the background of a shell, SIGINT is ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    if started is not None:
+        started.append(process.pid)
     try:
         while not ready():
             assert process.poll() is None, process.communicate()

@@ -17,7 +17,7 @@ from torch import nn
 from metaselect import memory
 from metaselect.cli import main as program
 from metaselect.data.readers.columnar import READ_ROWS, read_batches
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.data.summary import statistics
 from metaselect.errors import ResourceError, UsageError
 from metaselect.features.extract import gradient_features, last_layer_factors

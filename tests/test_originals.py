@@ -70,7 +70,7 @@ def test_stored_pixels_serve_where_the_source_no_longer_does(tmp_path: Path, fat
     for index, sample_id in enumerate(pool.sample_ids):
         assert names[sample_id] == f"{sample_id}.png"
         found = np.asarray(Image.open(tmp_path / "o" / names[sample_id]))
-        np.testing.assert_array_equal(found, pool.inputs[index, 0])
+        np.testing.assert_array_equal(found, pool.inputs[index][0])
 
 
 def test_formats_that_few_programs_know_become_png_in_full_size(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ PATHS = {
 }
 TRACES = ("", "-epoch-0003", "-epoch-0006")  # of --trace
 ABSENT = {
+    "data/encoded.npy",
+    "data/encoded_bytes.npy",
     "data/features.npy",
     "data/skipped.csv",
     "features.parquet",

@@ -17,7 +17,7 @@ from test_encoders import Bomb
 from test_interruption import epochs_done, interrupt, results
 from tools import require
 
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.encoders.classifier import load_body, pretrained_body
 from metaselect.encoders.load import load_encoder
 from metaselect.errors import UsageError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.metrics.ranking import clean_label_auc

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from metaselect.annotation.meta_set import MetaSet
-from metaselect.data.store import Dataset, Preprocess
+from metaselect.data.store import Dataset
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.options import ReweightOptions, WarmupOptions
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import Recipe

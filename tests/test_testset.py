@@ -10,7 +10,8 @@ import pytest
 from data_makers import CLASSES, Listener, pictures, write_images, write_rows, write_struct
 
 from metaselect.data.signature import dataset_signature
-from metaselect.data.store import Dataset, Preprocess
+from metaselect.data.store import Dataset
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.data.test_set import read_test_set
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError

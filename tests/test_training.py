@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.errors import ConditionUnmet
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch

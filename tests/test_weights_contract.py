@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from metaselect.annotation.meta_set import MetaSet
-from metaselect.data.store import Dataset, Preprocess
+from metaselect.data.store import Dataset
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.data_options import IngestOptions
 from metaselect.models.predictions import Predictions
 from metaselect.options import ReweightOptions, WarmupOptions

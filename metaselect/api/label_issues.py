@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from metaselect.api.arrays import Bought, Labels, Rows, features_of, labels_of, probs_of
-from metaselect.data.store import Preprocess
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.data.summary import statistics
 from metaselect.random import generator
 from metaselect.reweighting.auto.label_model import fit_label_model

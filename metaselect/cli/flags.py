@@ -209,6 +209,15 @@ AugmentOption = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that decode images which stay encoded; 0: threads of this one. The result is the same.",
+        show_default="the cores, at most 8",
+        rich_help_panel=TRAINING,
+    ),
+]
 AmpOption = Annotated[
     bool | None,
     typer.Option(

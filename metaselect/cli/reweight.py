@@ -37,6 +37,7 @@ from metaselect.cli.flags import (
     SeedOption,
     TrustModelOption,
     WeightDecayOption,
+    WorkersOption,
 )
 from metaselect.cli.results import finish, print_dry_run, print_method_options, print_wrong_labels
 from metaselect.memory import limited
@@ -106,6 +107,7 @@ def reweight(
     amp: AmpOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    workers: WorkersOption = None,
     trust_model: TrustModelOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
@@ -151,6 +153,7 @@ def reweight(
         amp=amp,
         seed=seed,
         device=device,
+        workers=workers,
         force=force,
         dry_run=dry_run,
         method=method,

@@ -21,6 +21,7 @@ from metaselect.cli.flags import (
     SeedOption,
     SelectMethod,
     TrustModelOption,
+    WorkersOption,
 )
 from metaselect.cli.results import finish, print_dry_run, print_method_options
 from metaselect.errors import UsageError
@@ -108,6 +109,7 @@ def select(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    workers: WorkersOption = None,
     trust_model: TrustModelOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
@@ -155,6 +157,7 @@ def select(
         round=round_,
         seed=seed,
         device=device,
+        workers=workers,
         force=force,
         dry_run=dry_run,
     )

@@ -28,7 +28,7 @@ def verify(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Check every file of the run against the hash that its stage recorded.
+    """Check every file of the run against the hash that its stage recorded, and every image that stays encoded.
 
     Examples:
         metaselect verify --run RUN
@@ -43,6 +43,8 @@ def verify(
 
     outcome = run_verify(run_directory, console)
     console.line(f"{outcome.result['artefacts']} artefacts are as they were written.")
+    if outcome.result["originals"]:
+        console.line(f"{outcome.result['originals']} images that stay encoded are those that were ingested.")
     if rerun:
         from metaselect.stages.rerun import rerun as run_again
 

@@ -24,6 +24,8 @@ from metaselect.cli.datasets.flags import (
     OnBadSampleOption,
     PixelRangeOption,
     SplitOption,
+    Store,
+    StoreOption,
     numbers_of_range,
 )
 from metaselect.cli.flags import (
@@ -52,6 +54,7 @@ from metaselect.cli.flags import (
     ScheduleOption,
     SeedOption,
     WeightDecayOption,
+    WorkersOption,
 )
 from metaselect.cli.results import finish, print_dry_run
 from metaselect.data.classes import named_classes
@@ -151,9 +154,11 @@ def warmup(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    workers: WorkersOption = None,
     image_size: ImageSizeOption = None,
     fit: FitOption = Fit.crop,
     pixel_range: PixelRangeOption = None,
+    store: StoreOption = Store.auto,
     id_column: IdColumnOption = None,
     label_column: LabelColumnOption = "label",
     image_column: ImageColumnOption = "image",
@@ -201,6 +206,7 @@ def warmup(
         amp=amp,
         seed=seed,
         device=device,
+        workers=workers,
         force=force,
         dry_run=dry_run,
         checkpoints=checkpoints,
@@ -226,6 +232,7 @@ def warmup(
         image_size=image_size,
         fit=fit,
         pixel_range=numbers_of_range(pixel_range),
+        store=store,
     )
     run_directory = Run.at(run)
     from metaselect.stages.freshness import AnnotationView

@@ -6,7 +6,6 @@ read once from front to back. After every block the arrays are flushed and a sma
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,14 +15,19 @@ import numpy as np
 from PIL import Image
 
 from metaselect.data.depth import PixelRange
-from metaselect.data.images import content_hash, decode, to_pixels
+from metaselect.data.images import content_hash, decode
 from metaselect.data.listing import Listing
 from metaselect.data.readers.base import BadSamples, Content, Pair, UnusableContent
-from metaselect.data.store import Preprocess, array_file
-from metaselect.data.summary import joint_hash, joint_hashes, statistics
+from metaselect.data.store import stored_array
+from metaselect.data.stored.mapped import finish_array, open_array
+from metaselect.data.stored.places import EncodedSizes
+from metaselect.data.stored.preprocess import Preprocess
+from metaselect.data.stored.writer import EncodedWriter
+from metaselect.data.summary import LEVELS, joint_hash, joint_hashes, level_statistics, statistics
 from metaselect.data.target import Target
 from metaselect.memory import droppable
 from metaselect.records import Reporter
+from metaselect.run.artefacts import ENCODED_BYTES
 from metaselect.run.files import read_json, write_json
 from metaselect.run.layout import FEATURES, IMAGES
 
@@ -31,6 +35,7 @@ BLOCK = 2048  # samples between two writes of the journal
 JOURNAL = "resume.json"
 ARRAY = "resume-{kind}.npy"
 HASHES = "resume-hashes.npy"
+TABLE = ARRAY.format(kind="table")  # the bytes of encoded images that come from a table
 HASH_BYTES = 32  # of a sha256
 
 
@@ -41,21 +46,27 @@ class Arrays:
     Attributes:
         order: n positions in the listing.
         content_hashes: n hex digests.
-        paths: the arrays' files, (n, *shape), by kind.
+        paths: the arrays' files, (n, *shape), by kind; of images that stay encoded, their places.
+        levels: (C, 256) int64, how often the pixels of such images have each value; None without them.
     """
 
     order: list[int]
     content_hashes: list[str]
     paths: dict[str, Path]
+    levels: np.ndarray | None = None
 
 
 @dataclass
 class Journal:
-    """The progress of an ingest, on disk: positions below ``done`` are in the arrays or in ``bad``."""
+    """The progress of an ingest, on disk: positions below ``done`` are in the arrays or in ``bad``.
+
+    ``levels``: of images that stay encoded, (C, 256) counts of the values of their pixels.
+    """
 
     target: Target
     done: int = 0
     bad: list[tuple[int, str]] = field(default_factory=list)
+    levels: list[list[int]] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Replace the journal on disk."""
@@ -67,12 +78,12 @@ class Journal:
         if not (folder / JOURNAL).is_file():
             return None
         raw = read_json(folder / JOURNAL, "Remove it.")
-        if raw["target"].keys() != {spec.name for spec in fields(Target)}:
+        if raw["target"].keys() != {spec.name for spec in fields(Target)} or "levels" not in raw:
             return None  # of another version
         target = Target(**{**raw["target"], "size": tuple(raw["target"]["size"])})
         if target.pixel_range is not None:
             target = replace(target, pixel_range=PixelRange(*target.pixel_range))
-        journal = cls(target, raw["done"], [(position, reason) for position, reason in raw["bad"]])
+        journal = cls(target, raw["done"], [tuple(each) for each in raw["bad"]], raw["levels"])
         expected = {folder / ARRAY.format(kind=kind): shape for kind, (shape, _) in target.arrays.items()}
         expected[folder / HASHES] = (HASH_BYTES,)
         if not all(path.is_file() for path in expected):
@@ -81,8 +92,17 @@ class Journal:
         return journal if all(fits) else None
 
 
-def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, report: Reporter) -> Arrays:
+def fill(
+    listing: Listing,
+    journal: Journal,
+    folder: Path,
+    bad: BadSamples,
+    report: Reporter,
+    sizes: EncodedSizes | None = None,
+) -> Arrays:
     """Decode every kept sample into memory-mapped arrays: ``pixels.npy``, ``features.npy``, or both.
+
+    Images that stay encoded are decoded as well, since only that finds bad ones; ``encoded.npy`` has their places.
 
     Args:
         listing: the samples; ``keep`` of the bad ones becomes False.
@@ -90,6 +110,7 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
         folder: of the array; journal and unfinished arrays are there until the end.
         bad: what to do with samples that cannot be used.
         report: progress.
+        sizes: of images that stay encoded; not needed to go on after an interruption.
 
     Raises:
         DataError: a sample cannot be used and the policy is to stop, or none is left.
@@ -99,10 +120,15 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
     rank = np.full(len(listing.rows), -1, dtype=np.int64)
     rank[order] = np.arange(len(order))
     arrays = {
-        kind: _array(folder / ARRAY.format(kind=kind), (len(order), *shape), dtype, journal.done)
+        kind: open_array(
+            folder / ARRAY.format(kind=kind), (len(order), *shape), dtype, begun=journal.done > 0
+        )
         for kind, (shape, dtype) in journal.target.arrays.items()
     }
-    hashes = _array(folder / HASHES, (len(order), HASH_BYTES), np.uint8, journal.done)
+    hashes = open_array(folder / HASHES, (len(order), HASH_BYTES), np.dtype(np.uint8), begun=journal.done > 0)
+    encoded = (
+        _encoded_writer(journal, arrays, np.array(order), folder, sizes) if journal.target.encoded else None
+    )
     earlier = int(listing.keep[: journal.done].sum())
     with report.track(len(order), "Ingesting", "samples", done=earlier) as advance:
         for count, (position, content) in enumerate(listing.source.contents(listing.keep, journal.done), 1):
@@ -113,35 +139,43 @@ def fill(listing: Listing, journal: Journal, folder: Path, bad: BadSamples, repo
             else:
                 hashes[rank[position]] = sample.digest
                 for kind, row in sample.rows.items():
-                    arrays[kind][rank[position]] = row
+                    if encoded is not None and kind == IMAGES:
+                        encoded.put(int(rank[position]), content, row)
+                    else:
+                        arrays[kind][rank[position]] = row
             journal.done = position + 1
             advance(1)
             if count % BLOCK == 0:
-                for array in (*arrays.values(), hashes):
-                    array.flush()
+                _flush(*arrays.values(), hashes, encoded)
+                journal.levels = [] if encoded is None else encoded.counts.tolist()
                 journal.write(folder)
-    for array in arrays.values():
-        array.flush()
+    _flush(*arrays.values(), encoded)
+    levels = None if encoded is None else encoded.counts
     digests = [bytes(row).hex() for row in hashes]
     kinds = list(arrays)
-    del array, arrays, hashes
+    del arrays, hashes, encoded
     lost = {int(rank[position]) for position, _ in journal.bad}
     listing.keep[[position for position, _ in journal.bad]] = False
     if len(lost) == len(order):
         raise bad.none_left(listing.source.root)
     (folder / JOURNAL).unlink(missing_ok=True)
-    paths = {kind: folder / Path(array_file(kind)).name for kind in kinds}
+    paths = {kind: folder / stored_array(kind, encoded=journal.target.encoded).within() for kind in kinds}
     for kind, path in paths.items():
-        _finish(folder / ARRAY.format(kind=kind), path, lost)
+        finish_array(folder / ARRAY.format(kind=kind), path, lost)
     (folder / HASHES).unlink()
+    if (folder / TABLE).is_file():
+        (folder / TABLE).replace(folder / ENCODED_BYTES.within())
     kept = [place for place in range(len(order)) if place not in lost]
-    return Arrays([order[place] for place in kept], [digests[place] for place in kept], paths)
+    return Arrays([order[place] for place in kept], [digests[place] for place in kept], paths, levels)
 
 
 def stored_form(target: Target, arrays: Arrays) -> tuple[Sequence[str], Preprocess]:
     """(content hashes of all that each sample has, how the samples are stored)."""
     loaded = {kind: droppable(np.load(path, mmap_mode="r")) for kind, path in arrays.paths.items()}
-    kinds = {kind: Preprocess(kind, (), "", *statistics(array)) for kind, array in loaded.items()}
+    found = {kind: statistics(array) for kind, array in loaded.items() if not array.dtype.names}
+    if arrays.levels is not None:
+        found[IMAGES] = level_statistics(arrays.levels)
+    kinds = {kind: Preprocess(kind, (), "", *found[kind]) for kind in loaded}
     if IMAGES in kinds:
         kinds[IMAGES] = replace(
             kinds[IMAGES],
@@ -177,8 +211,7 @@ def prepare(content: Content, target: Target) -> StoredSample | UnusableContent:
     digest = np.frombuffer(_digest(sample), dtype=np.uint8)
     rows: dict[str, np.ndarray] = {}
     if not isinstance(sample, np.ndarray):
-        height, width = target.size
-        rows[IMAGES] = to_pixels(sample, (height, width), target.mode, target.fit)
+        rows[IMAGES] = target.pixels(sample)
     if isinstance(content, Pair):
         rows[FEATURES] = content.features
     elif isinstance(sample, np.ndarray):
@@ -230,29 +263,26 @@ def _digest(sample: Image.Image | np.ndarray) -> bytes:
     return bytes.fromhex(content_hash(sample))
 
 
-def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], done: int) -> np.memmap:
-    if done:
-        return droppable(np.lib.format.open_memmap(path, mode="r+"))
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        # Reserved now: on a full disk, writing to mapped memory later would end the process with SIGBUS.
-        with path.open("rb+") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    return droppable(array)
+def _encoded_writer(
+    journal: Journal,
+    arrays: dict[str, np.memmap],
+    order: np.ndarray,
+    folder: Path,
+    sizes: EncodedSizes | None,
+) -> EncodedWriter:
+    """What takes down images that stay encoded, from the first sample on or from where an ingest was interrupted."""
+    table, table_bytes = None, 0
+    if not journal.done:
+        assert sizes is not None
+        arrays[IMAGES]["offset"], table_bytes = sizes.offsets(order)
+        (folder / TABLE).unlink(missing_ok=True)
+    if table_bytes or (folder / TABLE).is_file():
+        table = open_array(folder / TABLE, (table_bytes,), np.dtype(np.uint8), begun=journal.done > 0)
+    counts = np.array(journal.levels or np.zeros((journal.target.image_shape[0], LEVELS)), dtype=np.int64)
+    return EncodedWriter(arrays[IMAGES], table, counts)
 
 
-def _finish(unfinished: Path, final: Path, lost: set[int]) -> None:
-    """Move the array to its final name, without the rows of samples that could not be used."""
-    if not lost:
-        unfinished.replace(final)
-        return
-    array = np.load(unfinished, mmap_mode="r")
-    kept = [place for place in range(len(array)) if place not in lost]
-    shorter = np.lib.format.open_memmap(
-        final, mode="w+", dtype=array.dtype, shape=(len(kept), *array.shape[1:])
-    )
-    for start in range(0, len(kept), BLOCK):
-        shorter[start : start + BLOCK] = array[kept[start : start + BLOCK]]
-    shorter.flush()
-    del array, shorter
-    unfinished.unlink()
+def _flush(*arrays: np.memmap | EncodedWriter | None) -> None:
+    for array in arrays:
+        if array is not None:
+            array.flush()

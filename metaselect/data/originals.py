@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from metaselect.data.depth import PixelRange
 from metaselect.data.images import Shape, content_hash, decode, encode_png, probe
 from metaselect.data.listing import list_samples, open_source
 from metaselect.data.readers.base import BadSamples, UnusableContent
-from metaselect.data.store import array_file, preprocess_of
+from metaselect.data.store import keeps_encoded, load_images, preprocess_of
+from metaselect.data.stored.images import EncodedImages
 from metaselect.data_options import IngestOptions
-from metaselect.errors import DataError
-from metaselect.records import Json
+from metaselect.errors import ArtefactError, DataError
+from metaselect.records import Json, Reporter
 from metaselect.run.artefacts import DATA, SAMPLES
 from metaselect.run.files import write_atomically
 from metaselect.run.layout import IMAGES, Run
@@ -100,13 +102,43 @@ def stream_originals(run: Run, sample_ids: Sequence[str]) -> Iterator[Original]:
         sample_ids: of the pool.
     """
     places, hashes = _places_and_hashes(run)
+    if keeps_encoded(run):
+        yield from _encoded_originals(run, places, sample_ids)
+        return
     missing = {sample_id: hashes[sample_id] for sample_id in sample_ids}
     for original in _unchanged_originals(run, dict(missing)):
         if missing.pop(original.sample_id, None) is not None:
             yield original
-    pixels = np.load(run.path(array_file(IMAGES)), mmap_mode="r", allow_pickle=False)
+    pixels = load_images(run, len(places))
     for sample_id in missing:
         yield Original(sample_id, ".png", encode_png(pixels[places[sample_id]]), stored=True)
+
+
+def check_originals(run: Run, report: Reporter) -> int:
+    """Read every image that a run keeps encoded, and compare it with the one that was ingested.
+
+    Returns:
+        How many there are; 0 where the run stores pixels, which need no originals.
+
+    Raises:
+        ArtefactError: naming the first one that is missing or another image, and how many there are.
+    """
+    if not keeps_encoded(run):
+        return 0
+    places, _ = _places_and_hashes(run)
+    images, faults = load_images(run, len(places)), []
+    assert isinstance(images, EncodedImages)
+    with report.track(len(images), "Comparing", "images") as advance:
+        for row in range(len(images)):
+            try:
+                images.encoded(row)
+            except ArtefactError as error:
+                faults.append(error)
+            advance(1)
+    if faults:
+        others = f" {len(faults)} of {len(images)} images cannot be had." if len(faults) > 1 else ""
+        raise ArtefactError(f"{faults[0]}{others}", faults[0].hint)
+    return len(images)
 
 
 def file_stems(sample_ids: Sequence[str]) -> dict[str, str]:
@@ -139,6 +171,21 @@ def _places_and_hashes(run: Run) -> tuple[dict[str, int], dict[str, str]]:
     return {name: place for place, name in enumerate(ids)}, dict(
         zip(ids, table["content_hash"].to_pylist(), strict=True)
     )
+
+
+def _encoded_originals(run: Run, places: Mapping[str, int], sample_ids: Sequence[str]) -> Iterator[Original]:
+    """The images of a run that keeps them encoded, which are there or it is an error.
+
+    Raises:
+        ArtefactError: one is missing, or another image.
+    """
+    images = load_images(run, len(places))
+    assert isinstance(images, EncodedImages)
+    for sample_id in sample_ids:
+        raw = images.encoded(places[sample_id])
+        image = decode(raw, images.target.pixel_range)
+        assert not isinstance(image, UnusableContent)  # else it would not be there
+        yield Original(sample_id, *_as_file(raw, image), images.place_of(places[sample_id]))
 
 
 def _unchanged_originals(run: Run, wanted: Mapping[str, str]) -> Iterator[Original]:
@@ -187,13 +234,19 @@ def recorded_place(run: Run, data: Path, options: IngestOptions) -> dict[str, Js
 
 
 def _unchanged(raw: bytes, expected: str, scale: PixelRange | None) -> tuple[str, bytes] | None:
-    """(suffix, bytes) if the image has the expected content hash, else None.
+    """(suffix, bytes) if the image has the expected content hash, else None."""
+    image = decode(raw, scale)
+    if isinstance(image, UnusableContent) or content_hash(image) != expected:
+        return None
+    return _as_file(raw, image)
+
+
+def _as_file(raw: bytes, image: Image.Image) -> tuple[str, bytes]:
+    """(suffix, bytes) of an encoded image, and the same decoded.
 
     Rare formats are converted to PNG, and so are images of more than 8 bits, which viewers show in other ways each.
     """
-    image, shape = decode(raw, scale), probe(raw)
-    if isinstance(image, UnusableContent) or content_hash(image) != expected:
-        return None
+    shape = probe(raw)
     if isinstance(shape, Shape) and not shape.deep and shape.format in SUFFIXES:
         return SUFFIXES[shape.format], raw
     pixels = np.asarray(image)

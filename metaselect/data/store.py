@@ -1,103 +1,37 @@
 """The pool (or a test set) in memory: numbered samples over memory-mapped arrays."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
-from metaselect.data.depth import PixelRange
+from metaselect.data.readers.paths import ImageFiles
+from metaselect.data.stored.images import EncodedImages, Remedies
+from metaselect.data.stored.preprocess import INGEST_AGAIN, Preprocess
+from metaselect.data.target import Target
 from metaselect.errors import ArtefactError
 from metaselect.memory import droppable
-from metaselect.records import Json
-from metaselect.run.artefacts import CLASSES, PIXELS, PREPROCESS, SAMPLES, WARMUP, WARMUP_MODEL
+from metaselect.run.artefacts import (
+    CLASSES,
+    DATA,
+    ENCODED,
+    ENCODED_BYTES,
+    PIXELS,
+    PREPROCESS,
+    SAMPLES,
+    WARMUP,
+    WARMUP_MODEL,
+)
 from metaselect.run.artefacts import FEATURES as FEATURES_ARRAY
-from metaselect.run.files import read_json, write_json
+from metaselect.run.files import read_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import IDS_ALONE, IMAGES, Run
-from metaselect.run.memo import FileMemo
+from metaselect.run.schema import Artefact
 from metaselect.run.tables import read_parquet
 
-INGEST_AGAIN = "Ingest the data again with --force."
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How raw samples became the stored arrays, and how they are normalised for a model.
-
-    Attributes:
-        task: "images", "features" or "external" (ids and labels alone). Of a pool that has both, "features", to which
-            all but ``images`` belongs.
-        size: (height, width) in pixels; empty for all but images.
-        mode: "L" or "RGB"; empty for all but images.
-        mean: per channel, of pixels scaled to [0, 1], or per feature; subtracted from a model's inputs. Empty for
-            ids and labels alone.
-        std: per channel or feature, in the same units; inputs are divided by it. Never 0.
-        pixel_range: the values of images of more than 8 bits that became 0 and 255; None where there are none.
-        fit: how images of other proportions were brought to the size: "crop", "pad" or "squash".
-        images: the same of the images of a pool that has both; else None.
-    """
-
-    task: str
-    size: tuple[int, ...]
-    mode: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    pixel_range: PixelRange | None = None
-    fit: str = "crop"
-    images: "Preprocess | None" = None
-
-    @property
-    def kinds(self) -> dict[str, "Preprocess"]:
-        """That of "images" and of "features", of those that the samples have."""
-        if self.task == IDS_ALONE:
-            return {}
-        own = {self.task: replace(self, images=None)}
-        return own if self.images is None else {IMAGES: self.images, **own}
-
-    def write(self, path: Path) -> None:
-        """Write ``preprocess.json``."""
-        write_json(path, self.as_json())
-
-    def as_json(self) -> dict[str, Json]:
-        """The fields as JSON values."""
-        return {
-            "task": self.task,
-            "size": list(self.size),
-            "mode": self.mode,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "pixel_range": None if self.pixel_range is None else list(self.pixel_range),
-            "fit": self.fit,
-            **({} if self.images is None else {"images": self.images.as_json()}),
-        }
-
-    @classmethod
-    def read(cls, path: Path) -> "Preprocess":
-        """What ``preprocess.json`` says."""
-        return _read_preprocess(path)
-
-
-def _parse_preprocess(path: Path) -> Preprocess:
-    return _preprocess_of(read_json(path, INGEST_AGAIN))
-
-
-def _preprocess_of(raw: Mapping[str, Any]) -> Preprocess:
-    scale = raw.get("pixel_range")  # as fit, not in files from before it was recorded
-    return Preprocess(
-        raw["task"],
-        tuple(raw["size"]),
-        raw["mode"],
-        tuple(raw["mean"]),
-        tuple(raw["std"]),
-        None if scale is None else PixelRange(*scale),
-        raw.get("fit", "crop"),
-        _preprocess_of(raw["images"]) if "images" in raw else None,
-    )
-
-
-_read_preprocess = FileMemo(_parse_preprocess)  # which files a stage reads depends on it
+Inputs: TypeAlias = np.ndarray | EncodedImages
 
 
 @dataclass(frozen=True)
@@ -109,14 +43,15 @@ class Dataset:
         labels: (n,) int64, positions in ``classes``: given labels of a pool, -1 where a sample has none; true ones of
             a test set.
         classes: K names.
-        inputs: uint8 (n, C, H, W) or float32 (n, d), memory-mapped; (n, 0) for ids and labels alone.
+        inputs: uint8 (n, C, H, W) or float32 (n, d), memory-mapped, or images that are decoded when rows of them are
+            asked for; (n, 0) for ids and labels alone.
         preprocess: how the inputs are normalised.
     """
 
     sample_ids: Sequence[str]
     labels: np.ndarray
     classes: tuple[str, ...]
-    inputs: np.ndarray
+    inputs: Inputs
     preprocess: Preprocess
 
     def __len__(self) -> int:
@@ -137,9 +72,24 @@ ID_FILES = (SAMPLES.path(), CLASSES.path())
 DATA_FILES = (*ID_FILES, PREPROCESS.path())
 
 
-def array_file(kind: str) -> str:
-    """The path, below the run, of the array that holds images or features."""
-    return (PIXELS if kind == IMAGES else FEATURES_ARRAY).path()
+def stored_array(kind: str, *, encoded: bool) -> Artefact:
+    """The array that holds images, decoded or only where they lie, or features."""
+    if kind != IMAGES:
+        return FEATURES_ARRAY
+    return ENCODED if encoded else PIXELS
+
+
+def array_files(run: Run, kind: str) -> tuple[str, ...]:
+    """The paths, below the run, of the arrays that hold images or features."""
+    encoded = keeps_encoded(run)
+    array = stored_array(kind, encoded=encoded).path()
+    beside = kind == IMAGES and encoded and run.path(ENCODED_BYTES.path()).is_file()
+    return (array, ENCODED_BYTES.path()) if beside else (array,)
+
+
+def keeps_encoded(run: Run) -> bool:
+    """Whether the images of an ingested run stay encoded."""
+    return run.path(ENCODED.path()).is_file()
 
 
 def preprocess_of(run: Run) -> Preprocess:
@@ -177,7 +127,7 @@ def data_inputs(run: Run, on: str | None = None) -> tuple[str, ...]:
     if kind == IDS_ALONE:
         return DATA_FILES
     decides = on is None and run.has_warmup and len(preprocess_of(run).kinds) > 1
-    return (*DATA_FILES, array_file(kind), *([WARMUP_MODEL.path()] if decides else []))
+    return (*DATA_FILES, *array_files(run, kind), *([WARMUP_MODEL.path()] if decides else []))
 
 
 def require_contents(run: Run) -> None:
@@ -210,12 +160,13 @@ def load_ids(run: Run) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     return table["sample_id"].to_pylist(), labels, classes
 
 
-def load_pool(run: Run, on: str | None = None) -> Dataset:
+def load_pool(run: Run, on: str | None = None, *, workers: int | None = None) -> Dataset:
     """The pool of a run.
 
     Args:
         run: the run.
         on: "images" or "features", of which the samples must have those; None: those that ``trained_on`` says.
+        workers: processes that decode images ahead, where they are encoded; None: by the machine.
 
     Raises:
         ArtefactError: no run, a damaged file, or arrays that do not fit the sample list.
@@ -226,23 +177,70 @@ def load_pool(run: Run, on: str | None = None) -> Dataset:
     stored = preprocess_of(run)
     if kind == IDS_ALONE:
         return Dataset(sample_ids, labels, classes, np.empty((len(sample_ids), 0), np.float32), stored)
-    inputs = load_array(run, kind, len(sample_ids))
+    count = len(sample_ids)
+    inputs = load_images(run, count, workers) if kind == IMAGES else load_features(run, count)
     return Dataset(sample_ids, labels, classes, inputs, stored.kinds[kind])
 
 
-def load_array(run: Run, kind: str, count: int) -> np.ndarray:
-    """The "images" or "features" of ``count`` samples, memory-mapped.
+def load_images(run: Run, count: int, workers: int | None = None) -> Inputs:
+    """The images of ``count`` samples, memory-mapped, or decoded whenever rows of them are asked for.
+
+    Args:
+        run: whose samples have images.
+        count: samples.
+        workers: processes that decode ahead; None: by the machine.
+
+    Raises:
+        ArtefactError: a file cannot be read, or holds another number of samples.
+    """
+    if not keeps_encoded(run):
+        return load_array(run, PIXELS, count)
+    places = load_array(run, ENCODED, count)
+    beside = run.path(ENCODED_BYTES.path()).is_file()
+    stored, record = preprocess_of(run).kinds[IMAGES], run.stage(DATA.name()).require()
+    outside = bool(record.key.options.get("allow_outside"))
+    return EncodedImages(
+        places,
+        load_array(run, ENCODED_BYTES) if beside else np.empty(0, np.uint8),
+        read_parquet(run, SAMPLES, ["sample_id", "content_hash", "source"]),
+        ImageFiles(Path(str(record.details[IMAGES])), outside=outside),
+        Target(stored.size, stored.mode, 0, stored.pixel_range, stored.fit),
+        Remedies(
+            f"Put it back; where the data set was moved, name its new place: metaselect ingest DATA {run.flag}",
+            f"Restore the file, or take the data as it is now: metaselect ingest DATA --force {run.flag}",
+            INGEST_AGAIN,
+        ),
+        workers,
+    )
+
+
+def load_features(run: Run, count: int) -> np.ndarray:
+    """The features of ``count`` samples, memory-mapped.
 
     Raises:
         ArtefactError: the file cannot be read, or holds another number of samples.
     """
-    path = run.path(array_file(kind))
+    return load_array(run, FEATURES_ARRAY, count)
+
+
+def load_array(run: Run, artefact: Artefact, count: int | None = None) -> np.ndarray:
+    """An array of the run, memory-mapped.
+
+    Args:
+        run: the run.
+        artefact: its file.
+        count: of the samples, which are its rows; None: they are not.
+
+    Raises:
+        ArtefactError: the file cannot be read, or holds another number of samples.
+    """
+    path = run.path(artefact.path())
     try:
         # Copy on write ("c"): torch warns about read-only arrays, and nothing writes to this one.
         array: np.ndarray = droppable(np.load(path, mmap_mode="c", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}.", INGEST_AGAIN) from None
-    if len(array) != count:
+    if count is not None and len(array) != count:
         raise ArtefactError(
             f"{path} holds {len(array)} samples, {SAMPLES.within()} {count}.",
             INGEST_AGAIN,

@@ -7,10 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 
+from metaselect.data.listing import Listing
 from metaselect.memory import block_size, drop_pages_if_near
+from metaselect.records import Reporter
+from metaselect.text import examples, quoted
 
 BLOCK = 2048  # samples held at a time
 LEAST_COLUMNS = 64  # of features that are summed up together; NumPy sums a single one in another order
+MANY_SINGLE = 10  # classes of one sample, if most are: the labels are a column of ids or measurements
+LEVELS = 256  # values of a pixel
 
 
 def fingerprint(classes: Sequence[str], samples: Iterable[tuple[str, str | None, str]]) -> str:
@@ -55,7 +60,7 @@ def statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]
         array: (n, C, H, W) uint8 or (n, d) float32, read in blocks.
     """
     if array.dtype == np.uint8:
-        return _pixel_statistics(array)
+        return level_statistics(_counts_of_blocks(array))
     mean = _column_sums(array, lambda part, _: part) / len(array)
     squares = _column_sums(array, lambda part, columns: (part - mean[columns]) ** 2)
     deviation = np.sqrt(squares / len(array))
@@ -88,20 +93,30 @@ def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
         drop_pages_if_near()
 
 
-def _pixel_statistics(array: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """As ``statistics``, from exact sums of integers, so that a constant channel has a deviation of exactly 0."""
-    channels = array.shape[1]
-    values, squares = [0] * channels, [0] * channels
-    levels = np.arange(256, dtype=np.int64)
+def _counts_of_blocks(array: np.ndarray) -> np.ndarray:
+    """``level_counts`` of all pixels (n, C, H, W), some rows at a time."""
+    counts = np.zeros((array.shape[1], LEVELS), dtype=np.int64)
     rows = block_size(8 * array[0, 0].size, BLOCK)  # of a channel, as int64; sums of integers are exact
     for start in range(0, len(array), rows):
-        block = array[start : start + rows]
-        for channel in range(channels):
-            counts = np.bincount(block[:, channel].reshape(-1), minlength=256)
-            values[channel] += int(counts @ levels)
-            squares[channel] += int(counts @ levels**2)
+        counts += level_counts(array[start : start + rows])
         drop_pages_if_near()
-    count = array.size // channels
+    return counts
+
+
+def level_counts(pixels: np.ndarray) -> np.ndarray:
+    """(C, 256) int64, how often each channel has each value in (B, C, H, W) uint8 pixels."""
+    channels = (pixels[:, channel].reshape(-1) for channel in range(pixels.shape[1]))
+    return np.stack([np.bincount(values, minlength=LEVELS) for values in channels])
+
+
+def level_statistics(counts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """As ``statistics`` of pixels with these (C, 256) counts of values.
+
+    From exact sums of integers, so that a constant channel has a deviation of exactly 0.
+    """
+    levels = np.arange(LEVELS, dtype=np.int64)
+    values, squares = ([int(each) for each in counts @ power] for power in (levels, levels**2))
+    count = int(counts[0].sum())
     mean = tuple(value / count / 255 for value in values)
     # n^2 times the variance, n sum(x^2) - sum(x)^2, still an integer.
     spread = [count * square - value * value for value, square in zip(values, squares, strict=True)]
@@ -115,3 +130,26 @@ def duplicates(sample_ids: Sequence[str], content_hashes: Sequence[str]) -> list
         ids_of.setdefault(content, []).append(sample_id)
     repeated = (content for content in sorted(ids_of) if len(ids_of[content]) > 1)
     return [(content, sample_id) for content in repeated for sample_id in sorted(ids_of[content])]
+
+
+def warn_of_labels(listing: Listing, order: Sequence[int], report: Reporter) -> int:
+    """Warn of samples without a label, whose number is returned, and of classes without a sample or with one."""
+    labels = listing.labels[list(order)]
+    unlabelled = int((labels < 0).sum())
+    fillers = examples([quoted(text) for text in sorted(listing.fillers)])
+    named = f" ({fillers} in its place counts as none)" if fillers else ""
+    if unlabelled:
+        report.warn(
+            f"{unlabelled} of {len(order)} samples have no label{named}. They can be selected, and are trained on once "
+            "their labels are bought."
+        )
+    counts = np.bincount(labels[labels >= 0], minlength=len(listing.classes))
+    empty = [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]
+    if empty:
+        report.warn(f"{len(empty)} of {len(listing.classes)} classes have no sample: {examples(empty)}.")
+    single = int((counts == 1).sum())
+    if single >= MANY_SINGLE and single > len(counts) / 2:
+        report.warn(
+            f"{single} of {len(counts)} classes have one sample each. Are they classes? See --label-column."
+        )
+    return unlabelled

@@ -1,15 +1,19 @@
 """The form in which the samples of a pool are stored, from the headers of its images."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from metaselect.data.depth import PixelRange, PixelValues
-from metaselect.data.images import COLOUR, GREY, Shape, deep_values, probe
+from metaselect.data.images import COLOUR, GREY, Shape, decode, deep_values, probe, to_pixels
 from metaselect.data.listing import Listing
 from metaselect.data.readers.base import BadSamples, Content, Pair, UnusableContent
-from metaselect.data_options import IngestOptions
+from metaselect.data.stored.places import PLACE, EncodedSizes, StoreChoice
+from metaselect.data_options import AUTO, IngestOptions
 from metaselect.records import Reporter
 from metaselect.run.layout import FEATURES, IMAGES
 from metaselect.text import counted
@@ -27,6 +31,7 @@ class Target:
         width: d; 0 where there are no features.
         pixel_range: how images of more than 8 bits are scaled to 8; None where there are none.
         fit: how images of other proportions are brought to the size, see ``images.to_pixels``.
+        encoded: whether images stay encoded, so that only their places are stored.
     """
 
     size: tuple[int, ...]
@@ -34,16 +39,32 @@ class Target:
     width: int
     pixel_range: PixelRange | None = None
     fit: str = "crop"
+    encoded: bool = False
 
     @property
-    def arrays(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of the pixels of one sample; empty where there are no images."""
+        return (1 if self.mode == GREY else 3, *self.size) if self.size else ()
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """The shape of one stored sample and its number type, by kind: "images" before "features"."""
-        kinds: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {}
+        kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         if self.size:
-            kinds[IMAGES] = (1 if self.mode == GREY else 3, *self.size), np.uint8
+            kinds[IMAGES] = ((), PLACE) if self.encoded else (self.image_shape, np.dtype(np.uint8))
         if self.width:
-            kinds[FEATURES] = (self.width,), np.float32
+            kinds[FEATURES] = (self.width,), np.dtype(np.float32)
         return kinds
+
+    def stored_pixels(self, raw: bytes) -> np.ndarray | UnusableContent:
+        """(C, H, W) uint8 of an encoded image, as the store has them; or why it cannot be decoded."""
+        image = decode(raw, self.pixel_range)
+        return image if isinstance(image, UnusableContent) else self.pixels(image)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """The same of a decoded image."""
+        height, width = self.size
+        return to_pixels(image, (height, width), self.mode, self.fit)
 
 
 @dataclass
@@ -95,24 +116,33 @@ def read_headers(
     return found
 
 
-def choose_target(listing: Listing, options: IngestOptions, bad: BadSamples, report: Reporter) -> Target:
+def choose_target(
+    listing: Listing, options: IngestOptions, sizes: EncodedSizes, bad: BadSamples, report: Reporter
+) -> Target:
     """The stored form of a pool's samples, from the headers of its images.
 
     Images that all have one size keep it; else they become squares of the median shorter side, at most 224 pixels.
 
     Args:
         listing: the samples.
-        options: the size in place of that rule, the range in place of that of ``PixelValues.range``, and the fit.
+        options: the size in place of that rule, the range in place of that of ``PixelValues.range``, the fit and the
+            store.
+        sizes: is filled with the bytes of all images.
         bad: what to do with images that cannot be used.
         report: notes, warnings and progress.
     """
     if IMAGES not in listing.source.kinds:
         return Target((), "", listing.source.width())
-    found = read_headers(listing, bad, report)
+    found = read_headers(listing, bad, report, sizes.add)
     scale = choose_range(found, options.pixel_range, report)
     mode = GREY if found.grey else COLOUR
     size = _size(found, options.image_size, report)
-    return Target(size, mode, listing.source.width(), scale, options.fit)
+    target = Target(size, mode, listing.source.width(), scale, options.fit)
+    decoded = int(listing.keep.sum()) * prod(target.image_shape)
+    choice = StoreChoice(decoded, int(sizes.sizes.sum()))
+    if options.store != AUTO or choice.is_large:
+        report.note(choice.sentence(options.store))
+    return replace(target, encoded=choice.stays_encoded(options.store))
 
 
 def choose_range(found: Headers, given: tuple[float, float] | None, report: Reporter) -> PixelRange | None:

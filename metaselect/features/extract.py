@@ -167,4 +167,4 @@ def gradient_features(
 
 def _batch_size(batches: Batches, pixels: int, most: int) -> int:
     """Samples in a batch: at most ``most``, fewer where samples are large, at least 8."""
-    return min(max(pixels // batches.raw[0].numel(), 8), most)
+    return min(max(pixels // batches.sample_numbers, 8), most)

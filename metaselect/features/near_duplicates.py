@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch.nn import functional as F
 
+from metaselect.data.store import Inputs
 from metaselect.models.neighbours import TILE_ENTRIES, nearest_neighbours, own_queries
 from metaselect.selection.base import ProgressCallback, no_progress
 
@@ -44,7 +45,7 @@ class SimilarSamples(NamedTuple):
 
 
 def similar_samples(
-    inputs: np.ndarray,
+    inputs: Inputs,
     device: torch.device,
     progress: ProgressCallback = no_progress,
     *,
@@ -74,8 +75,8 @@ def similar_samples(
 
 
 def near_duplicates_between(
-    test: np.ndarray,
-    pool: np.ndarray,
+    test: Inputs,
+    pool: Inputs,
     device: torch.device,
     progress: ProgressCallback = no_progress,
     *,
@@ -146,7 +147,7 @@ def search_bytes(shape: Sequence[int], device: torch.device, block: int = BLOCK)
     return n * DIGEST_BYTES + averaged + 4 * n * width * 4 + n * NEIGHBOURS * (4 + 8) + TILE_ENTRIES * 4
 
 
-def _rows(arrays: Sequence[np.ndarray], rows: torch.Tensor, block: int) -> torch.Tensor:
+def _rows(arrays: Sequence[Inputs], rows: torch.Tensor, block: int) -> torch.Tensor:
     """(u, d) float32, the vectors of the samples at ``rows`` (rising) of all arrays, which are counted on."""
     parts, start = [], 0
     for array in arrays:
@@ -191,7 +192,7 @@ def _small_images(images: np.ndarray) -> torch.Tensor:
     return F.adaptive_avg_pool2d(torch.from_numpy(images).float() / 255, size).flatten(1)
 
 
-def distinct_rows(arrays: Sequence[np.ndarray], block: int = BLOCK) -> tuple[torch.Tensor, torch.Tensor]:
+def distinct_rows(arrays: Sequence[Inputs], block: int = BLOCK) -> tuple[torch.Tensor, torch.Tensor]:
     """Which samples of all arrays, which are counted on, have equal vectors.
 
     Returns:

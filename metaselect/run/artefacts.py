@@ -62,6 +62,8 @@ EMBEDDED = Artefact(
     None, "features.parquet", (), "sample_id, features, label; data/ holds them too", "embed --run"
 )
 PIXELS = Artefact(DATA, "pixels.npy", (), "uint8 (n, C, H, W); where there are images", "ingest", _TRAINING)
+ENCODED = Artefact(DATA, "encoded.npy", (), "where images lie that stay encoded", "ingest", _TRAINING)
+ENCODED_BYTES = Artefact(DATA, "encoded_bytes.npy", (), "those of a table", "ingest", _TRAINING)
 FEATURES = Artefact(DATA, "features.npy", (), "float32 (n, d); where there are features", "ingest", _TRAINING)
 SKIPPED = Artefact(DATA, "skipped.csv", BAD_SAMPLES, LEFT_OUT, "ingest")
 DUPLICATES = Artefact(

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,10 +14,12 @@ from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.originals import OUTSIDE, recorded_options, recorded_place
 from metaselect.data.readers.base import BadSample, BadSamples
 from metaselect.data.signature import dataset_signature
-from metaselect.data.store import Preprocess, preprocess_of
-from metaselect.data.summary import duplicates, fingerprint
+from metaselect.data.store import keeps_encoded, preprocess_of
+from metaselect.data.stored.places import EncodedSizes
+from metaselect.data.stored.preprocess import Preprocess
+from metaselect.data.summary import duplicates, fingerprint, warn_of_labels
 from metaselect.data.target import choose_target
-from metaselect.data_options import IngestOptions
+from metaselect.data_options import ENCODED, PIXELS, IngestOptions
 from metaselect.errors import ArtefactError, DataError, UsageError
 from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
@@ -30,10 +31,9 @@ from metaselect.run.record import StageRecord
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import require_parquet, write_parquet, write_rows
 from metaselect.stages.ingest_cost import needs, require_room
-from metaselect.text import counted, examples, quoted, spreadsheet_cell
+from metaselect.text import counted, quoted, spreadsheet_cell
 
 DATA_INPUT = f"{EXTERNAL}DATA"
-MANY_SINGLE = 10  # classes of one sample, if most are: the labels are a column of ids or measurements
 
 
 def ingest(data: Path | None, run: Run, options: IngestOptions, report: Reporter) -> Outcome:
@@ -105,7 +105,10 @@ def _key(options: IngestOptions, signature: str) -> StageKey:
 
 
 def _check_options(run: Run, record: StageRecord, options: IngestOptions) -> None:
-    changes = differences(_key(recorded_options(run, record), ""), _key(options, ""))
+    recorded = recorded_options(run, record)
+    if options.store == (ENCODED if keeps_encoded(run) else PIXELS):  # by a rule or by a flag
+        options = replace(options, store=recorded.store)
+    changes = differences(_key(recorded, ""), _key(options, ""))
     if changes:
         raise ArtefactError(
             f"{run.path(DATA.name())} was ingested with other settings: {'; '.join(changes)}.",
@@ -119,6 +122,8 @@ def _check_same(data: Path, run: Run, record: StageRecord, options: IngestOption
     _write_run_info(run)
     signature = dataset_signature(data, options)
     if signature == record.key.inputs.get(DATA_INPUT):
+        if not recorded_place(run, data, options).items() <= record.details.items():  # it was moved
+            _record_place(run, data, options, signature)
         return
     report.note(f"{data} is not the file that was ingested, or its time changed; comparing the contents.")
     bad = BadSamples(options.on_bad_sample)
@@ -141,7 +146,8 @@ def _record_place(run: Run, data: Path, options: IngestOptions, signature: str) 
     path = run.path(f"{DATA.name()}/{RECORD}")
     raw = read_json(path, run.stage(DATA.name()).recompute_hint)
     raw["inputs"][DATA_INPUT] = signature
-    raw["details"] |= recorded_place(run, data, options)
+    images = open_source(data, options).root.resolve()  # the folder that paths of images start from
+    raw["details"] |= {**recorded_place(run, data, options), IMAGES: str(images)}
     write_json(path, raw)
 
 
@@ -162,7 +168,7 @@ def _make(data: Path, run: Run, options: IngestOptions, report: Reporter) -> Non
             if not listing.keep.any():
                 raise bad.none_left(data)
             _build(run, listing, work, options, bad, report)
-        work.details.update(recorded_place(run, data, options))
+        work.details |= {**recorded_place(run, data, options), IMAGES: str(source.root.resolve())}
     _write_run_info(run)
 
 
@@ -187,9 +193,10 @@ def _build(
     run: Run, listing: Listing, work: Work, options: IngestOptions, bad: BadSamples, report: Reporter
 ) -> None:
     """Write all files of the stage below ``work.folder``; resumes from the journal of an interrupted command."""
+    sizes = EncodedSizes(len(listing.rows))
     journal = Journal.read(work.folder, int(listing.keep.sum())) if work.resumed else None
     if journal is None:
-        journal = Journal(choose_target(listing, options, bad, report))
+        journal = Journal(choose_target(listing, options, sizes, bad, report))
     else:
         done = int(listing.keep[: journal.done].sum())
         report.note(f"Resuming at sample {done + 1} of {int(listing.keep.sum())}.")
@@ -200,7 +207,7 @@ def _build(
         joint: Sequence[str] = content_hashes
         preprocess = Preprocess(IDS_ALONE, (), "", (), ())
     else:
-        arrays = fill(listing, journal, work.folder, bad, report)
+        arrays = fill(listing, journal, work.folder, bad, report, sizes)
         order, content_hashes = arrays.order, arrays.content_hashes
         joint, preprocess = stored_form(target, arrays)
     write_samples(work.folder / SAMPLES.within(), listing, order, content_hashes)
@@ -209,7 +216,7 @@ def _build(
     # Equal images under two ids are kept: only a person can say which of their labels is right.
     repeated = duplicates([listing.sample_ids[position] for position in order], content_hashes)
     _write_lists(run, work, bad.found, repeated, report)
-    work.details["unlabelled"] = _warn_of_labels(listing, order, report)
+    work.details["unlabelled"] = warn_of_labels(listing, order, report)
     work.details["task"] = preprocess.task
     work.details["fingerprint"] = _fingerprint(listing, order, joint)
 
@@ -248,29 +255,6 @@ def _write_lists(
         report.warn(f"{same} content with another: {run.path(DUPLICATES.path())}")
 
 
-def _warn_of_labels(listing: Listing, order: Sequence[int], report: Reporter) -> int:
-    """Warn of samples without a label, whose number is returned, and of classes without a sample or with one."""
-    labels = listing.labels[list(order)]
-    unlabelled = int((labels < 0).sum())
-    fillers = examples([quoted(text) for text in sorted(listing.fillers)])
-    named = f" ({fillers} in its place counts as none)" if fillers else ""
-    if unlabelled:
-        report.warn(
-            f"{unlabelled} of {len(order)} samples have no label{named}. They can be selected, and are trained on once "
-            "their labels are bought."
-        )
-    counts = np.bincount(labels[labels >= 0], minlength=len(listing.classes))
-    empty = [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]
-    if empty:
-        report.warn(f"{len(empty)} of {len(listing.classes)} classes have no sample: {examples(empty)}.")
-    single = int((counts == 1).sum())
-    if single >= MANY_SINGLE and single > len(counts) / 2:
-        report.warn(
-            f"{single} of {len(counts)} classes have one sample each. Are they classes? See --label-column."
-        )
-    return unlabelled
-
-
 def _fingerprint(listing: Listing, order: Sequence[int], content_hashes: Sequence[str]) -> str:
     samples = (
         (listing.sample_ids[position], listing.given_label(position), content)
@@ -291,6 +275,7 @@ def _result(run: Run) -> dict[str, Json]:
         "task": preprocess.task,
         "image_size": list(images.size) or None,
         "pixel_range": None if images.pixel_range is None else list(images.pixel_range),
+        "store": (ENCODED if keeps_encoded(run) else PIXELS) if images.size else None,
         "fingerprint": info["fingerprint"],
         "unlabelled": details.get("unlabelled", 0),
         "skipped": details["skipped"],

@@ -13,9 +13,10 @@ import numpy as np
 from metaselect.data.ingest import prepare
 from metaselect.data.listing import Listing, list_samples, open_source
 from metaselect.data.readers.base import BadSamples, Content, UnusableContent
+from metaselect.data.stored.places import PLACE, EncodedSizes, StoreChoice
 from metaselect.data.summary import statistics
 from metaselect.data.target import Target, choose_target, read_headers
-from metaselect.data_options import IngestOptions
+from metaselect.data_options import PIXELS, IngestOptions
 from metaselect.memory import least_memory, predicted, require_memory
 from metaselect.records import Json, Reporter, SilentReporter
 from metaselect.run.layout import IMAGES
@@ -61,9 +62,14 @@ def needs(data: Path, options: IngestOptions, report: Reporter) -> dict[str, Jso
     require_room(listing)
     listed = time.monotonic() - started
     found, least = Probe(0, 0.0), least_memory(listing.memory)
+    n, sizes, decoded = len(kept), EncodedSizes(len(listing.keep)), replace(options, store=PIXELS)
     if listing.source.kinds:
-        found = probe(listing, lambda part: choose_target(part, options, bad, SilentReporter()), bad)
-    n = len(kept)
+        found = probe(listing, lambda part: choose_target(part, decoded, sizes, bad, SilentReporter()), bad)
+    if IMAGES in listing.source.kinds:
+        features = 4 * listing.source.width()
+        choice = StoreChoice(n * (found.row_bytes - features), round(n * sizes.mean))
+        if choice.stays_encoded(options.store):
+            found = found._replace(row_bytes=features + PLACE.itemsize + round(sizes.mean_in_table))
     texts = sum(len(listing.sample_ids[place]) + len(listing.paths[place]) for place in kept.tolist())
     disk = n * (found.row_bytes + RECORD_BYTES + (DIGEST_BYTES if found.row_bytes else 0)) + texts
     seconds = listed + n * (found.seconds + RECORD_SECONDS)

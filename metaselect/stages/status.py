@@ -7,6 +7,7 @@ from metaselect.annotation.ledger_record import require_recorded
 from metaselect.annotation.quality.noise_estimate import noise_estimate
 from metaselect.annotation.rounds import bought_samples
 from metaselect.annotation.votes import DONE as ANSWERED
+from metaselect.data.originals import check_originals
 from metaselect.errors import ArtefactError
 from metaselect.memory import Need, require_memory, spoken_size
 from metaselect.records import Json, Outcome, Reporter
@@ -85,7 +86,7 @@ def require_memory_for_votes(run: Run, answers: int = 0) -> None:
 
 
 def verify(run: Run, report: Reporter) -> Outcome:
-    """Hash every artefact of the run and compare it with the record.
+    """Hash every artefact of the run and compare it with the record, and so the images that stay encoded.
 
     Raises:
         ArtefactError: naming the first damaged file of each stage.
@@ -104,11 +105,16 @@ def verify(run: Run, report: Reporter) -> Outcome:
                 checked += len(record.outputs)
         except ArtefactError as error:
             damaged.append(error)
+    originals = 0
+    if not damaged:  # else the places of the images may be wrong
+        try:
+            originals = check_originals(run, report)
+        except ArtefactError as error:
+            damaged.append(error)
     if damaged:
         remedies = dict.fromkeys(error.hint.rstrip(".") for error in damaged)  # in their order, each once
         raise ArtefactError(" ".join(map(str, damaged)), "; ".join(remedies))
-    del report
-    return Outcome({"run": str(run.root), "artefacts": checked})
+    return Outcome({"run": str(run.root), "artefacts": checked, "originals": originals})
 
 
 def next_step(run: Run, view: AnnotationView) -> str:

@@ -7,11 +7,14 @@ from copy import copy
 import numpy as np
 import torch
 
-from metaselect.data.store import Preprocess
+from metaselect.data.store import Inputs
+from metaselect.data.stored.images import EncodedImages
+from metaselect.data.stored.preprocess import Preprocess
 from metaselect.memory import limits
 from metaselect.models.batch import Batch
 from metaselect.ranks import divide
 from metaselect.training.augment import Augment
+from metaselect.training.decoding.ahead import decode_ahead
 
 DEVICE_SHARE = 0.5  # of the free GPU memory that the pool's raw samples may take
 
@@ -20,7 +23,7 @@ class Batches:
     """A pool or test set with random access.
 
     The raw samples stay uint8 (or float32 features), on the device when they take at most half of its free
-    memory, else memory-mapped on the host and fetched one batch ahead.
+    memory, else memory-mapped on the host and fetched one batch ahead. Encoded images are decoded ahead.
 
     Args:
         inputs: uint8 (n, C, H, W) or float32 (n, d).
@@ -32,7 +35,7 @@ class Batches:
 
     def __init__(
         self,
-        inputs: np.ndarray,
+        inputs: Inputs,
         labels: np.ndarray,
         preprocess: Preprocess,
         *,
@@ -40,8 +43,10 @@ class Batches:
         channels: int,
     ) -> None:
         self.device = device
-        raw = torch.from_numpy(inputs)
-        self.resident = device.type != "cpu" and _fits(raw, device)
+        self.encoded = inputs if isinstance(inputs, EncodedImages) else None
+        # Of encoded images no row.
+        raw = torch.from_numpy(inputs if isinstance(inputs, np.ndarray) else inputs[:0])
+        self.resident = device.type != "cpu" and self.encoded is None and _fits(raw, device)
         self.raw = raw.to(device) if self.resident else raw
         self.labels = torch.from_numpy(labels).to(device)
         self.images = raw.dim() == 4
@@ -63,6 +68,11 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def sample_numbers(self) -> int:
+        """Numbers that a raw sample has: C H W, or d."""
+        return self.raw.shape[1:].numel()
+
     def get(self, ids: torch.Tensor, augment: Augment | None = None, *, divided: bool = False) -> Batch:
         """The samples at ``ids`` ((B,) int64 on the CPU), their images augmented.
 
@@ -71,27 +81,37 @@ class Batches:
             augment: of all B images.
             divided: the inputs are those of this rank's rows alone; the labels are those of all B.
         """
-        return self._finish(self._gather(ids, divided), ids, augment, divided)
+        own = _own(ids, divided)
+        if self.encoded is None:
+            return self._finish(self._gather(own), ids, augment, divided)
+        return self._finish(torch.from_numpy(self.encoded.recalled(own.numpy())), ids, augment, divided)
 
     def stream(
         self, chunks: Sequence[torch.Tensor], augment: Augment | None = None, *, divided: bool = False
     ) -> Iterator[tuple[torch.Tensor, Batch]]:
-        """``(ids, batch)`` for each chunk of ids, as ``get``; the host's gather runs one batch ahead of a GPU."""
-        if self.resident or self.device.type == "cpu":
-            for ids in chunks:
-                yield ids, self.get(ids, augment, divided=divided)
-            return
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._gather, chunks[0], divided) if chunks else None
-            for position, ids in enumerate(chunks):
-                assert ahead is not None
-                raw = ahead.result()
-                if position + 1 < len(chunks):
-                    ahead = pool.submit(self._gather, chunks[position + 1], divided)
-                yield ids, self._finish(raw, ids, augment, divided)
+        """``(ids, batch)`` for each chunk of ids, as ``get``; what the host does runs ahead of a GPU."""
+        parts = [_own(ids, divided) for ids in chunks]
+        for ids, raw in zip(chunks, self._raw_ahead(parts), strict=True):
+            yield ids, self._finish(raw, ids, augment, divided)
 
-    def _gather(self, ids: torch.Tensor, divided: bool) -> torch.Tensor:
-        own = ids[divide(len(ids)).own] if divided else ids
+    def _raw_ahead(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The raw samples of each part of the ids."""
+        if self.encoded is not None:
+            decoded = decode_ahead(self.encoded, [ids.numpy() for ids in parts])
+            yield from map(torch.from_numpy, decoded)
+        elif self.resident or self.device.type == "cpu":
+            yield from map(self._gather, parts)
+        else:
+            with ThreadPoolExecutor(1) as pool:
+                ahead = pool.submit(self._gather, parts[0]) if parts else None
+                for position in range(len(parts)):
+                    assert ahead is not None
+                    raw = ahead.result()
+                    if position + 1 < len(parts):
+                        ahead = pool.submit(self._gather, parts[position + 1])
+                    yield raw
+
+    def _gather(self, own: torch.Tensor) -> torch.Tensor:
         return self.raw[own.to(self.raw.device)]
 
     def _finish(self, raw: torch.Tensor, ids: torch.Tensor, augment: Augment | None, divided: bool) -> Batch:
@@ -103,6 +123,11 @@ class Batches:
         if self.repeat > 1:
             inputs = inputs.expand(-1, self.repeat, -1, -1)
         return Batch(inputs, self.labels[ids.to(self.device)])
+
+
+def _own(ids: torch.Tensor, divided: bool) -> torch.Tensor:
+    """The ids, or of these the rows of this rank."""
+    return ids[divide(len(ids)).own] if divided else ids
 
 
 def _fits(raw: torch.Tensor, device: torch.device) -> bool:

@@ -70,4 +70,4 @@ def _log_probs(
 def _chunks(batches: Batches, ids: torch.Tensor) -> Sequence[torch.Tensor]:
     """The ids ((n',) int64), as many at a time as are predicted together."""
     most = CPU_BATCH if batches.device.type == "cpu" else EVALUATION_BATCH
-    return torch.split(ids, min(max(EVALUATION_NUMBERS // batches.raw[0].numel(), 8), most))
+    return torch.split(ids, min(max(EVALUATION_NUMBERS // batches.sample_numbers, 8), most))

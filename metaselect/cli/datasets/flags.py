@@ -19,6 +19,14 @@ class Fit(StrEnum):
     squash = "squash"
 
 
+class Store(StrEnum):
+    """Values of --store."""
+
+    auto = "auto"
+    pixels = "pixels"
+    encoded = "encoded"
+
+
 class OnBadSample(StrEnum):
     """Values of --on-bad-sample."""
 
@@ -107,6 +115,14 @@ PixelRangeOption = Annotated[
         metavar="LOW,HIGH",
         help="Of images with more than 8 bits a pixel, the values that become black and white, such as 0,4095.",
         show_default="by the largest value of all images",
+        rich_help_panel=INPUT,
+    ),
+]
+StoreOption = Annotated[
+    Store,
+    typer.Option(
+        help="Store images as decoded pixels, or leave them encoded; auto: encoded above 20 GB, or 8 times the "
+        "originals.",
         rich_help_panel=INPUT,
     ),
 ]

@@ -25,6 +25,8 @@ from metaselect.cli.datasets.flags import (
     OnBadSampleOption,
     PixelRangeOption,
     SplitOption,
+    Store,
+    StoreOption,
     numbers_of_range,
 )
 from metaselect.cli.flags import (
@@ -39,7 +41,7 @@ from metaselect.cli.flags import (
 )
 from metaselect.cli.results import finish, print_dry_run
 from metaselect.data.classes import named_classes
-from metaselect.data_options import IngestOptions
+from metaselect.data_options import ENCODED, IngestOptions
 from metaselect.memory import limited
 from metaselect.records import Json
 from metaselect.run.layout import FEATURES, IDS_ALONE, Run
@@ -61,6 +63,7 @@ def ingest(
     image_size: ImageSizeOption = None,
     fit: FitOption = Fit.crop,
     pixel_range: PixelRangeOption = None,
+    store: StoreOption = Store.auto,
     limit: Annotated[
         int | None, typer.Option(help="Use a random subset of this many samples.", rich_help_panel=INPUT)
     ] = None,
@@ -106,6 +109,7 @@ def ingest(
         image_size=image_size,
         fit=fit,
         pixel_range=numbers_of_range(pixel_range),
+        store=store,
         limit=limit,
         seed=seed,
         force=force,
@@ -133,6 +137,7 @@ def _summary(run_directory: Run, result: Mapping[str, Json]) -> str:
     kind = "ids and labels alone" if result["task"] == IDS_ALONE else "features"
     if isinstance(size, list):
         beside = " with features" if result["task"] == FEATURES else ""
-        kind = f"images of {size[0]} x {size[1]} pixels{beside}"
+        encoded = ", encoded" if result["store"] == ENCODED else ""
+        kind = f"images of {size[0]} x {size[1]} pixels{encoded}{beside}"
     without = f" ({result['unlabelled']} without a label)" if result["unlabelled"] else ""
     return f"{run_directory.path('data')}: {result['n']} samples{without}, {len(classes)} classes, {kind}"

@@ -32,6 +32,7 @@ from metaselect.cli.flags import (
     QuietOption,
     RunOption,
     TrustModelOption,
+    WorkersOption,
 )
 from metaselect.cli.results import finish, print_dry_run
 from metaselect.data_options import EvaluateOptions
@@ -91,6 +92,7 @@ def evaluate(
     image_suffix: ImageSuffixOption = "",
     allow_outside: AllowOutsideOption = False,
     device: DeviceOption = "auto",
+    workers: WorkersOption = None,
     trust_model: TrustModelOption = False,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
@@ -127,6 +129,7 @@ def evaluate(
         leave_out_overlap=leave_out_overlap,
         no_images=no_images or None,
         device=device,
+        workers=workers,
         force=force,
         dry_run=dry_run,
     )

@@ -41,6 +41,10 @@ class UnusableContent:
     reason: str
 
 
+class FileBytes(bytes):
+    """The bytes of an image that is a file of its own; those in a table are plain ``bytes``."""
+
+
 class Pair(NamedTuple):
     """A sample that has both: encoded image bytes, and a (d,) float32 row of features."""
 

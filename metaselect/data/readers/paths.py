@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from metaselect.data.readers.base import UnusableContent
+from metaselect.data.readers.base import FileBytes, UnusableContent
 from metaselect.data_options import ReadOptions
 from metaselect.errors import DataError
 from metaselect.text import short
@@ -58,7 +58,7 @@ class ImageFiles:
                     return str(pure.relative_to(folder))
         return str(pure)
 
-    def read(self, path: str) -> bytes | UnusableContent:
+    def read(self, path: str) -> FileBytes | UnusableContent:
         """The bytes of the file at a clean path, symbolic links followed; or why it cannot be used."""
         if (reason := _no_path(path)) is not None:
             return UnusableContent(reason)
@@ -75,7 +75,7 @@ class ImageFiles:
                 )
             if is_special(real):
                 return UnusableContent(f"{short(path)} is not a regular file")
-            return real.read_bytes()
+            return FileBytes(real.read_bytes())
         except FileNotFoundError:
             return UnusableContent(f"the file {short(path)} does not exist")
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from metaselect.data.classes import check_integers
 from metaselect.data.originals import recorded_options
-from metaselect.data.store import load_array, preprocess_of
+from metaselect.data.store import load_features, preprocess_of
 from metaselect.data.summary import fingerprint, joint_hashes
 from metaselect.options import key_options
 from metaselect.records import Reporter
 from metaselect.run.artefacts import CLASSES, DATA, RECORD, SAMPLES
 from metaselect.run.files import read_json, write_json
 from metaselect.run.key import StageKey
-from metaselect.run.layout import FEATURES, Run
+from metaselect.run.layout import Run
 from metaselect.run.tables import read_parquet
 from metaselect.text import examples, quoted
 
@@ -42,7 +42,7 @@ def add_classes(run: Run, labels: Iterable[str], report: Reporter) -> None:
     table = read_parquet(run, SAMPLES, ["sample_id", "given_label", "content_hash"])
     ids, labels, hashes = (column.to_pylist() for column in table.itercolumns())
     both = len(preprocess_of(run).kinds) > 1
-    joint = joint_hashes(hashes, load_array(run, FEATURES, len(ids)) if both else None)
+    joint = joint_hashes(hashes, load_features(run, len(ids)) if both else None)
     digest = fingerprint(classes, zip(ids, labels, joint, strict=True))
     with stage.working(key, report) as work:
         for name in record.outputs:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from metaselect.data.store import Dataset, array_file
+from metaselect.data.store import Dataset, array_files
 from metaselect.models.predictions import Predictions
 from metaselect.records import Json, Reporter
 from metaselect.run.artefacts import (
@@ -100,7 +100,7 @@ def candidates(run: Run, kind: str, report: Reporter) -> list[Candidate]:
     models = [Candidate(WARMUP.kind, CHECKPOINT.path(epoch=last), WARMUP_MODEL.path())]
     for stage in run.stage_names(REWEIGHT.kind):
         name, record = stage.partition("/")[2], run.stage(stage).require()
-        if array_file(kind) not in record.key.inputs:
+        if array_files(run, kind)[0] not in record.key.inputs:
             again = run.stage(stage).command()
             report.warn(f"{stage} does not take {kind}, as the warm-up does, so it is left out. Run: {again}")
             continue

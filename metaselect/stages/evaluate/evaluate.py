@@ -70,7 +70,7 @@ def evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Repo
 def _evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Reporter) -> Outcome:
     require_contents(run)
     name = _name(test, options)
-    pool = load_pool(run)
+    pool = load_pool(run, workers=options.workers)
     models = candidates(run, pool.preprocess.task, report)
     all_rounds = rounds(run)
     ledger = read_ledger(run) if has_control(all_rounds) else None

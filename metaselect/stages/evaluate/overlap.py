@@ -78,7 +78,7 @@ def find_overlap(
         report: shows progress.
     """
     if len(preprocess_of(run).kinds) > 1 and pool.preprocess.task == FEATURES:
-        known = row_hashes(pool.inputs)  # the recorded hashes are those of the images
+        known = row_hashes(np.asarray(pool.inputs))  # the recorded hashes are those of the images
     else:
         known = read_parquet(run, SAMPLES, ["content_hash"])[0].to_pylist()
     wanted, index = frozenset(hashes), dict[str, int]()

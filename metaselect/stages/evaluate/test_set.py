@@ -74,7 +74,7 @@ def labelled_test_set(
         DataError: the test set is bad, or no sample of it is left.
     """
     with alone():  # each rank has arrays of its own
-        samples, hashes = read_test_set(test, options, pool, scratch, report)
+        samples, hashes = read_test_set(test, options, pool, scratch, report, workers=options.workers)
     work.details[_CONTENT] = _content(samples, hashes, np.arange(len(samples)))
     skipped = TEST_SKIPPED.within()
     if (scratch / skipped).is_file():

@@ -7,10 +7,9 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from metaselect.data.store import load_array
+from metaselect.data.store import load_images
 from metaselect.data.thumbnails import encode_small
 from metaselect.records import Json
-from metaselect.run.layout import IMAGES
 from metaselect.stages.report.evaluated import Evaluated
 from metaselect.stages.report.purchases import Bought
 
@@ -89,7 +88,7 @@ def pictures(evaluated: Evaluated, sample_ids: Sequence[str]) -> dict[str, tuple
     if not evaluated.setup.shown.pictures:
         return {}
     place = {sample_id: index for index, sample_id in enumerate(evaluated.pool.sample_ids)}
-    pixels = load_array(evaluated.run, IMAGES, len(evaluated.pool))
+    pixels = load_images(evaluated.run, len(evaluated.pool))
     found: dict[str, tuple[str, bytes]] = {}
     for sample_id in dict.fromkeys(sample_ids):
         channels = pixels[place[sample_id]]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from metaselect.annotation.rounds import Round
-from metaselect.data.store import array_file, preprocess_of
+from metaselect.data.store import array_files, preprocess_of
 from metaselect.run.artefacts import ISSUES, REWEIGHT, REWEIGHT_HISTORY, SELECTED, WARMUP, WARMUP_HISTORY
 from metaselect.run.layout import IMAGES, Run
 from metaselect.run.schema import Artefact
@@ -49,7 +49,7 @@ def shown_of(run: Run, models: Sequence[Candidate], rounds: Sequence[Round], *, 
     files = [ISSUES.path(name=name) for name in listed]
     files += _history_files(run, names)
     files += [SELECTED.path(number=each.number) for each in learnt]
-    files += [array_file(IMAGES)] if pictured else []
+    files += array_files(run, IMAGES) if pictured else ()
     return Shown(learnt, pictured, files)
 
 

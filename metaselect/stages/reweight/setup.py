@@ -65,7 +65,7 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
             f"The samples of {run.root} have images and features, and the warm-up decides what models take.",
             f"First run: metaselect {WARMUP.command} {run.flag}",
         )
-    pool = load_pool(run)
+    pool = load_pool(run, workers=options.workers)
     meta_set = load_meta_set(run, pool)  # empty where nothing was bought
     if method.needs_bought and not len(meta_set.bought):
         raise ArtefactError(

@@ -57,7 +57,7 @@ def _select(run: Run, options: SelectOptions, report: Reporter) -> Outcome:
     ledger = read_ledger(run)
     number = round_number(run, options, ledger)
     stage = run.stage(SELECT.name(number=number))
-    pool = load_pool(run)
+    pool = load_pool(run, workers=options.workers)
     record = _existing_record(stage, force=options.force)
     plan = plan_round(run, options, number, pool, ledger=ledger, record=record, report=report)
     by_rule = ("method", "option") if options.method == AUTO_SELECTOR and options.samples is None else ()

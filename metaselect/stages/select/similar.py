@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from metaselect.data.store import Dataset
+from metaselect.data.store import Dataset, Inputs
 from metaselect.errors import UsageError
 from metaselect.features.near_duplicates import (
     BLOCK,
@@ -34,14 +34,14 @@ def find_similar(
     That are the features of ``--features``, else the pool's own images or features. The warm-up's last layer would not
     do: it puts samples of one class close together.
     """
-    inputs = features.hidden[-1].cpu().numpy() if external else pool.inputs
+    inputs: Inputs = features.hidden[-1].cpu().numpy() if external else pool.inputs
     if inputs.shape[1] == 0:  # ids and labels alone
         return SimilarSamples(torch.arange(len(pool)), None)
     with report.track(0, "near duplicates", "") as advance:
         return similar_samples(inputs, device, lambda text: advance(0, text), block=averaged_block(inputs))
 
 
-def averaged_block(inputs: np.ndarray) -> int:
+def averaged_block(inputs: Inputs) -> int:
     """Images that are averaged at a time, twice in float32, for the search for near duplicates."""
     return block_size(2 * 4 * math.prod(inputs.shape[1:]), BLOCK)
 

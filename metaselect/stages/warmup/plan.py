@@ -1,6 +1,7 @@
 """What a warm-up will do: which models it fits, on which samples, with every `auto` option resolved."""
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ class WarmupPlan:
     def held(self) -> int:
         """Bytes of arrays of all samples, as measured."""
         n, inputs = len(self.pool), self.pool.inputs
-        solved = SOLVED_COPIES * inputs.nbytes if self.solves else 0
+        solved = SOLVED_COPIES * prod(inputs.shape) * inputs.dtype.itemsize if self.solves else 0
         return n * (SAMPLE_BYTES + 4 * PROB_COPIES * len(self.pool.classes)) + solved
 
     def cost(self) -> str:

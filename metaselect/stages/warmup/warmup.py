@@ -102,7 +102,7 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
     inputs = inputs_of(run, *data_inputs(run, on))
     if options.weights is not None and not options.weights.is_file():
         raise UsageError(f"--weights {options.weights} does not exist.", "Name a safetensors file.")
-    pool, pretrained = load_pool(run, on), None
+    pool, pretrained = load_pool(run, on, workers=options.workers), None
     if options.pretrained:
         options = with_encoder(options)
         pretrained = load_pretrained(options, pool)

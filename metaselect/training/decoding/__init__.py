@@ -1,0 +1,1 @@
+"""Encoded images, decoded ahead of a training by processes of their own."""
