@@ -119,6 +119,7 @@ def test_the_order_of_rows_changes_no_byte(tmp_path: Path) -> None:
     assert stage_bytes(runs[0].path("data")) == stage_bytes(runs[1].path("data"))
 
 
+@pytest.mark.slow
 def test_everything_after_it_has_the_bytes_of_the_pixel_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,3 +326,18 @@ def test_images_beside_features_stay_encoded_too(tmp_path: Path) -> None:
     )
     assert (tmp_path / "encoded/data/features.npy").is_file()
     assert not (tmp_path / "encoded/data/pixels.npy").exists()
+
+
+@pytest.mark.parametrize("form", ["folder", "parquet"])
+def test_a_dry_run_knows_what_stays_where_it_is(tmp_path: Path, form: str) -> None:
+    data = written(form, tmp_path / "d", photographs(COUNT))
+    words = ("ingest", data, "--image-size", 64, "--dry-run", "--json", "--store")
+    disk = {
+        store: metaselect(*words, store, run=tmp_path / "r").json["needs"]["disk_mib"] * 2**20
+        for store in ("pixels", "encoded")
+    }
+    inside = sum(len(sample.raw) for sample in photographs(COUNT)) if form == "parquet" else 0
+    assert disk["pixels"] - disk["encoded"] == pytest.approx(
+        COUNT * (3 * 64 * 64 - places.PLACE.itemsize) - inside, abs=0.2 * 2**20
+    )
+    assert not (tmp_path / "r").exists()
