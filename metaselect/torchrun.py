@@ -22,6 +22,7 @@ from metaselect.signals import TERMINATED
 # A rank that ends is noticed at once, since its connections close; waiting long for a slow one is no error.
 PATIENCE = timedelta(days=7)
 STORE_PATIENCE = timedelta(seconds=5)  # for the store at the end of a command
+JOINING = 0.02  # seconds between two looks for the other ranks at the start
 FAILING_TOGETHER = 2.0  # seconds between the first and the last rank that find the same error
 
 
@@ -72,6 +73,7 @@ def start() -> None:
         backend = "cpu:gloo,cuda:nccl"
     met: Iterator[tuple[Any, int, int]] = rendezvous("env://", timeout=PATIENCE)
     store, rank, size = exchanged(lambda: next(met))
+    exchanged(lambda: _await_all(store, size))
     exchanged(
         lambda: distributed.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
@@ -86,6 +88,15 @@ def start() -> None:
             "The processes have different versions of torch, kinds of CPU or numbers of threads.",
             "Start them on machines of one kind, with one environment and one OMP_NUM_THREADS.",
         )
+
+
+def _await_all(store: Any, size: int) -> None:
+    """Wait until every rank has come so far: here a signal ends the process, within torch's own waiting it cannot."""
+    name = _store_name("joined")
+    joined = store.add(name, 1)
+    while joined < size:
+        time.sleep(JOINING)
+        joined = store.add(name, 0)
 
 
 def agreed_exit(code: int) -> tuple[int, bool]:

@@ -27,6 +27,8 @@ import pyarrow.parquet as pq
 from command_line import DATA, tree
 from fault_injection import KINDS, SIGNALS, Ended, Fault, import_everything, run_forked
 
+from metaselect.signals import TERMINATED
+
 SAMPLES, BUDGET = 60, 6
 MOST_FAULTS = 3  # of one trial
 RUN, CLEANED, TABLE = "run", "cleaned", "features.parquet"
@@ -57,6 +59,16 @@ FEATURE_STEPS: tuple[tuple[object, ...], ...] = (
     ("reweight", "--folds", 2),
     ("evaluate", "features_test.parquet"),
 )
+RANKED_STEPS: tuple[tuple[object, ...], ...] = (
+    ("ingest", "train.parquet"),
+    ("warmup", "--checkpoints", 2, "--folds", 2, *TRAINING),
+    ("select", "--budget", BUDGET, "--method", "gbc"),
+    ("annotate", "simulate", "truth.csv"),
+    ("reweight", "--method", "direct", "--folds", 0, *TRAINING),
+    ("evaluate", "test.parquet"),
+)
+"""As under torchrun: those of ``SEVERAL`` in two processes."""
+SEVERAL = ("warmup", "select", "reweight", "evaluate")
 WITHOUT_RUN = ("corrupt", "split", "compare")
 
 
@@ -68,12 +80,14 @@ class Step(NamedTuple):
         before: the folder before it.
         after: files afterwards, by path.
         ended: the undisturbed command.
+        ranks: the number of its processes.
     """
 
     words: tuple[object, ...]
     before: Path
     after: dict[str, bytes]
     ended: Ended
+    ranks: int = 1
 
 
 def steps(place: Path) -> Iterator[Step]:
@@ -82,7 +96,7 @@ def steps(place: Path) -> Iterator[Step]:
     Args:
         place: an empty folder for data, runs and copies.
     """
-    for name, commands in (("images", IMAGE_STEPS), ("features", FEATURE_STEPS)):
+    for name, commands in (("images", IMAGE_STEPS), ("features", FEATURE_STEPS), ("ranks", RANKED_STEPS)):
         folder = place / name
         folder.mkdir()
         write_data(folder)
@@ -91,10 +105,14 @@ def steps(place: Path) -> Iterator[Step]:
             if words[:2] == ("annotate", "import"):
                 write_answers(folder)
             before = Path(shutil.copytree(folder, place / f"{name}-{number}"))
-            ended = run_forked(words, folder)
+            several = name == "ranks" and words[0] in SEVERAL
+            if name == "ranks" and not several:  # made, and tried as the images' one
+                run_forked(words, folder)
+                continue
+            ended = run_forked(words, folder, ranks=1 + several)
             if ended.code:
                 raise SystemExit(f"{words} ended with {ended.code}: {ended.said}")
-            yield Step(words, before, files(folder), ended)
+            yield Step(words, before, files(folder), ended, 1 + several)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -117,7 +135,7 @@ def trial(step: Step, faults: Sequence[Fault], place: Path) -> list[Ended]:
     told = []
     for fault in faults:
         votes = votes_of(place)
-        ended = run_forked(step.words, place, fault)
+        ended = run_forked(step.words, place, fault, ranks=step.ranks)
         told.append(ended)
         judge(step, fault, ended)
         assert votes_of(place)[: len(votes)] == votes, f"{step.words}, {fault}: votes are lost"
@@ -129,7 +147,7 @@ def trial(step: Step, faults: Sequence[Fault], place: Path) -> list[Ended]:
         if files(place) == step.after:  # all was done; again would be once more for `undo`
             break
     else:
-        last = run_forked(step.words, place)
+        last = run_forked(step.words, place, ranks=step.ranks)
         assert last.code == 0, f"{step.words} after {faults} ended with {last.code}: {last.said}"
     found = files(place)
     differ = sorted(
@@ -144,15 +162,31 @@ def trial(step: Step, faults: Sequence[Fault], place: Path) -> list[Ended]:
 
 def judge(step: Step, fault: Fault, ended: Ended) -> None:
     """Raise AssertionError unless a command ended as a fault lets it: as documented, or as if there was none."""
-    shown = f"{step.words}, {fault}: exit {ended.code}\n{ended.said}"
+    shown = f"{step.words}, {fault}: exit {ended.codes}\n{ended.said}"
     assert "Traceback" not in ended.said, shown
-    if fault.kind in SIGNALS:
+    if step.ranks > 1:
+        judge_ranks(fault, ended, shown)
+    elif fault.kind in SIGNALS:
         number = SIGNALS[fault.kind]
         assert ended.code in (0, -number if fault.kind == "SIGKILL" else 128 + number), shown
         assert ended.code <= 0 or "Run the same command again" in ended.said, shown
     else:
         assert ended.code in (0, 5), shown
         assert ended.code == 0 or fault.kind == "EIO" or "The disk is full while writing" in ended.said, shown
+
+
+def judge_ranks(fault: Fault, ended: Ended, shown: str) -> None:
+    """The same of several processes: those that were not killed end alike, and one of them says why."""
+    killed = -SIGNALS["SIGKILL"]
+    alive = {code for code in ended.codes if code != killed}
+    assert killed not in ended.codes or fault.kind == "SIGKILL", shown
+    if fault.kind in SIGNALS:
+        # Of SIGTERM and SIGINT in one process, the first one that ends decides.
+        assert alive <= {0, TERMINATED} or alive == {128 + SIGNALS[fault.kind]}, shown
+        assert not any(alive) or "again" in ended.said, shown
+    else:
+        assert alive in ({0}, {5}), shown
+        assert alive == {0} or fault.kind == "EIO" or "The disk is full while writing" in ended.said, shown
 
 
 def votes_of(folder: Path) -> list[list[str]]:
@@ -170,7 +204,8 @@ def drawn_faults(step: Step, draw: np.random.Generator) -> list[Fault]:
     for _ in range(int(draw.integers(1, MOST_FAULTS + 1))):
         if draw.random() < 0.25:
             kind = str(draw.choice([*SIGNALS]))
-            found.append(Fault(kind, seconds=float(draw.uniform(0, step.ended.seconds))))
+            seconds = float(draw.uniform(0, step.ended.seconds))
+            found.append(Fault(kind, seconds=seconds, rank=int(draw.integers(step.ranks))))
         else:
             found.append(Fault(str(draw.choice(KINDS)), int(draw.integers(len(step.ended.operations)))))
     return found
@@ -195,7 +230,7 @@ def write_data(folder: Path) -> None:
             write_rows(
                 folder / "truth.csv", [[i, f"class-{label}"] for i, label in zip(ids, true, strict=True)]
             )
-    if folder.name == "images":
+    if folder.name != "features":
         shutil.copyfile(DATA / "truth.csv", folder / "truth.csv")
 
 

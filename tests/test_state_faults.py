@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from annotation_run import add_round, answers, call, make_run, meta_set, votes_of
-from command_line import metaselect, seen
+from command_line import TRAIN, metaselect, seen
 
 from metaselect.run.files import write_text
 from metaselect.run.layout import Run
@@ -159,3 +160,27 @@ def test_a_full_disk_names_the_file(
     assert caught.value.filename == str(run.root / "x.json")
     assert call(run, "import", path) == 0
     assert votes_of(run) == [("s1", "cat", "annotator", "done")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("corrupt", TRAIN, "--noise", "uniform", "--rate", "0.2"),
+        ("split", TRAIN, "--test", "0.2"),
+        ("export", "--name", "uniform", "--format", "parquet"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_full_disk_names_the_folder_of_a_table_that_arrow_writes(
+    finished: Path, tmp_path: Path, words: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # Arrow's error has no name either
+
+    out, run = tmp_path / "out", finished if words[0] == "export" else None
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetWriter, "write_table", full)
+        done = metaselect(*words, "-o", out, run=run, code=5)
+    assert f"The disk is full while writing {out}." in done.err
+    assert not out.exists() or not any(out.iterdir())
+    metaselect(*words, "-o", out, run=run)

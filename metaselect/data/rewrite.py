@@ -19,7 +19,7 @@ from metaselect.data.readers.base import BadSamples, Pair, Source, UnusableConte
 from metaselect.data_options import ReadOptions
 from metaselect.errors import UsageError
 from metaselect.records import Json, Reporter
-from metaselect.run.files import write_atomically
+from metaselect.run.files import naming, write_atomically
 from metaselect.run.layout import FEATURES, IMAGES
 
 GROUP_ROWS = 1024  # a row group ends here, or at
@@ -148,11 +148,12 @@ def copying(
     work.mkdir(parents=True)
     try:
         copy = Copy(listing, bad, ContentSpool(work / "contents", len(listing.rows)), work)
-        copy.spool.fill(listing, bad, report)
-        yield copy
-        if bad.found:
-            report.warn(bad.left_out())
-        _move(work, out, names, report, force=force)
+        with naming(out):  # Arrow's error of a full disk has no file
+            copy.spool.fill(listing, bad, report)
+            yield copy
+            if bad.found:
+                report.warn(bad.left_out())
+            _move(work, out, names, report, force=force)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -17,7 +17,7 @@ from metaselect.memory import MIB, Need, require_memory
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import CLASSES, FANOUT, ISSUES, REWEIGHT, SAMPLES, WEIGHTS
 from metaselect.run.evaluation_artefacts import OFFERS
-from metaselect.run.files import parse_json, read_json, write_csv, write_json
+from metaselect.run.files import naming, parse_json, read_json, write_csv, write_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import IMAGES, Run
 from metaselect.run.tables import read_parquet
@@ -100,7 +100,7 @@ def export(run: Run, out: Path, options: CleanedDataOptions, report: Reporter) -
             "accepted_offers": sum(sample.accepted is not None for _, sample, _ in rows),
             "changed": sum(_is_changed(sample, decision) for _, sample, decision in rows),
         }
-        with _replacing(out) as folder:
+        with naming(out), _replacing(out) as folder:  # Arrow's error of a full disk has no file
             _write(run, folder, rows, {**record, "inputs": dict(inputs)}, options, report)
     return Outcome({"run": str(run.root), "out": str(out), **record})
 
