@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 CLASSES, COMPONENTS, WRONG, BUDGET = 10, 50, 0.2, 1000
 BLOCK = 50_000  # samples that are made at a time
@@ -80,6 +79,8 @@ def make_pool(folder: Path, samples: int, width: int) -> None:
 
 def png(draw: np.random.Generator) -> bytes:
     """A random image of 32 x 32 pixels: 8 x 8 colours, in the form of a file."""
+    from PIL import Image  # not above: commands start as copies of this process, which must stay small
+
     pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "png", compress_level=1)

@@ -4,9 +4,11 @@ A later round, or the same command after an interruption, reuses a file whose re
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -18,6 +20,8 @@ from metaselect.run.tables import check_parquet, fixed_lists, rows_of_lists, wri
 from metaselect.selection.base import Gradients
 
 RECIPE = b"metaselect.recipe"
+READ_ROWS = 8192  # of a file of features, that are decoded at a time
+READ_BUFFER = 1 << 20  # bytes; without it a whole column of a row group is loaded at once
 REMEDY = "Recompute it: run metaselect select again with --force."
 
 Recipe: TypeAlias = dict[str, Json]
@@ -54,16 +58,30 @@ def write_gradients(path: Path, sample_ids: list[str], gradients: Gradients, rec
 def read_factors(path: Path) -> LastLayerFactors:
     """The factors that ``write_factors`` wrote."""
     check_parquet(path, FACTORS, REMEDY)
-    table = pq.read_table(path, columns=["probs", "hidden"])
-    return LastLayerFactors(*(torch.from_numpy(rows_of_lists(table[name])) for name in ("probs", "hidden")))
+    return LastLayerFactors(*_matrices(path, ("probs", "hidden")))
 
 
 def read_gradients(path: Path) -> Gradients:
     """The gradients that ``write_gradients`` wrote."""
     check_parquet(path, GRADIENTS, REMEDY)
-    table = pq.read_table(path, columns=["norm", "direction"])
-    directions = torch.from_numpy(rows_of_lists(table["direction"]))
-    return Gradients(torch.from_numpy(table["norm"].to_numpy().copy()), directions)
+    norms = pq.read_table(path, columns=["norm"])["norm"]
+    return Gradients(torch.from_numpy(norms.to_numpy().copy()), *_matrices(path, ("direction",)))
+
+
+def _matrices(path: Path, names: Sequence[str]) -> list[torch.Tensor]:
+    """The rows of list columns, (n, d) each; some are decoded at a time, which takes three times their memory."""
+    with pq.ParquetFile(path, buffer_size=READ_BUFFER) as parquet:
+        kinds = [parquet.schema_arrow.field(name).type for name in names]
+        found = [
+            np.empty((parquet.metadata.num_rows, kind.list_size), kind.value_type.to_pandas_dtype())
+            for kind in kinds
+        ]
+        at = 0
+        for batch in parquet.iter_batches(READ_ROWS, columns=list(names), use_threads=False):
+            for name, rows in zip(names, found, strict=True):
+                rows[at : at + len(batch)] = rows_of_lists(pa.chunked_array([batch.column(name)]))
+            at += len(batch)
+    return [torch.from_numpy(rows) for rows in found]
 
 
 def read_recipe(path: Path) -> Recipe:
