@@ -104,7 +104,7 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
             seconds = estimated_seconds(setup, folds)  # first: its probe takes the memory of a few batches
             needs = training_needs(start_model(setup), setup.pool, 1 + RESUME_COPIES, held_bytes(setup))
             needs["comparison_epochs"] = comparison_epochs(setup, folds)
-            needs["seconds"] = seconds
+            needs["seconds"] = None if seconds is None else round(seconds, 1)
             if options.trace:
                 needs["trace_mib"] = trace_mib(setup)
             return dry_run_outcome(stage, key, needs)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from math import log
+from math import inf, log, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch import nn
 
 from metaselect.data.readers.external_features import read_external_features
 from metaselect.data.store import Dataset
-from metaselect.features.near_duplicates import comparable, distinct_rows, similar_samples
+from metaselect.features.near_duplicates import LEAST_WIDTH, comparable, distinct_rows, similar_samples
 from metaselect.models.head import head_of
 from metaselect.options import SelectOptions
 from metaselect.random import generator
@@ -22,6 +22,7 @@ from metaselect.records import Json, Reporter, SilentReporter
 from metaselect.run.layout import Run
 from metaselect.run.stage import Work
 from metaselect.selection.base import Selector, no_progress
+from metaselect.selection.clustering.euclidean import MAX_FULL_BATCH_PRODUCTS
 from metaselect.selection.clustering.representatives import clustered_rows, sketched_width
 from metaselect.stages.select.choice import choose, pool_features
 from metaselect.stages.select.round_plan import RoundPlan
@@ -74,8 +75,8 @@ def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
     search: dict[str, Json] = {"seconds_neighbours": round(neighbours, 1)}
     if not found:
         return {"seconds_features": None, "seconds_choice": None, **search, "seconds": None}
-    clustered = gradient_width(round_) > 0
-    features, choice = extrapolated(found[-2:], n, CLUSTERING_POWER if clustered else MOST_POWER)
+    power = CLUSTERING_POWER if hasattr(round_.method, "starts") else MOST_POWER
+    features, choice = extrapolated(found[-2:], n, power, _mini_batches_from(round_))
     if round_.options.features:  # each probe has read the whole file
         features = found[-1].features
     choice *= _iterated_share(round_)
@@ -119,7 +120,7 @@ def _iterated_share(round_: RoundToProbe) -> float:
 def gradient_width(round_: RoundToProbe) -> int:
     """Numbers of a gradient that the method clusters, of all checkpoints; 0 where it clusters none."""
     method = round_.method
-    if not hasattr(method, "starts") or not round_.epochs:
+    if not hasattr(method, "iterations") or not round_.epochs:
         return 0
     last = warmup_head(round_)
     with_probs = "probs" in method.required_features
@@ -133,15 +134,35 @@ def warmup_head(round_: RoundToProbe) -> nn.Linear:
     return head_of(recorded_model(round_.run, architecture, pool.inputs.shape[1:], len(pool.classes)))
 
 
-def extrapolated(measured: Sequence[Measured], n: int, most_power: float = MOST_POWER) -> tuple[float, float]:
-    """Seconds of features and choice for n samples: a line through both measurements, and a power of their number."""
+def _mini_batches_from(round_: RoundToProbe) -> float:
+    """The number of samples, with their share of the budget, from which on the method clusters by mini-batches."""
+    method, n, budget = round_.method, len(round_.pool), round_.plan.budget
+    if not hasattr(method, "starts") or hasattr(method, "iterations"):
+        return inf
+    width = warmup_head(round_).in_features if round_.epochs else LEAST_WIDTH
+    return sqrt(MAX_FULL_BATCH_PRODUCTS * n / (budget * width))
+
+
+def extrapolated(
+    measured: Sequence[Measured], n: int, most_power: float = MOST_POWER, linear_from: float = inf
+) -> tuple[float, float]:
+    """Seconds of features and choice for n samples: a line through both measurements, and a power of their number.
+
+    Args:
+        measured: parts of the pool, growing.
+        n: samples of all of it.
+        most_power: of the time of a choice.
+        linear_from: samples from which on that grows linearly.
+    """
     first, last = measured[0], measured[-1]
     if len(measured) == 1:
         return last.features * n / last.samples, last.choice * n / last.samples
     slope = max(last.features - first.features, 0.0) / (last.samples - first.samples)
     power = log(max(last.choice, 1e-9) / max(first.choice, 1e-9)) / log(last.samples / first.samples)
     power = min(max(power, LEAST_POWER), most_power)
-    return last.features + slope * (n - last.samples), last.choice * (n / last.samples) ** power
+    bend = min(max(linear_from, last.samples), n)
+    choice = last.choice * (bend / last.samples) ** power * n / bend
+    return last.features + slope * (n - last.samples), choice
 
 
 def _measure(round_: RoundToProbe, ids: torch.Tensor) -> Measured | None:

@@ -118,7 +118,8 @@ def _warmup(run: Run, options: WarmupOptions, report: Reporter) -> Outcome:
             report.note(cost)
         if options.dry_run:
             seconds = estimated_seconds(plan)  # first: its probe takes the memory of a few batches
-            return dry_run_outcome(stage, key, {**plan.needs(), "seconds": seconds})
+            needs = {**plan.needs(), "seconds": None if seconds is None else round(seconds, 1)}
+            return dry_run_outcome(stage, key, needs)
         require_memory(Need(plan.held), f"A warm-up on {len(pool):,} samples", MEMORY_HINT)
         if may_be_long(plan) and (seconds := estimated_seconds(plan)) is not None:
             report.note(advice(plan, seconds, run))
