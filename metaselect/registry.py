@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
+from itertools import chain
 from typing import Any
 
 from metaselect.data_options import DEFAULT_ENCODER
@@ -229,7 +230,8 @@ def describe(path: str) -> list[tuple[str, str, str]]:
 
 def method_name(path: str) -> str:
     """The name of the method at ``path`` on the command line."""
-    return next((name for name, known in {**SELECTORS, **REWEIGHTERS}.items() if known == path), path)
+    # A name may stand in both.
+    return next((name for name, known in chain(SELECTORS.items(), REWEIGHTERS.items()) if known == path), path)
 
 
 def format_value(value: object) -> str:

@@ -70,7 +70,7 @@ def changed(path: Path, out: Path, column: str, row: int, value: object, count: 
         (("frobnicate",), "No such command 'frobnicate'"),
         (("warmupp",), "'warmup'"),
         (("select", "--bugdet", 3), "--budget"),
-        (("reweight", "--method", "drect"), "'direct', 'l2rw', 'mw-net', 'fsr', 'gce', 'elr', 'uniform'"),
+        (("reweight", "--method", "drect"), "'direct', 'l2rw', 'mw-net', 'fsr', 'gce', 'elr', "),
         (("select", "--budget", "many"), "--budget"),
         (("warmup", "--epochs", 0), "--epochs is 0; it must be at least 1"),
         (("warmup", "--lr", "nan"), "--lr is nan"),

@@ -12,7 +12,7 @@ from metaselect.errors import UsageError
 from metaselect.registry import PROFILES, REWEIGHTERS, SELECTORS, configure, load, profile_values, settings
 
 FULL = ("rbc", "rbc-k", "gbc")
-METHODS = {**SELECTORS, **REWEIGHTERS}
+METHODS = {path.partition(":")[2]: path for path in (*SELECTORS.values(), *REWEIGHTERS.values())}
 TINY = ("reweight", "--method", "fsr", "--epochs", 2, "--batch-size", 16)
 SPELLED_OUT = (
     "dictionary=3000",
