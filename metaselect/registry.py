@@ -231,7 +231,9 @@ def describe(path: str) -> list[tuple[str, str, str]]:
 def method_name(path: str) -> str:
     """The name of the method at ``path`` on the command line."""
     # A name may stand in both.
-    return next((name for name, known in chain(SELECTORS.items(), REWEIGHTERS.items()) if known == path), path)
+    return next(
+        (name for name, known in chain(SELECTORS.items(), REWEIGHTERS.items()) if known == path), path
+    )
 
 
 def format_value(value: object) -> str:

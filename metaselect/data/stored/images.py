@@ -140,7 +140,7 @@ class EncodedImages:
             raw = self.files.read(self._name("source", row))
         if isinstance(raw, UnusableContent):
             raise ArtefactError(f"The image of sample {name} is gone: {raw.reason}.", self.remedies.missing)
-        # Bytes tell more than a size and a time, and their digest takes a hundredth of the decoding.
+        # Bytes tell more than a size and a time, and their digest takes little beside the decoding.
         if hashlib.sha256(raw).digest() != digest.tobytes() and not self._has_content(raw, row):
             if self.is_file(row):
                 raise ArtefactError(
