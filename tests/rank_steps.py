@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, object]] = {
     "fsr dictionary=12 share=1 relabel=paper deferral=0": {},
 }
 """A method with its options, and changes of the plan."""
+CASES |= {name: {} for name in REWEIGHTERS if not any(words.split()[0] == name for words in CASES)}
 
 
 class Wide(nn.Module):

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from command_line import metaselect, tree
+from data_makers import KINDS
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from metaselect.models.cross_fit import is_above
-from metaselect.registry import REWEIGHTERS
 from metaselect.run.layout import Run
 from metaselect.training.saved_models import warmup_model
 
@@ -168,7 +168,7 @@ def test_images_can_be_solved_too(warm: Path) -> None:
     assert done["held_out_accuracy_on_given_labels"] > 0.3
 
 
-@pytest.mark.parametrize("method", REWEIGHTERS)
+@pytest.mark.parametrize("method", KINDS)
 def test_every_method_trains_it_with_the_weight_decay_of_the_warmup(tmp_path: Path, method: str) -> None:
     data, run = clusters(tmp_path / "train.parquet", 60, 130), tmp_path / "run"
     decay = metaselect("warmup", data, "--json", run=run).json["weight_decay"]

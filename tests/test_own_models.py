@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from command_line import metaselect, run_process
-from data_makers import write_rows
+from data_makers import KINDS, write_rows
 from torch import nn
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
 from metaselect.models.build import build_model
 from metaselect.models.head import head_of, mark_head
-from metaselect.registry import REWEIGHTERS, SELECTORS
+from metaselect.registry import SELECTORS
 
 N = 48
 SOURCE = '''
@@ -205,7 +205,7 @@ def test_every_selector_works_beside_an_auxiliary_head(code: Path, warm: Path, m
     assert done.json["selected"] == 4
 
 
-@pytest.mark.parametrize("method", list(REWEIGHTERS))
+@pytest.mark.parametrize("method", KINDS)
 def test_every_method_trains_beside_an_auxiliary_head(code: Path, warm: Path, method: str) -> None:
     words = ("reweight", "--method", method, "--epochs", 8, "--folds", 0, "--device", "cpu", "--trust-model")
     with own_code(code):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from data_makers import METHODS, STATEFUL, EveryState, Listener, plan, start_of
+from data_makers import KINDS, METHODS, STATEFUL, EveryState, Listener, plan, start_of
 from safetensors.torch import load_file
 from torch import nn
 
@@ -34,7 +34,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "adam": {"optimiser": "adam", "lr": 0.01},
     "adamw": {"optimiser": "adamw", "lr": 0.01, "accumulate": 2},
 }
-"""Changes of the plan; the first options of every method are tried under each, all others under "momentum"."""
+"""Changes of the plan; the first options of ``KINDS`` are tried under each, all others under "momentum"."""
 
 SMALL = {"fsr": "dictionary=12 share=1"}
 """What makes a method fit a pool of 24."""
@@ -73,7 +73,8 @@ DEMANDING = {"fsr": "ema=0.9 pusher=forgetting"}
 
 HAS_KNOBS = {name: hasattr(method, "every") for name, method in METHODS.items()}
 CASES = [
-    *((name, words, training) for name in REWEIGHTERS for words in ("",) for training in TRAININGS),
+    *((name, "", training) for name in KINDS for training in TRAININGS),
+    *((name, "", "momentum") for name in REWEIGHTERS if name not in KINDS),
     *((name, words, "momentum") for name in REWEIGHTERS if HAS_KNOBS[name] for words in KNOBS),
     *((name, words, "momentum") for name, several in OPTIONS.items() for words in several),
 ]

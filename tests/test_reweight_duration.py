@@ -10,12 +10,11 @@ import pytest
 import torch
 from annotation_run import call
 from command_line import metaselect, tree
-from data_makers import Listener, Picture, encode, samples_table, write_images, write_rows
+from data_makers import KINDS, Listener, Picture, encode, samples_table, write_images, write_rows
 
 import metaselect.stages.reweight.reweight as reweight_stage
 from metaselect.cli.main import main
 from metaselect.options import ReweightOptions
-from metaselect.registry import REWEIGHTERS
 from metaselect.reweighting.uniform import Uniform
 from metaselect.run.layout import Run
 from metaselect.stages.reweight import duration as module
@@ -56,7 +55,7 @@ def setup_of(run: Path, **options: Any) -> ReweightSetup:
     return resolve_setup(Run(run), ReweightOptions(**given), Listener())
 
 
-@pytest.mark.parametrize("method", REWEIGHTERS)
+@pytest.mark.parametrize("method", KINDS)
 def test_steps_of_every_method_are_timed_and_leave_no_trace(method: str, small: Path) -> None:
     setup = setup_of(small, method=method)
     before, threads = torch.random.get_rng_state(), torch.get_num_threads()

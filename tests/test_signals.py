@@ -30,7 +30,7 @@ sys.exit(run())
 """
 EARLY = ("metaselect.cli.main", "typer", "metaselect.cli.console", "metaselect.stages.select.select")
 LOSES_EXCEPTIONS = ("numpy", "numpy._core.getlimits", "numpy.lib._histograms_impl")
-LATE = ("torch", "torch.nn.functional", "metaselect.training.loop")
+LATE = ("torch", "torch.nn.functional", "metaselect.training.batches")
 
 
 def signalled(moment: str, number: int, run: Path, *, ignored: bool = False) -> Done:

@@ -5,7 +5,7 @@ from typing import Any
 import data_makers
 import pytest
 import torch
-from data_makers import META, METHODS, EveryState, plan, start_of
+from data_makers import KINDS, META, METHODS, EveryState, plan, start_of
 
 from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
@@ -29,7 +29,7 @@ CASES = [
     (name, words, training)
     for name in METHODS
     for words in OPTIONS.get(name, ("",))
-    for training in TRAININGS
+    for training in (TRAININGS if name in KINDS else ("momentum",))
 ]
 DRIVEN = [("direct", "step=1000"), ("mw-net", "net_lr=10000 net_weight_decay=0"), ("l2rw", "")]
 """Those whose own arithmetic comes to 0 where every sample pulls against the meta loss; fsr's is in test_fsr."""

@@ -82,13 +82,11 @@ class WholeBatchNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradient by the inputs, through the moments too; and this rank's part of those by weight and bias."""
-        values, weight, mean, var = ctx.saved_tensors
-        # At constant moments; its sums over the batch are what the moments' own gradients take.
-        by_inputs, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, values, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
-        )
+        saved = ctx.saved_tensors
+        # The sums over the batch are what the moments' own gradients take.
+        by_inputs, by_weight, by_bias = _at_constant_moments(gradient, saved, ctx.eps)
         sums = ranks.all_sum(torch.cat([by_weight, by_bias]))
-        return _less_means(by_inputs, ctx, weight, sums), by_weight, by_bias, None, None
+        return _less_means(by_inputs, ctx, saved, sums), by_weight, by_bias, None, None
 
     @staticmethod
     def jvp(ctx: Any, of_inputs: Any, of_weight: Any, of_bias: Any, *constants: Any) -> torch.Tensor:
@@ -108,40 +106,54 @@ def _tangent(
     of_weight: torch.Tensor | None,
     of_bias: torch.Tensor | None,
 ) -> torch.Tensor:
+    values, _, mean, var = saved
+    # weight (x - mean) s + bias = x factor + shift, whose tangents by weight and bias these are
+    factor = (var + kept.eps).rsqrt() * (0 if of_weight is None else of_weight)
+    shift = (0 if of_bias is None else of_bias) - mean * factor
+    if of_inputs is None:
+        shape = _of_channels(values)
+        return torch.addcmul(shift.to(values.dtype).view(shape), values, factor.to(values.dtype).view(shape))
+    # Without the weight the Jacobian is symmetric over the whole batch: the product is that of ``backward``.
+    scaled, along, plain = _at_constant_moments(of_inputs, saved, kept.eps)
+    return _less_means(scaled, kept, saved, ranks.all_sum(torch.cat([along, plain])), factor, shift)
+
+
+def _at_constant_moments(
+    gradient: torch.Tensor, saved: tuple[torch.Tensor, ...], eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The product w s g (b, C, ...), and the sums (C,) over this rank's rows of g u and of g."""
     values, weight, mean, var = saved
-    shape = (1, -1, *[1] * (values.dim() - 2))
-    unit = (values - mean.view(shape)) * (var + kept.eps).rsqrt().view(shape)
-    result = torch.zeros_like(values)
-    if of_inputs is not None:
-        # Without the scale the Jacobian is symmetric over the whole batch: the product is that of ``backward``.
-        axes = [axis for axis in range(values.dim()) if axis != 1]
-        sums = ranks.all_sum(torch.cat([(of_inputs * unit).sum(axes), of_inputs.sum(axes)]))
-        scaled = of_inputs * (weight * (var + kept.eps).rsqrt()).view(shape)
-        result = _less_means(scaled, kept, weight, sums, saved)
-    if of_weight is not None:
-        result = result + unit * of_weight.view(shape)
-    return result if of_bias is None else result + of_bias.view(shape)
+    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten.native_batch_norm_backward(
+        gradient, values, weight, mean, var, None, None, False, eps, [True, True, True]
+    )
+    return found
 
 
 def _less_means(
     scaled: torch.Tensor,
     kept: Any,
-    weight: torch.Tensor,
+    saved: tuple[torch.Tensor, ...],
     sums: torch.Tensor,
-    saved: tuple[torch.Tensor, ...] | None = None,
+    factor: torch.Tensor | float = 0.0,
+    shift: torch.Tensor | float = 0.0,
 ) -> torch.Tensor:
-    """``scaled`` (b, C, ...), which changes, less w s (sum_i g_i + u sum_i g_i u_i) / N.
+    """``scaled`` (b, C, ...), which changes, less w s (sum_i g_i + u sum_i g_i u_i) / N, plus x ``factor`` + ``shift``.
 
     Here u are the unscaled outputs, s = 1 / sqrt(var + eps), and ``sums`` (2 C,) the sums of g u and of g.
     """
-    values, _, mean, var = kept.saved_tensors if saved is None else saved
-    shape = (1, -1, *[1] * (values.dim() - 2))
+    values, weight, mean, var = saved
     along, plain = sums.to(mean.dtype).chunk(2)
     inverse = (var + kept.eps).rsqrt()
-    factor = weight.to(mean.dtype) * inverse / kept.count
-    slope = (factor * inverse * along).to(scaled.dtype)
-    level = (factor * (plain - mean * inverse * along)).to(scaled.dtype)
-    return scaled.sub_(level.view(shape)).addcmul_(values.to(scaled.dtype), slope.view(shape), value=-1)
+    share = weight.to(mean.dtype) * inverse / kept.count
+    slope = (factor - share * inverse * along).to(scaled.dtype)
+    level = (shift - share * (plain - mean * inverse * along)).to(scaled.dtype)
+    shape = _of_channels(values)
+    return scaled.add_(level.view(shape)).addcmul_(values.to(scaled.dtype), slope.view(shape))
+
+
+def _of_channels(values: torch.Tensor) -> tuple[int, ...]:
+    """The shape in which (C,) numbers stand beside (b, C, ...) ones."""
+    return (1, -1, *[1] * (values.dim() - 2))
 
 
 class _WholeBatch(TorchFunctionMode):

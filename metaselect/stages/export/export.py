@@ -20,7 +20,7 @@ from metaselect.run.evaluation_artefacts import OFFERS
 from metaselect.run.files import naming, parse_json, read_json, write_csv, write_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.layout import IMAGES, Run
-from metaselect.run.tables import read_parquet
+from metaselect.run.tables import read_parquet, require_parquet
 from metaselect.stages.export.croissant import croissant
 from metaselect.stages.export.decisions import (
     DECISIONS,
@@ -81,7 +81,7 @@ def export(run: Run, out: Path, options: CleanedDataOptions, report: Reporter) -
         if offers:
             files.append(OFFERS.path())
         inputs = inputs_of(run, *files)
-        n = pq.read_metadata(run.path(SAMPLES.path())).num_rows
+        n = pq.read_metadata(require_parquet(run, SAMPLES)).num_rows
         require_memory(
             Need(n * SAMPLE_BYTES + BUFFERS), f"An export of {n:,} samples", "Fewer samples take less."
         )

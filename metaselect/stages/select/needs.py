@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
+from metaselect.data.readers.columnar import readable
 from metaselect.features.near_duplicates import search_bytes
 from metaselect.memory import Need, in_mib, predicted, require_memory
 from metaselect.records import Json
@@ -79,7 +80,8 @@ def round_needs(round_: RoundToProbe) -> RoundNeeds:
     features = clustering = 0
     external = options.features is not None
     if options.features is not None:
-        metadata = pq.read_metadata(options.features)
+        with readable(options.features):
+            metadata = pq.read_metadata(options.features)
         groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
         features, checkpoints = sum(group.total_byte_size for group in groups), 1
     elif round_.epochs and "images" not in method.required_features:
