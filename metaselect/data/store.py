@@ -197,7 +197,8 @@ def load_images(run: Run, count: int, workers: int | None = None) -> Inputs:
         return load_array(run, PIXELS, count)
     places = load_array(run, ENCODED, count)
     beside = run.path(ENCODED_BYTES.path()).is_file()
-    stored, record = preprocess_of(run).kinds[IMAGES], run.stage(DATA.name()).require()
+    stored, made = preprocess_of(run).kinds[IMAGES], run.stage(DATA.name())
+    record = made.require()
     outside = bool(record.key.options.get("allow_outside"))
     return EncodedImages(
         places,
@@ -206,8 +207,8 @@ def load_images(run: Run, count: int, workers: int | None = None) -> Inputs:
         ImageFiles(Path(str(record.details[IMAGES])), outside=outside),
         Target(stored.size, stored.mode, 0, stored.pixel_range, stored.fit),
         Remedies(
-            f"Put it back; where the data set was moved, name its new place: metaselect ingest DATA {run.flag}",
-            f"Restore the file, or take the data as it is now: metaselect ingest DATA --force {run.flag}",
+            f"Put it back; where the data set was moved, name its new place in: {made.command()}",
+            f"Restore the file, or take the data as it is now: {made.command('--force')}",
             INGEST_AGAIN,
         ),
         workers,
