@@ -34,7 +34,8 @@ import pyarrow.parquet as pq
 CLASSES, COMPONENTS, WRONG, BUDGET = 10, 50, 0.2, 1000
 BLOCK = 50_000  # samples that are made at a time
 SELECTORS = ("random", "k-means", "k-center", "badge", "typiclust", "rbc")
-COMMANDS = ("ingest", "warmup", *SELECTORS, "simulate", "reweight", "status", "export")
+COMMANDS = ("ingest", "warmup", *SELECTORS, "simulate", "reweight", "evaluate", "status", "export")
+TEST_SHARE = 10  # samples of the pool for one of the test set, which is another draw with the same seed
 HIDDEN = 64  # of the model that warmup takes: its last layer's inputs
 LINEAR = 1.15
 LIMIT: list[str] = []
@@ -171,12 +172,15 @@ def measure(samples: int, width: int, commands: list[str], work: Path) -> dict[s
     folder = work / f"{samples}-{width}"
     shutil.rmtree(folder, ignore_errors=True)
     in_child(make_pool, folder, samples, width)
-    run = folder / "run"
+    if "evaluate" in commands:
+        in_child(make_pool, folder / "test", samples // TEST_SHARE, width)
+    run, test = folder / "run", folder / "test/pool.parquet"
     others: dict[str, tuple[object, ...]] = {
         "ingest": ("ingest", folder / "pool.parquet", "--run", run),
         "warmup": ("warmup", "--run", run),
         "simulate": ("annotate", "simulate", folder / "truth.csv", "--run", run),
         "reweight": ("reweight", "--run", run),
+        "evaluate": ("evaluate", test, "--run", run, "--truth", folder / "truth.csv"),
         "status": ("status", "--run", run),
         "export": ("export", "--run", run, "-o", folder / "export"),
     }
