@@ -21,7 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch, so that bytes can
 
 import numpy as np
 from fault_injection import import_everything, run_forked
-from kill_harness import Step, files, steps, votes_of
+from kill_harness import Step, assert_undisturbed, files, steps, votes_of
 
 ROOM = "64m"
 PAGE = 4096
@@ -74,11 +74,7 @@ def trial(step: Step, share: float, disk: Path) -> int:
     if files(place) != step.after:
         last = run_forked(step.words, place, ranks=step.ranks, logs=logs)
         assert last.code == 0, f"{shown}\nagain: exit {last.codes}\n{last.said}"
-    found = files(place)
-    differ = sorted(
-        name for name in found.keys() | step.after.keys() if found.get(name) != step.after.get(name)
-    )
-    assert not differ, f"{shown}\n{differ} differ"
+    assert_undisturbed(step, place, shown)
     shutil.rmtree(place)
     shutil.rmtree(logs.parent)
     return ended.code

@@ -149,15 +149,20 @@ def trial(step: Step, faults: Sequence[Fault], place: Path) -> list[Ended]:
     else:
         last = run_forked(step.words, place, ranks=step.ranks)
         assert last.code == 0, f"{step.words} after {faults} ended with {last.code}: {last.said}"
-    found = files(place)
-    differ = sorted(
-        name for name in found.keys() | step.after.keys() if found.get(name) != step.after.get(name)
-    )
-    assert not differ, f"{step.words} after {faults}: {differ} differ"
+    assert_undisturbed(step, place, f"{step.words} after {faults}")
     shutil.rmtree(place)
     for log in place.parent.glob(f"{place.name}.*"):
         log.unlink()
     return told
+
+
+def assert_undisturbed(step: Step, place: Path, what: str) -> None:
+    """Raise AssertionError unless a folder has the files of the undisturbed command, and no others."""
+    found = files(place)
+    differ = sorted(
+        name for name in found.keys() | step.after.keys() if found.get(name) != step.after.get(name)
+    )
+    assert not differ, f"{what}: {differ} differ"
 
 
 def judge(step: Step, fault: Fault, ended: Ended) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from metaselect.data.readers.columnar import READ_BUFFER
 from metaselect.records import Json
 from metaselect.run.artefacts import FACTORS, GRADIENTS
 from metaselect.run.schema import Artefact
@@ -21,7 +22,6 @@ from metaselect.selection.base import Gradients
 
 RECIPE = b"metaselect.recipe"
 READ_ROWS = 8192  # of a file of features, that are decoded at a time
-READ_BUFFER = 1 << 20  # bytes; without it a whole column of a row group is loaded at once
 REMEDY = "Recompute it: run metaselect select again with --force."
 
 Recipe: TypeAlias = dict[str, Json]

@@ -37,7 +37,7 @@ class ReedSoft(Method):
 
 
 @dataclass(frozen=True)
-class ReedHard(Method):
+class ReedHard(ReedSoft):
     """Hyper-parameters.
 
     Attributes:
@@ -45,9 +45,6 @@ class ReedHard(Method):
     """
 
     beta: float = 0.8
-
-    def __post_init__(self) -> None:
-        require_option(self, "beta", "at least 0 and at most 1", holds=0 <= self.beta <= 1)
 
     def begin(self, start: Start) -> "ReedRun":
         """A run without state."""

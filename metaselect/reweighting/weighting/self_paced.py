@@ -45,20 +45,8 @@ class SelfPaced(Method):
 
 
 @dataclass(frozen=True)
-class MentorNet(Method):
-    """Hyper-parameters.
-
-    Attributes:
-        percentile: share of a batch whose losses are below the threshold that it asks for; above 0, at most 1.
-        decay: share of the threshold that stays with each batch; in [0, 1).
-    """
-
-    percentile: float = 0.75
-    decay: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_option(self, "percentile", "above 0 and at most 1", holds=0 < self.percentile <= 1)
-        require_option(self, "decay", "at least 0 and below 1", holds=0 <= self.decay < 1)
+class MentorNet(SelfPaced):
+    """The same hyper-parameters, with the curriculum."""
 
     def begin(self, start: Start) -> "MentorNetRun":
         """Before the first threshold."""
