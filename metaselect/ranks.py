@@ -9,7 +9,7 @@ The engine is torch.distributed: gloo for tensors on the CPU, NCCL for those on 
 the end of such a process.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 Result = TypeVar("Result")
+Chunk = TypeVar("Chunk", bound=Sized)
 
 
 class LostRank(Terminated):
@@ -167,8 +168,8 @@ def divide(count: int) -> Division:
     return Division(tuple(least + (number < more) for number in range(ranks)))
 
 
-def divide_chunks(chunks: Sequence["torch.Tensor"]) -> tuple[Sequence["torch.Tensor"], Division]:
-    """The chunks of this rank, and the division of their rows; each chunk stays whole.
+def divide_chunks(chunks: Sequence[Chunk]) -> tuple[Sequence[Chunk], Division]:
+    """The chunks of this rank, and the division of their rows; each chunk (a tensor, or a range of rows) stays whole.
 
     So every row is computed with the same others as in one process, and rounded alike.
     """

@@ -1,8 +1,9 @@
 """Short trainings in float64 by every method, and what else several ranks compute together."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import torch
 from data_makers import EveryState, plan, start_of, trained
@@ -18,7 +19,10 @@ from metaselect.metagrad.jvp import JvpSolver
 from metaselect.metagrad.jvp_strategies import central_differences, dual_numbers, through_graph
 from metaselect.models.batch import Batch
 from metaselect.records import SilentReporter
-from metaselect.registry import REWEIGHTERS, configure
+from metaselect.registry import REWEIGHTERS, SELECTORS, configure
+from metaselect.selection import badge, craig, k_center
+from metaselect.selection.base import PoolFeatures
+from metaselect.selection.clustering import factored, farthest_first, kmeans
 from metaselect.training.batches import Batches
 from metaselect.training.loop import final_model, start_training
 from metaselect.training.predict import predict
@@ -64,7 +68,7 @@ def batches() -> Batches:
 
 def results() -> dict[str, torch.Tensor]:
     """Every tensor that is computed, by name."""
-    return {**trainings(), **products(), **features()}
+    return {**trainings(), **products(), **features(), **choices()}
 
 
 def trainings() -> dict[str, torch.Tensor]:
@@ -139,6 +143,35 @@ def features() -> dict[str, torch.Tensor]:
         "outlier": similar.outlier,
     }
     return {name: value.double() for name, value in values.items()}
+
+
+def choices() -> dict[str, torch.Tensor]:
+    """What selectors choose in a first and a later round, in blocks and parts that leave the ranks unequal shares."""
+    draw, n = torch.Generator().manual_seed(4), 700
+    probs = [torch.randn(n, 3, generator=draw).softmax(1) for _ in range(2)]
+    hidden = [torch.randn(n, 5, generator=draw).round(decimals=1) for _ in range(2)]  # equal rows too
+    pool = PoolFeatures(tuple(probs), tuple(hidden), torch.arange(n) % 3)
+    small = [
+        mock.patch.object(kmeans, "LEAST_PART", 100),
+        *(mock.patch.object(module, "BLOCK_ENTRIES", 2**10) for module in (factored, badge)),
+        *(mock.patch.object(k_center, name, 64) for name in ("TILE_ENTRIES", "MIN_TILE_ROWS")),
+        mock.patch.object(craig, "TILE_ENTRIES", 2**12),
+        mock.patch.object(farthest_first, "CANDIDATES", 50),
+    ]
+    found = {}
+    with ExitStack() as stack:
+        for patch in small:
+            stack.enter_context(patch)
+        for name in ("rbc", "rbc-k", "k-center", "badge", "craig"):
+            for bought in (torch.arange(0), torch.arange(3, 90, 4)):
+                choice = configure(SELECTORS[name], []).choose(
+                    pool, 60, bought, torch.Generator().manual_seed(5)
+                )
+                scores = torch.stack([choice.cluster.double(), choice.similarity.double()])
+                found[f"choice of {name} after {len(bought)}"] = torch.cat(
+                    [choice.ranked.double(), scores.flatten()]
+                )
+    return found
 
 
 def write(out: Path) -> None:

@@ -74,7 +74,9 @@ def test_factored_rows_are_the_outer_products(block_numbers: int, monkeypatch: p
     ids = torch.tensor([7, 0, 7])
     np.testing.assert_allclose(rows.dense(ids), unit[ids], rtol=1e-12, atol=1e-15)
     for index in range(11):
-        np.testing.assert_allclose(rows.inner(index), unit @ unit[index], rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(
+            rows.closeness(torch.tensor([index])), abs(unit @ unit[index]), rtol=1e-12, atol=1e-15
+        )
     part = rows.subset(torch.tensor([4, 2]))
     np.testing.assert_allclose(collected(part), unit[[4, 2]], rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(part.norms, norms[[4, 2]], rtol=1e-13)
@@ -100,7 +102,8 @@ def test_a_checkpoint_of_zeros_counts_for_nothing(dead: int, dtype: torch.dtype)
     assert torch.isfinite(collected(rows)).all()
     torch.testing.assert_close(rows.norms, alone.norms)
     for index in range(9):
-        torch.testing.assert_close(rows.inner(index), alone.inner(index))
+        centre = torch.tensor([index])
+        torch.testing.assert_close(rows.closeness(centre), alone.closeness(centre))
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
@@ -121,7 +124,7 @@ def test_half_rows_are_widened_before_anything_is_computed() -> None:
     assert torch.equal(found.norms, expected.norms)
     assert torch.equal(collected(found), collected(expected))
     assert torch.equal(found.dense(torch.tensor([3, 1])), expected.dense(torch.tensor([3, 1])))
-    assert torch.equal(found.inner(4), expected.inner(4))
+    assert torch.equal(found.closeness(torch.tensor([4, 9])), expected.closeness(torch.tensor([4, 9])))
     clusters, twin = (kmeans(rows, 5, weighted=True, first=0) for rows in (found, expected))
     assert torch.equal(clusters.assignment, twin.assignment)
     assert clusters.objective == twin.objective
@@ -280,7 +283,7 @@ def test_seeds_of_a_large_pool_equal_brute_force(monkeypatch: pytest.MonkeyPatch
     """Few candidates at a time, and old bounds of the other rows, lead to the same seeds."""
     monkeypatch.setattr(farthest_first, "CANDIDATES", 5)
     rows = random_rows(200, 9)
-    cosines = torch.stack([rows.inner(index) for index in range(200)]).abs()
+    cosines = torch.stack([rows.closeness(torch.tensor([index])) for index in range(200)])
     chosen = [11]
     while len(chosen) < 60:
         worst = cosines[chosen].amax(0)

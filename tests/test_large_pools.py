@@ -59,7 +59,10 @@ def test_blocks_of_a_sketch_are_its_dense_rows(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(blocks, sketched.dense(torch.arange(150)))
     part = sketched.subset(torch.tensor([7, 3]))
     torch.testing.assert_close(part.dense(torch.arange(2)), blocks[[7, 3]])
-    torch.testing.assert_close(sketched.inner(4), rows.inner(4))  # seeds are found with the exact products
+    centres = torch.tensor([4, 0])
+    torch.testing.assert_close(
+        sketched.closeness(centres), rows.closeness(centres)
+    )  # seeds are found with the exact products
 
 
 @pytest.mark.parametrize("weighted", [False, True])

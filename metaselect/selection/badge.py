@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
+from metaselect.ranks import divide_chunks
 from metaselect.selection.base import (
     Choice,
     PoolFeatures,
@@ -22,7 +23,7 @@ from metaselect.selection.base import (
     choice_without_clusters,
     no_progress,
 )
-from metaselect.selection.clustering.factored import BLOCK_ENTRIES
+from metaselect.selection.clustering.factored import BLOCK_ENTRIES, row_ranges
 from metaselect.selection.clustering.kmeans import LARGE_POOL
 
 PICKS_AT_ONCE = 64  # in a large pool, between two passes over all samples
@@ -104,14 +105,16 @@ class GradientEmbeddings:
         self.squares = _squares(self.left) * _squares(self.right)
 
     def squared_distances(self, ids: torch.Tensor) -> torch.Tensor:
-        """(n,) float64 on the CPU: squared distances to the nearest of the rows ``ids`` ((p,) int64 on the CPU)."""
-        rows = max(BLOCK_ENTRIES // max(self.left.shape[1], self.right.shape[1], 4 * len(ids)), 1)
-        nearest = torch.empty_like(self.squares)
-        for block in torch.arange(len(nearest)).to(nearest.device).split(rows):
-            nearest[block] = self.between(block, ids).amin(1)
-        return nearest.cpu()
+        """(n,) float64 on the CPU: squared distances to the nearest of the rows ``ids`` ((p,) int64 on the CPU).
 
-    def between(self, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        Each rank computes some blocks of rows.
+        """
+        count = max(BLOCK_ENTRIES // max(self.left.shape[1], self.right.shape[1], 4 * len(ids)), 1)
+        blocks, division = divide_chunks(row_ranges(len(self.squares), count))
+        found = [self.between(slice(rows.start, rows.stop), ids).amin(1) for rows in blocks]
+        return division.joined(torch.cat(found)).cpu()
+
+    def between(self, rows: torch.Tensor | slice, ids: torch.Tensor) -> torch.Tensor:
         """(b, p) float64: ||g_i - g_j||^2, exactly 0 where only rounding differs."""
         ids = ids.to(self.squares.device)
         # <g_i, g_j> = (a_i . a_j)(x_i . x_j)
@@ -126,7 +129,7 @@ def _squares(values: torch.Tensor) -> torch.Tensor:
     return torch.cat([block.double().square().sum(1) for block in _blocks(values)])
 
 
-def _inner(values: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def _inner(values: torch.Tensor, rows: torch.Tensor | slice, ids: torch.Tensor) -> torch.Tensor:
     """(b, p) float64, inner products of some rows of ``values`` (n, d) with others."""
     return values[rows].double() @ values[ids].double().T
 

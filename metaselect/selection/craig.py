@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
+from metaselect.ranks import all_max, all_sum, rank, size
 from metaselect.selection.base import (
     Choice,
     PoolFeatures,
@@ -144,21 +145,22 @@ class PredictedClass:
         count = len(self.ids)
         sums = torch.zeros_like(self.squares)
         largest = torch.zeros_like(self.squares[0])
-        for columns in self._tiles():
+        for columns in self._own_tiles():
             tile = self.distances(columns, columns.start)  # the matrix is symmetric: compute each pair once
             sums[columns] += tile.sum(0)
             sums[columns.stop :] += tile[columns.stop - columns.start :].sum(1)
             largest = torch.maximum(largest, tile.max())
-        self.largest = float(largest)
+        self.largest = float(all_max(largest))
         if not bought:
-            return count * self.largest - sums
+            return count * self.largest - all_sum(sums)  # exact in any order
         for index in bought:
             self.cover(index)
         # Into an existing tensor: small tensors that outlive the tiles between which they are allocated fragment the
         # heap, up to gigabytes.
-        for columns in self._tiles():
+        sums.zero_()
+        for columns in self._own_tiles():
             sums[columns] = self.gains(columns)
-        return sums
+        return all_sum(sums)
 
     def gains(self, columns: slice | list[int]) -> torch.Tensor:
         """(m,) gains of F by each of the m rows ``columns`` for the present S; never negative."""
@@ -196,10 +198,11 @@ class PredictedClass:
             self.cover(at)
             fresh.clear()
 
-    def _tiles(self) -> Iterator[slice]:
-        """Slices of columns that cover the class, ``width`` at a time."""
-        count = len(self.ids)
-        return (slice(start, min(start + self.width, count)) for start in range(0, count, self.width))
+    def _own_tiles(self) -> Iterator[slice]:
+        """Of the slices of columns that cover the class, ``width`` at a time, those that this rank computes."""
+        count, step = len(self.ids), self.width * size()
+        starts = range(rank() * self.width, count, step)  # in turn: the first have the most pairs
+        return (slice(start, min(start + self.width, count)) for start in starts)
 
 
 def _pop_stale(heap: list[tuple[float, int]], fresh: set[int], count: int) -> list[int]:

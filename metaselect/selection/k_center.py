@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
+from metaselect.ranks import divide_chunks
 from metaselect.selection.base import (
     Choice,
     PoolFeatures,
@@ -18,6 +19,7 @@ from metaselect.selection.base import (
     choice_without_clusters,
     no_progress,
 )
+from metaselect.selection.clustering.factored import row_ranges
 from metaselect.selection.clustering.farthest_first import farthest_first
 from metaselect.selection.clustering.row_argmax import row_argmax
 
@@ -86,7 +88,10 @@ class EuclideanDistances:
         centred = rows - self.mean
         centred = torch.cat([centred, -centred.square().sum(1, keepdim=True) / 2], 1)  # (p, d + 1)
         size = max(TILE_ENTRIES // max(len(centres), self.hidden.shape[1]), MIN_TILE_ROWS)
-        for block, bound in zip(self.hidden.split(size), bounds.split(size), strict=True):
+        own, division = divide_chunks(row_ranges(len(bounds), size))
+        for place in own:
+            at = slice(place.start, place.stop)
+            block, bound = self.hidden[at], bounds[at]
             shifted = F.pad(block - self.mean, (0, 1), value=1.0)
             closeness = shifted @ centred.T  # (b, p): <x, c> - |c|^2 / 2 = (|x|^2 - |x - c|^2) / 2
             nearest = row_argmax(closeness)
@@ -94,6 +99,7 @@ class EuclideanDistances:
             closer = (squares < bound.clamp(min=0).square()).nonzero()[:, 0]
             exact = _cdist(block[closer, None], rows[nearest[closer], None])[:, 0, 0]  # row by row
             bound[closer] = torch.minimum(bound[closer], exact)
+        bounds.copy_(division.joined(bounds[division.own]))
 
 
 def _cdist(rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:

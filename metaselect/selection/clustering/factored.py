@@ -10,6 +10,8 @@ from typing import Self
 
 import torch
 
+from metaselect.ranks import divide_chunks
+
 BLOCK_ENTRIES = 2**20  # numbers in the buffer: 4 MiB in float32, which stays in a core's cache
 MIN_BLOCK_ROWS = (
     64  # the product of a block reads all centroids: with fewer rows that costs more than the cache saves
@@ -77,18 +79,13 @@ class FactoredRows:
         assert total is not None  # there is a checkpoint
         return total
 
-    def products(self, centres: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """``(rows, products)``, block by block, with products (b, p) of u_j and u_c, c in ``centres`` (p,)."""
+    def closeness(self, centres: torch.Tensor) -> torch.Tensor:
+        """(n,) largest |<u_j, u_c>| of each row, c in ``centres`` (p,); each rank computes some blocks of rows."""
         others = self.subset(centres)
         count = block_rows(max(side.shape[1] for side in (*self.left, *self.right)), len(centres))
-        for start in range(0, len(self), count):
-            rows = slice(start, min(start + count, len(self)))
-            yield rows, self.subset(rows).times(others)
-
-    def inner(self, index: int) -> torch.Tensor:
-        """(n,) inner products <u_j, u_index>."""
-        centre = torch.tensor([index], device=self.norms.device)
-        return torch.cat([products[:, 0] for _, products in self.products(centre)])
+        blocks, division = divide_chunks(row_ranges(len(self), count))
+        found = [self.subset(slice(rows.start, rows.stop)).times(others).abs_().amax(1) for rows in blocks]
+        return division.joined(torch.cat(found))
 
     def dense(self, ids: torch.Tensor) -> torch.Tensor:
         """(len(ids), D) dense rows; for few rows only."""
@@ -102,6 +99,11 @@ def _norms(values: torch.Tensor) -> torch.Tensor:
     """(n,) norms of the rows of ``values`` (n, d)."""
     norms: torch.Tensor = torch.linalg.vector_norm(values, dim=1, dtype=_accumulation_dtype(values))
     return norms
+
+
+def row_ranges(n: int, count: int) -> list[range]:
+    """The numbers of n rows, ``count`` at a time."""
+    return [range(start, min(start + count, n)) for start in range(0, n, count)]
 
 
 def block_rows(width: int, columns: int) -> int:

@@ -8,16 +8,19 @@ largest |<u_j, C_i>|. With means as centroids that is the step which never lower
 prefers tight clusters, and on MNIST left half of the clusters with a handful of outliers each.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 
+from metaselect.ranks import divide, divide_chunks
 from metaselect.selection.base import ProgressCallback, no_progress
-from metaselect.selection.clustering.factored import FactoredRows
+from metaselect.selection.clustering.factored import FactoredRows, block_rows, row_ranges
 from metaselect.selection.clustering.farthest_first import farthest_first
 from metaselect.selection.clustering.row_argmax import row_argmax
 
 LARGE_POOL = 2**17  # rows, above which arithmetic is chosen that takes less time and rounds otherwise
+PARTS, LEAST_PART = 8, 8192  # parts whose sums are added, at most, and rows of each, at least
 TOLERANCE = 1e-4  # stop when an iteration raises the objective by less than this, relatively
 
 
@@ -50,6 +53,15 @@ class _LloydStep(NamedTuple):
     ratio: torch.Tensor  # (n,) Theorem 1's ratio
     centroids: torch.Tensor  # (M, D), zero where a cluster is empty
     objective: float  # at the new centroids
+
+
+class _AssignedPart(NamedTuple):
+    """Some rows assigned to centroids."""
+
+    assignment: torch.Tensor  # (b,) int64
+    similarity: torch.Tensor  # (b,)
+    ratio: torch.Tensor  # (b,)
+    sums: torch.Tensor  # (M, D) of the members, with sign and norm
 
 
 def kmeans(
@@ -112,8 +124,7 @@ def seed_rows(rows: FactoredRows, count: int, first: int) -> torch.Tensor:
     start = torch.tensor([first], device=rows.norms.device)
 
     def lower(bounds: torch.Tensor, centres: torch.Tensor) -> None:
-        for at, products in rows.products(centres):
-            bounds[at] = torch.minimum(bounds[at], -products.abs().amax(1))
+        torch.minimum(bounds, -rows.closeness(centres), out=bounds)
 
     def between(ids: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
         return -rows.subset(ids).times(rows.subset(centres)).abs()
@@ -124,15 +135,44 @@ def seed_rows(rows: FactoredRows, count: int, first: int) -> torch.Tensor:
 
 
 def _lloyd_step(rows: FactoredRows, centroids: torch.Tensor, *, weighted: bool) -> _LloydStep:
-    """Assign every row to a centroid, and compute the new centroids, in one pass over the blocks of rows."""
+    """Assign every row to a centroid, and compute the new centroids, in one pass over the blocks of rows.
+
+    Each part of the rows is assigned and added up by one rank. Parts depend on the number of rows alone, and their sums
+    are added in order, so that any number of ranks finds the same bits.
+    """
+    count, omega = len(centroids), rows.norms
+    ranges = row_ranges(len(rows), _part_rows(len(rows), block_rows(rows.width, count)))
+    parts, division = divide_chunks(ranges)
+    # On a GPU index_add is not deterministic. On a CPU it takes a fraction of the time of a product.
+    by_index = len(rows) > LARGE_POOL and omega.device.type == "cpu"
+    found = [_assign(rows.subset(slice(part.start, part.stop)), centroids, by_index) for part in parts]
+    assignment, similarity, ratio = (
+        division.joined(torch.cat(column))
+        for column in zip(*((part.assignment, part.similarity, part.ratio) for part in found), strict=True)
+    )
+    sums = divide(len(ranges)).joined(torch.stack([part.sums for part in found])).sum(0)
+    mass = omega.new_zeros(count).index_put_((assignment,), omega, accumulate=True)
+    scale = mass if weighted else sums.norm(dim=1)  # Eq. 10: the mean; RBC-K: norm 1
+    new_centroids = sums / scale.clamp(min=1e-30)[:, None]
+    objective = float((sums * new_centroids).sum(1).cpu().double().sum()) / max(
+        float(omega.cpu().double().sum()), 1e-300
+    )
+    return _LloydStep(assignment, similarity, ratio, new_centroids, objective)
+
+
+def _part_rows(n: int, block: int) -> int:
+    """Rows of a part: whole blocks."""
+    return math.ceil(max(n / PARTS, LEAST_PART) / block) * block
+
+
+def _assign(rows: FactoredRows, centroids: torch.Tensor, by_index: bool) -> _AssignedPart:
+    """Assign the rows of a part to centroids, and add them up by their clusters."""
     n, count = len(rows), len(centroids)
+    half_square = (centroids * centroids).sum(1) / 2  # (M,)
     omega = rows.norms
     assignment = torch.empty(n, dtype=torch.int64, device=omega.device)
     similarity, ratio = torch.empty_like(omega), torch.empty_like(omega)
     sums = torch.zeros_like(centroids)
-    half_square = (centroids * centroids).sum(1) / 2  # (M,)
-    # On a GPU index_add is not deterministic. On a CPU it takes a fraction of the time of a product.
-    by_index = n > LARGE_POOL and omega.device.type == "cpu"
     for rows_slice, block in rows.blocks(count):
         scores = block @ centroids.T  # (b, M)
         absolute = scores.abs()
@@ -146,13 +186,7 @@ def _lloyd_step(rows: FactoredRows, centroids: torch.Tensor, *, weighted: bool) 
         else:  # a product with the one-hot assignment
             membership = torch.zeros_like(scores).scatter_(1, chosen, signed_omega)
             sums.addmm_(membership.T, block)  # (M, D)
-    mass = omega.new_zeros(count).index_put_((assignment,), omega, accumulate=True)
-    scale = mass if weighted else sums.norm(dim=1)  # Eq. 10: the mean; RBC-K: norm 1
-    new_centroids = sums / scale.clamp(min=1e-30)[:, None]
-    objective = float((sums * new_centroids).sum(1).cpu().double().sum()) / max(
-        float(omega.cpu().double().sum()), 1e-300
-    )
-    return _LloydStep(assignment, similarity, ratio, new_centroids, objective)
+    return _AssignedPart(assignment, similarity, ratio, sums)
 
 
 def _reseed_empty(rows: FactoredRows, step: _LloydStep) -> torch.Tensor:

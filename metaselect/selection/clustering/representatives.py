@@ -131,8 +131,7 @@ def far_from_bought(rows: FactoredRows, budget: int, bought: torch.Tensor) -> to
     nearest = torch.zeros_like(rows.norms)  # (n,) largest |cos| with a bought sample
     bought_at_once = 1 if len(rows) <= LARGE_POOL else BOUGHT_AT_ONCE
     for part in bought.to(nearest.device).split(bought_at_once):
-        for at, products in rows.products(part):
-            nearest[at] = torch.maximum(nearest[at], products.abs().amax(1))
+        nearest = torch.maximum(nearest, rows.closeness(part))
     count = max((len(rows) - len(bought)) // 2, budget)
     return lowest_unbought(nearest, count, bought).sort().values
 
