@@ -276,7 +276,16 @@ GOOD, BETTER, UNKNOWN = BoughtScore(0.3, 0.9), BoughtScore(0.2, 0.95), BoughtSco
 @pytest.mark.parametrize(
     ("zero_batches", "before", "after", "predicted", "words"),
     [
-        (0.2, GOOD, BETTER, VARIED, ["in 20% of the batches every weight was 0"]),
+        (0.2, GOOD, GOOD, VARIED, ["in 20% of the batches every weight was 0"]),
+        (
+            0.2,
+            GOOD,
+            BoughtScore(0.2, 0.9),
+            VARIED,
+            ["it did not learn the bought labels"],
+        ),  # decay alone does that
+        (0.2, GOOD, BETTER, CONSTANT, ["in 20% of the batches"]),
+        (1.0, GOOD, BETTER, VARIED, ["in 100% of the batches"]),
         (1.0, UNKNOWN, UNKNOWN, VARIED, ["in 100% of the batches"]),
         (0.0, BETTER, GOOD, CONSTANT, ["one class to every sample"]),
         (0.0, BETTER, GOOD, VARIED, ["90% of the bought labels right", "(95%)"]),
@@ -304,6 +313,16 @@ def test_cause_of_death(
 def test_alive(before: BoughtScore, after: BoughtScore, constant: bool) -> None:
     predicted = CONSTANT if constant else VARIED
     assert failure_reason(0.19, StartScore(before, constant), after, predicted) == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(GOOD, BETTER), (BoughtScore(0.3, 1.0), BoughtScore(0.2, 1.0))],
+)
+def test_a_run_that_learnt_the_bought_labels_is_alive_whatever_weighed_nothing(
+    before: BoughtScore, after: BoughtScore
+) -> None:
+    assert failure_reason(0.99, StartScore(before, True), after, VARIED) == ""
 
 
 def test_a_start_is_judged_by_its_bought_samples_and_by_the_classes_that_it_gives(

@@ -1,11 +1,16 @@
-"""Batches in which every weight is 0, through the training loop: nothing but momentum and decay may move."""
+"""Batches in which every weight is 0: nothing but momentum and decay may move, and a run of them is dead or is not."""
 
+from pathlib import Path
 from typing import Any
 
 import data_makers
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from data_makers import KINDS, META, METHODS, EveryState, plan, start_of
+from command_line import metaselect
+from data_makers import KINDS, META, METHODS, EveryState, plan, start_of, write_rows
 
 from metaselect.metagrad.forward import Forward
 from metaselect.registry import REWEIGHTERS, configure
@@ -94,3 +99,46 @@ def test_methods_whose_weights_all_come_to_zero(
 
 def test_every_meta_method_is_driven_to_zero_somewhere() -> None:
     assert {name for name, _ in DRIVEN} | {"fsr"} == set(META)
+
+
+L2RW = ("reweight", "--method", "l2rw", "--lr", 0.01, "--batch-size", 10, "--epochs", 6, "--json")
+
+
+@pytest.fixture
+def rare_class(tmp_path: Path) -> Path:
+    """A run with 3 bought labels of each class, and 3 samples of one class among the other 394.
+
+    The warm-up gives the frequent class to every sample. Most batches hold no sample of the rare one, and in these
+    every sample pulls against the bought labels.
+    """
+    count, rare = 400, np.arange(400) < 6
+    features = np.random.default_rng(3).normal(size=(count, 2)).astype(np.float32) + 4 * rare[:, None]
+    labels = np.where(rare, "rare", "frequent")
+    ids = [f"s{number:03}" for number in range(count)]
+    table = pa.table({"sample_id": ids, "features": list(features), "label": labels})
+    pq.write_table(table, tmp_path / "pool.parquet")
+    answers = [(ids[number], labels[number]) for number in (0, 1, 2, 100, 101, 102)]
+    form = write_rows(tmp_path / "answers.csv", ("sample_id", "clean_label"), answers)
+    run = tmp_path / "run"
+    metaselect("ingest", tmp_path / "pool.parquet", run=run)
+    metaselect("warmup", "--model", "mlp", "--epochs", 2, run=run)
+    metaselect("annotate", "import", form, "--outside-round", run=run)
+    return run
+
+
+def test_a_run_that_learns_from_the_few_batches_that_count_is_not_dead(rare_class: Path) -> None:
+    result = metaselect(*L2RW, run=rare_class).json
+    assert result["zero_batches"] > 0.5
+    assert result["bought_accuracy"] > 0.5
+    assert result["dead"] is None
+
+
+def test_a_run_that_learns_nothing_is_dead(rare_class: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = metaselect(*L2RW, "--lr", 1e-5, run=rare_class, code=1).json
+    assert slow["zero_batches"] > 0.5
+    assert (slow["bought_accuracy"], "did not learn" in slow["dead"]) == (0.5, True)
+    product = Forward.jvp
+    monkeypatch.setattr(Forward, "jvp", lambda forward, v: -product(forward, v).abs())
+    still = metaselect(*L2RW, "--name", "still", run=rare_class, code=1).json
+    assert (still["zero_batches"], still["bought_accuracy"]) == (1.0, 0.5)
+    assert "in 100% of the batches every weight was 0" in still["dead"]

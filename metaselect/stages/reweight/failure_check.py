@@ -8,7 +8,7 @@ from torch import nn
 from metaselect.training.batches import Batches
 from metaselect.training.predict import predict
 
-FAILED_ZERO_SHARE = 0.2  # of the batches: a run has failed if every weight was 0 in so many
+FAILED_ZERO_SHARE = 0.2  # of the batches: where every weight was 0 in so many, a run must show that it learnt
 CONSTANT_SAMPLE = 2000  # samples on which a model is tested for predicting one class for everything
 REMEDY = "Try a smaller --lr, or the defaults of --momentum (0), --init (warmup) and --option."
 
@@ -57,8 +57,9 @@ def failure_reason(
 ) -> str:
     """Why the result of a re-weighting must not be used, as a sentence; empty if it may be.
 
-    The share of zero batches is tested first, whatever the model predicts. The other two tests apply only where the
-    loss on the bought samples rose.
+    Batches without weight are a failure only where the model has not learnt the bought labels: where one class is very
+    rare, most batches may rightly count for nothing. The other two tests apply only where the loss on the bought
+    samples rose.
 
     Args:
         zero_batches: share of batches in which every weight was 0.
@@ -66,8 +67,11 @@ def failure_reason(
         after: of the final model.
         predicted: (n,) int64, classes that the final model predicts for the pool.
     """
-    if zero_batches >= FAILED_ZERO_SHARE:
-        return f"The run is dead: in {zero_batches:.0%} of the batches every weight was 0. {REMEDY}"
+    if zero_batches >= FAILED_ZERO_SHARE and not _has_learnt(zero_batches, before, after, predicted):
+        return (
+            f"The run is dead: in {zero_batches:.0%} of the batches every weight was 0, and it did not learn the "
+            f"bought labels. {REMEDY}"
+        )
     if not after.loss > before.on_bought.loss:
         return ""
     if len(torch.unique(predicted)) == 1 and not before.constant:
@@ -79,3 +83,14 @@ def failure_reason(
             f"started from ({before.on_bought.accuracy:.0%}). {REMEDY}"
         )
     return ""
+
+
+def _has_learnt(zero_batches: float, before: StartScore, after: BoughtScore, predicted: torch.Tensor) -> bool:
+    """Whether training brought the model closer to the bought labels; False where there are none.
+
+    A lower loss is not enough: weight decay alone lowers that of a model that is surely wrong, without changing much of
+    what it predicts.
+    """
+    if zero_batches == 1 or not after.loss < before.on_bought.loss or len(torch.unique(predicted)) == 1:
+        return False
+    return after.accuracy > before.on_bought.accuracy or after.accuracy == 1
