@@ -214,6 +214,7 @@ class ReweightOptions(TrainingOptions):
         profile: of ``registry.PROFILES``; what it sets is in the method's fields, which are in the key.
         folds: of the bought labels, for the comparison by cross-fitting; 0: no comparison.
         trace: keep what each bought label did to the weights; in the key where it is given.
+        oracle_truth: a CSV file of true labels, of a method that weighs by these; in the key by its content.
     """
 
     method: str = "auto"
@@ -224,6 +225,7 @@ class ReweightOptions(TrainingOptions):
     profile: str | None = not_in_key(None)
     folds: int = 4
     trace: bool = not_in_key(False)
+    oracle_truth: Path | None = not_in_key(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -60,6 +60,7 @@ REWEIGHTERS: dict[str, str] = {
     "self-paced": "metaselect.reweighting.weighting.self_paced:SelfPaced",
     "mentornet": "metaselect.reweighting.weighting.self_paced:MentorNet",
     "random": "metaselect.reweighting.weighting.random:RandomWeights",
+    "weighted": "metaselect.reweighting.weighting.oracle:OracleWeights",
     "finetune": "metaselect.reweighting.bought_only:FineTune",
     "clean-only": "metaselect.reweighting.bought_only:CleanOnly",
     "uniform": "metaselect.reweighting.uniform:Uniform",

@@ -94,13 +94,17 @@ def start_of(
     stream: torch.Generator | None = None,
     evidence: Evidence | None = None,
 ) -> Start:
-    """Of a run on a pool with these labels, (n,) int64; without bought ones, and as if excluding them, by default."""
+    """Of a run on a pool with these labels, (n,) int64; without bought ones, and as if excluding them, by default.
+
+    A quarter of the labels are wrong by the truth.
+    """
     bought = torch.empty(0, dtype=torch.int64) if bought is None else bought
     trained = torch.ones(len(labels), dtype=torch.bool)
     trained[bought] = method is not None and not method.excludes_bought
     known = Labels(labels, int(labels.max()) + 1, trained.nonzero()[:, 0], bought)
     evidence = evidence or evidence_of(labels, bought)
-    return Start(known, epochs, lr, stream or torch.Generator(), torch.device("cpu"), evidence)
+    truth = torch.where(torch.arange(len(labels)) % 4 == 3, (labels + 1) % known.classes, labels)
+    return Start(known, epochs, lr, stream or torch.Generator(), torch.device("cpu"), evidence, truth)
 
 
 def evidence_of(labels: torch.Tensor, bought: torch.Tensor) -> Evidence:
@@ -311,6 +315,19 @@ def made(data: Path, root: Path, ears: Listener | None = None, **options: Any) -
 
 def samples_table(run: Run) -> list[dict[str, object]]:
     return pq.read_table(run.path("data/samples.parquet")).to_pylist()
+
+
+def truth_options(run: Run, method: str) -> dict[str, Path]:
+    """The options of `reweight` that tell a method the truth, if it needs it: every fourth label is wrong."""
+    if not METHODS[method].needs_truth:
+        return {}
+    names = sorted({str(row["given_label"]) for row in samples_table(run) if row["given_label"]})
+    rows = []
+    for number, row in enumerate(samples_table(run)):
+        place = names.index(str(row["given_label"] or names[0]))
+        rows.append((row["sample_id"], names[(place + (number % 4 == 3)) % len(names)]))
+    path = run.root.parent / f"truth-of-{run.root.name}.csv"
+    return {"oracle_truth": write_rows(path, ["sample_id", "clean_label"], rows)}
 
 
 def ids_of(count: int) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from annotation_run import call, csv_rows
 from command_line import metaselect, tree
-from data_makers import METHODS, Listener, made, write_rows
+from data_makers import METHODS, Listener, made, truth_options, write_rows
 
 from metaselect.data_options import IngestOptions
 from metaselect.errors import ConditionUnmet, UsageError
@@ -61,7 +61,7 @@ def options_of(method: str = "direct", **changes: Any) -> ReweightOptions:
 
 
 def setup_of(run: Run, method: str) -> ReweightSetup:
-    return resolve_setup(run, options_of(method), Listener())
+    return resolve_setup(run, options_of(method, **truth_options(run, method)), Listener())
 
 
 def with_evidence(setup: ReweightSetup) -> ReweightSetup:

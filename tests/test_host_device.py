@@ -16,7 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from command_line import metaselect, tree
-from data_makers import STATEFUL, Listener, made, pictures, samples_table, write_images, write_rows
+from data_makers import (
+    STATEFUL,
+    Listener,
+    made,
+    pictures,
+    samples_table,
+    truth_options,
+    write_images,
+    write_rows,
+)
 from host_device import NAME, is_supported, register, traffic
 from torch import nn
 
@@ -155,7 +164,7 @@ def table_bytes(path: Path) -> bytes:
 def test_training_methods(method: str, answered: Runs, tmp_path: Path) -> None:
     runs = copies(answered, tmp_path)
     for name, run in runs.items():
-        reweight(run, options_for(method, name), Listener())
+        reweight(run, options_for(method, name, **truth_options(run, method)), Listener())
     stage = f"reweight/{method}"
     assert artefacts(runs[NAME], stage) == artefacts(runs["cpu"], stage)
 
@@ -230,7 +239,11 @@ def test_a_step_reads_nothing_from_the_device(method: str, answered: Runs, tmp_p
     counts, steps = [], []
     for batch_size in (BATCH, BATCH // 2):
         before = traffic.to_host
-        reweight(run, options_for(method, NAME, batch_size=batch_size, force=True), Listener())
+        reweight(
+            run,
+            options_for(method, NAME, batch_size=batch_size, force=True, **truth_options(run, method)),
+            Listener(),
+        )
         counts.append(traffic.to_host - before)
         steps.append(EPOCHS * (SAMPLES - BUDGET) // batch_size)
     assert counts[0] > 0

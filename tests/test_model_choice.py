@@ -21,11 +21,11 @@ from metaselect.stages.model_choice import ModelChoice, choose_by_comparisons, c
 N = 1000
 
 
-def judged(name: str, right: int, *, method: str = "", dead: str = "") -> Judged:
+def judged(name: str, right: int, *, method: str = "", dead: str = "", oracle: bool = False) -> Judged:
     """A model that gets the first ``right`` of the test samples; "warmup" is the warm-up."""
     table = "" if name == "warmup" else "weights.parquet"
     predictions = ModelPredictions(np.zeros(N, np.int64), np.ones(N), None)
-    candidate = Candidate(name, f"{name}.safetensors", "", table, "", method or name, dead)
+    candidate = Candidate(name, f"{name}.safetensors", "", table, "", method or name, dead, oracle)
     return Judged(candidate, predictions, np.arange(N) < right)
 
 
@@ -52,6 +52,7 @@ WARM, UNIFORM = judged("warmup", 800), judged("uniform", 820)
         ([WARM, UNIFORM, judged("direct", 700)], "uniform", "plain training is enough: direct is worse"),
         ([judged("warmup", 840), UNIFORM, judged("direct", 841)], "warmup", "plain training is enough"),
         ([WARM, UNIFORM, judged("direct", 900, dead="dead")], "uniform", "no method was run"),
+        ([WARM, UNIFORM, judged("weighted", 900, oracle=True)], "uniform", "no method was run"),
         ([WARM, judged("uniform", 900, dead="dead"), judged("direct", 790)], "warmup", "the warm-up"),
         ([WARM, UNIFORM, judged("direct", 900), judged("auto", 900)], "auto", "auto is better"),
         ([WARM, UNIFORM, judged("auto", 880), judged("direct", 900)], "direct", "direct is better"),

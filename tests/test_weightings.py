@@ -11,9 +11,11 @@ from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.registry import REWEIGHTERS, configure
+from metaselect.reweighting.base import Labels
 from metaselect.reweighting.bought_only import BoughtOnlyRun
 from metaselect.reweighting.weighting.class_frequency import effective_number_weights
 from metaselect.reweighting.weighting.hard_mining import hard_weights
+from metaselect.reweighting.weighting.oracle import oracle_weights
 from metaselect.reweighting.weighting.random import rectified_weights
 from metaselect.reweighting.weighting.resample import balanced_order
 from metaselect.reweighting.weighting.self_paced import MentorNetRun, Threshold, curriculum
@@ -47,6 +49,38 @@ def test_random_weights_are_rectified_normals() -> None:
     assert float(one.square().mean() / one.mean() ** 2) == pytest.approx(math.pi, rel=0.1)
     assert not torch.equal(one, other)
     assert torch.equal(one, weights_of("random", labels, seed=1))
+
+
+ORACLE_LABELS = Labels(torch.tensor([0, 0, 0, 0, 1, -1]), 3, torch.tensor([0, 1, 2, 4]), torch.tensor([1]))
+"""The fourth is not trained on, and the last has no label."""
+
+
+def test_oracle_weights_by_hand() -> None:
+    """Of the samples with label 0 that are trained on, one of three is right; the truth of the third is not known."""
+    truth = torch.tensor([0, 2, -1, 0, 1, -1])
+    assert oracle_weights(ORACLE_LABELS, truth, by_class=False).tolist() == [1, 0, 0, 1, 1, 0]
+    found = oracle_weights(ORACLE_LABELS, truth, by_class=True)
+    assert found.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1 / 3, 1, 0])
+
+
+@pytest.mark.parametrize(("classes", "rate"), [(4, 0.5), (5, 0.25)])
+def test_oracle_weights_of_background_noise_follow_the_formula(classes: int, rate: float) -> None:
+    """(1/K) / (r + (1 - r)/K) for the background, 1 for all others."""
+    truth = torch.arange(classes * 40) % classes
+    wrong = torch.arange(len(truth)) // classes < rate * 40
+    labels = Labels(torch.where(wrong, 0, truth), classes, torch.arange(len(truth)), torch.arange(0))
+    found = oracle_weights(labels, truth, by_class=True)
+    share = (1 / classes) / (rate + (1 - rate) / classes)
+    assert found[labels.given == 0].tolist() == pytest.approx([share] * int((labels.given == 0).sum()))
+    assert found[labels.given > 0].min() == 1
+
+
+def test_oracle_weights_of_a_batch_sum_to_one_or_are_all_zero() -> None:
+    labels = torch.tensor([0, 1, 2, 0])
+    for truth, expected in (([0, 1, 0, 1], [0.5, 0.5, 0, 0]), ([1, 2, 0, 1], [0.0] * 4)):
+        start = start_of(labels)._replace(truth=torch.tensor(truth))
+        step = METHODS["weighted"].begin(start).step(forward_of(labels), None, torch.arange(4), 0.1)
+        assert step.weights.tolist() == expected
 
 
 def test_proportion_gives_each_class_the_same_sum() -> None:

@@ -97,6 +97,13 @@ def reweight(
             "--trace", help="Keep what each bought label did to each weight, for metaselect explain."
         ),
     ] = False,
+    oracle_truth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="For the method weighted alone: true labels of training samples (sample_id, clean_label).",
+        ),
+    ] = None,
     optimiser: OptimiserOption = Optimiser.sgd,
     lr: LearningRateOption = None,
     momentum: MomentumOption = None,
@@ -164,6 +171,7 @@ def reweight(
         profile=profile,
         folds=folds,
         trace=trace,
+        oracle_truth=oracle_truth,
     )
     run_directory = Run.at(run, trust_model=trust_model, model=model)
     from metaselect.stages.freshness import AnnotationView

@@ -134,7 +134,10 @@ def roles(model: Mapping[str, Any]) -> str:
         "after": "after: the one to take",
     }
     found = [shown for role, shown in words.items() if model[role]]
-    return "; ".join(found + ["dead"] * model["dead"]) or "another method"
+    return (
+        "; ".join(found + ["dead"] * model["dead"] + ["told the true labels"] * model["oracle"])
+        or "another method"
+    )
 
 
 def thinned(length: int) -> list[int]:

@@ -27,7 +27,7 @@ What a method overrides:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
@@ -40,6 +40,7 @@ from metaselect.models.parameters import Params
 from metaselect.models.predictions import Predictions
 from metaselect.records import Json
 from metaselect.reweighting.evidence import Evidence
+from metaselect.reweighting.label_effects import LabelEffects
 from metaselect.reweighting.linear_problem import LinearProblem
 
 State: TypeAlias = dict[str, torch.Tensor]
@@ -99,6 +100,7 @@ class Start(NamedTuple):
         generator: for initial values.
         device: of the training.
         evidence: what other models say of the labels; None unless the method needs it.
+        truth: (n,) int64 true classes, -1 where they are not known; None unless the method needs it.
     """
 
     labels: Labels
@@ -107,6 +109,7 @@ class Start(NamedTuple):
     generator: torch.Generator
     device: torch.device
     evidence: Evidence | None = None
+    truth: torch.Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -126,18 +129,6 @@ class Recipe(NamedTuple):
     momentum: float
     batch_size: int
     lr_ramp: float = 0.0
-
-
-class LabelEffects(NamedTuple):
-    """What bought labels did to the weights, by fits without each of them.
-
-    Attributes:
-        weights: (n,) with all bought labels, in [0, 1].
-        changes: for each bought label, (n,) ``weights`` less what they would be without it.
-    """
-
-    weights: torch.Tensor
-    changes: Iterator[torch.Tensor]
 
 
 class MethodRun(ABC):
@@ -245,6 +236,7 @@ class Method(ABC):
         needs_bought: it cannot train without bought labels.
         judged: the model is compared with the one that the run started from, and a failed run is reported.
         needs_evidence: it uses ``Start.evidence``.
+        needs_truth: it uses ``Start.truth``, so that its model is a bound and no result.
         weighs_unseen: its weights say something of samples too that it did not train on.
         solves_linear: its run has ``solve``, so that the model ``linear`` takes no epochs.
         recipe: that its run may prefer; None: always the defaults.
@@ -257,6 +249,7 @@ class Method(ABC):
     needs_bought: ClassVar[bool] = False
     judged: ClassVar[bool] = True
     needs_evidence: ClassVar[bool] = False
+    needs_truth: ClassVar[bool] = False
     weighs_unseen: ClassVar[bool] = True
     solves_linear: ClassVar[bool] = False
     recipe: ClassVar[Recipe | None] = None

@@ -20,10 +20,13 @@ from metaselect.stages.table import entry_of
 DONE, STALE, DAMAGED, MISSING, INTERRUPTED = "done", "stale", "damaged", "missing", "interrupted"
 DEAD = "dead"
 """Of a training that is up to date and whose result should not be used."""
+ORACLE = "oracle"
+"""Of a training that is up to date and was told the true labels: a bound for others, and no result."""
+KNOWS_TRUTH = "it was told the true labels (--oracle-truth), so it is a bound and no result"
 
 
 class State(NamedTuple):
-    """One stage: ``state`` is done, dead, stale, damaged, missing or interrupted; ``why`` is the reason, or empty."""
+    """One stage: ``state`` is done, dead, oracle, stale, damaged, missing or interrupted; ``why`` may be empty."""
 
     stage: str
     state: str
@@ -103,8 +106,10 @@ def state_of(run: Run, name: str, view: AnnotationView) -> State:
         return State(name, DAMAGED, str(error))
     if moved:
         return State(name, STALE, f"{', '.join(moved)} changed since")
-    dead = record.details.get("result", {}).get("dead")
-    return State(name, DEAD, dead) if dead else State(name, DONE, "")
+    result = record.details.get("result", {})
+    if result.get("dead"):
+        return State(name, DEAD, result["dead"])
+    return State(name, ORACLE, KNOWS_TRUTH) if result.get("oracle") else State(name, DONE, "")
 
 
 def closed_round(name: str, view: AnnotationView) -> str:

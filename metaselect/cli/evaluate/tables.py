@@ -96,7 +96,8 @@ def _differences(models: Mapping[str, Any]) -> Iterator[str]:
         other = BASELINE if metrics["against_baseline"] else WARMUP_NAME
         found = metrics["against_baseline"] or metrics.get("against_warmup")
         if found:
-            yield f"{name} is {difference_phrase(PairedDifference(**found), other)}."
+            told = ", which was told the true labels," if metrics.get("oracle") else ""
+            yield f"{name}{told} is {difference_phrase(PairedDifference(**found), other)}."
 
 
 def _print_classes(console: Console, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

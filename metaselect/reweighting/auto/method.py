@@ -37,7 +37,6 @@ from metaselect.reweighting.auto.label_model import LEAST_BOUGHT, LabelModel, fi
 from metaselect.reweighting.auto.transition import answered, given_likelihood, posterior
 from metaselect.reweighting.base import (
     REFITS,
-    LabelEffects,
     Method,
     MethodRun,
     Recipe,
@@ -49,6 +48,7 @@ from metaselect.reweighting.base import (
     strip_prefix,
 )
 from metaselect.reweighting.evidence import Evidence
+from metaselect.reweighting.label_effects import LabelEffects
 from metaselect.reweighting.linear_problem import LinearProblem
 
 PRIORS = ("auto", "given", "balanced")

@@ -39,6 +39,7 @@ class Candidate:
         cross_fit: path of its ``cross_fit.csv`` below the run; empty where there is none.
         method: of the re-weighting; empty for the warm-up.
         dead: why its result should not be used; empty where it may be.
+        oracle: it was told the true labels.
     """
 
     name: str
@@ -48,6 +49,12 @@ class Candidate:
     cross_fit: str = ""
     method: str = ""
     dead: str = ""
+    oracle: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be the model to take."""
+        return not self.dead and not self.oracle
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -113,6 +120,7 @@ def candidates(run: Run, kind: str, report: Reporter) -> list[Candidate]:
                 CROSS_FIT.path(name=name) if CROSS_FIT.within() in record.outputs else "",
                 str(record.key.options["method"]),
                 record.details["result"]["dead"] or "",
+                record.details["result"].get("oracle", False),
             )
         )
     return models

@@ -52,14 +52,15 @@ def _against(judged: Sequence[Judged], other: Judged | None) -> dict[str, Paired
 def choose(judged: Sequence[Judged]) -> ModelChoice:
     """The model to take: plain training, unless the best method is above it by more than chance.
 
-    Plain training is the baseline, or the warm-up where there is no baseline or it is worse. Dead runs are never taken.
+    Plain training is the baseline, or the warm-up where there is no baseline or it is worse. Dead runs and
+    oracles are never taken.
 
     Args:
         judged: the warm-up first, then the re-weightings.
     """
     warmup, baseline = judged[0], baseline_of(judged)
     plain = warmup if baseline is None or baseline.right.mean() < warmup.right.mean() else baseline
-    methods = [each for each in judged[1:] if each.candidate.method != BASELINE and not each.candidate.dead]
+    methods = [each for each in judged[1:] if each.candidate.method != BASELINE and each.candidate.usable]
     taken, why = plain, f"no method was run that could be compared with {plain.name}"
     if methods:
         best = max(methods, key=lambda each: (each.right.mean(), each.candidate.method == PREFERRED))

@@ -24,7 +24,7 @@ from metaselect.options import key_options
 from metaselect.records import Json, Outcome, Reporter
 from metaselect.run.artefacts import EVALUATE, META_SET, REWEIGHT
 from metaselect.run.evaluation_artefacts import METRICS, REPORT
-from metaselect.run.files import read_json, sha256_file
+from metaselect.run.files import read_json
 from metaselect.run.inputs import inputs_of
 from metaselect.run.key import GIVEN, StageKey
 from metaselect.run.layout import Run, checked_folder_name
@@ -39,7 +39,8 @@ from metaselect.stages.evaluate.test_set import (
     test_name,
     test_signature,
 )
-from metaselect.stages.freshness import DAMAGED, DEAD, STALE, AnnotationView, State, state_of
+from metaselect.stages.evaluate.truth import truth_digest
+from metaselect.stages.freshness import DAMAGED, DEAD, ORACLE, STALE, AnnotationView, State, state_of
 from metaselect.stages.model_choice import ON_BOUGHT_LABELS
 from metaselect.stages.report.evaluated import Evaluated
 from metaselect.stages.report.report import write_report
@@ -92,9 +93,7 @@ def _evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Rep
     if test is not None:
         inputs[TEST_INPUT] = test_signature(test, pool, stage, options, report)
     if options.truth is not None:
-        if not options.truth.is_file():
-            raise DataError(f"{options.truth} does not exist.", "Name a CSV with sample_id and clean_label.")
-        inputs[f"{GIVEN}truth"] = sha256_file(options.truth)
+        inputs[f"{GIVEN}truth"] = truth_digest(options.truth)
     device = choose_device(options.device, report)
     key = StageKey(key_options(options), inputs, device.type)
     if not stage.is_current(key, report, force=options.force):
@@ -141,6 +140,9 @@ def _troubles(run: Run, models: list[Candidate], view: AnnotationView, report: R
     troubles: dict[str, State] = {}
     for name in (REWEIGHT.name(name=model.name) for model in models if model.table):
         state = state_of(run, name, view)
+        if state.state == ORACLE:
+            troubles[name] = state
+            report.warn(f"{name} is no result: {state.why}.")
         if state.state in (STALE, DAMAGED, DEAD):
             troubles[name] = state
             again = run.stage(name).command()

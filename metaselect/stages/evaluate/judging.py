@@ -135,6 +135,7 @@ def _judge(
             found |= weight_scores(run, candidate.name, pool, truth, k)
             wrong = wrong_labels(run, candidate.name, setup.rounds) if candidate.cross_fit else None
             found |= {"wrong_labels": wrong and wrong._asdict(), "dead": candidate.dead or None}
+            found["oracle"] = candidate.oracle
             found["against_baseline"] = found["against_warmup"] = None
         else:
             names = [other.name for other in setup.models if other.table]

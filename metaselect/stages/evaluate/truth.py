@@ -13,6 +13,7 @@ from metaselect.data.store import Dataset
 from metaselect.errors import DataError
 from metaselect.metrics.classification import count_pairs
 from metaselect.records import Json, matrix_rows
+from metaselect.run.files import sha256_file
 from metaselect.text import examples, quoted
 
 
@@ -87,12 +88,23 @@ class Truth(NamedTuple):
         }
 
 
+def truth_digest(path: Path) -> str:
+    """The sha256 of a truth file.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    _require(path)
+    return sha256_file(path)
+
+
 def read_pool_truth(path: Path, pool: Dataset, meta_set: MetaSet) -> Truth:
     """What a truth file says of a pool; it may lack samples.
 
     Raises:
-        DataError: it names no sample of the pool, or a label is no class.
+        DataError: there is no such file, it names no sample of the pool, or a label is no class.
     """
+    _require(path)
     named = read_truth(path.read_bytes(), str(path))
     said = [named.get(sample_id) for sample_id in pool.sample_ids]
     absent = said.count(None)
@@ -124,3 +136,8 @@ def bought_until(pool: Dataset, rounds: Iterable[Round], bought: np.ndarray) -> 
             chosen = chosen | of_round
             found.append(chosen)
     return found
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist.", "Name a CSV with sample_id and clean_label.")

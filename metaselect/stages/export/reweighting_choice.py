@@ -36,7 +36,7 @@ def _chosen(run: Run, names: list[str], wanted: str | None) -> str:
         return wanted
     if not names:
         raise ArtefactError(f"{run.root} has no re-weighting.", f"First run: metaselect reweight {run.flag}")
-    candidates = [name for name in names if name != BASELINE] or names
+    candidates = [name for name in names if name != BASELINE and not _is_oracle(run, name)] or names
     if PREFERRED in candidates:
         return PREFERRED
     if len(candidates) > 1:
@@ -44,3 +44,9 @@ def _chosen(run: Run, names: list[str], wanted: str | None) -> str:
             f"The run has several re-weightings: {examples(candidates)}.", "Name one: --name NAME"
         )
     return candidates[0]
+
+
+def _is_oracle(run: Run, name: str) -> bool:
+    """Whether a re-weighting was told the true labels, so that it is taken only where it is named."""
+    result = run.stage(REWEIGHT.name(name=name)).require().details.get("result", {})
+    return bool(result.get("oracle"))

@@ -8,7 +8,7 @@ import numpy as np
 from metaselect.records import Json
 from metaselect.registry import BASELINE
 from metaselect.run.artefacts import WARMUP
-from metaselect.stages.freshness import DAMAGED, DEAD
+from metaselect.stages.freshness import DAMAGED, DEAD, ORACLE
 from metaselect.stages.report.commands import RUN_FLAG, shown_command
 from metaselect.stages.report.evaluated import Evaluated
 from metaselect.text import counted, examples
@@ -62,6 +62,7 @@ def verdict(evaluated: Evaluated, checks: list[Check]) -> dict[str, Json]:
                 "difference": scores.get(against),
                 "not_judged": scores["not_judged"],
                 "dead": bool(each.dead),
+                "oracle": each.oracle,
             }
         )
     noise = evaluated.metrics.get("noise")
@@ -132,7 +133,7 @@ def checks(evaluated: Evaluated) -> list[Check]:
 
 def _stale(evaluated: Evaluated) -> Check:
     about = "Every model follows from today's data and labels"
-    stale = [state for state in evaluated.setup.troubles.values() if state.state != DEAD]
+    stale = [state for state in evaluated.setup.troubles.values() if state.state not in (DEAD, ORACLE)]
     if not stale:
         return Check("stale", about, True, "Nothing changed since they were trained.")
     found = " ".join(f"{each.stage} is {each.state}: {each.why}." for each in stale)

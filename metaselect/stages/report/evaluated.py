@@ -79,7 +79,7 @@ class Evaluated:
         def order(each: Candidate) -> tuple[bool, bool, bool]:
             return each.method == BASELINE, each.name != self.after, each.method != PREFERRED
 
-        return min((each for each in self.models if each.table and not each.dead), key=order, default=None)
+        return min((each for each in self.models if each.table and each.usable), key=order, default=None)
 
     @cached_property
     def weights(self) -> pa.Table:

@@ -26,11 +26,12 @@ from metaselect.run.artefacts import (
 )
 from metaselect.run.files import write_json
 from metaselect.run.inputs import inputs_of
-from metaselect.run.key import StageKey
+from metaselect.run.key import EXTERNAL, StageKey
 from metaselect.run.layout import Run, checked_folder_name
 from metaselect.run.stage import Work, dry_run_outcome
 from metaselect.run.tables import write_parquet, write_rows
 from metaselect.run.unfinished import CROSS_FIT_WORK, RESUME
+from metaselect.stages.evaluate.truth import truth_digest
 from metaselect.stages.reweight.comparison import compare
 from metaselect.stages.reweight.cross_fit import (
     CrossFitted,
@@ -122,7 +123,7 @@ def _reweight(run: Run, options: ReweightOptions, report: Reporter) -> Outcome:
             work.details["result"] = {**result, "comparison": comparison, "issues": issues}
             work.unfinished |= {RESUME, CROSS_FIT_WORK}
     # Of an earlier version, there are no issues.
-    shown: dict[str, Any] = {"run": str(run.root), "name": name, "issues": None}
+    shown: dict[str, Any] = {"run": str(run.root), "name": name, "issues": None, "oracle": False}
     shown |= stage.require().details["result"]
     wrong = wrong_labels(run, name, rounds(run))
     return Outcome({**shown, "wrong_labels": wrong and wrong._asdict()}, unmet=shown["dead"] or "")
@@ -154,6 +155,8 @@ def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
         number is not None
     ):  # a round of a time before today's answers is stale, and its near duplicates are not
         inputs |= inputs_of(run, NEIGHBOURS.path(number=number), stale_ok=True)
+    if setup.options.oracle_truth is not None:
+        inputs[f"{EXTERNAL}oracle_truth"] = truth_digest(setup.options.oracle_truth)
     return inputs
 
 
@@ -195,6 +198,7 @@ def _train(
         "bought_accuracy": after.accuracy if len(setup.meta_set.bought) else None,
         "zero_batches": zero_batches,
         "dead": dead or None,
+        "oracle": setup.method.needs_truth,
     }
     return result, table, suggest(setup, trained, known)
 

@@ -16,6 +16,7 @@ from metaselect.reweighting.base import Method
 from metaselect.reweighting.evidence import Evidence
 from metaselect.run.artefacts import WARMUP
 from metaselect.run.layout import Run
+from metaselect.stages.evaluate.truth import read_pool_truth
 from metaselect.stages.freshness import AnnotationView
 from metaselect.stages.status import buying_step
 from metaselect.training.config import Resolved, resolve_reweight, without_effect
@@ -31,6 +32,7 @@ class ReweightSetup(NamedTuple):
         start: the warm-up whose model is trained on; None: a model from scratch.
         options: as given.
         evidence: what models of the given labels say, where the method needs it and something is trained.
+        truth: (n,) int64 true classes, -1 where they are not known, where the method needs them.
     """
 
     pool: Dataset
@@ -43,6 +45,7 @@ class ReweightSetup(NamedTuple):
     run: Run
     options: ReweightOptions
     evidence: Evidence | None = None
+    truth: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -58,8 +61,10 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     Raises:
         ArtefactError: no warm-up to start from, or no bought labels for a method that needs them.
         UsageError: options that do not fit together.
+        DataError: the file of true labels is bad.
     """
     method: Method = configured_method(REWEIGHTERS, options, report)
+    _check_truth(method, options)
     if len(preprocess_of(run).kinds) > 1 and not run.has_warmup:
         raise ArtefactError(
             f"The samples of {run.root} have images and features, and the warm-up decides what models take.",
@@ -98,7 +103,25 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
         report.note(
             f"There are {size} bought samples, so a step takes {size}, not {options.meta_batch_size}."
         )
-    return ReweightSetup(pool, meta_set, method, resolved, size, start, device, run, options)
+    truth = None
+    if options.oracle_truth is not None:
+        truth = read_pool_truth(options.oracle_truth, pool, meta_set).labels
+    return ReweightSetup(pool, meta_set, method, resolved, size, start, device, run, options, truth=truth)
+
+
+def _check_truth(method: Method, options: ReweightOptions) -> None:
+    """Check that true labels are given to a method that weighs by them, and to no other."""
+    given = options.oracle_truth
+    if method.needs_truth and given is None:
+        raise UsageError(
+            f"--method {options.method} weighs samples by their true labels, which it is not given.",
+            "Add --oracle-truth FILE, a CSV with sample_id and clean_label.",
+        )
+    if given is not None and not method.needs_truth:
+        raise UsageError(
+            f"--oracle-truth has no effect on {options.method}, which sees no true labels but bought ones.",
+            "Leave it out.",
+        )
 
 
 def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:

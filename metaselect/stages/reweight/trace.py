@@ -17,7 +17,8 @@ from metaselect.metagrad.last_layer_products import GradientFactors, gradient_fa
 from metaselect.models.head import head_of
 from metaselect.records import Reporter, SilentReporter
 from metaselect.registry import TRACED
-from metaselect.reweighting.base import PRODUCTS, LabelEffects
+from metaselect.reweighting.base import PRODUCTS
+from metaselect.reweighting.label_effects import LabelEffects
 from metaselect.run.evaluation_artefacts import TRACE_CHANGES, TRACE_PRODUCTS
 from metaselect.run.tables import fixed_lists, write_parquet
 from metaselect.stages.freshness import AnnotationView

@@ -188,7 +188,8 @@ def method_start(setup: ReweightSetup, epochs: int, draw: torch.Generator) -> St
     pool, ids = setup.pool, trained_ids(setup.pool, setup.meta_set, setup.method)
     bought = torch.from_numpy(setup.meta_set.bought)
     labels = Labels(torch.from_numpy(setup.labels), len(pool.classes), ids, bought)
-    return Start(labels, epochs, setup.resolved.config.lr, draw, setup.device, setup.evidence)
+    truth = None if setup.truth is None else torch.from_numpy(setup.truth)
+    return Start(labels, epochs, setup.resolved.config.lr, draw, setup.device, setup.evidence, truth)
 
 
 def preferred_config(setup: ReweightSetup, recipe: Recipe | None) -> TrainingConfig:
