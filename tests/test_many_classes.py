@@ -74,6 +74,7 @@ def test_time_is_extrapolated_by_a_line_and_a_power() -> None:
     features, choice = extrapolated(measured, 3000)
     assert features == pytest.approx(32)
     assert choice == pytest.approx(90)
+    assert extrapolated(measured, 3000, by_line=True) == pytest.approx((32, 0.4 + 28 * 0.3))
     assert extrapolated(measured[:1], 1000) == pytest.approx((30, 1))
     faster = [Measured(100, 1.0, 1.0), Measured(200, 0.5, 0.1)]  # noise: never less than what was measured
     assert extrapolated(faster, 400) == pytest.approx((0.5, 0.2))

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from math import inf, log, sqrt
+from math import inf, log
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -32,7 +32,9 @@ FIRST_PROBE = 128  # samples; each further probe has twice as many
 LONGEST_PROBE = 2.0  # seconds, after which there is no further one
 NEIGHBOURS_PROBE = 4096  # samples, among which the search for near duplicates is tried
 LEAST_POWER, MOST_POWER = 1.0, 3.0  # of the number of samples, by which the time of a choice grows
-CLUSTERING_POWER = 2.0  # that of K-means, at most: its clusters grow with the samples, its iterations hardly
+MINI_BATCH_POWER = (
+    0.5  # of K-means by mini-batches, which ends when they improve no more: 0.15 to 0.7 were measured
+)
 
 
 class RoundToProbe(NamedTuple):
@@ -61,7 +63,7 @@ def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
 
     None for a method that trains networks on images, of which no part takes a part of the time, and for a list.
     """
-    n, size = len(round_.pool), min(FIRST_PROBE, len(round_.pool))
+    n, size = len(round_.pool), _first_probe(round_)
     order = torch.randperm(n, generator=generator(round_.options.seed, "probe"))
     found: list[Measured] = []
     if "images" not in round_.method.required_features and round_.options.samples is None:
@@ -69,17 +71,19 @@ def seconds(round_: RoundToProbe, report: Reporter) -> dict[str, Json]:
         while (measured := _measure(round_, order[:size])) is not None:
             found.append(measured)
             size *= 2
-            if size > n // 2 or measured.features + measured.choice > LONGEST_PROBE:
+            long = measured.features + measured.choice > LONGEST_PROBE
+            if size > n // 2 or (long and len(found) >= _least_probes(round_)):
                 break
     neighbours = _neighbours_seconds(round_)
     search: dict[str, Json] = {"seconds_neighbours": round(neighbours, 1)}
     if not found:
         return {"seconds_features": None, "seconds_choice": None, **search, "seconds": None}
-    power = CLUSTERING_POWER if hasattr(round_.method, "starts") else MOST_POWER
-    features, choice = extrapolated(found[-2:], n, power, _mini_batches_from(round_))
+    features, choice = extrapolated(found[-2:], n, by_line=_clusters(round_))
+    if _by_mini_batches(round_):
+        choice = found[-1].choice * (n / found[-1].samples) ** MINI_BATCH_POWER
     if round_.options.features:  # each probe has read the whole file
         features = found[-1].features
-    choice *= _iterated_share(round_)
+    choice *= _iterated_share(round_, found[-1].samples)
     total = features + neighbours + choice
     report.note(f"The round would take about {total:.0f} seconds, by a probe of {found[-1].samples} samples.")
     return {
@@ -108,13 +112,50 @@ def _neighbours_seconds(round_: RoundToProbe) -> float:
     return (time.monotonic() - started) * (growth**2 if compared else growth)
 
 
-def _iterated_share(round_: RoundToProbe) -> float:
-    """The part of all numbers of all rows that K-means iterates over in a large pool; 1 for a method without it."""
+def _clusters(round_: RoundToProbe) -> bool:
+    """Whether the method clusters the samples, into as many clusters in a probe as in the pool."""
+    return hasattr(round_.method, "starts")
+
+
+def _by_mini_batches(round_: RoundToProbe) -> bool:
+    """Whether the method clusters the pool, and a probe of at most half of it, by mini-batches."""
+    return _clusters(round_) and len(round_.pool) > 2 * _most_full_batch(round_)
+
+
+def _most_full_batch(round_: RoundToProbe) -> float:
+    """The number of samples up to which the method's K-means takes all of them in an iteration."""
+    if hasattr(round_.method, "iterations"):
+        return inf
+    width = warmup_head(round_).in_features if round_.epochs else LEAST_WIDTH
+    return MAX_FULL_BATCH_PRODUCTS // (round_.plan.budget * width)
+
+
+def _first_probe(round_: RoundToProbe) -> int:
+    """Samples of the first probe: enough for the clusters, and for mini-batches where the pool is clustered by them."""
+    size = max(FIRST_PROBE, 2 * round_.plan.budget) if _clusters(round_) else FIRST_PROBE
+    if _by_mini_batches(round_):
+        size = max(size, int(_most_full_batch(round_)) + 1)
+    return min(size, len(round_.pool))
+
+
+def _least_probes(round_: RoundToProbe) -> int:
+    """Probes, of which the last may be a long one: seeds take a time that depends on the number of clusters alone."""
+    return 2 if _clusters(round_) and not _by_mini_batches(round_) else 1
+
+
+def _iterated_share(round_: RoundToProbe, probed: int) -> float:
+    """The part of all numbers of all rows that K-means iterates over in a large pool; 1 for a method without it.
+
+    Args:
+        round_: the round.
+        probed: samples of the probe, whose rows may be sketches already.
+    """
     n, clusters = len(round_.pool), round_.plan.budget
     width = gradient_width(round_)
     if not width:
         return 1.0
-    return clustered_rows(n, clusters) / n * sketched_width(n, clusters, width) / width
+    narrower = sketched_width(n, clusters, width) / sketched_width(probed, clusters, width)
+    return clustered_rows(n, clusters) / n * narrower
 
 
 def gradient_width(round_: RoundToProbe) -> int:
@@ -134,46 +175,39 @@ def warmup_head(round_: RoundToProbe) -> nn.Linear:
     return head_of(recorded_model(round_.run, architecture, pool.inputs.shape[1:], len(pool.classes)))
 
 
-def _mini_batches_from(round_: RoundToProbe) -> float:
-    """The number of samples, with their share of the budget, from which on the method clusters by mini-batches."""
-    method, n, budget = round_.method, len(round_.pool), round_.plan.budget
-    if not hasattr(method, "starts") or hasattr(method, "iterations"):
-        return inf
-    width = warmup_head(round_).in_features if round_.epochs else LEAST_WIDTH
-    return sqrt(MAX_FULL_BATCH_PRODUCTS * n / (budget * width))
-
-
-def extrapolated(
-    measured: Sequence[Measured], n: int, most_power: float = MOST_POWER, linear_from: float = inf
-) -> tuple[float, float]:
+def extrapolated(measured: Sequence[Measured], n: int, *, by_line: bool = False) -> tuple[float, float]:
     """Seconds of features and choice for n samples: a line through both measurements, and a power of their number.
 
     Args:
         measured: parts of the pool, growing.
         n: samples of all of it.
-        most_power: of the time of a choice.
-        linear_from: samples from which on that grows linearly.
+        by_line: the choice by a line too.
     """
     first, last = measured[0], measured[-1]
     if len(measured) == 1:
         return last.features * n / last.samples, last.choice * n / last.samples
-    slope = max(last.features - first.features, 0.0) / (last.samples - first.samples)
+    further = (n - last.samples) / (last.samples - first.samples)
+    features = last.features + max(last.features - first.features, 0.0) * further
+    if by_line:
+        return features, last.choice + max(last.choice - first.choice, 0.0) * further
     power = log(max(last.choice, 1e-9) / max(first.choice, 1e-9)) / log(last.samples / first.samples)
-    power = min(max(power, LEAST_POWER), most_power)
-    bend = min(max(linear_from, last.samples), n)
-    choice = last.choice * (bend / last.samples) ** power * n / bend
-    return last.features + slope * (n - last.samples), choice
+    power = min(max(power, LEAST_POWER), MOST_POWER)
+    return features, last.choice * (n / last.samples) ** power
 
 
 def _measure(round_: RoundToProbe, ids: torch.Tensor) -> Measured | None:
-    """The time of a round with its share of the budget among these samples; None where none of them is free."""
+    """The time of a round among these samples; None where none of them is free.
+
+    It has its share of the budget, or, where that is a number of clusters, all of it.
+    """
     ids = ids.sort().values
     pool, plan, options = round_.pool, round_.plan, round_.options
     position = torch.full((len(pool),), -1, dtype=torch.int64)
     position[ids] = torch.arange(len(ids))
     inside = position[plan.excluded] >= 0
     excluded = position[plan.excluded][inside]
-    budget = min(max(round(plan.budget * len(ids) / len(pool)), 1), len(ids) - len(excluded))
+    share = plan.budget if _clusters(round_) else max(round(plan.budget * len(ids) / len(pool)), 1)
+    budget = min(share, len(ids) - len(excluded))
     if budget < 1:
         return None
     part = replace(
