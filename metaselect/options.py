@@ -208,7 +208,7 @@ class ReweightOptions(TrainingOptions):
     Attributes:
         method: a name of the registry.
         name: the folder below ``reweight/``; None: the method.
-        init: "warmup" (the checkpoint that warm-up's rule chose) or "scratch".
+        init: "warmup" (the checkpoint that warm-up's rule chose), "scratch", or the name of another re-weighting.
         meta_batch_size: None: every bought sample, at most the batch size; for fsr its meta_ratio times that size.
         option: KEY=VALUE pairs for the method.
         profile: of ``registry.PROFILES``; what it sets is in the method's fields, which are in the key.

@@ -50,13 +50,6 @@ class Augment(StrEnum):
     strong = "strong"
 
 
-class Init(StrEnum):
-    """Values of --init."""
-
-    warmup = "warmup"
-    scratch = "scratch"
-
-
 RunOption = Annotated[
     Path | None, typer.Option("--run", envvar="METASELECT_RUN", help="The run directory.", metavar="RUN")
 ]

@@ -17,7 +17,6 @@ from metaselect.cli.flags import (
     DryRunOption,
     EpochsOption,
     ForceOption,
-    Init,
     JsonOption,
     LearningRateOption,
     MaxGpuMemoryOption,
@@ -67,12 +66,14 @@ def reweight(
     option: MethodOption = None,
     profile: ProfileOption = None,
     init: Annotated[
-        Init,
+        str,
         typer.Option(
-            help="Initial parameters: warmup takes the checkpoint that did best on held-out given labels.",
+            metavar="NAME",
+            help="Initial parameters: warmup (the checkpoint that did best on held-out given labels), scratch, "
+            "or the name of another re-weighting of the run.",
             rich_help_panel=TRAINING,
         ),
-    ] = Init.warmup,
+    ] = "warmup",
     model: ModelOption = None,
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
@@ -139,6 +140,8 @@ def reweight(
         metaselect reweight --run RUN --method direct --option step=2 --name two
 
         metaselect reweight --run RUN --method fsr --profile long-tail
+
+        metaselect reweight --run RUN --method finetune --init l2rw
 
         metaselect reweight --run RUN --method l2rw --trace
     """

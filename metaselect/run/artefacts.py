@@ -228,9 +228,11 @@ REWEIGHT_HISTORY = Artefact(
     "reweight",
     ("evaluate",),
 )
-ROBUST_MODEL = Artefact(REWEIGHT, "model.safetensors", (), "the robust model", "reweight", ("evaluate",))
+ROBUST_MODEL = Artefact(
+    REWEIGHT, "model.safetensors", (), "the robust model", "reweight", ("reweight", "evaluate")
+)
 ROBUST_MODEL_INFO = Artefact(
-    REWEIGHT, "model.json", (), "architecture, classes, preprocessing", "reweight", ("evaluate",)
+    REWEIGHT, "model.json", (), "architecture, classes, preprocessing", "reweight", ("reweight", "evaluate")
 )
 WEIGHTS = Artefact(
     REWEIGHT,

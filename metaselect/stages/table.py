@@ -6,8 +6,10 @@ docs/extending.md lists the pages. `status`, `verify --rerun`, the order of the 
 documentation's table follow from the row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from metaselect.errors import ArtefactError
 from metaselect.run.artefacts import (
     ANNOTATE,
     DATA,
@@ -18,9 +20,10 @@ from metaselect.run.artefacts import (
     SELECT,
     WARMUP,
 )
+from metaselect.run.key import EXTERNAL, GIVEN
 from metaselect.run.layout import Run
 from metaselect.run.schema import Artefact, Folder
-from metaselect.run.stage_names import ARTEFACTS, folder_of
+from metaselect.run.stage_names import ARTEFACTS, folder_of, stage_of
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ class StageEntry:
         return tuple(entry for entry in ARTEFACTS if self.name in entry.readers)
 
     def finished(self, run: Run) -> list[str]:
-        """Names of the finished stages of this row, in natural order."""
+        """Names of the finished stages of this row, in natural order, but each behind those that it follows from."""
         if self.several:
-            return run.stage_names(self.name)
+            return _in_order(run, run.stage_names(self.name))
         return [self.name] if run.path(f"{self.name}/{RECORD}").is_file() else []
 
 
@@ -144,3 +147,24 @@ def entry_of(stage: str) -> StageEntry:
     """The row of a stage: "select/round-1" -> that of select."""
     kind = folder_of(stage).kind
     return next(entry for entry in STAGES if entry.name == kind)
+
+
+def _in_order(run: Run, names: Sequence[str]) -> list[str]:
+    """Stages of one kind, as they are but for those that were made from another one, which stand behind it."""
+    from_others = {name: {stage_of(path) for path in _recorded_inputs(run, name)} for name in names}
+    left, found = list(names), list[str]()
+    while left:
+        ready = (name for name in left if not from_others[name].intersection(left))
+        found.append(next(ready, left[0]))
+        left.remove(found[-1])
+    return found
+
+
+def _recorded_inputs(run: Run, name: str) -> list[str]:
+    """Paths below the run that a stage was made from; none where its record is damaged, which is found elsewhere."""
+    try:
+        record = run.stage(name).record()
+    except ArtefactError:
+        return []
+    paths = record.key.inputs if record else ()
+    return [path for path in paths if not path.startswith((EXTERNAL, GIVEN))]

@@ -93,6 +93,8 @@ class Fold(NamedTuple):
 def reason_without(setup: ReweightSetup, folds: int) -> str:
     """Why there is no comparison, as a sentence; empty where there is one."""
     bought = len(setup.meta_set.bought)
+    if setup.other:
+        return f"No comparison with plain training: the model of {setup.other} has learnt every bought label."
     if not folds:
         return "No comparison with plain training, because of --folds 0."
     if bought < FEWEST:

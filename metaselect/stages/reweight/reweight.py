@@ -49,6 +49,7 @@ from metaselect.stages.reweight.failure_check import (
     failure_reason,
 )
 from metaselect.stages.reweight.issues import Suggested, known_predictions, suggest, write_issues
+from metaselect.stages.reweight.other_model import knows_truth, model_files
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
 from metaselect.stages.reweight.surroundings import surroundings_round
 from metaselect.stages.reweight.trace import Trace, require_trace, trace_mib, write_changes
@@ -147,6 +148,8 @@ def _inputs(run: Run, setup: ReweightSetup) -> dict[str, str]:
         files += warmup_predictions_input(run)
     if setup.method.needs_evidence:
         files += fold_model_inputs(run)
+    if setup.other:
+        files += model_files(setup.other)
     if setup.resolved.config.fine_tuning is not None:
         files += [WARMUP_MODEL.path(), PRETRAINED.path()]
     inputs = inputs_of(run, *files)
@@ -198,7 +201,7 @@ def _train(
         "bought_accuracy": after.accuracy if len(setup.meta_set.bought) else None,
         "zero_batches": zero_batches,
         "dead": dead or None,
-        "oracle": setup.method.needs_truth,
+        "oracle": setup.method.needs_truth or bool(setup.other and knows_truth(setup.run, setup.other)),
     }
     return result, table, suggest(setup, trained, known)
 

@@ -18,6 +18,7 @@ from metaselect.run.artefacts import WARMUP
 from metaselect.run.layout import Run
 from metaselect.stages.evaluate.truth import read_pool_truth
 from metaselect.stages.freshness import AnnotationView
+from metaselect.stages.reweight.other_model import FROM_SCRATCH, other_architecture, other_reweighting
 from metaselect.stages.status import buying_step
 from metaselect.training.config import Resolved, resolve_reweight, without_effect
 from metaselect.training.device import choose_device
@@ -30,6 +31,8 @@ class ReweightSetup(NamedTuple):
     Attributes:
         meta_batch_size: 0: the method has no meta batch.
         start: the warm-up whose model is trained on; None: a model from scratch.
+        other: the re-weighting whose model is trained on in place of the warm-up's, which is ``start`` if there was
+            one; empty: none.
         options: as given.
         evidence: what models of the given labels say, where the method needs it and something is trained.
         truth: (n,) int64 true classes, -1 where they are not known, where the method needs them.
@@ -46,6 +49,7 @@ class ReweightSetup(NamedTuple):
     options: ReweightOptions
     evidence: Evidence | None = None
     truth: np.ndarray | None = None
+    other: str = ""
 
     @property
     def labels(self) -> np.ndarray:
@@ -59,7 +63,7 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     """The inputs of a re-weighting.
 
     Raises:
-        ArtefactError: no warm-up to start from, or no bought labels for a method that needs them.
+        ArtefactError: no model to start from, or no bought labels for a method that needs them.
         UsageError: options that do not fit together.
         DataError: the file of true labels is bad.
     """
@@ -82,10 +86,14 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
             f"{options.method} judges labels by the predictions of the warm-up, which has not been run.",
             f"First run: metaselect {WARMUP.command} {run.flag}; or leave it out with --method uniform --init scratch.",
         )
-    start = _start(run, options)
+    other = other_reweighting(run, options)
+    start = _finished_warmup(run) if other else _start(run, options)
     device = choose_device(options.device, report)
     known = start or _finished_warmup(run)
     model = options.model or (known.architecture if known else auto_model(pool.inputs.shape[1:]))
+    if other:
+        model = other_architecture(run, other)
+        _require_same(options, model, f"{other}'s")
     same = known if known and known.architecture == model else None
     trained = len(trained_ids(pool, meta_set, method))
     if trained < 1:
@@ -106,7 +114,9 @@ def resolve_setup(run: Run, options: ReweightOptions, report: Reporter) -> Rewei
     truth = None
     if options.oracle_truth is not None:
         truth = read_pool_truth(options.oracle_truth, pool, meta_set).labels
-    return ReweightSetup(pool, meta_set, method, resolved, size, start, device, run, options, truth=truth)
+    return ReweightSetup(
+        pool, meta_set, method, resolved, size, start, device, run, options, truth=truth, other=other
+    )
 
 
 def _check_truth(method: Method, options: ReweightOptions) -> None:
@@ -126,15 +136,20 @@ def _check_truth(method: Method, options: ReweightOptions) -> None:
 
 def _start(run: Run, options: ReweightOptions) -> WarmupModel | None:
     """The warm-up to start from; None for --init scratch."""
-    if options.init == "scratch":
+    if options.init == FROM_SCRATCH:
         return None
     start = warmup_model(run)
-    if options.model not in (None, start.architecture):
+    _require_same(options, start.architecture, "the warm-up's")
+    return start
+
+
+def _require_same(options: ReweightOptions, architecture: str, whose: str) -> None:
+    """Check that --model, where it was given, is the architecture of the model that is trained on."""
+    if options.model not in (None, architecture):
         raise UsageError(
-            f"--model {options.model} cannot start from the warm-up's {start.architecture}.",
+            f"--model {options.model} cannot start from {whose} {architecture}.",
             "Leave --model out, or add --init scratch.",
         )
-    return start
 
 
 def _finished_warmup(run: Run) -> WarmupModel | None:

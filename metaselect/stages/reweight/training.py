@@ -19,7 +19,7 @@ from metaselect.random import generator
 from metaselect.records import Reporter
 from metaselect.reweighting.base import Labels, MethodRun, Recipe, Start
 from metaselect.reweighting.linear_problem import LinearProblem
-from metaselect.run.artefacts import CHECKPOINT, PRETRAINED
+from metaselect.run.artefacts import CHECKPOINT, PRETRAINED, ROBUST_MODEL
 from metaselect.stages.reweight.failure_check import StartScore, score_on_bought, score_start
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
 from metaselect.training.batches import Batches
@@ -99,8 +99,8 @@ def train_method(
     method = setup.method.begin(method_start(setup, config.epochs, draw))
     config = preferred_config(setup, method.recipe)
     method.set_epochs(config.epochs)
-    if method.starts_anew and setup.start is not None:
-        model.load_state_dict(start_model(setup._replace(start=None)).state_dict())
+    if method.starts_anew and (setup.start is not None or setup.other):
+        model.load_state_dict(start_model(setup._replace(start=None, other="")).state_dict())
     if setup.resolved.model == LINEAR:
         solved = _solve(setup, model, method, batches, ids, bought)
         if solved is not None:
@@ -210,12 +210,14 @@ def preferred_config(setup: ReweightSetup, recipe: Recipe | None) -> TrainingCon
 
 
 def start_model(setup: ReweightSetup) -> nn.Module:
-    """The model before its first step: of the warm-up's checkpoint, or newly initialised, or pre-trained."""
+    """The model before its first step: of a re-weighting or of the warm-up, newly initialised, or pre-trained."""
     pool, config = setup.pool, setup.resolved.config
     model = recorded_model(
         setup.run, setup.resolved.model, pool.inputs.shape[1:], len(pool.classes), seed=config.seed
     )
-    if setup.start is not None:
+    if setup.other:
+        load_weights(model, setup.run.path(ROBUST_MODEL.path(name=setup.other)))
+    elif setup.start is not None:
         load_weights(model, setup.run.path(CHECKPOINT.path(epoch=setup.start.start_epoch)))
     elif config.fine_tuning is not None:
         load_body(model, load_file(setup.run.path(PRETRAINED.path())))
