@@ -59,6 +59,10 @@ FEATURE_STEPS: tuple[tuple[object, ...], ...] = (
     ("reweight", "--folds", 2),
     ("evaluate", "features_test.parquet"),
 )
+ENCODED_STEPS: tuple[tuple[object, ...], ...] = (
+    ("ingest", "train.parquet", "--store", "encoded"),
+    ("warmup", "--checkpoints", 2, "--folds", 0, "--workers", 1, *TRAINING),
+)
 RANKED_STEPS: tuple[tuple[object, ...], ...] = (
     ("ingest", "train.parquet"),
     ("warmup", "--checkpoints", 2, "--folds", 2, *TRAINING),
@@ -96,7 +100,8 @@ def steps(place: Path) -> Iterator[Step]:
     Args:
         place: an empty folder for data, runs and copies.
     """
-    for name, commands in (("images", IMAGE_STEPS), ("features", FEATURE_STEPS), ("ranks", RANKED_STEPS)):
+    kinds = {"images": IMAGE_STEPS, "features": FEATURE_STEPS, "encoded": ENCODED_STEPS, "ranks": RANKED_STEPS}
+    for name, commands in kinds.items():
         folder = place / name
         folder.mkdir()
         write_data(folder)

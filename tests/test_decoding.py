@@ -126,7 +126,7 @@ def test_the_default_is_the_cores_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_ended_command_takes_its_processes_along_and_goes_on(
     run: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
