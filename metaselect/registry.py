@@ -59,6 +59,7 @@ REWEIGHTERS: dict[str, str] = {
     "hard-mining": "metaselect.reweighting.weighting.hard_mining:HardMining",
     "self-paced": "metaselect.reweighting.weighting.self_paced:SelfPaced",
     "mentornet": "metaselect.reweighting.weighting.self_paced:MentorNet",
+    "ssr": "metaselect.reweighting.weighting.ssr:SampleSelectionRelabelling",
     "random": "metaselect.reweighting.weighting.random:RandomWeights",
     "weighted": "metaselect.reweighting.weighting.oracle:OracleWeights",
     "finetune": "metaselect.reweighting.bought_only:FineTune",
