@@ -100,7 +100,12 @@ def steps(place: Path) -> Iterator[Step]:
     Args:
         place: an empty folder for data, runs and copies.
     """
-    kinds = {"images": IMAGE_STEPS, "features": FEATURE_STEPS, "encoded": ENCODED_STEPS, "ranks": RANKED_STEPS}
+    kinds = {
+        "images": IMAGE_STEPS,
+        "features": FEATURE_STEPS,
+        "encoded": ENCODED_STEPS,
+        "ranks": RANKED_STEPS,
+    }
     for name, commands in kinds.items():
         folder = place / name
         folder.mkdir()
