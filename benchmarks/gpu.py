@@ -28,24 +28,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from common import buy_labels, make_digits, metaselect
-from meta_step import OPTIONS, SUBJECTS, Subject
+from meta_step import SUBJECTS, Arm, Subject, ours, plain
 from million import make_pool
-from torch import nn
-from torch.nn import functional as F
 
-from metaselect.metagrad.forward import Forward
-from metaselect.metagrad.jvp import JvpSolver
-from metaselect.models.batch import Batch
-from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.base import Labels, Start
 from metaselect.run.files import write_csv
-from metaselect.training.loop import backward, set_memory_format
 
 HERE = Path(__file__).parent
 MODES = ("float32", "bfloat16", "torch.compile", "CUDA graph", "deterministic")
@@ -64,48 +55,14 @@ class Measured(NamedTuple):
     reason: str = ""
 
 
-class Training:
-    """A model, its batches and a method's state on one device; ``step`` trains on one batch."""
-
-    def __init__(self, name: str, mode: str, subject: Subject, device: str) -> None:
-        torch.manual_seed(0)
-        self.autocast, self.device = mode == "bfloat16", torch.device(device)
-        self.model: nn.Module = subject.build().to(self.device).train()
-        set_memory_format(self.model)
-        self.optimiser = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
-        if mode == "torch.compile":
-            self.model.compile()  # in place: methods look layers up by name
-        self.batch, self.meta = (self._batch(subject, seed) for seed in (1, 2))
-        self.ids = torch.arange(subject.batch)
-        self.method: Any = None if name == "plain" else self._method(name)
-        self.solver = JvpSolver()
-
-    def _batch(self, subject: Subject, seed: int) -> Batch:
-        stream = torch.Generator().manual_seed(seed)
-        inputs = torch.randn(subject.batch, *subject.shape, generator=stream)
-        labels = torch.randint(10, (subject.batch,), generator=stream)
-        return Batch(inputs.to(self.device), labels.to(self.device))
-
-    def _method(self, name: str) -> Any:
-        known = Labels(self.batch.labels.cpu(), 10, self.ids, self.ids[:0])
-        start = Start(known, 5, 0.1, torch.Generator().manual_seed(0), self.device)
-        return configure(REWEIGHTERS[name], OPTIONS.get(name, [])).begin(start)
-
-    def step(self) -> None:
-        """Plain training, or the calls of MetaSelect's training loop."""
-        self.optimiser.zero_grad()
-        if self.method is None:
-            context = torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
-            with context:
-                logits = self.model(self.batch.inputs)
-            F.cross_entropy(logits.float(), self.batch.labels).backward()
-        else:
-            forward = Forward(
-                self.model, self.optimiser, self.batch, autocast=self.autocast, jvp_solver=self.solver
-            )
-            weighted = self.method.step(forward, self.meta, self.ids.to(self.device), 0.1)
-            backward(forward, weighted)
-        self.optimiser.step()
+def training(name: str, mode: str, subject: Subject, device: str) -> Arm:
+    """A method, or plain training, on its own model and batches."""
+    autocast = mode == "bfloat16"
+    step = plain(autocast=autocast) if name == "plain" else ours(name, autocast=autocast)
+    arm = Arm(name, step, subject, subject.batch, subject.batch, device)
+    if mode == "torch.compile":
+        arm.model.compile()  # in place: methods look layers up by name
+    return arm
 
 
 def measure_step(name: str, mode: str, model: str, device: str, rounds: int) -> Measured:
@@ -121,23 +78,23 @@ def measure_step(name: str, mode: str, model: str, device: str, rounds: int) -> 
 
 
 def _measure(name: str, mode: str, subject: Subject, device: str, rounds: int) -> Measured:
-    training = Training(name, mode, subject, device)
-    training.step()  # kernels, momentum and the check of products are there from now on
-    run = captured(training.step) if mode == "CUDA graph" else training.step
+    arm = training(name, mode, subject, device)
+    arm.run()  # kernels, momentum and the check of products are there from now on
+    run = captured(arm.run) if mode == "CUDA graph" else arm.run
     run()
     peak = 0.0
-    if training.device.type == "cuda":
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         peak = (torch.cuda.max_memory_allocated() - before) / 2**20
-    ms = statistics.median(1000 * timed(run, training.device) for _ in range(rounds))
+    ms = statistics.median(1000 * timed(run, torch.device(device)) for _ in range(rounds))
     ends = [trained(name, mode, subject, device) for _ in range(2)] if mode != "CUDA graph" else []
     repeats = bool(ends) and all(torch.equal(*pair) for pair in zip(*ends, strict=True))
     return Measured(round(ms, 3), round(peak, 1), repeats)
 
 
-def captured(step: Callable[[], None]) -> Callable[[], None]:
+def captured(step: Callable[[], object]) -> Callable[[], None]:
     """The replay of a step that was captured as a CUDA graph, after warm-up on a stream of its own."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -151,7 +108,7 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def timed(run: Callable[[], None], device: torch.device) -> float:
+def timed(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call, with all that it started on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -164,10 +121,10 @@ def timed(run: Callable[[], None], device: torch.device) -> float:
 
 def trained(name: str, mode: str, subject: Subject, device: str) -> list[torch.Tensor]:
     """The parameters after a few steps."""
-    training = Training(name, mode, subject, device)
+    arm = training(name, mode, subject, device)
     for _ in range(REPEATED):
-        training.step()
-    return [p.detach().cpu() for p in training.model.parameters()]
+        arm.run()
+    return [p.detach().cpu() for p in arm.model.parameters()]
 
 
 def step_rows(model: str, device: str, modes: tuple[str, ...], rounds: int) -> Iterator[tuple[Any, ...]]:

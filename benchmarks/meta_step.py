@@ -1,6 +1,7 @@
 """The cost of one training step of each meta method, relative to a plain step and beside second order.
 
     python benchmarks/meta_step.py --model resnet32 --rounds 5
+    python benchmarks/meta_step.py --model resnet32 --all
 
 Models: resnet32 (batch 100), lenet (100), wrn-16-4 (20); random pixels, since timing does not depend on them. Meta
 batches as large as the batch and a quarter of it (fsr also: twice), float32, one thread. "Two passes" is
@@ -8,14 +9,17 @@ l2rw whose product runs a forward pass of its own with dual numbers; "higher" an
 they are installed (``other_libraries.py``). Time is CPU time of the process (on a GPU: wall time around a synchronised
 step); methods alternate within each round, the order reversed every other round, and a ratio is to the
 plain step of the same round. Memory is the peak of the allocator's events during one step, with parameters and momentum
-already there. Before anything is timed, the weights of l2rw are compared with those of the second-order step.
+already there. Before anything is timed, the weights of l2rw are compared with those of the second-order step. --all
+measures every registered method, with meta batches as large as the batch; one whose paper needs no more than another
+loss or other weights may take ``OTHER_LOSS`` plain steps.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +37,7 @@ from metaselect.models.build import build_model
 from metaselect.models.wide_resnet import WideResNet
 from metaselect.registry import REWEIGHTERS, configure
 from metaselect.reweighting.base import Labels, Start
+from metaselect.reweighting.evidence import Evidence, Space
 from metaselect.reweighting.l2rw import rectify_and_normalise
 from metaselect.training.loop import backward, set_memory_format
 
@@ -57,31 +62,41 @@ SUBJECTS = {
 }
 OPTIONS = {"fsr": ["deferral=0"]}  # else its first epochs are plain training
 MEMORY = {"l2rw": 1.35, "direct": 2.1, "mw-net": 2.1}
+BOUGHT = 20  # samples of a batch
+OTHER_LOSS = 1.1  # plain steps: one pass forward and one back, and some arithmetic on the logits
+TWO_NETWORKS = 2.1
 
 
-def plain(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> None:
+def plain(*, autocast: bool = False) -> Any:
     """One step of plain training."""
-    losses = F.cross_entropy(model(batch.inputs), batch.labels, reduction="none")
-    loss = losses.mean()
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
+
+    def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> None:
+        optimiser.zero_grad()
+        with torch.autocast(batch.inputs.device.type, torch.bfloat16) if autocast else nullcontext():
+            logits = model(batch.inputs)
+        F.cross_entropy(logits.float(), batch.labels, reduction="none").mean().backward()
+        optimiser.step()
+
+    return step
 
 
-def ours(method: Any, *pairs: Any, jvp_solver: Any = None) -> Any:
+def ours(method: Any, *pairs: Any, jvp_solver: Any = None, autocast: bool = False) -> Any:
     """MetaSelect's step: the same calls as in its training loop; ``pairs`` are words of --option."""
     jvp_solver = jvp_solver or JvpSolver()
     runs: list[Any] = []
 
     def step(model: Any, optimiser: Any, batch: Any, meta_batch: Any) -> Any:
-        ids, device = torch.arange(len(batch.labels)), batch.labels.device
         if not runs:
-            known = Labels(batch.labels.cpu(), 10, ids, ids[:0])
-            start = Start(known, 5, 0.1, torch.Generator().manual_seed(0), device)
-            runs.append(configure(REWEIGHTERS[method], [*OPTIONS.get(method, []), *pairs]).begin(start))
+            labels, device, draw = batch.labels.cpu(), batch.labels.device, torch.Generator().manual_seed(0)
+            ids, probs = torch.arange(len(labels)), torch.rand(len(labels), 10, generator=draw).softmax(1)
+            evidence = Evidence(labels, probs, probs, (Space(probs, ids),), improving=True)
+            start = Start(Labels(labels, 10, ids, ids[:BOUGHT]), 5, 0.1, draw, device, evidence, truth=labels)
+            begun = configure(REWEIGHTERS[method], [*OPTIONS.get(method, []), *pairs]).begin(start)
+            runs.extend((begun, ids.to(device)))  # a CUDA graph cannot hold a copy to the device
+        run, ids = runs
         optimiser.zero_grad()
-        forward = Forward(model, optimiser, batch, jvp_solver=jvp_solver)
-        weighted = runs[0].step(forward, meta_batch, ids.to(device), 0.1)
+        forward = Forward(model, optimiser, batch, autocast=autocast, jvp_solver=jvp_solver)
+        weighted = run.step(forward, meta_batch, ids, 0.1)
         backward(forward, weighted)
         optimiser.step()
         return weighted.weights
@@ -163,36 +178,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="instead of the model's own")
     parser.add_argument("--rounds", type=int, default=5, help="at least 5")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--all", action="store_true", help="every registered method")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    subject, libraries = SUBJECTS[arguments.model], installed_libraries()
+    subject = SUBJECTS[arguments.model]
     batch = arguments.batch or subject.batch
-    arms = [Arm("plain", plain, subject, batch, batch, arguments.device)]
-    limits = {"plain": ("-", "-")}
-    for place, count in enumerate((batch, batch // 4)):
-        steps = {
-            "l2rw": ours("l2rw"),
-            "second order": second_order,
-            "l2rw, two passes": ours("l2rw", jvp_solver=JvpSolver(strategies=[dual_numbers])),
-            "l2rw, scope=top": ours("l2rw", "scope=top"),
-            "l2rw, scope=last": ours("l2rw", "scope=last"),
-            "direct": ours("direct"),
-            "mw-net": ours("mw-net"),
-            "mw-net, lagged": ours("mw-net", "lagged=true"),
-            "fsr": ours("fsr"),
-            **library_steps(libraries),
-        }
-        new = {
-            name: Arm(f"{name}, m = {count}", step, subject, batch, count, arguments.device)
-            for name, step in steps.items()
-        }
-        for name, arm in new.items():
-            limits[arm.name] = (subject.at_most.get(name, ("-", "-"))[place], MEMORY.get(name, "-"))
-        agree(new["second order"], [new[name] for name in ("l2rw", "higher, l2rw") if name in new])
-        arms += new.values()
-    twice = Arm(f"fsr, m = {2 * batch}", ours("fsr"), subject, batch, 2 * batch, arguments.device)
-    limits[twice.name] = (TWICE if subject.at_most is DEEP else "-", "-")
-    arms.append(twice)
+    arms = [Arm("plain", plain(), subject, batch, batch, arguments.device)]
+    limits: dict[str, tuple[object, object]] = {"plain": ("-", "-")}
+    more = every_method if arguments.all else meta_methods
+    for arm, limit in more(subject, batch, arguments.device):
+        arms.append(arm)
+        limits[arm.name] = limit
     for arm in arms:
         arm.run()  # momentum buffers and the allocator's caches are there from now on, and products are checked
     peaks = {arm.name: arm.peak_mib() for arm in arms}
@@ -211,6 +207,41 @@ def main() -> None:
             f"| {peaks[arm.name] / peaks['plain']:.2f} | {limits[arm.name][1]} |"
         )
     print(json.dumps({"torch": torch.__version__, "device": arguments.device, "rounds": arguments.rounds}))
+
+
+def every_method(subject: Any, batch: int, device: str) -> Iterator[tuple[Arm, tuple[object, object]]]:
+    """A step of every registered method, with its limits of time and memory."""
+    for name in REWEIGHTERS:
+        most = {"co-teaching": TWO_NETWORKS, **dict.fromkeys(DEEP, "-")}.get(name, OTHER_LOSS)
+        limits = subject.at_most.get(name, (most,))[0], MEMORY.get(name, "-")
+        yield Arm(name, ours(name), subject, batch, batch, device), limits
+
+
+def meta_methods(subject: Any, batch: int, device: str) -> Iterator[tuple[Arm, tuple[object, object]]]:
+    """Steps of the meta methods in all their forms, with both sizes of the meta batch, and of other libraries."""
+    libraries = installed_libraries()
+    for place, count in enumerate((batch, batch // 4)):
+        steps = {
+            "l2rw": ours("l2rw"),
+            "second order": second_order,
+            "l2rw, two passes": ours("l2rw", jvp_solver=JvpSolver(strategies=[dual_numbers])),
+            "l2rw, scope=top": ours("l2rw", "scope=top"),
+            "l2rw, scope=last": ours("l2rw", "scope=last"),
+            "direct": ours("direct"),
+            "mw-net": ours("mw-net"),
+            "mw-net, lagged": ours("mw-net", "lagged=true"),
+            "fsr": ours("fsr"),
+            **library_steps(libraries),
+        }
+        new = {
+            name: Arm(f"{name}, m = {count}", step, subject, batch, count, device)
+            for name, step in steps.items()
+        }
+        agree(new["second order"], [new[name] for name in ("l2rw", "higher, l2rw") if name in new])
+        for name, arm in new.items():
+            yield arm, (subject.at_most.get(name, ("-", "-"))[place], MEMORY.get(name, "-"))
+    twice = Arm(f"fsr, m = {2 * batch}", ours("fsr"), subject, batch, 2 * batch, device)
+    yield twice, (TWICE if subject.at_most is DEEP else "-", "-")
 
 
 def agree(reference: Arm, others: list[Arm]) -> None:

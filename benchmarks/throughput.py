@@ -48,7 +48,7 @@ def prepared(train: Path, samples: int, run: Path) -> Path:
 
 def trained() -> list[Trained]:
     """Uniform first, then every method with both meta batches."""
-    methods = [Trained("uniform", "uniform", 0, Arm("plain", plain, SUBJECTS[MODEL], BATCH, BATCH, "cpu"))]
+    methods = [Trained("uniform", "uniform", 0, Arm("plain", plain(), SUBJECTS[MODEL], BATCH, BATCH, "cpu"))]
     for size in (BATCH, BATCH // 4):
         for method in ("l2rw", "direct", "mw-net", "fsr"):
             bare = Arm(method, ours(method), SUBJECTS[MODEL], BATCH, size, "cpu")
