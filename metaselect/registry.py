@@ -59,6 +59,7 @@ REWEIGHTERS: dict[str, str] = {
     "hard-mining": "metaselect.reweighting.weighting.hard_mining:HardMining",
     "self-paced": "metaselect.reweighting.weighting.self_paced:SelfPaced",
     "mentornet": "metaselect.reweighting.weighting.self_paced:MentorNet",
+    "co-teaching": "metaselect.reweighting.weighting.co_teaching:CoTeaching",
     "ssr": "metaselect.reweighting.weighting.ssr:SampleSelectionRelabelling",
     "random": "metaselect.reweighting.weighting.random:RandomWeights",
     "weighted": "metaselect.reweighting.weighting.oracle:OracleWeights",

@@ -77,7 +77,7 @@ def encode(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 METHODS: dict[str, Method] = {name: configure(path, []) for name, path in REWEIGHTERS.items()}
 KINDS = (
     *("auto", "direct", "l2rw", "mw-net", "fsr", "elr", "s-model", "glc", "mixup", "resample"),
-    *("mentornet", "clean-only", "uniform"),
+    *("mentornet", "co-teaching", "clean-only", "uniform"),
 )
 """One for each way of training, for tests that take too long with every method."""
 META = sorted(name for name, method in METHODS.items() if method.meta_batch_size(None, 8, 8))
