@@ -164,16 +164,17 @@ def table(rows: list[dict[str, Any]], paper: dict[str, str], *, error: bool = Fa
     for arm in dict.fromkeys(each["arm"] for each in rows):
         arm_rows = [each for each in rows if each["arm"] == arm]
         values = [100 * abs(error - each["accuracy"]) for each in arm_rows]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        spread = f"{statistics.stdev(values):.1f}" if len(values) > 1 else "-"
         aucs = [each["auc"] for each in arm_rows if each["auc"] is not None]
+        seconds = [each["seconds"] for each in arm_rows]
         cells = (
             arm,
             ", ".join(f"{value:.1f}" for value in values),
             f"{statistics.mean(values):.1f}",
-            f"{spread:.1f}",
+            spread,
             f"{statistics.mean(aucs):.3f}" if aucs else "-",
             *([", ".join(str(each.get("classes_without", "-")) for each in arm_rows)] if classes else []),
-            f"{max(each['seconds'] for each in arm_rows):.0f}",
+            "-" if None in seconds else f"{max(seconds):.0f}",
             paper.get(arm, "-"),
         )
         lines.append(f"| {' | '.join(cells)} |")

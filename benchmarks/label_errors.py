@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from cells import Cell, complete, make_parser, read_table, rounded, train
 from common import read_truth
-from settings import CLEAN, FROZEN_ONLY, NOISES
+from settings import CLEAN, NOISES, NOT_IN_TABLE
 from table_summary import by_method, difference, shown, spread, values
 
 from metaselect.metrics.ranking import ranking
@@ -154,7 +154,7 @@ def _line(cell: Sequence[Row], metric: str, methods: Sequence[str]) -> list[str]
 
 
 def main() -> None:
-    noises = [noise for noise in NOISES if noise not in (*CLEAN, *FROZEN_ONLY)]
+    noises = [noise for noise in NOISES if noise not in (*CLEAN, *NOT_IN_TABLE)]
     parser = make_parser(__doc__, noises, "table", TABLE)
     parser.add_argument("--metric", default=METRICS[0], choices=METRICS, help="of --summary")
     arguments = parser.parse_args()

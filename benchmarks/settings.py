@@ -6,8 +6,8 @@ Digits, breast_cancer and wine are scikit-learn's, split anew for each seed. The
     cifar10/{train,test}.parquet         the same, beside human_labels.csv: id, worst, random1, aggregate (CIFAR-10N)
     cifar10_dinov2/{train,test}.parquet  features of a frozen encoder, label, worst, random1, aggregate
 
-Of MNIST and CIFAR-10 a random subset of the training images is taken, another one for each seed; a long tail is cut
-from all of them. Test sets are whole.
+Of MNIST and CIFAR-10 a random subset of the training images is taken, another one for each seed, unless all of them are
+asked for; a long tail is cut from all of them. Test sets are whole.
 
 CIFAR-10N: Wei, Zhu, Cheng, Liu, Niu, Liu 2022 (arXiv:2110.12088). The asymmetric noise of digits is that of Patrini,
 Rozza, Menon, Nock, Qu 2017 (arXiv:1609.03683), section 5; so is CIFAR-10's.
@@ -45,6 +45,7 @@ NOISES: dict[str, tuple[str, ...]] = {
     "adversarial-40-shift": ("--noise", "adversarial", "--rate", "0.4"),
     "adversarial-60-shift": ("--noise", "adversarial", "--rate", "0.6"),
     "adversarial-60-derangement": ("--noise", "adversarial", "--rate", "0.6", "--map", "random"),
+    "adversarial-80-derangement": ("--noise", "adversarial", "--rate", "0.8", "--map", "random"),
     "human-worst": ("--noise", "human", "--labels-column", "worst"),
     "human-random1": ("--noise", "human", "--labels-column", "random1"),
     "human-aggregate": ("--noise", "human", "--labels-column", "aggregate"),
@@ -54,8 +55,8 @@ NOISES: dict[str, tuple[str, ...]] = {
 """Options of `corrupt` by the name of the noise. What depends on the data is added by ``noise_options``."""
 CLEAN = ("none", "longtail-100")
 """Settings without a wrong label."""
-FROZEN_ONLY = ("uniform-60", "adversarial-40-shift", "human-aggregate")
-"""Kinds that ``frozen_features.py`` alone runs."""
+NOT_IN_TABLE = ("uniform-60", "adversarial-40-shift", "adversarial-80-derangement", "human-aggregate")
+"""Kinds that ``frozen_features.py`` and ``mnist_adversarial.py`` alone run."""
 
 DIGITS = tuple("0123456789")
 PATRINI_PAIRS = {"2": "7", "3": "8", "5": "6", "6": "5", "7": "1"}
@@ -129,7 +130,11 @@ def _write_digits(source: Source, seed: int, folder: Path) -> None:
 def _write_images(name: str) -> Writer:
     def write(source: Source, seed: int, folder: Path) -> None:
         rng = np.random.default_rng(seed)
-        write_subset(source.file(f"{name}/train.parquet"), folder / "train.parquet", source.images, rng)
+        train = source.file(f"{name}/train.parquet")
+        if source.images == pq.ParquetFile(train).metadata.num_rows:
+            shutil.copyfile(train, folder / "train.parquet")  # all of them, in the order of the file
+        else:
+            write_subset(train, folder / "train.parquet", source.images, rng)
         shutil.copyfile(source.file(f"{name}/test.parquet"), folder / "test.parquet")
         if name == "cifar10":
             shutil.copyfile(source.file(f"{name}/human_labels.csv"), folder / "human_labels.csv")

@@ -27,7 +27,7 @@ from typing import Any
 
 from cells import Cell, Trained, complete, make_parser, read_table, rounded, train
 from common import in_process
-from settings import FROZEN_ONLY, NOISES, left_out
+from settings import NOISES, NOT_IN_TABLE, left_out
 from table_summary import METRICS, Row, summary
 
 from metaselect.registry import BASELINE
@@ -75,7 +75,7 @@ def measured_row(cell: Cell, evaluation: dict[str, Any], run: Path, trained: Tra
 
 
 def main() -> None:
-    parser = make_parser(__doc__, [noise for noise in NOISES if noise not in FROZEN_ONLY], "table", TABLE)
+    parser = make_parser(__doc__, [noise for noise in NOISES if noise not in NOT_IN_TABLE], "table", TABLE)
     parser.add_argument("--metric", default=METRICS[0], choices=METRICS, help="of --summary")
     arguments = parser.parse_args()
     if arguments.summary:
