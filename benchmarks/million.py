@@ -4,14 +4,14 @@
     python benchmarks/million.py --samples 250000 1000000 --features 512 --commands ingest random warmup k-center
     python benchmarks/million.py --samples 1000000 --max-memory 4G
 
-The pool is a mixture of 50 Gaussian components in 10 classes, with a fifth of the labels wrong, uniformly; all of it is
-drawn with one seed. With --max-memory 4G every command that takes this option gets it. With --images the samples are
-random images of 32 x 32 pixels in PNG. Each command is a process of its own with one thread; its peak resident memory
-has Python and torch in it. Growth is that of the CPU seconds over that of the samples: 1 is linear. The floors are CPU
-seconds of float32 products on the same core: for k-center those of all samples with all picks, as a matrix product and
-as one product with a vector a pick, beside the choice alone, once more in the same process; for rbc those of an
-iteration of K-means over the samples and the width that it had, times the iterations of all starts (taken as those of
-the best one).
+The pool is a mixture of 50 Gaussian components in 10 classes, with a fifth of the labels wrong, uniformly; all of it
+is drawn with one seed. With --max-memory 4G every command that takes this option gets it. With --images the samples
+are random images of 32 x 32 pixels in PNG, and trainings take one epoch of a LeNet without folds. Each command is a
+process of its own with one thread; its peak resident memory has Python and torch in it. Growth is that of the CPU
+seconds over that of the samples: 1 is linear. The floors are CPU seconds of float32 products on the same core: for
+k-center those of all samples with all picks, as a matrix product and as one product with a vector a pick, beside the
+choice alone, once more in the same process; for rbc those of an iteration of K-means over the samples and the width
+that it had, times the iterations of all starts (taken as those of the best one).
 """
 
 import argparse
@@ -36,6 +36,7 @@ BLOCK = 50_000  # samples that are made at a time
 SELECTORS = ("random", "k-means", "k-center", "badge", "typiclust", "rbc")
 COMMANDS = ("ingest", "warmup", *SELECTORS, "simulate", "reweight", "evaluate", "status", "export")
 TEST_SHARE = 10  # samples of the pool for one of the test set, which is another draw with the same seed
+EPOCH = ("--epochs", 1, "--folds", 0)  # of images, whose default takes hours
 HIDDEN = 64  # of the model that warmup takes: its last layer's inputs
 LINEAR = 1.15
 LIMIT: list[str] = []
@@ -175,11 +176,13 @@ def measure(samples: int, width: int, commands: list[str], work: Path) -> dict[s
     if "evaluate" in commands:
         in_child(make_pool, folder / "test", samples // TEST_SHARE, width)
     run, test = folder / "run", folder / "test/pool.parquet"
+    network = () if width else ("--model", "lenet", *EPOCH)
+    method = () if width else ("--method", "uniform", *EPOCH)
     others: dict[str, tuple[object, ...]] = {
         "ingest": ("ingest", folder / "pool.parquet", "--run", run),
-        "warmup": ("warmup", "--run", run),
+        "warmup": ("warmup", "--run", run, *network),
         "simulate": ("annotate", "simulate", folder / "truth.csv", "--run", run),
-        "reweight": ("reweight", "--run", run),
+        "reweight": ("reweight", "--run", run, *method),
         "evaluate": ("evaluate", test, "--run", run, "--truth", folder / "truth.csv"),
         "status": ("status", "--run", run),
         "export": ("export", "--run", run, "-o", folder / "export"),
