@@ -50,6 +50,7 @@ REWEIGHTERS: dict[str, str] = {
     "s-model": "metaselect.reweighting.losses.s_model:SModel",
     "forward": "metaselect.reweighting.losses.forward_correction:ForwardCorrection",
     "glc": "metaselect.reweighting.losses.glc:GoldLossCorrection",
+    "d2l": "metaselect.reweighting.losses.d2l:DimensionalityDriven",
     "mixup": "metaselect.reweighting.losses.mixup:MixUp",
     "focal": "metaselect.reweighting.losses.focal:Focal",
     "balanced-softmax": "metaselect.reweighting.losses.balanced_softmax:BalancedSoftmax",
