@@ -62,8 +62,7 @@ def environment() -> dict[str, Json]:
         "working_folder": os.getcwd(),
         "peak_memory": memory,
         "threads": torch.get_num_threads() if torch is not None else os.cpu_count(),
-        "versions": {"metaselect": __version__, "python": platform.python_version(), **_library_versions()},
-        "processor": _processor(torch),
+        **_kinds(torch),
     }
 
 
@@ -73,14 +72,18 @@ def environment_differences(details: Mapping[str, Any]) -> list[str]:
     Args:
         details: of a ``stage.json``; what it does not have is left out.
     """
-    here = environment()
     found = []
-    for part in ("versions", "processor"):
-        recorded, own = details.get(part, {}), here[part]
-        assert isinstance(own, dict)
+    for part, own in _kinds(sys.modules.get("torch")).items():
+        recorded = details.get(part, {})
         changed = [name for name in own if recorded.get(name) not in (None, own[name])]
         found += [f"{name} {recorded[name]} (here {own[name]})" for name in changed]
     return found
+
+
+def _kinds(torch: Any) -> dict[str, dict[str, Json]]:
+    """Versions and processor, of which equal bytes need equal kinds."""
+    versions = {"metaselect": __version__, "python": platform.python_version(), **_library_versions()}
+    return {"versions": versions, "processor": _processor(torch)}
 
 
 def _processor(torch: Any) -> dict[str, Json]:
