@@ -22,7 +22,7 @@ DEAD = "dead"
 """Of a training that is up to date and whose result should not be used."""
 ORACLE = "oracle"
 """Of a training that is up to date and was told the true labels: a bound for others, and no result."""
-KNOWS_TRUTH = "it was told the true labels (--oracle-truth), so it is a bound and no result"
+KNOWS_TRUTH = "it was told the true labels (--oracle-truth), so it is a bound for others"
 
 
 class State(NamedTuple):
