@@ -77,7 +77,7 @@ class SSRRun(MethodRun):
     """The class that each sample is trained on, ``targets`` (n,) int64, -1: it is not selected; and the last visits."""
 
     def __init__(self, method: SampleSelectionRelabelling, labels: Labels, device: torch.device) -> None:
-        self.method, self.classes, self.epoch = method, labels.classes, 0
+        self.method, self.classes = method, labels.classes
         self.given, self.is_bought = labels.given.to(device), labels.is_bought.to(device)
         targets = torch.full_like(self.given, -1)
         trained = labels.trained.to(device)
