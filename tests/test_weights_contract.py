@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from annotation_run import call
-from data_makers import METHODS, Listener, made, write_rows
+from data_makers import METHODS, Listener, made, truth_options, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -142,7 +143,7 @@ def weighed(request: pytest.FixtureRequest) -> Weighed:
         patch.setattr("metaselect.stages.reweight.training.train", watched)
         # By force: the tests of a module may come in an order that makes the fixture twice on the same run.
         options = ReweightOptions(method=name, epochs=4, batch_size=8, device="cpu", folds=0, force=True)
-        reweight(run, options, Listener())
+        reweight(run, replace(options, **truth_options(run, name)), Listener())
     folder, ids = run.path(f"reweight/{name}"), sorted(pool.given)
     table = pq.read_table(folder / "weights.parquet")
     who = {ids[i] for i in trained}
