@@ -17,7 +17,7 @@ from common import CommandFailed, in_process
 from settings import DATA, NOISES, Setting, Source
 
 from metaselect.options import ReweightOptions, SelectOptions
-from metaselect.registry import AUTO_SELECTOR, BASELINE, REWEIGHTERS, SELECTORS
+from metaselect.registry import AUTO_SELECTOR, BASELINE, REWEIGHTERS, SELECTORS, load
 from metaselect.run.files import format_csv, read_rows, write_text
 
 BUDGETS, SEEDS, IMAGES = [20, 50, 200], [0, 1, 2], 10_000
@@ -139,7 +139,8 @@ def train(cells: Sequence[Cell], folds: int) -> tuple[Path, dict[str, Trained]]:
     run = setting.bought(selector, budget)
     trained = {}
     for cell in cells:
-        words = ("--method", cell.method, "--folds", folds, "--seed", setting.seed)
+        truth = ("--oracle-truth", setting.truth) if load(REWEIGHTERS[cell.method]).needs_truth else ()
+        words = ("--method", cell.method, *truth, "--folds", folds, "--seed", setting.seed)
         try:
             result, code = in_process("reweight", "--run", run, *words)
         except CommandFailed as failure:  # the other cells have their figures all the same
