@@ -317,7 +317,7 @@ def samples_table(run: Run) -> list[dict[str, object]]:
     return pq.read_table(run.path("data/samples.parquet")).to_pylist()
 
 
-def truth_options(run: Run, method: str) -> dict[str, Path]:
+def truth_options(run: Run, method: str) -> dict[str, Any]:
     """The options of `reweight` that tell a method the truth, if it needs it: every fourth label is wrong."""
     if not METHODS[method].needs_truth:
         return {}
