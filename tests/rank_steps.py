@@ -14,13 +14,14 @@ from metaselect import ranks
 from metaselect.data.stored.preprocess import Preprocess
 from metaselect.features.extract import last_layer_factors
 from metaselect.features.near_duplicates import similar_samples
+from metaselect.metagrad import facility_location
 from metaselect.metagrad.forward import Forward
 from metaselect.metagrad.jvp import JvpSolver
 from metaselect.metagrad.jvp_strategies import central_differences, dual_numbers, through_graph
 from metaselect.models.batch import Batch
 from metaselect.records import SilentReporter
 from metaselect.registry import REWEIGHTERS, SELECTORS, configure
-from metaselect.selection import badge, craig, k_center
+from metaselect.selection import badge, k_center
 from metaselect.selection.base import PoolFeatures
 from metaselect.selection.clustering import factored, farthest_first, kmeans
 from metaselect.training.batches import Batches
@@ -155,7 +156,7 @@ def choices() -> dict[str, torch.Tensor]:
         mock.patch.object(kmeans, "LEAST_PART", 100),
         *(mock.patch.object(module, "BLOCK_ENTRIES", 2**10) for module in (factored, badge)),
         *(mock.patch.object(k_center, name, 64) for name in ("TILE_ENTRIES", "MIN_TILE_ROWS")),
-        mock.patch.object(craig, "TILE_ENTRIES", 2**12),
+        mock.patch.object(facility_location, "TILE_ENTRIES", 2**12),
         mock.patch.object(farthest_first, "CANDIDATES", 50),
     ]
     found = {}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from metaselect.metagrad import facility_location
+from metaselect.metagrad.facility_location import FacilityLocation
 from metaselect.registry import SELECTORS, configure
-from metaselect.selection import craig
 from metaselect.selection.base import Choice, PoolFeatures, no_progress
 from metaselect.selection.craig import Craig, predicted_classes
 
@@ -120,7 +121,7 @@ def test_neither_tiles_nor_batches_change_the_answer(tile: int, monkeypatch: pyt
     for seed in range(3):
         pool = features(80, seed, width=6)
         expected = exhaustive_greedy(dense_similarity(pool), 30, bought)
-        monkeypatch.setattr(craig, "TILE_ENTRIES", tile)
+        monkeypatch.setattr(facility_location, "TILE_ENTRIES", tile)
         assert choose(pool, 30, torch.tensor(bought)).ranked.tolist() == expected
 
 
@@ -236,14 +237,14 @@ def test_neither_given_labels_nor_the_generator_matter_and_huge_features_stay_fi
 
 def test_few_columns_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     computed = count()
-    plain = craig.PredictedClass.gains
+    plain = FacilityLocation.gains
 
     def counted(members: Any, columns: list[int]) -> torch.Tensor:
         for _ in columns:
             next(computed)
         return plain(members, columns)
 
-    monkeypatch.setattr(craig.PredictedClass, "gains", counted)
+    monkeypatch.setattr(FacilityLocation, "gains", counted)
     choose(features(400, 0, width=4), 100)
     assert next(computed) < 0.2 * 100 * 400
 
