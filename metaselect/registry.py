@@ -62,6 +62,7 @@ REWEIGHTERS: dict[str, str] = {
     "mentornet": "metaselect.reweighting.weighting.self_paced:MentorNet",
     "co-teaching": "metaselect.reweighting.weighting.co_teaching:CoTeaching",
     "ssr": "metaselect.reweighting.weighting.ssr:SampleSelectionRelabelling",
+    "crust": "metaselect.reweighting.weighting.crust:Crust",
     "random": "metaselect.reweighting.weighting.random:RandomWeights",
     "weighted": "metaselect.reweighting.weighting.oracle:OracleWeights",
     "finetune": "metaselect.reweighting.bought_only:FineTune",

@@ -20,47 +20,69 @@ FIRST_BATCH = (
 
 
 class FacilityLocation:
-    """Gradients g_i = a_i (x) x_i of the samples of one predicted class, and how well the set S covers each of them.
+    """Rows g_i = a_i (x) x_i of one class, and how well the set S covers them: F(S) = sum_i max_{j in S} s(i, j).
 
-    Squared distances are rounded to a grid whose step is a power of two, so that sums of them are exact in any order.
-    Ties are common (two samples that cover only each other have the same gain); plain float64 would break them by
-    rounding, and would leave a tiny gain where everything is covered.
+    Distances are rounded to a grid whose step is a power of two, so that sums of them are exact in any order. Ties are
+    common (two rows that cover only each other have the same gain); plain float64 would break them by rounding, and
+    would leave a tiny gain where everything is covered.
 
     Args:
-        ids: (n_c,) int64, on the CPU; indices in the pool, ascending.
-        left: (n_c, K) float64, rows a_i = softmax - onehot(class).
-        right: (n_c, d + 1) float64, rows x_i, the last column 1 for the bias.
+        ids: (n_c,) int64, on the CPU; what the rows are called, ascending.
+        left: (n_c, K) float64, rows a_i.
+        right: (n_c, d) float64, rows x_i.
+        euclidean: distances are Euclidean; False: their squares.
+        kept: hold all n_c^2 distances, for a class of which many rows are picked.
 
     Attributes:
-        step: of the grid.
-        largest: largest squared distance in the class, set by ``first_gains``; similarity is ``largest`` minus the
-            squared distance, so it is also the similarity of a sample to itself.
-        covered: (n_c,) float64, similarity of each sample to the most similar one of S; 0 while S is empty.
+        step: of the grid of squared distances.
+        largest: largest distance in the class, set by ``first_gains``; similarity s is ``largest`` minus the distance,
+            so it is also the similarity of a row to itself.
+        covered: (n_c,) float64, similarity of each row to the most similar one of S; 0 while S is empty.
         width: columns of a tile.
     """
 
-    def __init__(self, ids: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-        self.ids, self.left, self.right = ids, left, right
+    def __init__(
+        self,
+        ids: torch.Tensor,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        *,
+        euclidean: bool = False,
+        kept: bool = False,
+    ) -> None:
+        self.ids, self.left, self.right, self.euclidean = ids, left, right, euclidean
         self.squares = left.square().sum(1) * right.square().sum(1)
-        # No squared distance is above 4 max ||g||^2, and a sum of n_c of them must fit a float64's mantissa.
-        bits = min(GRID_BITS, FLOAT64_BITS - len(ids).bit_length())
-        self.step = math.ldexp(1.0, math.frexp(4 * float(self.squares.max()))[1] - bits)
+        # No squared distance is above 4 max ||g||^2, and a sum of n_c distances must fit a float64's mantissa.
+        self.bits = min(GRID_BITS, FLOAT64_BITS - len(ids).bit_length())
+        self.highest = 4 * float(self.squares.max())
+        self.step = _step(self.highest, self.bits)
         self.largest = 0.0
         self.covered = torch.zeros_like(self.squares)
         self.width = max(TILE_ENTRIES // len(ids), 1)
+        self.kept: torch.Tensor | None = None
+        if kept:
+            tile = self.distances(slice(0, len(ids)))
+            self.kept = torch.minimum(tile, tile.T)
 
     def distances(self, columns: slice | list[int], top: int = 0) -> torch.Tensor:
-        """(n_c - top, m) float64, squared distances of the rows from ``top`` on to the m rows ``columns``."""
+        """(n_c - top, m) float64, new, distances of the rows from ``top`` on to the m rows ``columns``."""
+        if self.kept is not None:
+            rows = self.kept[columns, top:].T  # the matrix is symmetric, and its rows are quicker to read
+            return rows.clone() if isinstance(columns, slice) else rows
         tile = self.left[top:] @ (self.left[columns] * (-2 / self.step)).T
         tile *= (
             self.right[top:] @ self.right[columns].T
         )  # -2 <g_i, g_j> / step = -2 (a_i . a_j)(x_i . x_j) / step
         tile += self.squares[top:, None] / self.step
         tile += self.squares[columns] / self.step
-        return tile.round_().clamp_(min=0).mul_(self.step)
+        tile.round_().clamp_(min=0).mul_(self.step)
+        if self.euclidean:
+            step = _step(math.sqrt(self.highest), self.bits)
+            tile.sqrt_().div_(step).round_().mul_(step)
+        return tile
 
     def first_gains(self, bought: list[int]) -> torch.Tensor:
-        """(n_c,) float64, the gain of F by each sample when S holds only the rows ``bought``."""
+        """(n_c,) float64, the gain of F by each row when S holds only the rows ``bought``."""
         count = len(self.ids)
         sums = torch.zeros_like(self.squares)
         largest = torch.zeros_like(self.squares[0])
@@ -92,14 +114,14 @@ class FacilityLocation:
         self.covered = torch.maximum(self.covered, similarity)
 
     def greedy(self, gains: list[float], bought: list[bool]) -> Iterator[tuple[float, int]]:
-        """``(-gain, index in the pool)`` of every sample that is not bought, in greedy order, one at a time.
+        """``(-gain, id)`` of every row that is not bought, in greedy order, one at a time.
 
         Gains never rise as S grows (F is submodular), so a gain computed before the last picks is an upper bound
         (Minoux 1978): only those on top of the heap are computed again, a batch at a time.
 
         Args:
             gains: n_c numbers, of ``first_gains``.
-            bought: n_c, True where the sample must not be chosen.
+            bought: n_c, True where the row must not be chosen.
         """
         ids = self.ids.tolist()
         heap = [(-gain, at) for at, gain in enumerate(gains) if not bought[at]]
@@ -133,3 +155,8 @@ def _pop_stale(heap: list[tuple[float, int]], fresh: set[int], count: int) -> li
     while heap and len(stale) < count and heap[0][0] < 0 and heap[0][1] not in fresh:
         stale.append(heapq.heappop(heap)[1])
     return stale
+
+
+def _step(highest: float, bits: int) -> float:
+    """The step of a grid of powers of two with so many bits below ``highest``."""
+    return math.ldexp(1.0, math.frexp(highest)[1] - bits)
