@@ -32,6 +32,7 @@ BOUGHT = torch.tensor([0, 1, 3, 4, 6, 7, 9, 12, 15, 18])
 CASES: dict[str, dict[str, object]] = {
     "uniform": {},
     "gce": {"augment": "strong"},
+    "gce truncation=0.35": {},
     "elr": {"optimiser": "adam", "lr": 0.01},
     "auto": {"accumulate": 2},
     "direct": {},

@@ -1,15 +1,19 @@
-"""Generalised cross-entropy: by hand, against the closed form of its gradient, and at both ends of q."""
+"""Generalised cross-entropy: by hand, against the closed form of its gradient, at both ends of q, and truncated."""
 
 import math
 
 import pytest
 import torch
-from data_makers import METHODS, EveryState, plan, trained
+from data_makers import METHODS, EveryState, plan, start_of, trained
+from torch import nn
 from torch.nn import functional as F
 
 from metaselect.errors import UsageError
+from metaselect.metagrad.forward import Forward
+from metaselect.models.batch import Batch
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.losses.gce import generalised_cross_entropy
+from metaselect.reweighting.base import StepObjective
+from metaselect.reweighting.losses.gce import TruncatedRun, generalised_cross_entropy
 from metaselect.training.batches import Batches
 
 
@@ -63,11 +67,81 @@ def test_a_hopeless_sample_has_a_bounded_loss_and_no_pull(q: float) -> None:
     assert torch.equal(gradient, torch.zeros(2, 2))
 
 
-@pytest.mark.parametrize("pair", ["q=0", "q=-0.5", "q=1.1", "q=nan"])
-def test_q_outside_its_range_is_refused(pair: str) -> None:
-    with pytest.raises(UsageError, match="--option q=") as refused:
+@pytest.mark.parametrize(
+    ("pair", "default"),
+    [
+        *((pair, "0.7") for pair in ("q=0", "q=-0.5", "q=1.1", "q=nan")),
+        *((pair, "0") for pair in ("truncation=-0.1", "truncation=1")),
+        *(("initial=1", "0.33"), ("interval=0", "0.083"), ("interval=1.1", "0.083")),
+    ],
+)
+def test_options_outside_their_range_are_refused(pair: str, default: str) -> None:
+    with pytest.raises(UsageError, match=f"--option {pair.split('=')[0]}=") as refused:
         configure(REWEIGHTERS["gce"], [pair])
-    assert "0.7" in refused.value.hint
+    assert refused.value.hint == f"The default is {default}."
+
+
+def truncated(*options: str, epochs: int) -> TruncatedRun:
+    """Of six samples of class 0, of which the last one is bought."""
+    method = configure(REWEIGHTERS["gce"], ["truncation=0.5", *options])
+    labels, bought = torch.tensor([0] * 6), torch.tensor([5])
+    run = method.begin(start_of(labels, method=method, epochs=epochs, bought=bought))
+    assert isinstance(run, TruncatedRun)
+    return run
+
+
+def objective(run: TruncatedRun, probs: list[float]) -> StepObjective:
+    """Of a step on all samples, with these probabilities of their label out of two classes."""
+    inputs = torch.tensor(probs, dtype=torch.float64)[:, None].logit() * torch.tensor([1.0, 0.0])
+    model = nn.Linear(2, 2, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(2))
+    forward = Forward(
+        model, torch.optim.SGD(model.parameters(), 0.1), Batch(inputs, torch.zeros(6, dtype=torch.int64))
+    )
+    return run.step(forward, None, torch.arange(6), 0.1)
+
+
+def test_samples_whose_loss_was_above_the_limit_are_left_out_but_for_bought_ones() -> None:
+    """With q = 1/2, L_q(k) = 2 (1 - sqrt(1/2)), and the loss less this is 2 (sqrt(1/2) - sqrt(p))."""
+    run = truncated("q=0.5", "initial=0.1", epochs=10)
+    probs = [0.9, 0.51, 0.49, 0.1, 0.7, 0.2]
+    step = objective(run, probs)
+    assert step.losses is not None
+    assert step.losses.tolist() == pytest.approx([2 * (math.sqrt(0.5) - math.sqrt(p)) for p in probs])
+    assert step.weights.tolist() == pytest.approx([1 / 6] * 6)
+    run.epoch_end(1)
+    later = truncated(epochs=10)
+    later.load_state_dict(run.state_dict())
+    for each in (run, later):
+        assert (objective(each, [0.9] * 6).weights * 6).tolist() == pytest.approx([1, 1, 0, 0, 1, 1])
+
+
+def test_who_is_left_out_is_decided_at_shares_of_the_epochs() -> None:
+    """After 4 of 12 epochs and every 3 from then on, by the last epoch; samples come back."""
+    run, left_out = truncated("initial=0.3", "interval=0.25", epochs=5), []
+    run.set_epochs(12)
+    for epoch in range(1, 13):
+        objective(run, [0.1 if (epoch + sample) % 2 else 0.9 for sample in range(6)])
+        run.epoch_end(epoch)
+        left_out.append((~run.kept).nonzero()[:, 0].tolist())
+    assert left_out == [[]] * 3 + [[1, 3]] * 3 + [[0, 2, 4]] * 3 + [[1, 3]] * 3
+
+
+def test_a_truncation_that_leaves_none_out_changes_only_the_loss_that_is_told(tiny_batches: Batches) -> None:
+    plain, truncating = (
+        trained(configure(REWEIGHTERS["gce"], options), network(), tiny_batches, plan(epochs=3))
+        for options in ([], ["truncation=1e-9"])
+    )
+    for one, other in zip(plain[0].model.parameters(), truncating[0].model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    told = [mine.loss - other.loss for mine, other in zip(plain[1], truncating[1], strict=True)]
+    assert told == pytest.approx([(1 - 1e-9**0.7) / 0.7] * 3, rel=1e-5)
+
+
+def network() -> EveryState:
+    torch.manual_seed(0)
+    return EveryState()
 
 
 def test_the_step_and_the_history_are_of_this_loss(tiny_batches: Batches) -> None:

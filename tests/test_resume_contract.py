@@ -45,6 +45,7 @@ KNOBS = ("every=2", "every=3 scope=top", "scope=last")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "auto": ("ema=0", "share=0 priors=balanced", "bought=none", "bought=none ema=0.5"),
     "direct": ("step=20",),
+    "gce": ("truncation=0.35 initial=0 interval=0.5",),
     "mw-net": (
         "hidden=3 net_lr=0.1",
         "net_optimiser=sgd net_lr=0.1",
