@@ -15,11 +15,13 @@ from metaselect.data.stored.preprocess import Preprocess
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.metrics.ranking import clean_label_auc
+from metaselect.models.batch import Batch
 from metaselect.models.build import build_model
 from metaselect.random import generator
 from metaselect.registry import REWEIGHTERS, configure
-from metaselect.reweighting.fsr import method as fsr
-from metaselect.reweighting.fsr.method import FSR, FSRRun
+from metaselect.reweighting.fsr import run as fsr
+from metaselect.reweighting.fsr.method import FSR
+from metaselect.reweighting.fsr.run import FSRRun
 from metaselect.reweighting.soft_targets import mixing_factors
 from metaselect.run.layout import FEATURES
 from metaselect.training.batches import Batches
@@ -241,14 +243,49 @@ def test_bought_samples_never_leave_the_dictionary() -> None:
 
 
 def test_without_proxies_classes_with_bought_samples_have_those_alone() -> None:
-    run = begun("dictionary=12", "share=1", "proxies=false", bought=BOUGHT)
+    run = begun("dictionary=12", "share=1", "proxies=none", bought=BOUGHT)
     for _ in range(2):
         assert torch.equal(run.dictionary[: len(BOUGHT)], BOUGHT)
         assert LABELS[run.dictionary[len(BOUGHT) :]].tolist() == [2] * 4
         run.history.visits += 1
         run.epoch_end(1)
-    alone = begun("dictionary=12", "share=1", "proxies=false")
+    alone = begun("dictionary=12", "share=1", "proxies=none")
     assert torch.bincount(LABELS[alone.dictionary]).tolist() == [4, 4, 4]
+
+
+def test_the_last_epoch_of_equal_weights_decides_which_classes_have_proxies(tiny_batches: Batches) -> None:
+    run = begun("dictionary=12", "share=1", "deferral=0.4", "relabel=paper", bought=BOUGHT)
+    draw, scene = torch.Generator().manual_seed(3), Scene(tiny_batches)
+    head, rows = scene.model.head, torch.zeros(CLASSES, CLASSES)
+    for epoch in range(2):
+        for _ in range(3):
+            ids = run.meta_ids(BOUGHT, 10, draw)
+            # The last step's visits are those of a network that calls all samples class 1.
+            head.bias.data = torch.tensor([0.0, 99.0, 0.0]) if epoch else head.bias.data
+            meta = Batch(tiny_batches.get(ids).inputs, LABELS[ids])
+            forward = Forward(scene.model, scene.optimiser, scene.batch, seed=SEED)
+            _, hidden = forward.joint_hidden(meta)
+            with torch.no_grad():
+                for row, label, number in zip(
+                    head(hidden).softmax(1), meta.labels, ids.tolist(), strict=True
+                ):
+                    rows[label] += row if number in BOUGHT else 0
+            run.step(Forward(scene.model, scene.optimiser, scene.batch, seed=SEED), meta, scene.ids, 0.1)
+        run.history.visits += 1
+        torch.testing.assert_close(run.proxies.sums, rows)
+        assert run.proxies.open
+        assert torch.bincount(LABELS[run.dictionary]).tolist() == [5, 4, 4]
+        run.epoch_end(epoch + 1)
+        rows.zero_()
+    # Bought samples of class 0 are called 1, as often as those of class 1 are, and no more.
+    assert not run.proxies.open
+    assert run.describe() == {"classes_without_proxies": [0]}
+    assert "in 1 of 3 classes" in run.sentence()
+    run.epoch_end(3)
+    assert torch.bincount(LABELS[run.dictionary]).tolist() == [5, 4, 4]
+    other = begun("dictionary=12", "share=1", "deferral=0.4", "relabel=paper", bought=BOUGHT)
+    other.load_state_dict(run.state_dict())
+    assert (other.proxies.open, other.describe()) == (False, run.describe())
 
 
 def test_who_was_never_visited_cannot_enter_the_dictionary() -> None:
@@ -323,6 +360,7 @@ def test_settings_for_long_tails_give_every_sample_weight(tiny_batches: Batches)
         "margin=both",
         "weights=exp",
         "relabel=no",
+        "proxies=true",
         "dictionary=0",
         "share=1.1",
         "momentum=-0.1",

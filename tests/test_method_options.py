@@ -35,7 +35,7 @@ def test_every_field_is_explained_with_a_default_that_can_be_given(
 
 def test_a_meaning_may_run_over_lines_and_be_inherited() -> None:
     said = {name: meaning for name, _, meaning in describe(REWEIGHTERS["fsr"])}
-    assert said["proxies"].endswith("in classes that have none.")
+    assert said["proxies"].endswith("In classes without bought samples they do.")
     assert all(f'"{pusher}"' in said["pusher"] for pusher in PUSHERS)
     assert describe(SELECTORS["rbc-k"]) == describe(SELECTORS["rbc"])
     assert describe(SELECTORS["certain"]) == describe(SELECTORS["uncertain"])

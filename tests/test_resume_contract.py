@@ -63,7 +63,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "margin=paper",
         "mixup=false",
         "relabel=paper mixup=false deferral=0",
-        "weights=shift pseudo=0 proxies=false",
+        "weights=shift pseudo=0 proxies=none",
         "virtual_momentum=0 deferral=0.5",
     ),
 }
