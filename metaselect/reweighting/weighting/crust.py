@@ -11,6 +11,8 @@ too), and W that of its end; a gradient is that of the sample's own loss (in the
 code's weight is the number of samples within a fixed distance, which depends on the size of batches and features; a
 class of more than 1,024 samples is split at random into equal parts; the other input of a mixture is from the same
 batch; a bought sample is always a medoid; training starts from a new model, as the warm-up has learnt the wrong labels.
+
+Time grows with the samples: 10 s an epoch for 50,000 of 10 classes on one thread.
 """
 
 import math
