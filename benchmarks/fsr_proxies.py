@@ -1,7 +1,7 @@
 """Training samples that stand in for bought ones in `fsr`: by the bought labels, always, or never.
 
     python benchmarks/fsr_proxies.py --data-dir data --data digits --seeds 0 1 2
-    python benchmarks/fsr_proxies.py --data-dir data --data cifar10_dinov2 --noise human-worst --pushers negative-loss
+    python benchmarks/fsr_proxies.py --data-dir data --data cifar10_dinov2 --noise human-worst --pushers meta-margin
 
 20 labels bought by rbc, shipped defaults, one thread, one warm-up and one purchase for all arms of a seed;
 ``settings.py`` has the data and the noise. An arm of --pushers is `fsr` with that score of who may stand in.

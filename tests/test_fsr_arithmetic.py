@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from metaselect.models.build import build_model
 from metaselect.reweighting.fsr.dictionary import balanced_batch, best_of_each_class, slots
 from metaselect.reweighting.fsr.last_layer import (
     Features,
@@ -22,7 +23,7 @@ from metaselect.reweighting.fsr.last_layer import (
     relu_weights,
     shifted_weights,
 )
-from metaselect.reweighting.fsr.pushers import PUSHERS, History, Visit
+from metaselect.reweighting.fsr.pushers import PUSHERS, History, Visit, pusher_for
 from metaselect.reweighting.soft_targets import (
     mixed,
     mixing_factors,
@@ -200,6 +201,11 @@ def test_forgetting_counts_falls_from_right_to_wrong() -> None:
         logits = torch.where(right[:, None], torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
         history.update(torch.arange(4), Visit(logits, torch.zeros(4, dtype=torch.int64), *torch.zeros(2, 4)))
     assert history.scores.tolist() == [0, -2, 0, -math.inf]
+
+
+@pytest.mark.parametrize(("model", "pusher"), [("linear", "negative-loss"), ("mlp", "meta-margin")])
+def test_the_pusher_is_that_of_the_model_by_default(model: str, pusher: str) -> None:
+    assert pusher_for(build_model(model, (5,), 3, seed=0)) == pusher
 
 
 def test_every_pusher_is_tested_by_hand() -> None:

@@ -30,7 +30,7 @@ def test_fsr_needs_no_annotation(warm: Path) -> None:
     assert [row["bought_loss"] for row in history(warm)] == ["nan"] * 3
     options = json.loads((warm / "reweight/fsr/stage.json").read_text())["options"]
     assert options["meta_batch_size"] == 2 * 16
-    assert options["option"]["pusher"] == "meta-margin"
+    assert options["option"]["pusher"] == "auto"
     before = tree(warm)
     assert "up to date" in metaselect(*FSR, run=warm).err
     assert tree(warm, leave=(".lock", "log.txt")) == {

@@ -4,10 +4,11 @@ Source: Zhang, Pfister 2021 (FSR, ICCV), Algorithm 1 and Eq. 4-7; defaults from 
 the paper is silent (the normalisation, the scale of kept logits, MixUp's factors, averaged weights), from the
 authors' code. Every step, a batch from the dictionary says, through one virtual step of the last layer alone, how
 much each training sample should weigh; every epoch the dictionary is filled anew by the pusher's scores.
-Differs: bought samples, where there are any, are in the dictionary for good and not in the pool; no others stand
-in for them in classes whose given labels they contradict (``proxies``, ``proxies.py``); the dictionary is at
-most a tenth of what is trained on (``share``: the paper's 2,000 may be more than a small pool holds); the epochs before
-weights are used are a share of all (20 of 128), since runs differ in length; schedule and optimiser are the loop's.
+Differs: bought samples, where there are any, are in the dictionary for good and not in the pool; no others stand in
+for them in classes whose given labels they contradict (``proxies``, ``proxies.py``); the meta-margin does not choose
+these where the model is linear (``pushers.py``); the dictionary is at most a tenth of what is trained on (``share``:
+the paper's 2,000 may be more than a small pool holds); the epochs before weights are used are a share of all (20 of
+128), since runs differ in length; schedule and optimiser are the loop's.
 The paper and its code disagree in two places, and the code's way is the default in both. The first loss of the
 meta-margin is of the plain sample in the paper, of the mixed one in the code: with ``margin=paper`` the dictionary
 fills with wrong labels, which have the most to gain from a step that they take part in themselves (so it does without
@@ -24,7 +25,7 @@ from metaselect.errors import UsageError
 from metaselect.options import not_in_key
 from metaselect.reweighting.base import PRODUCTS, Method, Start, require_option
 from metaselect.reweighting.fsr.proxies import MODES
-from metaselect.reweighting.fsr.pushers import PUSHERS
+from metaselect.reweighting.fsr.pushers import AUTO, PUSHERS
 from metaselect.reweighting.fsr.run import WEIGHTS, FSRRun
 
 FORMS = ("paper", "released")
@@ -46,7 +47,8 @@ class FSR(Method):
         meta_ratio: q / b: dictionary samples of a step a training sample, unless --meta-batch-size says how many.
         proxies: classes with bought samples in which training samples stand in for clean ones too: those whose given
             labels the bought ones support ("agreeing"), "all" or "none". In classes without bought samples they do.
-        pusher: "meta-margin", "negative-loss", "max-margin", "area-under-margin" or "forgetting".
+        pusher: "meta-margin", "negative-loss", "max-margin", "area-under-margin" or "forgetting"; "auto" is the first,
+            and for a model that is one linear layer the second.
         margin: the first loss of the meta-margin: of the plain sample ("paper") or of the mixed one ("released").
         momentum: lambda, of the pusher's scores; in [0, 1].
         virtual_rate: eta, of the virtual step; above 0.
@@ -68,7 +70,7 @@ class FSR(Method):
     share: float = 0.1
     meta_ratio: int = not_in_key(2)  # what it comes to, the meta batch's size, does
     proxies: str = "agreeing"
-    pusher: str = "meta-margin"
+    pusher: str = AUTO
     margin: str = "released"
     momentum: float = 0.9
     virtual_rate: float = 0.1
@@ -104,7 +106,7 @@ class FSR(Method):
 
     def __post_init__(self) -> None:
         words = {
-            "pusher": PUSHERS,
+            "pusher": (AUTO, *PUSHERS),
             "margin": FORMS,
             "weights": tuple(WEIGHTS),
             "relabel": FORMS,

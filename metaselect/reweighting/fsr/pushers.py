@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from metaselect.models.head import head_of
 from metaselect.reweighting.base import State
 
 
@@ -66,6 +68,17 @@ SCORES: dict[str, Callable[[Visit], torch.Tensor]] = {
 }
 FORGETTING = "forgetting"
 PUSHERS: tuple[str, ...] = (*SCORES, FORGETTING)
+AUTO = "auto"
+
+
+def pusher_for(model: nn.Module) -> str:
+    """The paper's meta-margin for a network; minus the loss for a linear model.
+
+    There a step on a sample moves nothing but the logits of similar features, so that a wrong label, whose loss is
+    high, has the most to gain from it.
+    """
+    head = sum(value.numel() for value in head_of(model).parameters())
+    return "negative-loss" if head == sum(value.numel() for value in model.parameters()) else "meta-margin"
 
 
 def forgotten(
@@ -89,7 +102,7 @@ class History:
 
     Args:
         n: samples of the pool.
-        pusher: a name of ``PUSHERS``.
+        pusher: a name of ``PUSHERS``, or ``AUTO``: that of the model, from the first step on.
         momentum: lambda of Algorithm 1, for the scores that are no counts or means.
         device: of the training.
     """

@@ -28,7 +28,7 @@ from metaselect.reweighting.fsr.last_layer import (
     shifted_weights,
 )
 from metaselect.reweighting.fsr.proxies import Proxies
-from metaselect.reweighting.fsr.pushers import History, Visit
+from metaselect.reweighting.fsr.pushers import AUTO, History, Visit, pusher_for
 from metaselect.reweighting.recent_weights import AVERAGED_EPOCHS, RecentWeights
 from metaselect.reweighting.soft_targets import (
     mixed,
@@ -78,6 +78,8 @@ class FSRRun(MethodRun):
         assert meta_batch is not None  # the method's meta batch size is above 0
         if self.hyper.ema and not self.average:
             self.average = {name: value.detach().clone() for name, value in forward.params.items()}
+        if self.history.pusher == AUTO:
+            self.history.pusher = pusher_for(forward.model)
         own = smoothed(forward.batch.labels, self.labels.classes, self.hyper.smoothing)
         look = self._look_ahead(forward, meta_batch, own)
         weights = torch.full_like(look.g, 1 / len(ids))
