@@ -235,6 +235,18 @@ def test_a_missing_image_is_named_or_skipped(tmp_path: Path) -> None:
     assert not (tmp_path / "o/.work").exists()
 
 
+def test_columns_that_are_not_known_as_features_are_named(tmp_path: Path) -> None:
+    data = write_rows(
+        tmp_path / "m.csv", ["id", "height", "label"], [(n, n / 2, "ab"[n % 2]) for n in range(8)]
+    )
+    ears = Listener()
+    corrupt(data, tmp_path / "o", CorruptOptions(noise="uniform", rate=0.5), ears)
+    assert len(ears.warnings) == 1
+    assert "no images or features that are known as such" in ears.warnings[0]
+    assert "height" in ears.warnings[0]
+    assert pq.read_table(tmp_path / "o/train.parquet").column_names == ["sample_id", "label"]
+
+
 # The command line
 
 

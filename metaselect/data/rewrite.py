@@ -141,7 +141,10 @@ def copying(
     if data.resolve() in (out.resolve(), *((out / name).resolve() for name in names)):
         raise UsageError(f"-o {out} is where the data itself lies.", "Name another folder.")
     bad = BadSamples(options.on_bad_sample)
-    listing = list_samples(open_source(data, options), bad, unlabelled=unlabelled).joined()
+    source = open_source(data, options)
+    for remark in source.remarks:
+        report.warn(remark)
+    listing = list_samples(source, bad, unlabelled=unlabelled).joined()
     # Written beside the final place, so that the moves at the end stay on one disk.
     work = out / ".copy-work"
     shutil.rmtree(work, ignore_errors=True)
