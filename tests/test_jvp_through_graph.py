@@ -32,6 +32,9 @@ from metaselect.registry import REWEIGHTERS, configure
 from metaselect.training.batches import Batches
 from metaselect.training.loop import TrainingConfig, start_training, train
 
+# Torch scripts its rules of forward mode when the first of them is needed, whichever test that is.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "lenet": lambda: build_model("lenet", (3, 16, 16), CLASSES, seed=3),
     "convnet": lambda: build_model("convnet", (3, 8, 8), CLASSES, seed=3),
