@@ -72,6 +72,9 @@ def make_parser(description: str, noises: Sequence[str], work: str, table: Path)
         "--only", default="", help="regular expression: data/noise/budget/selector/method/seed"
     )
     parser.add_argument("--images", type=int, default=IMAGES, help="training images of MNIST and CIFAR-10")
+    parser.add_argument(
+        "--full", action="store_true", help="CIFAR-10 with ResNet-32 and the papers' schedule, for a GPU"
+    )
     parser.add_argument("--folds", type=int, default=0, help="of the comparison that reweight makes")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--work", type=Path, default=Path(work), help="folder for runs")
@@ -111,7 +114,7 @@ def _forget(cells: Sequence[Cell]) -> None:
 
 def chosen_cells(arguments: argparse.Namespace) -> list[Cell]:
     """The cells that a command names, without those whose noise or budget the data set does not allow."""
-    source = Source(arguments.data_dir, arguments.images)
+    source = Source(arguments.data_dir, arguments.images, arguments.full)
     cells = []
     for data, noise, seed in product(arguments.data, arguments.noise, arguments.seeds):
         if noise in DATA[data].left_out:
@@ -140,7 +143,8 @@ def train(cells: Sequence[Cell], folds: int) -> tuple[Path, dict[str, Trained]]:
     trained = {}
     for cell in cells:
         truth = ("--oracle-truth", setting.truth) if load(REWEIGHTERS[cell.method]).needs_truth else ()
-        words = ("--method", cell.method, *truth, "--folds", folds, "--seed", setting.seed)
+        full = ("--init", "scratch", *setting.full_training) if setting.full_training else ()
+        words = ("--method", cell.method, *truth, *full, "--folds", folds, "--seed", setting.seed)
         try:
             result, code = in_process("reweight", "--run", run, *words)
         except CommandFailed as failure:  # the other cells have their figures all the same

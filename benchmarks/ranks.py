@@ -2,7 +2,7 @@
 
     python benchmarks/ranks.py --train cifar10/train.parquet --samples 2000 --ranks 1 2
 
-ResNet-32, one thread a process: one epoch of the warm-up without folds; GBC at its checkpoint; one epoch of `uniform`
+One thread a process: one epoch of the warm-up without folds; GBC at its checkpoint; one epoch of `uniform`
 and of `direct` without their comparison. "wall" is the time of the stage itself, without the imports of the processes;
 "CPU" is that of all processes together, less that of the same command once more, which has nothing to do. A speed-up is
 a quotient of wall times. "of CPU" is the CPU time of one process over the mean of several: what they would reach on
@@ -20,15 +20,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 TRUTH = "truth.csv"
-TRAINING = ("--epochs", 1, "--batch-size", 128, "--folds", 0)
-STAGES: dict[str, tuple[object, ...]] = {
-    "warmup": ("warmup", "--model", "resnet32", "--checkpoints", 1, *TRAINING),
-    "select": ("select", "--method", "gbc", "--budget", 50),
-    "reweight/uniform": ("reweight", "--method", "uniform", *TRAINING),
-    "reweight/direct": ("reweight", "--method", "direct", *TRAINING),
-}
-"""Commands by the folders of their stages."""
+STAGES = ("warmup", "select", "reweight/uniform", "reweight/direct")
+"""Folders."""
 FOLDERS = {"select": "select/round-1"}
+
+
+def commands(model: str, batch_size: int) -> dict[str, list[str]]:
+    """The command lines of ``STAGES``."""
+    training = f"--epochs 1 --batch-size {batch_size} --folds 0"
+    lines = (
+        f"warmup --model {model} --checkpoints 1 {training}",
+        "select --method gbc --budget 50",
+        f"reweight --method uniform {training}",
+        f"reweight --method direct {training}",
+    )
+    return {stage: line.split() for stage, line in zip(STAGES, lines, strict=True)}
 
 
 class Times(NamedTuple):
@@ -46,9 +52,9 @@ def engine(ranks: int) -> list[str]:
     return [*launcher, "-m", "metaselect", "--"]
 
 
-def timed(ranks: int, run: Path, stage: str) -> Times:
+def timed(ranks: int, run: Path, stage: str, command: list[str]) -> Times:
     """Run a stage by so many processes."""
-    words = [*engine(ranks), *map(str, STAGES[stage]), "--run", str(run), "--quiet"]
+    words = [*engine(ranks), *command, "--run", str(run), "--quiet"]
     cpu = []
     for _ in ("the stage", "nothing to do"):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -59,16 +65,17 @@ def timed(ranks: int, run: Path, stage: str) -> Times:
     return Times(record["details"]["seconds"], cpu[0] - cpu[1])
 
 
-def measure(ranks: int, start: Path, folder: Path, truth: Path) -> dict[str, Times]:
+def measure(
+    ranks: int, lines: dict[str, list[str]], start: Path, folder: Path, truth: Path
+) -> dict[str, Times]:
     """The times of all stages on a copy of a run of the data alone."""
     run = folder / f"run-{ranks}"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(start, run)
-    found = {stage: timed(ranks, run, stage) for stage in ("warmup", "select")}
+    found = {stage: timed(ranks, run, stage, lines[stage]) for stage in STAGES[:2]}
     metaselect = [*engine(1), "annotate", "simulate", str(truth), "--run", str(run), "--quiet"]
     subprocess.run(metaselect, check=True, stdout=subprocess.DEVNULL)
-    found |= {stage: timed(ranks, run, stage) for stage in STAGES if stage.startswith("reweight")}
-    return found
+    return found | {stage: timed(ranks, run, stage, lines[stage]) for stage in STAGES[2:]}
 
 
 def main() -> None:
@@ -77,6 +84,8 @@ def main() -> None:
     )
     parser.add_argument("--train", type=Path, required=True, help="images, whose labels count as true ones")
     parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--model", default="resnet32")
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=1, help="of which the fastest counts")
     parser.add_argument("--work", type=Path, default=Path("ranks"), help="folder for runs")
@@ -89,10 +98,11 @@ def main() -> None:
     limit = ["--limit", str(arguments.samples), "--run", str(start)]
     for words in (corrupt, ["ingest", str(noisy / "train.parquet"), *limit]):
         subprocess.run([*engine(1), *words, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    lines = commands(arguments.model, arguments.batch_size)
     best: dict[tuple[int, str], Times] = {}
     for _ in range(arguments.rounds):
         for ranks in arguments.ranks:
-            for stage, times in measure(ranks, start, arguments.work, noisy / TRUTH).items():
+            for stage, times in measure(ranks, lines, start, arguments.work, noisy / TRUTH).items():
                 old = best.get((ranks, stage), times)
                 best[ranks, stage] = Times(min(old.wall, times.wall), min(old.cpu, times.cpu))
     columns = ("stage", "ranks", "wall, s", "speed-up", "CPU, s", "of CPU")

@@ -37,10 +37,13 @@ from metaselect.run.files import write_csv
 NOISES: dict[str, tuple[str, ...]] = {
     "none": (),
     "uniform-10": ("--noise", "uniform", "--rate", "0.1"),
+    "uniform-20": ("--noise", "uniform", "--rate", "0.2"),
     "uniform-40": ("--noise", "uniform", "--rate", "0.4"),
     "uniform-60": ("--noise", "uniform", "--rate", "0.6"),
+    "uniform-80": ("--noise", "uniform", "--rate", "0.8"),
     "flip2-40": ("--noise", "flip2", "--rate", "0.4"),
     "background-40": ("--noise", "background", "--rate", "0.4"),
+    "asymmetric-20": ("--noise", "asymmetric", "--rate", "0.2"),
     "asymmetric-40": ("--noise", "asymmetric", "--rate", "0.4"),
     "adversarial-40-shift": ("--noise", "adversarial", "--rate", "0.4"),
     "adversarial-60-shift": ("--noise", "adversarial", "--rate", "0.6"),
@@ -50,13 +53,17 @@ NOISES: dict[str, tuple[str, ...]] = {
     "human-random1": ("--noise", "human", "--labels-column", "random1"),
     "human-aggregate": ("--noise", "human", "--labels-column", "aggregate"),
     "longtail-100": ("--imbalance", "100"),
+    "longtail-200": ("--imbalance", "200"),
     "longtail-100-uniform-20": ("--imbalance", "100", "--noise", "uniform", "--rate", "0.2"),
 }
 """Options of `corrupt` by the name of the noise. What depends on the data is added by ``noise_options``."""
-CLEAN = ("none", "longtail-100")
+CLEAN = ("none", "longtail-100", "longtail-200")
 """Settings without a wrong label."""
-NOT_IN_TABLE = ("uniform-60", "adversarial-40-shift", "adversarial-80-derangement", "human-aggregate")
-"""Kinds that ``frozen_features.py`` and ``mnist_adversarial.py`` alone run."""
+NOT_IN_TABLE = (
+    *("uniform-20", "uniform-60", "uniform-80", "asymmetric-20", "longtail-200"),
+    *("adversarial-40-shift", "adversarial-80-derangement", "human-aggregate"),
+)
+"""Kinds that ``frozen_features.py`` and ``paper_tables.py`` alone run."""
 
 DIGITS = tuple("0123456789")
 PATRINI_PAIRS = {"2": "7", "3": "8", "5": "6", "6": "5", "7": "1"}
@@ -67,7 +74,7 @@ NO_PEOPLE = dict.fromkeys(
     "Labels of people are known for CIFAR-10's images alone.",
 )
 NO_TAIL = dict.fromkeys(
-    ("longtail-100", "longtail-100-uniform-20"),
+    ("longtail-100", "longtail-200", "longtail-100-uniform-20"),
     "A class has fewer than 100 samples, so none can be 100 times smaller.",
 )
 TWO_CLASSES = {
@@ -83,10 +90,12 @@ class Source:
     Attributes:
         folder: --data-dir, or None where no file is needed.
         images: training images of MNIST and CIFAR-10.
+        full: --full, the papers' training on CIFAR-10.
     """
 
     folder: Path | None
     images: int
+    full: bool = False
 
     def file(self, name: str) -> Path:
         """A file below the folder."""
@@ -110,6 +119,7 @@ class DataSet:
         pool: samples of the pool, without a long tail; None: ``Source.images``.
         folder: below --data-dir, of the training images that a long tail is cut from; "": there are no more of them.
         warmup: options of `warmup`.
+        full: options of every training with --full.
         left_out: kinds of noise that are not run, each with the reason.
     """
 
@@ -119,6 +129,7 @@ class DataSet:
     pool: int | None = None
     folder: str = ""
     warmup: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -169,13 +180,23 @@ def _write_table(load: Callable[..., tuple[np.ndarray, np.ndarray]], classes: tu
     return write
 
 
+REN_TRAINING = (
+    *("--model", "resnet32", "--batch-size", "100", "--epochs", "160", "--lr", "0.1", "--momentum", "0.9"),
+    *("--weight-decay", "2e-4", "--schedule", "step"),
+)
+"""Ren et al. 2018 (arXiv:1803.09050), section 4.3: 80,000 steps, the rate divided by 10 at 40,000 and 60,000."""
 WINE, BREAST_CANCER = ("class_0", "class_1", "class_2"), ("malignant", "benign")
 
 DATA: dict[str, DataSet] = {
     "digits": DataSet(DIGITS, _write_digits, PATRINI_PAIRS, pool=1437, left_out=NO_PEOPLE),
     "mnist": DataSet(DIGITS, _write_images("mnist"), PATRINI_PAIRS, folder="mnist", left_out=NO_PEOPLE),
     "cifar10": DataSet(
-        CIFAR10, _write_images("cifar10"), CIFAR10_PAIRS, folder="cifar10", warmup=("--model", "lenet")
+        CIFAR10,
+        _write_images("cifar10"),
+        CIFAR10_PAIRS,
+        folder="cifar10",
+        warmup=("--model", "lenet"),
+        full=REN_TRAINING,
     ),
     "cifar10_dinov2": DataSet(
         DIGITS,
@@ -240,8 +261,10 @@ class Setting:
 
     @property
     def title(self) -> str:
-        """The name of the data set, with the number of images where that can be chosen."""
-        return self.data if DATA[self.data].pool else f"{self.data}-{self.source.images}"
+        """The name of the data set, with the number of images where that can be chosen, and whether it is --full."""
+        if DATA[self.data].pool:
+            return self.data
+        return f"{self.data}-{self.source.images}{'-full' if self.source.full else ''}"
 
     @property
     def folder(self) -> Path:
@@ -270,8 +293,13 @@ class Setting:
             in_process("corrupt", clean, "-o", self.truth.parent, "--force", *options, *seed)
             limit = () if data.pool else ("--limit", self.source.images)
             in_process("ingest", self.truth.parent / "train.parquet", "--run", run, *limit, *seed)
-            in_process("warmup", "--run", run, *data.warmup, *seed)
+            in_process("warmup", "--run", run, *(self.full_training or data.warmup), *seed)
         return run
+
+    @property
+    def full_training(self) -> tuple[str, ...]:
+        """Options of every training; empty without --full."""
+        return DATA[self.data].full if self.source.full else ()
 
     def bought(self, selector: str, budget: int) -> Path:
         """A run of its own with the labels that a selector has bought, made if it is missing.

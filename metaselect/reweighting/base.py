@@ -275,6 +275,11 @@ def equal_weights(ids: torch.Tensor) -> torch.Tensor:
     return torch.full((len(ids),), 1 / len(ids), device=ids.device)
 
 
+def normalised(weights: torch.Tensor) -> torch.Tensor:
+    """Weights (B,) of at least 0 over their sum; all 0 where they are."""
+    return weights / weights.sum().clamp(min=1e-30)
+
+
 def strip_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> State:
     """The part of a state whose names begin with ``prefix``, with that removed from the names."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

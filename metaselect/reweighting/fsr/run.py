@@ -109,9 +109,8 @@ class FSRRun(MethodRun):
         hidden, meta_hidden = forward.joint_hidden(meta_batch)
         linear, hyper = head_of(forward.model), self.hyper
         layer = layer_of(linear)
-        if self.proxies.open and len(
-            self.meta
-        ):  # who takes a step without meta_ids has samples of unknown names
+        is_drawn = len(self.meta) > 0  # else the samples of the meta batch are not known
+        if self.proxies.open and is_drawn:
             self.proxies.add(logits_of(layer, meta_hidden).softmax(1), meta_batch.labels, self.meta)
         decay = forward.optimiser.param_groups[0]["weight_decay"]
         return look_ahead(

@@ -30,7 +30,15 @@ from metaselect.models.batch import Batch
 from metaselect.models.head import head_of
 from metaselect.random import generator, uniform
 from metaselect.ranks import alone, divide_chunks
-from metaselect.reweighting.base import Method, MethodRun, Start, State, StepObjective, require_option
+from metaselect.reweighting.base import (
+    Method,
+    MethodRun,
+    Start,
+    State,
+    StepObjective,
+    normalised,
+    require_option,
+)
 from metaselect.reweighting.soft_targets import mixed
 
 MOST_SAMPLES = 1024  # of a part of a class: all distances in it are held, 8 MiB
@@ -136,7 +144,7 @@ class CrustRun(MethodRun):
         if self.epoch + 1 >= self.first:
             self._keep(forward, ids)
         weights = self.weights[ids]
-        return StepObjective(weights / weights.sum().clamp(min=1e-30))
+        return StepObjective(normalised(weights))
 
     def _mix(self, forward: Forward) -> None:
         labels = forward.batch.labels

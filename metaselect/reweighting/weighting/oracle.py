@@ -15,7 +15,7 @@ import torch
 from metaselect.errors import UsageError
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
-from metaselect.reweighting.base import Labels, Method, MethodRun, Start, StepObjective
+from metaselect.reweighting.base import Labels, Method, MethodRun, Start, StepObjective, normalised
 
 UNITS = ("sample", "class")
 
@@ -69,4 +69,4 @@ class OracleWeightsRun(MethodRun):
     def step(self, forward: Forward, meta_batch: Batch | None, ids: torch.Tensor, lr: float) -> StepObjective:
         """The weights of the batch over their sum; 0 where every label of it is wrong."""
         weights = self.weights[ids]
-        return StepObjective(weights / weights.sum().clamp(min=1e-30))
+        return StepObjective(normalised(weights))

@@ -12,7 +12,7 @@ import torch
 from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch
 from metaselect.random import generator
-from metaselect.reweighting.base import Method, MethodRun, Start, StepObjective
+from metaselect.reweighting.base import Method, MethodRun, Start, StepObjective, normalised
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class RandomWeights(Method):
 def rectified_weights(z: torch.Tensor) -> torch.Tensor:
     """(B,) weights max(z, 0) over their sum; equal ones where no z (B,) is above 0."""
     rectified = z.clamp(min=0)
-    total = rectified.sum()
-    return torch.where(total > 0, rectified / total.clamp(min=1e-30), 1 / len(z))
+    return torch.where(rectified.any(), normalised(rectified), 1 / len(z))
 
 
 class RandomWeightsRun(MethodRun):

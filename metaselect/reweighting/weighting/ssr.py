@@ -22,7 +22,16 @@ from metaselect.metagrad.forward import Forward
 from metaselect.models.batch import Batch, full_precision
 from metaselect.models.neighbours import neighbour_votes
 from metaselect.random import generator
-from metaselect.reweighting.base import Labels, Method, MethodRun, Start, State, StepObjective, require_option
+from metaselect.reweighting.base import (
+    Labels,
+    Method,
+    MethodRun,
+    Start,
+    State,
+    StepObjective,
+    normalised,
+    require_option,
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class SSRRun(MethodRun):
         self._keep(forward, ids)
         shares = self.shares[ids]
         losses = F.cross_entropy(forward.logits, self.targets[ids].clamp(min=0), reduction="none")
-        return StepObjective(shares / shares.sum().clamp(min=1e-30), losses=losses)
+        return StepObjective(normalised(shares), losses=losses)
 
     def _keep(self, forward: Forward, ids: torch.Tensor) -> None:
         hidden, probs = full_precision(forward.hidden.detach()), forward.logits.detach().softmax(1)

@@ -1,4 +1,4 @@
-"""The summary of the rows that ``benchmarks/mnist_adversarial.py`` measures."""
+"""The summary of the rows that ``benchmarks/paper_tables.py`` measures."""
 
 import sys
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The module; others of the benchmarks can be imported too."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import mnist_adversarial
+    import paper_tables
 
-    yield mnist_adversarial
-    for name in ("mnist_adversarial", "cells", "settings", "common"):
+    yield paper_tables
+    for name in ("paper_tables", "cells", "settings", "common"):
         sys.modules.pop(name, None)
 
 
