@@ -3,6 +3,7 @@
 import os
 
 from metaselect import torchrun
+from metaselect.memory import FREED, keep_freed
 from metaselect.signals import end_at_once
 
 SPIN_COUNT = "10000"  # some tens of microseconds
@@ -13,6 +14,7 @@ def run() -> int:
     torchrun.silence_others()
     end_at_once()
     yield_cores()
+    keep_freed(FREED)
     from metaselect.cli.main import main  # takes most of the time of a short command
 
     return torchrun.leave(main())

@@ -6,7 +6,9 @@ drop them while a limit holds and comes near: what counts are allocations. A lim
 only where their size does not change a bit of what is computed.
 """
 
+import ctypes
 import mmap
+import os
 import re
 import resource
 import sys
@@ -37,6 +39,10 @@ LIBRARIES = (
     160 * MIB,
 )  # of them that are mapped while they are used, and as the process ends; with torch
 VARIATION = 8 * MIB  # by which two processes that do the same differ
+FREED, FREED_WITHIN_LIMIT = 2**30, 2**26  # bytes of freed memory that a process keeps at most
+MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3}  # of malloc.h of glibc
+LARGE = 2**25  # bytes of an allocation that is given back whenever it is freed; glibc takes no larger value
+CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 STATM = Path("/proc/self/statm")  # Linux has it
 PAGE = resource.getpagesize()
 
@@ -96,6 +102,20 @@ class Limits:
                     mapped.madvise(mmap.MADV_DONTNEED)
 
 
+def keep_freed(size: int) -> None:
+    """Have glibc keep up to ``size`` bytes of freed memory for the next allocations; elsewhere this does nothing.
+
+    By default it gives most of it back, and the kernel has to fill the same pages with zeros in the next pass of a
+    batch through a model (docs/measurements.md). No result depends on it. What a user chose by ``CHOSEN_BY`` stays.
+    """
+    if any(os.environ.get(name) for name in CHOSEN_BY):
+        return
+    with suppress(OSError, AttributeError, TypeError):  # no glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(MALLOPT["M_TRIM_THRESHOLD"], size)
+        mallopt(MALLOPT["M_MMAP_THRESHOLD"], LARGE)
+
+
 _limits: ContextVar[Limits] = ContextVar("limits")
 _NONE = Limits()
 
@@ -115,6 +135,8 @@ def limited(memory: int | None, report: Reporter, gpu: int | None = None) -> Ite
         gpu: bytes of the GPU; None: no limit.
     """
     held = Limits(memory, gpu, report.note)
+    if memory is not None:
+        keep_freed(FREED_WITHIN_LIMIT)
     token, ended = _limits.set(held), threading.Event()
     watching = memory is not None and STATM.exists()
     watcher = threading.Thread(target=_watch, args=(held, ended), daemon=True)

@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
+import platform
 import re
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,18 @@ from metaselect.data.summary import statistics
 from metaselect.errors import ResourceError, UsageError
 from metaselect.features.extract import gradient_features, last_layer_factors
 from metaselect.features.near_duplicates import near_duplicates_between, similar_samples
-from metaselect.memory import MIB, Need, droppable, limited, limits, parse_size, require_memory, resident
+from metaselect.memory import (
+    CHOSEN_BY,
+    FREED,
+    MIB,
+    Need,
+    droppable,
+    limited,
+    limits,
+    parse_size,
+    require_memory,
+    resident,
+)
 from metaselect.models.predictions import Predictions
 from metaselect.records import SilentReporter
 from metaselect.selection.gbc import GBC
@@ -339,3 +355,35 @@ def test_a_dry_run_writes_nothing(words: tuple[object, ...], finished: Path, tmp
     assert 0 < needs["least_memory_mib"] <= needs["memory_mib"]
     assert needs["disk_mib"] >= 0
     assert 0 <= needs["seconds"] < 60
+
+
+PASSES = """
+import resource, sys, torch
+from metaselect.memory import keep_freed
+if int(sys.argv[1]):
+    keep_freed(int(sys.argv[1]))
+def passes():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        held = [torch.zeros(2**20 * 5) + 1 for _ in range(4)]  # 20 MiB each, freed at once
+        del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+passes()
+print(passes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc")
+def test_freed_memory_is_kept_for_the_next_pass_unless_the_user_chose_otherwise() -> None:
+    def faults(size: int, **environment: str) -> int:
+        chosen = {name: value for name, value in os.environ.items() if name not in CHOSEN_BY}
+        words = [sys.executable, "-c", PASSES, str(size)]
+        found = subprocess.run(
+            words, env={**chosen, **environment}, capture_output=True, text=True, check=True
+        )
+        return int(found.stdout)
+
+    pages = 20 * 4 * 20 * MIB // resource.getpagesize()  # that the passes write to
+    assert faults(0) > pages / 10
+    assert faults(FREED) < pages / 20
+    assert faults(FREED, MALLOC_TRIM_THRESHOLD_="131072") > pages / 10
