@@ -38,6 +38,7 @@ from metaselect.stages.evaluate.test_set import (
     labelled_test_set,
     test_name,
     test_signature,
+    with_columns_of_run,
 )
 from metaselect.stages.evaluate.truth import truth_digest
 from metaselect.stages.freshness import DAMAGED, DEAD, ORACLE, STALE, AnnotationView, State, state_of
@@ -72,6 +73,8 @@ def _evaluate(test: Path | None, run: Run, options: EvaluateOptions, report: Rep
     require_contents(run)
     name = _name(test, options)
     pool = load_pool(run, workers=options.workers)
+    if test is not None:
+        options = with_columns_of_run(test, run, pool, options, report)
     models = candidates(run, pool.preprocess.task, report)
     all_rounds = rounds(run)
     ledger = read_ledger(run) if has_control(all_rounds) else None

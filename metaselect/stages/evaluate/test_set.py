@@ -1,20 +1,25 @@
 """A test set as the labelled samples that models are judged on."""
 
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
+from metaselect.data.listing import open_source
+from metaselect.data.originals import recorded_options
 from metaselect.data.signature import dataset_signature
 from metaselect.data.store import Dataset
 from metaselect.data.summary import fingerprint
 from metaselect.data.test_set import read_test_set
 from metaselect.data_options import EvaluateOptions
-from metaselect.errors import DataError
+from metaselect.errors import DataError, UsageError
 from metaselect.ranks import alone, by_first
 from metaselect.records import Reporter
+from metaselect.run.artefacts import DATA
 from metaselect.run.evaluation_artefacts import TEST_SKIPPED
 from metaselect.run.key import EXTERNAL
 from metaselect.run.layout import Run
@@ -23,12 +28,44 @@ from metaselect.stages.evaluate.candidates import Candidate, LabelledSamples, Mo
 from metaselect.stages.evaluate.overlap import find_overlap
 
 TEST_INPUT = f"{EXTERNAL}TEST"
+COLUMNS = ("id_column", "label_column", "image_column", "feature_columns", "image_suffix")
 _CONTENT = "test_content"  # in the details of the record
 
 
 def test_name(test: Path) -> str:
     """A folder name from a path: "data/my test.parquet" -> "my-test"."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", test.resolve().stem).strip("-") or "test"
+
+
+def with_columns_of_run(
+    test: Path, run: Run, pool: Dataset, options: EvaluateOptions, report: Reporter
+) -> EvaluateOptions:
+    """The options, with the columns that the run's data were read by where the defaults do not fit the test set.
+
+    What the user gave stays.
+    """
+    recorded, default = recorded_options(run, run.stage(DATA.name()).require()), EvaluateOptions()
+    theirs = {
+        name: getattr(recorded, name)
+        for name in COLUMNS
+        if getattr(options, name) == getattr(default, name) != getattr(recorded, name)
+    }
+    if not theirs or _can_be_read(test, options, pool):
+        return options
+    like_the_pool = replace(options, **theirs)
+    if not _can_be_read(test, like_the_pool, pool):
+        return options
+    flags = (f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in theirs.items())
+    report.note(f"{test} is read as the run's data were: {' '.join(flags)}.")
+    return like_the_pool
+
+
+def _can_be_read(test: Path, options: EvaluateOptions, pool: Dataset) -> bool:
+    """Whether there are the columns, and inputs of the pool's kind."""
+    try:
+        return pool.preprocess.task in open_source(test, options).kinds
+    except (DataError, UsageError):
+        return False
 
 
 def test_signature(
