@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from data_makers import Listener
+from hypothesis import settings
 
 from metaselect.data.stored.preprocess import Preprocess
 from metaselect.run.layout import IMAGES
 from metaselect.training.batches import Batches
 
 torch.set_num_threads(1)
+settings.register_profile("busy machine", deadline=None)  # an example may wait for other processes
+settings.load_profile("busy machine")
 if host_device.is_supported():
     host_device.register()  # here, since it must come before any test's backward pass
 

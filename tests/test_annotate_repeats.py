@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from annotation_run import add_round, answers, call, csv_rows, error, make_run, meta_set, result, rows_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metaselect.annotation import ledger
@@ -169,7 +169,6 @@ names = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(pool=names, share=st.floats(0.01, 0.5), data=st.data())
 def test_repeats_have_ids_of_their_own_and_stand_behind_their_samples(
     pool: Any, share: Any, data: Any

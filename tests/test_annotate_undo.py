@@ -167,7 +167,7 @@ answers_of_one_file = st.dictionaries(
 steps = st.lists(st.one_of(answers_of_one_file, st.integers(0, 9)), max_size=8)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=steps)
 def test_what_counts_is_the_latest_of_the_imports_that_stand(steps: Any) -> None:
     """The vote file alone gives what a list of files, of which some are taken out again, gives."""

@@ -47,7 +47,7 @@ names = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip),
 )
 many_names = st.lists(names, min_size=2, max_size=6, unique=True)
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
 def vote(sample_id: str, label: str, annotator: str = "anna", status: str = "done", number: int = 1) -> Vote:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from annotation_run import add_round, add_weights, answers, call, error, make_run, meta_set, result
 from command_line import metaselect
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metaselect.annotation.consensus import DAWID_SKENE, aggregate_votes, latest_votes
@@ -71,7 +71,6 @@ some_votes = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(votes=some_votes, iterations=st.integers(0, 4))
 def test_the_equations_written_plainly_give_the_same(votes: Any, iterations: Any) -> None:
     votes = [*votes, *((sample, 3, sample % 3) for sample in range(4))]  # every sample and answer occurs
@@ -136,7 +135,6 @@ votes_of_three = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(votes=votes_of_three, data=st.data())
 def test_order_and_names_bear_on_nothing(votes: Any, data: Any) -> None:
     latest = list(latest_votes(votes).values())
@@ -154,7 +152,6 @@ def test_order_and_names_bear_on_nothing(votes: Any, data: Any) -> None:
     }
 
 
-@settings(deadline=None)
 @given(votes=votes_of_three)
 def test_what_nobody_answered_and_what_all_agree_on_is_as_with_a_majority(votes: Any) -> None:
     latest = latest_votes(votes)

@@ -228,7 +228,7 @@ def test_dictionary_update_by_hand() -> None:
     assert found.tolist() == [2, 5]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_dictionary_is_the_best_of_all_choices(data: st.DataObject) -> None:
     """Eq. 4 by brute force, over every choice of two a class."""
@@ -247,7 +247,7 @@ def test_dictionary_is_the_best_of_all_choices(data: st.DataObject) -> None:
     assert len(set(found.tolist())) == len(found)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20), st.integers(1, 40), st.integers(0, 99))
 def test_reward_batches_are_balanced_over_the_classes_that_occur(
     classes: list[int], size: int, seed: int

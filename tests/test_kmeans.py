@@ -198,7 +198,7 @@ def test_kmeans_equals_lloyd_written_out(weighted: bool, signed: bool) -> None:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 30), st.integers(1, 8), st.integers(0, 10**6), st.booleans(), st.booleans())
 def test_objective_never_falls(n: int, clusters: int, seed: int, signed: bool, weighted: bool) -> None:
     clusters = min(clusters, n)

@@ -318,7 +318,7 @@ def test_what_no_page_sends_is_refused(
 Step = tuple[str, str, int]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(

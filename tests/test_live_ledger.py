@@ -89,7 +89,7 @@ STEPS = st.lists(
 FIRST_ANSWER = ("import", [("s0", "anna", ("done", "cat"), 1)])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(STEPS)
 @example([FIRST_ANSWER, ("repeats", "r1"), ("import", [("r1", "anna", ("done", "dog"), 1)])])
 def test_the_ledger_in_memory_equals_a_full_read(
@@ -218,7 +218,7 @@ STATUS = st.sampled_from(["done", "tied", "bad_sample", "skip"])
 VERDICTS = st.one_of(st.none(), st.builds(Verdict, STATUS, st.just("cat"), st.just(1)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(SAMPLES, VERDICTS, max_size=8), st.lists(st.tuples(SAMPLES, VERDICTS), max_size=30))
 def test_rows_in_blocks_are_the_text_of_the_meta_set(start: Any, changes: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:

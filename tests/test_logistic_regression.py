@@ -57,7 +57,7 @@ def test_it_is_the_logistic_regression_of_scikit_learn(n: int, d: int, classes: 
     assert np.abs(params.log_probs(inputs).exp().numpy() - expected).max() < 1e-5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 40), st.integers(1, 12), st.integers(2, 5), st.floats(1e-4, 10), st.integers(0, 100))
 def test_the_gradient_is_zero_at_the_solution(n: int, d: int, classes: int, decay: float, seed: int) -> None:
     inputs, _ = blobs(n, d, classes, seed=seed)
@@ -131,7 +131,7 @@ def test_a_class_without_samples_gets_almost_no_probability() -> None:
     assert torch.isfinite(probs).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 7))
 def test_folds_divide_each_class_and_the_pool_evenly(labels: list[int], folds: int) -> None:
     given_labels = torch.tensor(labels)

@@ -51,7 +51,7 @@ def votes_by_hand(features: torch.Tensor, labels: torch.Tensor, classes: int, co
     return votes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 25), st.integers(1, 6), st.integers(1, 30), st.integers(0, 99))
 def test_neighbours_are_those_of_brute_force(n: int, d: int, count: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)

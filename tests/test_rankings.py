@@ -57,7 +57,7 @@ def test_the_interval_holds_the_auc_nearly_always(shift: float, sizes: tuple[int
 values = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2 * FEWEST, max_size=60)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(values, st.randoms())
 def test_the_auc_counts_pairs_and_the_order_of_samples_plays_no_part(
     rows: list[tuple[int, bool]], chance: Random

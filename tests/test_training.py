@@ -139,7 +139,7 @@ def observed(batches: Batches, resolved: TrainingConfig, **options: Any) -> Obse
     return watcher
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 40), st.integers(1, 12))
 def test_an_epoch_visits_every_sample_once_in_equal_parts(n: int, batch_size: int) -> None:
     ids = torch.arange(40)[torch.randperm(40, generator=torch.Generator().manual_seed(1))[:n]]

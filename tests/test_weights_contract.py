@@ -14,7 +14,7 @@ import pytest
 import torch
 from annotation_run import call
 from data_makers import METHODS, Listener, made, truth_options, write_rows
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -239,7 +239,6 @@ few = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 rows_of_few = st.lists(st.tuples(few, few, st.sampled_from(["open", "bought", "unusable"])), min_size=1)
 
 
-@settings(deadline=None)
 @given(rows_of_few, st.lists(few, min_size=1) | st.none())
 def test_ranks_with_many_ties_by_counting(
     rows: list[tuple[float, float, str]], held_out: list[float] | None
