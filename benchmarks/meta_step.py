@@ -29,6 +29,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from metaselect.memory import FREED, keep_freed
 from metaselect.metagrad.forward import Forward
 from metaselect.metagrad.jvp import JvpSolver
 from metaselect.metagrad.jvp_strategies import dual_numbers
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every registered method")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed(FREED)  # as every command does
     subject = SUBJECTS[arguments.model]
     batch = arguments.batch or subject.batch
     arms = [Arm("plain", plain(), subject, batch, batch, arguments.device)]
