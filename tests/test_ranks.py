@@ -106,6 +106,8 @@ def by_both(finished_once: Path, tmp_path_factory: pytest.TempPathFactory) -> di
                 shutil.copytree(start / name, run / name)
             shutil.copy2(start / "run.json", run)
             lines.append(["select", "--budget", BUDGET, "--method", method, "--run", run])
+        # By the features that are there already.
+        lines.append(["select", "--budget", BUDGET, "--method", "rbc-k", "--force", "--run", folder / "rbc"])
         run = folder / "trained"
         shutil.copytree(start, run)
         for name in ("select", "reweight", "evaluate", "annotate"):
