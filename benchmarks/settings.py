@@ -261,10 +261,10 @@ class Setting:
 
     @property
     def title(self) -> str:
-        """The name of the data set, with the number of images where that can be chosen, and whether it is --full."""
+        """The name of the data set, with the number of images where that can be chosen, and -full where that counts."""
         if DATA[self.data].pool:
             return self.data
-        return f"{self.data}-{self.source.images}{'-full' if self.source.full else ''}"
+        return f"{self.data}-{self.source.images}{'-full' if self.full_training else ''}"
 
     @property
     def folder(self) -> Path:

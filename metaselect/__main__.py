@@ -3,7 +3,6 @@
 import os
 
 from metaselect import torchrun
-from metaselect.memory import FREED, keep_freed
 from metaselect.signals import end_at_once
 
 SPIN_COUNT = "10000"  # some tens of microseconds
@@ -14,6 +13,8 @@ def run() -> int:
     torchrun.silence_others()
     end_at_once()
     yield_cores()
+    from metaselect.memory import FREED, keep_freed  # after the signals: it imports more than they need
+
     keep_freed(FREED)
     from metaselect.cli.main import main  # takes most of the time of a short command
 

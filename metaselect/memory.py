@@ -40,7 +40,7 @@ LIBRARIES = (
 )  # of them that are mapped while they are used, and as the process ends; with torch
 VARIATION = 8 * MIB  # by which two processes that do the same differ
 FREED, FREED_WITHIN_LIMIT = 2**30, 2**26  # bytes of freed memory that a process keeps at most
-MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3}  # of malloc.h of glibc
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h of glibc
 LARGE = 2**25  # bytes of an allocation that is given back whenever it is freed; glibc takes no larger value
 CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 STATM = Path("/proc/self/statm")  # Linux has it
@@ -112,8 +112,8 @@ def keep_freed(size: int) -> None:
         return
     with suppress(OSError, AttributeError, TypeError):  # no glibc
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(MALLOPT["M_TRIM_THRESHOLD"], size)
-        mallopt(MALLOPT["M_MMAP_THRESHOLD"], LARGE)
+        mallopt(M_TRIM_THRESHOLD, size)
+        mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 _limits: ContextVar[Limits] = ContextVar("limits")
