@@ -40,6 +40,40 @@ def unwinding() -> Iterator[None]:
 
 
 @contextmanager
+def ending_at_once_from_a_thread(first: Callable[[], None]) -> Iterator[None]:
+    """Either signal ends the process as ``end_at_once`` says, also while the main thread waits in compiled code.
+
+    A handler written in Python would only run when the main thread is back from there; to be called in that thread.
+
+    Args:
+        first: called before the sentence is written.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)  # as the interpreter wants it
+
+    def end() -> None:
+        if came := os.read(reading, 1):  # nothing: it was closed
+            first()
+            _end(came[0], None)
+
+    before = _install(
+        lambda number, frame: None
+    )  # the interpreter writes numbers of signals with handlers only
+    former = signal.set_wakeup_fd(writing)
+    waiting = threading.Thread(target=end, daemon=True)
+    waiting.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writing)
+        waiting.join()
+        os.close(reading)
+
+
+@contextmanager
 def held_back() -> Iterator[None]:
     """A signal that comes inside is heeded at the end; only the main thread can hold it back."""
     if threading.current_thread() is not threading.main_thread():

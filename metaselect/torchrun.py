@@ -17,7 +17,7 @@ from typing import Any
 from metaselect import ranks
 from metaselect.errors import UsageError
 from metaselect.ranks import LostRank, World, exchanged
-from metaselect.signals import TERMINATED
+from metaselect.signals import TERMINATED, ending_at_once_from_a_thread
 
 # A rank that ends is noticed at once, since its connections close; waiting long for a slow one is no error.
 PATIENCE = timedelta(days=7)
@@ -73,13 +73,17 @@ def start() -> None:
         backend = "cpu:gloo,cuda:nccl"
     met: Iterator[tuple[Any, int, int]] = rendezvous("env://", timeout=PATIENCE)
     store, rank, size = exchanged(lambda: next(met))
+    _State.store = store
     exchanged(lambda: _await_all(store, size))
-    exchanged(
-        lambda: distributed.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
+    with ending_at_once_from_a_thread(
+        speak
+    ):  # one that is killed here leaves the others waiting for its address
+        exchanged(
+            lambda: distributed.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
+            )
         )
-    )
-    _State.store, World.rank, World.size = store, rank, size
+    World.rank, World.size = rank, size
     # All must round alike, since each takes every decision by its own numbers.
     kind = f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
     digest = torch.tensor(int(hashlib.sha256(kind.encode()).hexdigest()[:15], 16))
@@ -91,7 +95,7 @@ def start() -> None:
 
 
 def _await_all(store: Any, size: int) -> None:
-    """Wait until every rank has come so far: here a signal ends the process, within torch's own waiting it cannot."""
+    """Wait until every rank has come so far; here, unlike in torch's own waiting, a signal unwinds this process."""
     name = _store_name("joined")
     joined = store.add(name, 1)
     while joined < size:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from metaselect import ranks
 from metaselect.cli.main import ENDED_TOGETHER
+from metaselect.signals import TERMINATED
 
 pytestmark = pytest.mark.slow
 STEPS = "steps.safetensors"
@@ -188,6 +189,34 @@ def test_a_killed_rank_ends_the_others_and_one_process_goes_on(warm: Path) -> No
     done = metaselect(*words, run=warm)
     assert "Going on with epoch" in done.err
     assert (warm / "warmup/checkpoints/epoch-0040.safetensors").is_file()
+
+
+def test_a_rank_that_is_killed_while_all_join_leaves_no_other_waiting(tmp_path: Path) -> None:
+    """torch waits for the address of the killed one, and runs no handler of Python meanwhile."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}
+    whole = environment() | place | {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "test"}
+    killed = (
+        "import os, torch.distributed as d; d.init_process_group = lambda *a, **k: os.kill(os.getpid(), 9)\n"
+        "from metaselect import torchrun; torchrun.start()"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *words], env=whole | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True
+        )
+        for rank, words in enumerate((["-c", killed], ["-m", "metaselect", "warmup", "--run", tmp_path]))
+    ]
+    try:
+        assert processes[0].wait(60) == -signal.SIGKILL
+        time.sleep(0.5)  # until the other one waits
+        processes[1].terminate()
+        _, err = processes[1].communicate(timeout=10)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[1].returncode == TERMINATED
+    assert err.count("Terminated. Run the same command again") == 1
 
 
 def child_of_rank(parent: int, rank: int) -> int:
