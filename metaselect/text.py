@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from unicodedata import normalize
 
 LONGEST = 200  # characters of a name in a message
@@ -18,14 +19,17 @@ ESCAPED = (*FORMULA, "'")
 
 def visible(text: str) -> str:
     """The text with control characters escaped as Python writes them."""
+    if text.isprintable():  # no such character is; this is by far the faster question
+        return text
     return CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def visible_lines(text: str) -> str:
     """As ``visible``, but for the ends of lines."""
-    return "\n".join(map(visible, text.split("\n")))
+    return text if text.isprintable() else "\n".join(map(visible, text.split("\n")))
 
 
+@lru_cache(maxsize=4096)
 def annotator_form(name: str) -> str:
     """The one form of an annotator's name: no outer spaces, letters composed (NFC)."""
     return normalize("NFC", name.strip())

@@ -18,6 +18,7 @@ import rank_steps
 import torch
 from command_line import BUDGET, EVALUATE, Done, environment, metaselect, tree
 from safetensors.torch import load_file
+from torch._C._distributed_c10d import TCPStore
 
 from metaselect import ranks
 from metaselect.cli.main import ENDED_TOGETHER
@@ -193,7 +194,7 @@ def test_a_killed_rank_ends_the_others_and_one_process_goes_on(warm: Path) -> No
 
 def test_a_rank_that_is_killed_while_all_join_leaves_no_other_waiting(tmp_path: Path) -> None:
     """torch waits for the address of the killed one, and runs no handler of Python meanwhile."""
-    store = torch.distributed.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}
     whole = environment() | place | {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "test"}
     killed = (
@@ -204,7 +205,7 @@ def test_a_rank_that_is_killed_while_all_join_leaves_no_other_waiting(tmp_path: 
         subprocess.Popen(
             [sys.executable, *words], env=whole | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True
         )
-        for rank, words in enumerate((["-c", killed], ["-m", "metaselect", "warmup", "--run", tmp_path]))
+        for rank, words in enumerate((["-c", killed], ["-m", "metaselect", "warmup", "--run", str(tmp_path)]))
     ]
     try:
         assert processes[0].wait(60) == -signal.SIGKILL

@@ -190,31 +190,31 @@ def table_answers(
         position: column for position, column in enumerate(header) if column not in (*OWN_COLUMNS, image)
     }
     same: dict[str, str] = {}  # equal texts become one object: a million rows have few labels and names
+    people: dict[str, str] = {}
     width = len(header)
+    blank = [""]  # the last cell is that of absent columns
     answered, filled = False, set()
     for row, cells in enumerate(rows, start):
         if len(cells) > width and any(cells[width:]):
             raise DataError(f"{name}:{row} has more cells than the header.", "Quote cells that hold commas.")
-        cells += [""] * (width + 1 - len(cells))  # the last one, blank, is the cell of absent columns
+        cells += blank if len(cells) == width else [""] * (width + 1 - len(cells))
         sample_id, label, annotator, status, note, batch_id, picture, content = pick(cells)
         if not answered:
             answered = bool((label + status + note).strip())
             filled |= {column for position, column in others.items() if cells[position].strip()}
         if sample_id.strip() or picture.strip() or content.strip():
-            label, annotator = same.setdefault(label, label), same.setdefault(annotator, annotator)
-            batch_id = same.setdefault(batch_id, batch_id)
+            if annotator not in people:
+                people[annotator] = unescape_formula(annotator.strip())
             yield Answer(
-                *(
-                    row,
-                    sample_id,
-                    label,
-                    unescape_formula(annotator.strip()),
-                    status.strip(),
-                    unescape_formula(note.strip()),
-                    batch_id,
-                ),
-                image=picture,
-                content_hash=content.strip(),
+                row,
+                sample_id,
+                same.setdefault(label, label),
+                people[annotator],
+                status.strip(),
+                note and unescape_formula(note.strip()),
+                same.setdefault(batch_id, batch_id),
+                picture,
+                content.strip(),
             )
         elif label.strip() or status.strip():
             raise DataError(

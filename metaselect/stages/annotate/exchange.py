@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
+from metaselect.annotation.consensus import contradicts
 from metaselect.annotation.exports import Export as Exported
 from metaselect.annotation.exports import read_exported_samples
 from metaselect.annotation.formats.base import FILLED_IN, INSIDE, Answer, require_texts
@@ -214,16 +215,17 @@ def import_answers(
     before = ledger.latest_with_repeats
     # Importing a file again changes nothing. Answers of another file that count already are recorded, but not as new.
     record = votes_to_record(ledger.votes, ledger.imports, reconciled.accepted, source.sha256)
-    new = [vote for vote in reconciled.accepted if not vote.equals_but_for_time(before.get(vote.key))]
-    replaced = [vote for vote in new if vote.key in before and vote.answer != before[vote.key].answer]
+    pairs = ((vote, before.get(vote.key)) for vote in reconciled.accepted)
+    new = [(vote, earlier) for vote, earlier in pairs if not vote.equals_but_for_time(earlier)]
+    replaced = [vote for vote, earlier in new if contradicts(earlier, vote)]
     again = ledger.sample_of_repeat
-    repeated = [vote for vote in reconciled.accepted if vote.sample_id in again]
+    accepted = len(reconciled.accepted)
     reconciled.accepted = [vote for vote in reconciled.accepted if vote.sample_id not in again]
     ledger = add_votes(run, ledger, record, source)
     result = import_result(
         ledger, reconciled, chosen, new_votes=len(new), noise=noise_estimate(run, all_rounds, ledger)
     )
-    result["repeated"] = len(repeated)
+    result["repeated"] = accepted - len(reconciled.accepted)
     result["replaced"] = len(replaced)
     result["classes_changed"] = [*batches_with_other_classes(run, ledger, answers)]
     for sentence in import_warnings(reconciled, result, name):
