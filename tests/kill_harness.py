@@ -289,7 +289,7 @@ def main() -> int:
                 endings.update((fault.kind, ended.code) for fault, ended in zip(faults, told, strict=False))
             except AssertionError as error:
                 broken += 1
-                print(error, flush=True)
+                print(f"{step.words}, {faults}: {error}", flush=True)
     points = sum(len(step.ended.operations) for step in known)
     print(
         f"{len(known)} commands with {points} operations on files; {arguments.trials} trials, {broken} broken"

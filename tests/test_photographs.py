@@ -34,7 +34,7 @@ PICTURES = (
     "stereo_motorcycle",
 )
 """Of scikit-image and, with a suffix, of scikit-learn, as these packages name them: each is a class of its crops."""
-EACH, SIZE = 200, (192, 144)  # crops of a picture, and their width and height
+EACH, SIZE = 130, (192, 144)  # crops of a picture, and their width and height
 BUDGET = 40
 
 
@@ -92,7 +92,7 @@ def test_photographs_from_the_folder_to_the_report(tmp_path: Path, client: httpx
     for module in ("skimage", "efficientnet_lite_pytorch", "uvicorn"):
         require(module)
     write_crops(tmp_path / "photos")
-    metaselect("split", "photos", "--test", 0.4, "-o", "parts", cwd=tmp_path)
+    metaselect("split", "photos", "--test", 0.2, "-o", "parts", cwd=tmp_path)
     noise = ("--noise", "adversarial", "--rate", 0.6)
     metaselect("corrupt", "parts/train.parquet", "-o", "noisy", *noise, cwd=tmp_path)
     train, truth = tmp_path / "noisy/train.parquet", tmp_path / "noisy/truth.csv"
@@ -100,13 +100,11 @@ def test_photographs_from_the_folder_to_the_report(tmp_path: Path, client: httpx
     trained = len(right)
     assert SHARD_ROWS < trained < len(PICTURES) * EACH
 
-    # Encoded, killed in the middle, and gone on with to the same bytes.
+    # Encoded, killed in the middle, and gone on with; test_embed.py compares the bytes.
     words = ("embed", train, "-o", tmp_path / "features.parquet")
     kill_after_first_shard(words, tmp_path / ".features.parquet.embed")
     assert not (tmp_path / "features.parquet").exists()
     assert f"Resuming at sample {SHARD_ROWS + 1} of {trained}" in run_process(*words).err
-    run_process("embed", train, "-o", tmp_path / "undisturbed.parquet")
-    assert (tmp_path / "features.parquet").read_bytes() == (tmp_path / "undisturbed.parquet").read_bytes()
     run_process("embed", tmp_path / "parts/test.parquet", "-o", tmp_path / "test.parquet")
 
     run = tmp_path / "run"

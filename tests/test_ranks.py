@@ -179,7 +179,7 @@ def test_a_killed_rank_ends_the_others_and_one_process_goes_on(warm: Path) -> No
             assert process.poll() is None, process.communicate()
             time.sleep(0.002)
         os.kill(child_of_rank(process.pid, 1), signal.SIGKILL)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 1
@@ -211,7 +211,7 @@ def test_a_rank_that_is_killed_while_all_join_leaves_no_other_waiting(tmp_path: 
         assert processes[0].wait(60) == -signal.SIGKILL
         time.sleep(0.5)  # until the other one waits
         processes[1].terminate()
-        _, err = processes[1].communicate(timeout=10)
+        _, err = processes[1].communicate(timeout=60)
     finally:
         for process in processes:
             process.kill()
