@@ -316,28 +316,26 @@ def test_an_undo_is_safe_to_repeat(run: Run, tmp_path: Path, capsys: pytest.Capt
 
 
 KILLED = """
-import os, sys
+import shutil, sys
+from pathlib import Path
 
-left, root = int(sys.argv[1]), sys.argv[2]
-CHANGES = ("os.rename", "os.remove", "os.truncate", "os.mkdir", "shutil.rmtree")
+from fault_injection import Fault, import_everything, run_forked
 
-
-def count(event, arguments):
-    global left
-    written = event == "open" and (arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-    if (event in CHANGES or written) and str(arguments[0]).startswith(root):
-        left -= 1
-        if left < 0:
-            os._exit(9)
+original, *words = sys.argv[1:]
 
 
-from metaselect.cli.main import main
+def copy(number):
+    folder = Path(f"killed-{number}").resolve()
+    shutil.copytree(original, folder / "run")
+    return folder
 
-sys.addaudithook(count)
-assert main(sys.argv[3:]) == 0
-sys.stdout.flush()
-os._exit(9)  # all is done, and nobody is told
+
+import_everything()
+every = run_forked(words, copy("never")).operations
+for number in range(len(every)):
+    assert run_forked(words, copy(number), Fault("SIGKILL", number)).code == -9
 """
+"""Undoes as often as there are operations on files, and is killed at each of them once."""
 
 
 @pytest.mark.slow
@@ -350,18 +348,15 @@ def test_an_undo_that_is_killed_at_any_operation_and_run_again_undoes_one_import
     whole = Run(Path(shutil.copytree(run.root, tmp_path / "whole")))
     assert call(whole, "undo", *words) == 0
     assert len(votes_of(whole)) == 6
-    for operations in range(100):
-        one = Run(Path(shutil.copytree(run.root, tmp_path / f"killed-{operations}")))
-        program = [sys.executable, "-c", KILLED, str(operations), str(one.root), "annotate", "undo", *words]
-        killed = subprocess.run(
-            [*program, "--run", str(one.root)], capture_output=True, text=True, env=environment(), check=False
-        )
-        assert killed.returncode == 9, killed.stderr
-        assert call(one, "undo", *words) == 0
+    words = ("annotate", "undo", *words)
+    program = [sys.executable, "-c", KILLED, str(run.root), *words, "--run", "run"]
+    env = environment(PYTHONPATH=str(Path(__file__).parent))
+    subprocess.run(program, check=True, cwd=tmp_path, env=env)
+    copies = sorted(tmp_path.glob("killed-*/run"))
+    assert len(copies) > 6
+    for one in map(Run, copies):
+        assert call(one, *words[1:]) == 0
         assert votes_of(one) == votes_of(whole)
         assert meta_set(one) == meta_set(whole) == {"s0": "cat", "s1": "dog"}
         assert len(csv_rows(one.path("annotate/imports.csv"))) == 3
         one.stage("annotate").check(thorough=True)
-        if killed.stdout:
-            break
-    assert operations > 5

@@ -131,7 +131,7 @@ def test_export_follows_accepted_offers_and_refuses_old_ones(clusters: Path, tmp
     metaselect("reweight", "--method", "uniform", "--folds", 0, run=clusters)
     other = metaselect("export", "-o", tmp_path / "uniform", "--name", "uniform", "--json", run=clusters).json
     assert other["accepted_offers"] == 0
-    metaselect("reweight", "--seed", 1, "--force", run=clusters)
+    metaselect("reweight", "--seed", 1, "--folds", 0, "--force", run=clusters)
     stale = metaselect("export", "-o", tmp_path / "other", run=clusters, code=4)
     assert "fanout is stale" in stale.err
     assert not (tmp_path / "other").exists()

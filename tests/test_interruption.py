@@ -35,7 +35,7 @@ from metaselect.run.key import StageKey
 from metaselect.run.stage import Stage
 
 LONG_WARMUP = ("warmup", "--epochs", 30, "--checkpoints", 15, "--batch-size", 16)
-LONG_REWEIGHT = ("reweight", "--epochs", 60, "--lr", 0.02, "--method")
+LONG_REWEIGHT = ("reweight", "--epochs", 60, "--folds", 0, "--lr", 0.02, "--method")
 
 
 def interrupt(

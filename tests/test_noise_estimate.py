@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from annotation_run import CLASSES, add_round, answers, call, make_run, result
-from command_line import EVALUATE, REWEIGHT, SIMULATE, TEST, TRUTH, UNIFORM, metaselect, states
+from command_line import EVALUATE, SIMULATE, TEST, TRUTH, UNIFORM, metaselect, states
 
 from metaselect.annotation.ledger import read_ledger
 from metaselect.annotation.quality.noise_estimate import (
@@ -286,23 +286,24 @@ def wrong_ones(drawn: Mapping[str, str]) -> int:
 
 
 @pytest.mark.slow
-def test_an_evaluation_follows_the_control_and_closed_rounds_stay(finished: Path) -> None:
-    metaselect("select", "--round", "next", "--budget", 12, "--method", "random", run=finished)
-    drawn = into_control(finished, 2, 8)
-    metaselect("annotate", "export", "--no-images", run=finished)
-    assert states(finished, 0)["evaluate/test"] == ("done", "")  # nothing came back that would change it
-    assert "up to date" in metaselect(*EVALUATE, run=finished).err
-    metaselect(*SIMULATE, run=finished)
-    found = states(finished, 1)
+def test_an_evaluation_follows_the_control_and_closed_rounds_stay(bought: Path) -> None:
+    metaselect(*UNIFORM, run=bought)
+    metaselect(*EVALUATE, run=bought)
+    metaselect("select", "--round", "next", "--budget", 12, "--method", "random", run=bought)
+    drawn = into_control(bought, 2, 8)
+    metaselect("annotate", "export", "--no-images", run=bought)
+    assert states(bought, 0)["evaluate/test"] == ("done", "")  # nothing came back that would change it
+    assert "up to date" in metaselect(*EVALUATE, run=bought).err
+    metaselect(*SIMULATE, run=bought)
+    found = states(bought, 1)
     new = "annotate/meta_set.csv, select/round-2/selected.csv"
     assert found["evaluate/test"] == ("stale", f"{new} changed since")
     assert found["select/round-1"][0] == found["select/round-2"][0] == "done"
-    metaselect(*REWEIGHT, run=finished)
-    metaselect(*UNIFORM, run=finished)
-    done = metaselect(*EVALUATE, run=finished)
+    metaselect(*UNIFORM, run=bought)
+    done = metaselect(*EVALUATE, run=bought)
     assert "Recomputing evaluate/test" in done.err
     assert "Noise rate of the given labels: " in done.out
-    metrics = json.loads((finished / "evaluate/test/metrics.json").read_text())
+    metrics = json.loads((bought / "evaluate/test/metrics.json").read_text())
     wrong = wrong_ones(drawn)
     low, high = wilson(wrong, 8)
     assert metrics["noise_estimate"] == {
@@ -315,13 +316,13 @@ def test_an_evaluation_follows_the_control_and_closed_rounds_stay(finished: Path
     for label, noise in by_class.items():
         same = {each: given for each, given in drawn.items() if given == label}
         assert (noise["answered"], noise["wrong"]) == (len(same), wrong_ones(same))
-    again = metaselect(*EVALUATE, "--json", run=finished)
+    again = metaselect(*EVALUATE, "--json", run=bought)
     assert "up to date" in again.err
     assert again.json["noise_estimate"] == metrics["noise_estimate"]
-    assert {state for state, _ in states(finished, 0).values()} == {"done"}
-    metaselect("verify", "--rerun", run=finished)
-    metaselect("select", "--discard-round", 2, run=finished)
-    assert "select/round-2/selected.csv" in states(finished, 1)["evaluate/test"][1]
+    assert {state for state, _ in states(bought, 0).values()} == {"done"}
+    metaselect("verify", "--rerun", run=bought)
+    metaselect("select", "--discard-round", 2, run=bought)
+    assert "select/round-2/selected.csv" in states(bought, 1)["evaluate/test"][1]
 
 
 @pytest.mark.slow

@@ -193,8 +193,8 @@ def test_names_of_encoders_are_no_names_of_code(name: str, encoder: bool, code: 
 
 
 def under_way(run: Path, stage: str) -> bool:
-    """Whether three epochs of a training are done."""
-    return epochs_done(run, stage) >= 3
+    """Whether two epochs of a training are done."""
+    return epochs_done(run, stage) >= 2
 
 
 WARMUP = ("warmup", "--model", TIMM, "--pretrained", "--epochs", 6, "--batch-size", 16, "--checkpoints", 2)
@@ -269,7 +269,7 @@ def test_from_scratch_is_from_the_pretrained_weights_again(data: Path, run: Path
 def test_killed_commands_go_on_to_the_same_bytes(
     data: Path, run: Path, weights: Path, tmp_path: Path
 ) -> None:
-    words = (*WARMUP, "--weights", weights, "--epochs", 8)
+    words = (*WARMUP, "--weights", weights)
     other = Path(shutil.copytree(run, tmp_path / "other"))
     for stage in ("warmup", "warmup/fold-2"):
         killed = interrupt(words, run, partial(under_way, run, stage))
@@ -280,7 +280,7 @@ def test_killed_commands_go_on_to_the_same_bytes(
     for each in (run, other):
         metaselect("select", "--budget", BUDGET, run=each)
         metaselect("annotate", "simulate", data / "truth.csv", run=each)
-    train = ("reweight", "--method", "mw-net", "--epochs", 8, "--folds", 0)
+    train = ("reweight", "--method", "mw-net", "--epochs", 6, "--folds", 0)
     killed = interrupt(train, run, partial(under_way, run, "reweight/mw-net"))
     assert killed.code == -signal.SIGKILL
     assert "Going on with epoch" in metaselect(*train, run=run).err

@@ -29,18 +29,18 @@ def test_rerun_gives_the_same_bytes_and_writes_nothing(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rerun_finds_a_result_that_its_inputs_do_not_give(finished: Path) -> None:
+def test_rerun_finds_a_result_that_its_inputs_do_not_give(bought: Path) -> None:
     """A damaged file whose record was forged passes the hashes, but not the recomputation."""
-    path = finished / "select/round-1/selected.csv"
+    path = bought / "select/round-1/selected.csv"
     flip_byte(path)
-    record_path = finished / "select/round-1/stage.json"
+    record_path = bought / "select/round-1/stage.json"
     record = json.loads(record_path.read_text())
     record["outputs"]["selected.csv"]["sha256"] = sha256_file(path)
     here = record["details"]["versions"]["torch"]
     record["details"]["versions"]["torch"] = "1.0"
     record_path.write_text(json.dumps(record))
-    metaselect("verify", run=finished)
-    done = metaselect("verify", "--rerun", run=finished, code=1)
+    metaselect("verify", run=bought)
+    done = metaselect("verify", "--rerun", run=bought, code=1)
     assert "select/round-1 gives other bytes" in done.err
     assert "selected.csv" in done.err
     assert f"It was made with torch 1.0 (here {here}): sums are rounded otherwise there." in done.err
