@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True, help="images, whose labels count as true ones")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--model", default="resnet32")
+    parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=1, help="of which the fastest counts")
@@ -95,7 +96,7 @@ def main() -> None:
     for folder in (noisy, start):
         shutil.rmtree(folder, ignore_errors=True)
     corrupt = ["corrupt", str(arguments.train), "-o", str(noisy), "--noise", "uniform", "--rate", "0.2"]
-    limit = ["--limit", str(arguments.samples), "--run", str(start)]
+    limit = ["--limit", str(arguments.samples), "--image-size", str(arguments.image_size), "--run", str(start)]
     for words in (corrupt, ["ingest", str(noisy / "train.parquet"), *limit]):
         subprocess.run([*engine(1), *words, "--quiet"], check=True, stdout=subprocess.DEVNULL)
     lines = commands(arguments.model, arguments.batch_size)

@@ -12,6 +12,7 @@ from torch import nn
 
 from metaselect import ranks
 from metaselect.data.stored.preprocess import Preprocess
+from metaselect.features import extract
 from metaselect.features.extract import last_layer_factors
 from metaselect.features.near_duplicates import similar_samples
 from metaselect.metagrad import facility_location
@@ -70,7 +71,7 @@ def batches() -> Batches:
 
 def results() -> dict[str, torch.Tensor]:
     """Every tensor that is computed, by name."""
-    return {**trainings(), **products(), **features(), **choices()}
+    return {**trainings(), **products(), **features(), **gradients(), **choices()}
 
 
 def trainings() -> dict[str, torch.Tensor]:
@@ -145,6 +146,19 @@ def features() -> dict[str, torch.Tensor]:
         "outlier": similar.outlier,
     }
     return {name: value.double() for name, value in values.items()}
+
+
+def gradients() -> dict[str, torch.Tensor]:
+    """Projected gradients in float32, with scales of the drawn layers, in batches of a size that can be divided."""
+    torch.manual_seed(1)
+    with mock.patch.object(extract, "BACKWARD_BATCH", 5):
+        found, _ = extract.gradient_features(
+            *(EveryState(), batches(), configure(SELECTORS["gbc"], ["width=50"])),
+            torch.Generator().manual_seed(6),
+            report=SilentReporter(),
+            what="",
+        )
+    return {"gradients' norms": found.norms.double(), "gradients' directions": found.directions.double()}
 
 
 def choices() -> dict[str, torch.Tensor]:

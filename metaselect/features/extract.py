@@ -1,5 +1,6 @@
 """The features of all samples at one checkpoint: last-layer factors, or projected gradients of sampled layers."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ from metaselect.features.per_sample_gradients import (
 from metaselect.features.projections import make_projection
 from metaselect.models.batch import Batch, full_precision
 from metaselect.models.head import head_of
-from metaselect.ranks import divide_chunks
+from metaselect.ranks import all_sum, divide_chunks
 from metaselect.records import Json, Reporter
 from metaselect.selection.base import Gradients
 from metaselect.training.batches import Batches
@@ -121,10 +122,7 @@ def gradient_features(
     n = len(batches)
     size = _batch_size(batches, BACKWARD_PIXELS, BACKWARD_BATCH)
     sample = torch.randperm(n, generator=generator)[: method.sample].sort().values
-    # Energy of a layer, A_l of Eq. 13: squared norm of its mean gradient over the sample.
-    energies = layer_energies(
-        model, (batch for _, batch in batches.stream(torch.split(sample, size))), method.gradient
-    )
+    energies = _energies(model, batches, torch.split(sample, size), method.gradient)
     if not energies:
         raise UsageError(
             "This model has no linear or convolutional layer that can be sampled.", "Use --method rbc."
@@ -163,6 +161,23 @@ def gradient_features(
         "width": sampled.width,
         "layers_without_gradients": others,
     }
+
+
+def _energies(
+    model: nn.Module, batches: Batches, chunks: Sequence[torch.Tensor], gradient: str
+) -> dict[str, float]:
+    """``layer_energies`` over the samples of all ``chunks``, of which each rank computes some.
+
+    They are rounded to 8 digits, so that nothing depends on the order in which ranks add float64 numbers.
+    """
+    own, division = divide_chunks(chunks)
+    found = layer_energies(
+        model,
+        (batch for _, batch in batches.stream(own)),
+        gradient,
+        all_sum=all_sum if division.is_split else lambda values: values,
+    )
+    return {name: float(f"{energy:.8g}") for name, energy in found.items()}
 
 
 def _batch_size(batches: Batches, pixels: int, most: int) -> int:

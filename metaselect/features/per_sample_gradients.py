@@ -12,7 +12,7 @@ Differs: a layer is its weight and bias together, the energies come from a seede
 draws are merged. The authors' code draws single tensors with the energy divided by their size.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
@@ -96,15 +96,22 @@ def cotangent(logits: torch.Tensor, labels: torch.Tensor, gradient: str) -> torc
     return probs - F.one_hot(labels, probs.shape[1]) if gradient == "full" else probs
 
 
-def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) -> dict[str, float]:
+def layer_energies(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    gradient: str,
+    *,
+    all_sum: Callable[[torch.Tensor], torch.Tensor] = lambda values: values,
+) -> dict[str, float]:
     """A_l (Eq. 13): squared norm of the mean gradient of each layer (weight and bias), in the model's order.
 
-    Only layers of ``layers_called_per_sample`` whose weight no other layer shares.
+    Only layers of ``layers_called_per_sample`` whose weight no other layer shares. Gradients are added in float64.
 
     Args:
         model: in eval mode.
-        batches: samples of the mean; at least one batch.
+        batches: samples of the mean, or those of this rank; at least one batch.
         gradient: as in ``cotangent``.
+        all_sum: the sum of a tensor over the ranks, where each has some of the batches.
     """
     layers = sampleable_layers(model)
     weights = [layer.weight for layer in layers.values()]
@@ -124,7 +131,10 @@ def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) ->
     if not params:
         return {}
     sums: dict[tuple[str, str], torch.Tensor] = {}  # of the gradients of weights and biases, over all batches
-    count = 0
+    wide = (
+        torch.float32 if first.inputs.device.type == "mps" else torch.float64
+    )  # Apple's GPUs have no float64
+    count = torch.zeros(1, dtype=wide, device=first.inputs.device)
     with _frozen(model, list(params.values())):
         for batch in chain((first,), batches):
             logits = full_precision(model(batch.inputs))
@@ -137,10 +147,12 @@ def layer_energies(model: nn.Module, batches: Iterable[Batch], gradient: str) ->
             count += len(batch.labels)
             for key, value in zip(params, gradients, strict=True):
                 if value is not None:
-                    sums[key] = sums[key] + value if key in sums else value
+                    sums[key] = sums[key].add_(value) if key in sums else value.to(wide)
+    count = all_sum(count)
     energies: dict[str, float] = {}
     for (name, _), total in sums.items():
-        energies[name] = energies.get(name, 0.0) + float((total / count).cpu().double().square().sum())
+        mean = (all_sum(total) / count).cpu().double()
+        energies[name] = energies.get(name, 0.0) + float(mean.square().sum())
     return energies
 
 
