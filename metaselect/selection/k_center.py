@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch.nn import functional as F
 
 from metaselect.ranks import divide_chunks
 from metaselect.selection.base import (
@@ -26,6 +25,7 @@ from metaselect.selection.clustering.row_argmax import row_argmax
 MAX_PRODUCT_CENTRES = 1024
 TILE_ENTRIES = 2**18  # numbers in a block of products: 1 MiB in float32, which stays in a core's cache
 MIN_TILE_ROWS = 256
+SQUARED_ROWS = 2**14
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,9 @@ class EuclideanDistances:
     def __init__(self, hidden: torch.Tensor) -> None:
         self.hidden = hidden
         self.mean = hidden.mean(0)  # subtracted from all rows: products of shorter rows lose fewer digits
+        self.squares = torch.cat(
+            [(block - self.mean).square().sum(1) for block in hidden.split(SQUARED_ROWS)]
+        )  # (n,)
 
     def between(self, ids: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
         """(q, p) distances of the rows ``ids`` (q,) to the rows ``centres`` (p,)."""
@@ -89,15 +92,18 @@ class EuclideanDistances:
         centred = torch.cat([centred, -centred.square().sum(1, keepdim=True) / 2], 1)  # (p, d + 1)
         size = max(TILE_ENTRIES // max(len(centres), self.hidden.shape[1]), MIN_TILE_ROWS)
         own, division = divide_chunks(row_ranges(len(bounds), size))
+        buffer = self.hidden.new_ones(size, self.hidden.shape[1] + 1)
         for place in own:
             at = slice(place.start, place.stop)
             block, bound = self.hidden[at], bounds[at]
-            shifted = F.pad(block - self.mean, (0, 1), value=1.0)
+            shifted = buffer[: len(block)]  # its last column stays 1
+            torch.sub(block, self.mean, out=shifted[:, :-1])
             closeness = shifted @ centred.T  # (b, p): <x, c> - |c|^2 / 2 = (|x|^2 - |x - c|^2) / 2
-            nearest = row_argmax(closeness)
-            squares = shifted.square().sum(1) - 1 - 2 * closeness.gather(1, nearest[:, None])[:, 0]
+            squares = self.squares[at] - 2 * closeness.amax(1)
             closer = (squares < bound.clamp(min=0).square()).nonzero()[:, 0]
-            exact = _cdist(block[closer, None], rows[nearest[closer], None])[:, 0, 0]  # row by row
+            # Few rows are, after the first picks, so that the place of the maximum is looked for in these alone.
+            nearest = row_argmax(closeness[closer])
+            exact = _cdist(block[closer, None], rows[nearest, None])[:, 0, 0]  # row by row
             bound[closer] = torch.minimum(bound[closer], exact)
         bounds.copy_(division.joined(bounds[division.own]))
 
