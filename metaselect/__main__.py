@@ -11,7 +11,7 @@ SPIN_COUNT = "10000"  # some tens of microseconds
 def run() -> int:
     """Run the command line; returns the exit code."""
     torchrun.silence_others()
-    end_at_once()
+    end_at_once(torchrun.agreed_end)
     yield_cores()
     from metaselect.memory import FREED, keep_freed  # after the signals: it imports more than they need
 

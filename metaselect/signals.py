@@ -14,6 +14,12 @@ WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
 AGAIN = "Run the same command again: it resumes what can be resumed."
 
 
+class _Ending:
+    """What ``end_at_once`` was given."""
+
+    agree: Callable[[int], tuple[int, bool]] = staticmethod(lambda code: (code, True))
+
+
 class Terminated(BaseException):
     """SIGTERM came; unwinds like KeyboardInterrupt."""
 
@@ -23,8 +29,14 @@ def interruption(number: signal.Signals) -> str:
     return f"{WORDS[number]}. {AGAIN}"
 
 
-def end_at_once() -> None:
-    """From here on, either signal ends the process with its exit code and one sentence on stderr."""
+def end_at_once(agree: Callable[[int], tuple[int, bool]] | None = None) -> None:
+    """From here on, either signal ends the process with its exit code and one sentence on stderr.
+
+    Args:
+        agree: code -> the exit code of all processes of the command, and whether this one writes the sentence.
+    """
+    if agree is not None:
+        _Ending.agree = staticmethod(agree)
     _install(_end)
 
 
@@ -54,7 +66,7 @@ def ending_at_once_from_a_thread(first: Callable[[], None]) -> Iterator[None]:
     def end() -> None:
         if came := os.read(reading, 1):  # nothing: it was closed
             first()
-            _end(came[0], None)
+            _say_and_exit(came[0], 128 + came[0])
 
     before = _install(
         lambda number, frame: None
@@ -108,8 +120,15 @@ def _unwind(number: int, frame: FrameType | None) -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     del frame
+    code, says = _Ending.agree(128 + number)
+    if not says:
+        os._exit(code)
+    _say_and_exit(number, code)
+
+
+def _say_and_exit(number: int, code: int) -> None:
     os.write(2, f"{interruption(signal.Signals(number))}\n".encode())
-    os._exit(128 + number)
+    os._exit(code)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -118,6 +118,14 @@ def agreed_exit(code: int) -> tuple[int, bool]:
     return int(found.split()[0]), found == own
 
 
+def agreed_end(code: int) -> tuple[int, bool]:
+    """As ``agreed_exit``, for a process that ends at once and says why; before the ranks have met, each says it."""
+    code, is_first = (code, True) if _State.store is None else agreed_exit(code)
+    if is_first:
+        speak()
+    return code, is_first
+
+
 def speak() -> None:
     """Print from here on, whichever rank this is."""
     if _State.outputs is not None:

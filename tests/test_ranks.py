@@ -220,6 +220,30 @@ def test_a_rank_that_is_killed_while_all_join_leaves_no_other_waiting(tmp_path: 
     assert err.count("Terminated. Run the same command again") == 1
 
 
+IMPORTING = """
+import os, sys, time
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "metaselect.stages.select.select":
+            if os.environ["RANK"] == "0":
+                os.kill(os.getpid(), 9)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Finder())
+from metaselect.__main__ import run
+sys.exit(run())
+"""
+
+
+def test_a_rank_that_imports_while_another_is_killed_says_why_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "importing.py").write_text(IMPORTING)
+    words = ("select", "--budget", 5, "--run", tmp_path / "run")
+    err = in_ranks(2, tmp_path / "importing.py", "--", *words, code=1).err
+    assert err.count("Terminated. Run the same command again") == 1
+    assert sorted(re.findall(r"exitcode +: (-?\d+)", err)) == ["-9", "143"]
+
+
 def child_of_rank(parent: int, rank: int) -> int:
     """The process that torchrun, the process ``parent``, has started as this rank."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
