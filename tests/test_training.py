@@ -25,7 +25,7 @@ from metaselect.random import derive_seed, generator
 from metaselect.reweighting.base import MethodRun, StepObjective, equal_weights
 from metaselect.reweighting.uniform import UniformRun
 from metaselect.run.layout import FEATURES, IMAGES
-from metaselect.stages.reweight.failure_check import BoughtScore, StartScore, failure_reason, score_start
+from metaselect.stages.reweight.failure_check import BoughtScore, ModelScore, failure_reason, score_start
 from metaselect.training.augment import augmentation, random_crop_flip, strong
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state
@@ -269,50 +269,50 @@ def test_divergence_names_the_epoch_and_the_remedy(tiny_batches: Batches) -> Non
     assert "1e+30" in unmet.value.hint
 
 
-VARIED, CONSTANT = torch.tensor([0, 1, 0]), torch.tensor([1, 1, 1])
 GOOD, BETTER, UNKNOWN = BoughtScore(0.3, 0.9), BoughtScore(0.2, 0.95), BoughtScore(math.nan, math.nan)
 
 
+def score(on_bought: BoughtScore, *, balanced: float | None = None, constant: bool = False) -> ModelScore:
+    """As balanced as it is right, unless said otherwise."""
+    return ModelScore(on_bought, on_bought.accuracy if balanced is None else balanced, constant)
+
+
 @pytest.mark.parametrize(
-    ("zero_batches", "before", "after", "predicted", "words"),
+    ("zero_batches", "before", "after", "constant", "words"),
     [
-        (0.2, GOOD, GOOD, VARIED, ["in 20% of the batches every weight was 0"]),
-        (
-            0.2,
-            GOOD,
-            BoughtScore(0.2, 0.9),
-            VARIED,
-            ["it did not learn the bought labels"],
-        ),  # decay alone does that
-        (0.2, GOOD, BETTER, CONSTANT, ["in 20% of the batches"]),
-        (1.0, GOOD, BETTER, VARIED, ["in 100% of the batches"]),
-        (1.0, UNKNOWN, UNKNOWN, VARIED, ["in 100% of the batches"]),
-        (0.0, BETTER, GOOD, CONSTANT, ["one class to every sample"]),
-        (0.0, BETTER, GOOD, VARIED, ["90% of the bought labels right", "(95%)"]),
+        (0.2, GOOD, GOOD, False, ["in 20% of the batches every weight was 0"]),
+        # Decay alone does that.
+        (0.2, GOOD, BoughtScore(0.2, 0.9), False, ["it did not learn the bought labels"]),
+        (0.2, GOOD, BETTER, True, ["in 20% of the batches"]),
+        (1.0, GOOD, BETTER, False, ["in 100% of the batches"]),
+        (1.0, UNKNOWN, UNKNOWN, False, ["in 100% of the batches"]),
+        (0.0, BETTER, GOOD, True, ["one class to every sample"]),
+        (0.0, BETTER, GOOD, False, ["90% of the bought labels right", "(95%)"]),
     ],
 )
 def test_cause_of_death(
-    zero_batches: float, before: BoughtScore, after: BoughtScore, predicted: torch.Tensor, words: list[str]
+    zero_batches: float, before: BoughtScore, after: BoughtScore, constant: bool, words: list[str]
 ) -> None:
-    sentence = failure_reason(zero_batches, StartScore(before, False), after, predicted)
+    sentence = failure_reason(zero_batches, score(before), score(after, constant=constant))
     assert sentence.startswith("The run is dead")
     assert all(part in sentence for part in [*words, "--lr"])
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "constant"),
+    ("before", "after"),
     [
-        (GOOD, GOOD, False),
-        (GOOD, BETTER, False),
-        (UNKNOWN, UNKNOWN, False),
-        (BoughtScore(0.2, 0.9), GOOD, True),  # one class to everything, but so did its start
-        (BoughtScore(0.4, 0.95), GOOD, False),  # fewer right, but a lower loss
-        (BoughtScore(0.2, 0.9), GOOD, False),  # a higher loss, but as many right
+        (score(GOOD), score(GOOD)),
+        (score(GOOD), score(BETTER)),
+        (score(UNKNOWN), score(UNKNOWN)),
+        # One class to everything, but so did its start.
+        (score(BoughtScore(0.2, 0.9), constant=True), score(GOOD, constant=True)),
+        (score(BoughtScore(0.4, 0.95)), score(GOOD)),  # fewer right, but a lower loss
+        (score(BoughtScore(0.2, 0.9)), score(GOOD)),  # a higher loss, but as many right
+        (score(BETTER, balanced=0.7), score(GOOD, balanced=0.75)),  # fewer right, but of the frequent classes
     ],
 )
-def test_alive(before: BoughtScore, after: BoughtScore, constant: bool) -> None:
-    predicted = CONSTANT if constant else VARIED
-    assert failure_reason(0.19, StartScore(before, constant), after, predicted) == ""
+def test_alive(before: ModelScore, after: ModelScore) -> None:
+    assert failure_reason(0.19, before, after) == ""
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_alive(before: BoughtScore, after: BoughtScore, constant: bool) -> None:
 def test_a_run_that_learnt_the_bought_labels_is_alive_whatever_weighed_nothing(
     before: BoughtScore, after: BoughtScore
 ) -> None:
-    assert failure_reason(0.99, StartScore(before, True), after, VARIED) == ""
+    assert failure_reason(0.99, score(before, constant=True), score(after)) == ""
 
 
 def test_a_start_is_judged_by_its_bought_samples_and_by_the_classes_that_it_gives(
@@ -331,14 +331,16 @@ def test_a_start_is_judged_by_its_bought_samples_and_by_the_classes_that_it_give
     model = fresh("uniform", plan()).model
     with torch.no_grad():
         logits = model.eval()(tiny_batches.get(BOUGHT).inputs)
-    (loss, accuracy), constant = score_start(model, tiny_batches, BOUGHT)
+    (loss, accuracy), balanced, constant = score_start(model, tiny_batches, BOUGHT)
     assert loss == pytest.approx(float(F.cross_entropy(logits, BOUGHT % 3)))
-    assert accuracy == float((logits.argmax(1) == BOUGHT % 3).double().mean())
+    hits = logits.argmax(1) == BOUGHT % 3
+    assert accuracy == float(hits.double().mean())
+    by_class = [float(hits[k == BOUGHT % 3].double().mean()) for k in (BOUGHT % 3).unique()]
+    assert balanced == pytest.approx(sum(by_class) / len(by_class))
     assert not constant
     nn.init.zeros_(model.layers[-1].weight)
-    (loss, accuracy), constant = score_start(model, tiny_batches, BOUGHT[:0])
-    assert math.isnan(loss)
-    assert math.isnan(accuracy)
+    (loss, accuracy), balanced, constant = score_start(model, tiny_batches, BOUGHT[:0])
+    assert all(map(math.isnan, (loss, accuracy, balanced)))
     assert constant
 
 

@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
+from metaselect.metrics.classification import balanced_accuracy
 from metaselect.training.batches import Batches
 from metaselect.training.predict import predict
 
@@ -25,15 +27,18 @@ class BoughtScore(NamedTuple):
     accuracy: float
 
 
-class StartScore(NamedTuple):
-    """The score of the model that a run starts from.
+class ModelScore(NamedTuple):
+    """The score of the model that a run starts from, or ends with.
 
     Attributes:
         on_bought: on the bought samples.
+        balanced: mean over the classes that were bought of the share of their samples that it gets right; NaN where
+            nothing was bought.
         constant: the model predicts one class for everything.
     """
 
     on_bought: BoughtScore
+    balanced: float
     constant: bool
 
 
@@ -45,16 +50,34 @@ def score_on_bought(model: nn.Module, batches: Batches, bought: torch.Tensor) ->
     return BoughtScore(predictions.mean_loss, predictions.accuracy)
 
 
-def score_start(model: nn.Module, batches: Batches, bought: torch.Tensor) -> StartScore:
+def score_start(model: nn.Module, batches: Batches, bought: torch.Tensor) -> ModelScore:
     """The score of a model before it is trained."""
     sample = torch.arange(0, len(batches), max(len(batches) // CONSTANT_SAMPLE, 1))  # evenly spread
-    predicted = predict(model, batches, sample).predicted
-    return StartScore(score_on_bought(model, batches, bought), len(torch.unique(predicted)) == 1)
+    return score_model(model, batches, bought, predict(model, batches, sample).predicted)
 
 
-def failure_reason(
-    zero_batches: float, before: StartScore, after: BoughtScore, predicted: torch.Tensor
-) -> str:
+def score_model(
+    model: nn.Module, batches: Batches, bought: torch.Tensor, predicted: torch.Tensor
+) -> ModelScore:
+    """The score of a model.
+
+    Args:
+        model: on the device of the batches.
+        batches: the pool, with the bought labels.
+        bought: (m,) int64, on the CPU.
+        predicted: (n',) int64, the classes that it gives to the pool, or to some of it.
+    """
+    constant = len(torch.unique(predicted)) == 1
+    if not len(bought):
+        return ModelScore(score_on_bought(model, batches, bought), float("nan"), constant)
+    found = predict(model, batches, bought)
+    labels, hits = batches.labels.cpu()[bought].numpy(), found.hits.cpu().numpy()
+    support = np.bincount(labels)
+    balanced = balanced_accuracy(np.bincount(labels[hits], minlength=len(support)), support)
+    return ModelScore(BoughtScore(found.mean_loss, found.accuracy), float(balanced), constant)
+
+
+def failure_reason(zero_batches: float, before: ModelScore, after: ModelScore) -> str:
     """Why the result of a re-weighting must not be used, as a sentence; empty if it may be.
 
     Batches without weight are a failure only where the model has not learnt the bought labels: where one class is very
@@ -65,32 +88,34 @@ def failure_reason(
         zero_batches: share of batches in which every weight was 0.
         before: of the model that it started from.
         after: of the final model.
-        predicted: (n,) int64, classes that the final model predicts for the pool.
     """
-    if zero_batches >= FAILED_ZERO_SHARE and not _has_learnt(zero_batches, before, after, predicted):
+    if zero_batches >= FAILED_ZERO_SHARE and not _has_learnt(zero_batches, before, after):
         return (
             f"The run is dead: in {zero_batches:.0%} of the batches every weight was 0, and it did not learn the "
             f"bought labels. {REMEDY}"
         )
-    if not after.loss > before.on_bought.loss:
+    started, ended = before.on_bought, after.on_bought
+    if not ended.loss > started.loss:
         return ""
-    if len(torch.unique(predicted)) == 1 and not before.constant:
+    if after.constant and not before.constant:
         return f"The run is dead: the model gives one class to every sample. {REMEDY}"
-    # Fewer right as well as a higher loss: with twenty labels one answer more or less is chance.
-    if after.accuracy < before.on_bought.accuracy:
+    # Fewer right as well as a higher loss: with twenty labels one answer more or less is chance. And fewer in the mean
+    # over classes: what balances them gives samples of frequent classes away, which are most of the bought ones.
+    if ended.accuracy < started.accuracy and after.balanced < before.balanced:
         return (
-            f"The run is dead: it got {after.accuracy:.0%} of the bought labels right, less than the model that it "
-            f"started from ({before.on_bought.accuracy:.0%}). {REMEDY}"
+            f"The run is dead: it got {ended.accuracy:.0%} of the bought labels right, less than the model that it "
+            f"started from ({started.accuracy:.0%}). {REMEDY}"
         )
     return ""
 
 
-def _has_learnt(zero_batches: float, before: StartScore, after: BoughtScore, predicted: torch.Tensor) -> bool:
+def _has_learnt(zero_batches: float, before: ModelScore, after: ModelScore) -> bool:
     """Whether training brought the model closer to the bought labels; False where there are none.
 
     A lower loss is not enough: weight decay alone lowers that of a model that is surely wrong, without changing much of
     what it predicts.
     """
-    if zero_batches == 1 or not after.loss < before.on_bought.loss or len(torch.unique(predicted)) == 1:
+    started, ended = before.on_bought, after.on_bought
+    if zero_batches == 1 or not ended.loss < started.loss or after.constant:
         return False
-    return after.accuracy > before.on_bought.accuracy or after.accuracy == 1
+    return ended.accuracy > started.accuracy or ended.accuracy == 1

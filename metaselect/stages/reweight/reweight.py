@@ -44,10 +44,7 @@ from metaselect.stages.reweight.cross_fit import (
 )
 from metaselect.stages.reweight.duration import advice, estimated_seconds, held_bytes, may_be_long
 from metaselect.stages.reweight.evidence import label_evidence
-from metaselect.stages.reweight.failure_check import (
-    BoughtScore,
-    failure_reason,
-)
+from metaselect.stages.reweight.failure_check import failure_reason
 from metaselect.stages.reweight.issues import Suggested, known_predictions, suggest, write_issues
 from metaselect.stages.reweight.other_model import knows_truth, model_files
 from metaselect.stages.reweight.setup import ReweightSetup, resolve_setup
@@ -190,15 +187,12 @@ def _train(
     if setup.options.trace and setup.method.trace == REFITS:
         write_changes(setup, trained.run.label_effects(), work.folder, report)
     zero_batches = sum(row.zero_batches for row in history) / len(history)
-    after = BoughtScore(history[-1].bought_loss, history[-1].bought_accuracy)
-    dead = ""
-    if setup.method.judged:
-        dead = failure_reason(zero_batches, trained.before, after, predictions.predicted)
+    dead = failure_reason(zero_batches, trained.before, trained.after) if setup.method.judged else ""
     result: dict[str, Json] = {
         "model": setup.resolved.model,
         "epochs": None if is_solved(setup, setup.method) else len(history),
         "bought": len(setup.meta_set.bought),
-        "bought_accuracy": after.accuracy if len(setup.meta_set.bought) else None,
+        "bought_accuracy": trained.after.on_bought.accuracy if len(setup.meta_set.bought) else None,
         "zero_batches": zero_batches,
         "dead": dead or None,
         "oracle": setup.method.needs_truth or bool(setup.other and knows_truth(setup.run, setup.other)),

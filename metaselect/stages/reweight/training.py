@@ -20,7 +20,7 @@ from metaselect.records import Reporter
 from metaselect.reweighting.base import Labels, MethodRun, Recipe, Start
 from metaselect.reweighting.linear_problem import LinearProblem
 from metaselect.run.artefacts import CHECKPOINT, PRETRAINED, ROBUST_MODEL
-from metaselect.stages.reweight.failure_check import StartScore, score_on_bought, score_start
+from metaselect.stages.reweight.failure_check import ModelScore, score_model, score_on_bought, score_start
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
@@ -56,6 +56,7 @@ class Trained(NamedTuple):
         run: the method's state at the end.
         history: one row an epoch.
         before: the score of the model that it started from.
+        after: that of ``model``.
         config: with what the method's run preferred.
     """
 
@@ -65,7 +66,8 @@ class Trained(NamedTuple):
     weights: np.ndarray
     run: MethodRun
     history: list[ReweightRow]
-    before: StartScore
+    before: ModelScore
+    after: ModelScore
     config: TrainingConfig
 
 
@@ -133,14 +135,15 @@ def _trained(
     method: MethodRun,
     batches: Batches,
     history: list[ReweightRow],
-    before: StartScore,
+    before: ModelScore,
     config: TrainingConfig,
 ) -> Trained:
     # Weights are of the given labels, so bought ones are taken out again.
     given = batches.relabelled(setup.pool.labels)
     predictions = predict(model, given, torch.arange(len(setup.pool)))
     weights = method.pool_weights(predictions).float().cpu().numpy().clip(0, 1)
-    return Trained(model, given, predictions, weights, method, history, before, config)
+    after = score_model(model, batches, torch.from_numpy(setup.meta_set.bought), predictions.predicted)
+    return Trained(model, given, predictions, weights, method, history, before, after, config)
 
 
 def _solve(
