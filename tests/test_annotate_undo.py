@@ -335,7 +335,17 @@ every = run_forked(words, copy("never")).operations
 for number in range(len(every)):
     assert run_forked(words, copy(number), Fault("SIGKILL", number)).code == -9
 """
-"""Undoes as often as there are operations on files, and is killed at each of them once."""
+"""Runs a command as often as it has operations on files, and is killed at each of them once."""
+
+
+def killed_copies(run: Run, folder: Path, *words: str) -> list[Run]:
+    """Copies of a run on which a command was killed, each at another operation on files, and one where it was not."""
+    program = [sys.executable, "-c", KILLED, str(run.root), *words, "--run", "run"]
+    env = environment(PYTHONPATH=str(Path(__file__).parent))
+    subprocess.run(program, check=True, cwd=folder, env=env)
+    copies = [Run(path) for path in sorted(folder.glob("killed-*/run"))]
+    assert len(copies) > 6
+    return copies
 
 
 @pytest.mark.slow
@@ -348,14 +358,8 @@ def test_an_undo_that_is_killed_at_any_operation_and_run_again_undoes_one_import
     whole = Run(Path(shutil.copytree(run.root, tmp_path / "whole")))
     assert call(whole, "undo", *words) == 0
     assert len(votes_of(whole)) == 6
-    words = ("annotate", "undo", *words)
-    program = [sys.executable, "-c", KILLED, str(run.root), *words, "--run", "run"]
-    env = environment(PYTHONPATH=str(Path(__file__).parent))
-    subprocess.run(program, check=True, cwd=tmp_path, env=env)
-    copies = sorted(tmp_path.glob("killed-*/run"))
-    assert len(copies) > 6
-    for one in map(Run, copies):
-        assert call(one, *words[1:]) == 0
+    for one in killed_copies(run, tmp_path, "annotate", "undo", *words):
+        assert call(one, "undo", *words) == 0
         assert votes_of(one) == votes_of(whole)
         assert meta_set(one) == meta_set(whole) == {"s0": "cat", "s1": "dog"}
         assert len(csv_rows(one.path("annotate/imports.csv"))) == 3

@@ -3,14 +3,12 @@
 import json
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from annotation_run import add_round, answers, call, make_run, meta_set, votes_of
-from command_line import REWEIGHT, environment, metaselect, states
-from test_annotate_undo import CAT_DOG, KILLED, OWLS
+from command_line import REWEIGHT, metaselect, states
+from test_annotate_undo import CAT_DOG, OWLS, killed_copies
 
 from metaselect.annotation.ledger import read_ledger
 from metaselect.annotation.ledger_record import InterruptedImport, require_recorded
@@ -80,13 +78,7 @@ def test_an_import_that_is_killed_at_any_operation_is_seen_and_can_be_repeated(t
     whole = Run(Path(shutil.copytree(run.root, tmp_path / "whole")))
     assert call(whole, "import", second) == 0
     seen = set()
-    for operations in range(100):
-        one = Run(Path(shutil.copytree(run.root, tmp_path / f"killed-{operations}")))
-        program = [sys.executable, "-c", KILLED, str(operations), str(one.root), "annotate", "import", second]
-        killed = subprocess.run(
-            [*program, "--run", str(one.root)], capture_output=True, text=True, env=environment(), check=False
-        )
-        assert killed.returncode == 9, killed.stderr
+    for one in killed_copies(run, tmp_path, "annotate", "import", second):
         verdicts = read_ledger(one).verdicts.items()
         stored = {sample_id: each.clean_label for sample_id, each in verdicts if each.status == DONE}
         try:
@@ -100,6 +92,4 @@ def test_an_import_that_is_killed_at_any_operation_is_seen_and_can_be_repeated(t
         assert meta_set(one) == meta_set(whole)
         assert votes_of(one) == votes_of(whole)
         require_recorded(one)
-        if killed.stdout:
-            break
     assert seen == {"done", "interrupted"}

@@ -248,6 +248,7 @@ ZOO = [
     # name, and whether autograd can differentiate it twice (the faster oracle)
     ("resnet18", True),
     ("resnext50_32x4d", True),
+    ("wide_resnet50_2", True),
     ("vgg11_bn", True),
     ("densenet121", True),
     ("mobilenet_v2", True),
