@@ -72,10 +72,10 @@ class CommandFailed(Exception):
 
 
 def in_process(*arguments: object) -> tuple[dict[str, Any], int]:
-    """Run a command in this process; returns its JSON result and its exit code, 1 for a failed training.
+    """Run a command in this process; returns its JSON result and its exit code, 1 for a training called dead.
 
     Raises:
-        CommandFailed: any other exit code.
+        CommandFailed: any other exit code, or 1 without a result, as of a training that diverged.
     """
     words = [*map(str, arguments), "--json"]
     result, notes = io.StringIO(), io.StringIO()
@@ -84,9 +84,10 @@ def in_process(*arguments: object) -> tuple[dict[str, Any], int]:
         code = main(words)
     if code in (INTERRUPTED, TERMINATED):
         raise KeyboardInterrupt
-    if code not in (0, 1):
+    found: dict[str, Any] = json.loads(result.getvalue() or "{}")
+    if code not in (0, 1) or "error" in found:
         raise CommandFailed(f"metaselect {' '.join(words)} ended with {code}:\n{notes.getvalue().strip()}")
-    return json.loads(result.getvalue()), code
+    return found, code
 
 
 def buy_labels(run: Path, truth: Path, *, sham: bool = False) -> None:

@@ -96,15 +96,8 @@ def main() -> None:
     for folder in (noisy, start):
         shutil.rmtree(folder, ignore_errors=True)
     corrupt = ["corrupt", str(arguments.train), "-o", str(noisy), "--noise", "uniform", "--rate", "0.2"]
-    limit = [
-        "--limit",
-        str(arguments.samples),
-        "--image-size",
-        str(arguments.image_size),
-        "--run",
-        str(start),
-    ]
-    for words in (corrupt, ["ingest", str(noisy / "train.parquet"), *limit]):
+    sizes = f"--limit {arguments.samples} --image-size {arguments.image_size}".split()
+    for words in (corrupt, ["ingest", str(noisy / "train.parquet"), *sizes, "--run", str(start)]):
         subprocess.run([*engine(1), *words, "--quiet"], check=True, stdout=subprocess.DEVNULL)
     lines = commands(arguments.model, arguments.batch_size)
     best: dict[tuple[int, str], Times] = {}

@@ -142,6 +142,10 @@ class Division(NamedTuple):
         end = list(accumulate(self.sizes))[rank()]
         return slice(end - self.sizes[rank()], end)
 
+    def summed(self, values: "torch.Tensor") -> "torch.Tensor":
+        """The sum over the ranks of what each has computed from its ``own`` rows."""
+        return all_sum(values) if self.is_split else values
+
     def joined(self, rows: "torch.Tensor") -> "torch.Tensor":
         """All rows in every rank, from the ``own`` of each (b, ...); a graph is kept for the own ones."""
         if not self.is_split:

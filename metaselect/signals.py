@@ -14,10 +14,19 @@ WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
 AGAIN = "Run the same command again: it resumes what can be resumed."
 
 
+Agree = Callable[[int], tuple[int, bool]]
+"""Exit code of this process -> that of all processes of the command, and whether this one writes the sentence."""
+
+
+def alone(code: int) -> tuple[int, bool]:
+    """Of a process without others."""
+    return code, True
+
+
 class _Ending:
     """What ``end_at_once`` was given."""
 
-    agree: Callable[[int], tuple[int, bool]] = staticmethod(lambda code: (code, True))
+    agree: Agree = staticmethod(alone)
 
 
 class Terminated(BaseException):
@@ -29,14 +38,9 @@ def interruption(number: signal.Signals) -> str:
     return f"{WORDS[number]}. {AGAIN}"
 
 
-def end_at_once(agree: Callable[[int], tuple[int, bool]] | None = None) -> None:
-    """From here on, either signal ends the process with its exit code and one sentence on stderr.
-
-    Args:
-        agree: code -> the exit code of all processes of the command, and whether this one writes the sentence.
-    """
-    if agree is not None:
-        _Ending.agree = staticmethod(agree)
+def end_at_once(agree: Agree = alone) -> None:
+    """From here on, either signal ends the process with its exit code and one sentence on stderr."""
+    _Ending.agree = staticmethod(agree)
     _install(_end)
 
 

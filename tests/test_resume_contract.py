@@ -72,15 +72,15 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 DEMANDING = {"fsr": "ema=0.9 pusher=forgetting"}
 """Options under which all that a method saves bears on what comes out."""
 
-
-def trainings_of(name: str) -> tuple[str, ...]:
-    """A method with evidence makes all its state before training, in most of the test's time; one is enough for it."""
-    return ("momentum",) if METHODS[name].needs_evidence else tuple(TRAININGS)
-
-
 HAS_KNOBS = {name: hasattr(method, "every") for name, method in METHODS.items()}
 CASES = [
-    *((name, "", training) for name in KINDS for training in TRAININGS if training in trainings_of(name)),
+    # A method with evidence makes all its state before training, in most of the test's time: one is enough for it.
+    *(
+        (name, "", training)
+        for name in KINDS
+        for training in TRAININGS
+        if training == "momentum" or not METHODS[name].needs_evidence
+    ),
     *((name, "", "momentum") for name in REWEIGHTERS if name not in KINDS),
     *((name, words, "momentum") for name in REWEIGHTERS if HAS_KNOBS[name] for words in KNOBS),
     *((name, words, "momentum") for name, several in OPTIONS.items() for words in several),

@@ -17,7 +17,7 @@ from metaselect.features.per_sample_gradients import (
 from metaselect.features.projections import make_projection
 from metaselect.models.batch import Batch, full_precision
 from metaselect.models.head import head_of
-from metaselect.ranks import all_sum, divide_chunks
+from metaselect.ranks import divide_chunks
 from metaselect.records import Json, Reporter
 from metaselect.selection.base import Gradients
 from metaselect.training.batches import Batches
@@ -175,7 +175,7 @@ def _energies(
         model,
         (batch for _, batch in batches.stream(own)),
         gradient,
-        all_sum=all_sum if division.is_split else lambda values: values,
+        all_sum=division.summed,
     )
     return {name: float(f"{energy:.8g}") for name, energy in found.items()}
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaselect.features.projections import Projection, project_gradients
-from metaselect.models.batch import Batch, full_precision
+from metaselect.models.batch import Batch, full_precision, widest_float
 
 
 class DrawnLayer(NamedTuple):
@@ -131,9 +131,7 @@ def layer_energies(
     if not params:
         return {}
     sums: dict[tuple[str, str], torch.Tensor] = {}  # of the gradients of weights and biases, over all batches
-    wide = (
-        torch.float32 if first.inputs.device.type == "mps" else torch.float64
-    )  # Apple's GPUs have no float64
+    wide = widest_float(first.inputs.device)
     count = torch.zeros(1, dtype=wide, device=first.inputs.device)
     with _frozen(model, list(params.values())):
         for batch in chain((first,), batches):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from metaselect import ranks
+from metaselect.models.batch import widest_float
 from metaselect.ranks import Division
 
 
@@ -49,8 +50,7 @@ def moments(values: torch.Tensor) -> Moments:
     else:
         var, mean = torch.var_mean(full, [axis for axis in range(values.dim()) if axis != 1], correction=0)
     count = values.numel() // values.shape[1]
-    # Apple's GPUs have no float64.
-    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    wide = widest_float(values.device)
     own = torch.cat([torch.full((1,), count, dtype=wide, device=values.device), mean.to(wide), var.to(wide)])
     found = Division((1,) * ranks.size()).joined(own[None])  # (ranks, 1 + 2 C)
     counts, means, variances = found.tensor_split((1, 1 + len(mean)), 1)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from metaselect.metagrad.batch_statistics import of_whole_batch
 from metaselect.metagrad.jvp_strategies import LossPasses
-from metaselect.models.batch import Batch, frozen_statistics, full_precision
+from metaselect.models.batch import Batch, frozen_statistics, full_precision, widest_float
 from metaselect.models.head import head_of
 from metaselect.models.parameters import Params
 from metaselect.random import seeded_globals
@@ -71,8 +71,7 @@ class ModelPasses(NamedTuple):
             rows: its division. The samples are the same in each rank, so that all choose the same strategy.
             names: of the parameters that the losses are differentiated by.
         """
-        # Apple's GPUs have no float64.
-        wide = torch.float32 if batch.inputs.device.type == "mps" else torch.float64
+        wide = widest_float(batch.inputs.device)
 
         def copied(value: torch.Tensor) -> torch.Tensor:
             return value.detach().to(wide if value.is_floating_point() else value.dtype, copy=True)

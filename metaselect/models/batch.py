@@ -39,6 +39,11 @@ def frozen_statistics(model: nn.Module, *, use_running: bool = False) -> Iterato
             layer.training = training
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 on Apple's GPUs, which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def full_precision(logits: torch.Tensor) -> torch.Tensor:
     """The logits in at least float32: under autocast they are bfloat16, and losses need full precision."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -2,11 +2,10 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
-from metaselect.metrics.classification import balanced_accuracy
+from metaselect.metrics.classification import count_classes
 from metaselect.training.batches import Batches
 from metaselect.training.predict import predict
 
@@ -51,30 +50,25 @@ def score_on_bought(model: nn.Module, batches: Batches, bought: torch.Tensor) ->
 
 
 def score_start(model: nn.Module, batches: Batches, bought: torch.Tensor) -> ModelScore:
-    """The score of a model before it is trained."""
-    sample = torch.arange(0, len(batches), max(len(batches) // CONSTANT_SAMPLE, 1))  # evenly spread
-    return score_model(model, batches, bought, predict(model, batches, sample).predicted)
+    """The score of a model before it is trained; ``batches`` have the bought labels."""
+    spread = torch.arange(0, len(batches), max(len(batches) // CONSTANT_SAMPLE, 1))
+    predicted = predict(model, batches, torch.cat([spread, bought])).predicted.cpu()
+    balanced = mean_recall(predicted[len(spread) :], batches.labels.cpu()[bought])
+    constant = is_constant(predicted[: len(spread)])
+    return ModelScore(score_on_bought(model, batches, bought), balanced, constant)
 
 
-def score_model(
-    model: nn.Module, batches: Batches, bought: torch.Tensor, predicted: torch.Tensor
-) -> ModelScore:
-    """The score of a model.
+def is_constant(predicted: torch.Tensor) -> bool:
+    """Whether the predicted classes (n',) are one."""
+    return len(torch.unique(predicted)) == 1
 
-    Args:
-        model: on the device of the batches.
-        batches: the pool, with the bought labels.
-        bought: (m,) int64, on the CPU.
-        predicted: (n',) int64, the classes that it gives to the pool, or to some of it.
-    """
-    constant = len(torch.unique(predicted)) == 1
-    if not len(bought):
-        return ModelScore(score_on_bought(model, batches, bought), float("nan"), constant)
-    found = predict(model, batches, bought)
-    labels, hits = batches.labels.cpu()[bought].numpy(), found.hits.cpu().numpy()
-    support = np.bincount(labels)
-    balanced = balanced_accuracy(np.bincount(labels[hits], minlength=len(support)), support)
-    return ModelScore(BoughtScore(found.mean_loss, found.accuracy), float(balanced), constant)
+
+def mean_recall(predicted: torch.Tensor, labels: torch.Tensor) -> float:
+    """``ModelScore.balanced`` of predicted classes and clean labels, (m,) int64 each."""
+    if not len(labels):
+        return float("nan")
+    classes = int(torch.cat([predicted, labels]).max()) + 1
+    return count_classes(labels.cpu().numpy(), predicted.cpu().numpy(), classes).balanced_accuracy
 
 
 def failure_reason(zero_batches: float, before: ModelScore, after: ModelScore) -> str:

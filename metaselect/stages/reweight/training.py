@@ -20,7 +20,14 @@ from metaselect.records import Reporter
 from metaselect.reweighting.base import Labels, MethodRun, Recipe, Start
 from metaselect.reweighting.linear_problem import LinearProblem
 from metaselect.run.artefacts import CHECKPOINT, PRETRAINED, ROBUST_MODEL
-from metaselect.stages.reweight.failure_check import ModelScore, score_model, score_on_bought, score_start
+from metaselect.stages.reweight.failure_check import (
+    BoughtScore,
+    ModelScore,
+    is_constant,
+    mean_recall,
+    score_on_bought,
+    score_start,
+)
 from metaselect.stages.reweight.setup import ReweightSetup, trained_ids
 from metaselect.training.batches import Batches
 from metaselect.training.checkpoint import load_state, save_state
@@ -142,7 +149,10 @@ def _trained(
     given = batches.relabelled(setup.pool.labels)
     predictions = predict(model, given, torch.arange(len(setup.pool)))
     weights = method.pool_weights(predictions).float().cpu().numpy().clip(0, 1)
-    after = score_model(model, batches, torch.from_numpy(setup.meta_set.bought), predictions.predicted)
+    bought, labels = torch.from_numpy(setup.meta_set.bought), torch.from_numpy(setup.meta_set.labels)
+    predicted = predictions.predicted.cpu()
+    last = BoughtScore(history[-1].bought_loss, history[-1].bought_accuracy)
+    after = ModelScore(last, mean_recall(predicted[bought], labels), is_constant(predicted))
     return Trained(model, given, predictions, weights, method, history, before, after, config)
 
 
